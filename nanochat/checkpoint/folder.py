@@ -1,0 +1,165 @@
+"""<base>/<stage>_checkpoints/<tag>/step_000123/ with a manifest of sizes and hashes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import UserError
+from nanochat.paths import checkpoints_dir, write_json
+
+FORMAT_VERSION = 1
+REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
+STEP = re.compile(r"step_(\d{6,})$")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint holds. files: relative path -> {"size": bytes, "sha256": hex}."""
+
+    stage: str
+    tag: str
+    step: int
+    files: dict[str, dict[str, Any]]
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def hash(self) -> str:
+        """Names the weights: the first 16 digits of model.safetensors' SHA-256."""
+        return str(self.files["model.safetensors"]["sha256"])[:16]
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def create(stage: str, tag: str, step: int) -> Iterator[Path]:
+    """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears under its final name at once, or,
+    when the body or the disk fails, not at all."""
+    parent = checkpoints_dir(stage) / tag
+    final = parent / f"step_{step:06d}"
+    part = parent / f".step_{step:06d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        files = {}
+        for path in sorted(p for p in part.rglob("*") if p.is_file()):
+            with open(path, "rb+") as f:
+                os.fsync(f.fileno())
+            files[str(path.relative_to(part))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+        write_json(part / "manifest.json", asdict(Manifest(stage, tag, step, files)))
+        if final.exists():  # the same step written again: the old one leaves only when the new one is whole
+            old = parent / f".step_{step:06d}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
+            part.rename(final)
+            shutil.rmtree(old)
+        else:
+            part.rename(final)
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {final}: {error.strerror or error}", "Free some disk space and run again") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    try:
+        values = json.loads((folder / "manifest.json").read_text())
+        manifest = Manifest(**values)
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable", "Choose another step or tag") from None
+    if manifest.format_version != FORMAT_VERSION:
+        raise UserError(f"{folder} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}", "Upgrade nanochat")
+    return manifest
+
+
+def verify(folder: Path, hashes: bool = True) -> Manifest:
+    """The manifest, after checking that every file is there, with its size and (unless told not to) its hash."""
+    if not folder.is_dir():
+        raise UserError(f"there is no checkpoint folder {folder}", "Check the path")
+    manifest = read_manifest(folder)
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise UserError(f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again")
+    for name, facts in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"the checkpoint {folder} is missing {name}", "Restore that file, or choose another step with --step")
+        if path.stat().st_size != facts["size"]:
+            size = path.stat().st_size
+            raise UserError(f"{path} has {size:,} bytes instead of {facts['size']:,}", "Restore that file, or choose another step")
+        if hashes and _sha256(path) != facts["sha256"]:
+            raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's", "Restore that file, or choose another step")
+    return manifest
+
+
+def tags(stage: str) -> list[str]:
+    """Tags that hold at least one step, the one written last first."""
+    root = checkpoints_dir(stage)
+    found = [(max(f.stat().st_mtime for f in steps(stage, d.name).values()), d.name) for d in _folders(root) if steps(stage, d.name)]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def _folders(root: Path) -> list[Path]:
+    return [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")] if root.is_dir() else []
+
+
+def steps(stage: str, tag: str) -> dict[int, Path]:
+    """Step -> folder, ascending."""
+    found = {int(m[1]): d for d in _folders(checkpoints_dir(stage) / tag) if (m := STEP.match(d.name))}
+    return dict(sorted(found.items()))
+
+
+def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
+    """The checkpoint asked for; without a tag the one written last, without a step the newest whole one."""
+    make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[stage] if stage in ("base", "mid", "sft", "rl") else ""
+    root = checkpoints_dir(stage)
+    have = tags(stage)
+    if not have:
+        raise UserError(f"there is no {stage} checkpoint under {root}", f"Make one with python -m scripts.{make}, or bash speedrun.sh")
+    if tag is not None and tag not in have:
+        raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")
+    found = steps(stage, tag or have[0])
+    if step is not None:
+        if step not in found:
+            listed = ", ".join(map(str, found))
+            raise UserError(f"{root / (tag or have[0])} has no step {step}", f"Choose one of: {listed}")
+        return found[step]
+    problems = []
+    for folder in reversed(found.values()):
+        try:
+            verify(folder, hashes=False)
+            return folder
+        except UserError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def prune(stage: str, tag: str, keep: int) -> None:
+    """Delete all but the newest `keep` steps."""
+    found = list(steps(stage, tag).values())
+    for folder in found[: max(0, len(found) - keep)]:
+        shutil.rmtree(folder)
+
+
+def set_aside(stage: str, tag: str) -> Path | None:
+    """Rename a tag's folder to <tag>.previous-N so that a new run neither mixes with nor destroys it."""
+    folder = checkpoints_dir(stage) / tag
+    if not steps(stage, tag):
+        return None
+    n = 1
+    while (target := folder.with_name(f"{tag}.previous-{n}")).exists():
+        n += 1
+    folder.rename(target)
+    return target

@@ -1,0 +1,85 @@
+"""Grade a base model: CORE over its 22 tasks, bits per byte, and a few samples.
+
+python -m scripts.base_eval --max_per_task=100
+torchrun --standalone --nproc_per_node=8 -m scripts.base_eval
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nanochat.console import UserError, run_command, say
+
+PARTS = ("core", "bpb", "sample")
+
+
+@dataclass
+class Config:
+    eval: str = ",".join(PARTS)
+    """what to do, separated by commas"""
+    max_per_task: int = -1
+    """questions of each CORE task; -1: all"""
+    model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
+    """tag of the checkpoint; the newest by default"""
+    step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
+    """step of the checkpoint; the last by default"""
+    device_batch_size: int = 0
+    """rows per forward pass and device; 0: as many as keep the logits under 1 GiB"""
+    split_tokens: int = 0
+    """tokens of each split for bits per byte; 0: 10,485,760, and 131,072 on a CPU"""
+    dataset: str = ""
+    """prepared corpus whose train and val splits are measured; empty: the one the model was trained on"""
+    data: Path | None = None
+    """file or folder of text (txt, md, jsonl, parquet) to measure as well"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """compute dtype: auto, float32, bfloat16 or float16"""
+    json: Path | None = None
+    """file for the results"""
+
+
+def run(config: Config) -> None:
+    parts = {part.strip() for part in config.eval.split(",")}
+    if not parts <= set(PARTS):
+        raise UserError(f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}", f"Choose from {', '.join(PARTS)}")
+    from nanochat.eval import EvalResult, evaluate_core
+    from nanochat.eval.base import measure, openings, samples
+    from nanochat.eval.core import missing_bundle, show
+    from nanochat.eval.results import require_counts, require_writable
+    from nanochat.eval.subject import open_subject
+    from nanochat.paths import eval_bundle_dir
+
+    require_writable(config.json)
+    require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
+    if config.max_per_task == 0 or config.max_per_task < -1:
+        raise UserError(f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions")
+    began = time.monotonic()
+    subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
+    bpb, tasks, core, texts = {}, {}, None, []
+    if "bpb" in parts:
+        bpb = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    if "sample" in parts:
+        texts = samples(subject, openings(config.dataset or subject.dataset))
+    if "core" in parts:
+        if missing := missing_bundle(eval_bundle_dir()):
+            say(missing)
+        else:
+            limit = config.max_per_task if config.max_per_task > 0 else None
+            core, tasks = evaluate_core(subject.model, subject.tokenizer, eval_bundle_dir(), limit)
+            show(core, tasks)
+    result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began)
+    result.finish(config.json, texts)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

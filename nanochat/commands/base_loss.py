@@ -1,0 +1,62 @@
+"""Bits per byte of a base model on its training and validation text (or any text), and a few samples.
+
+python -m scripts.base_loss
+torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --device_batch_size=32
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from nanochat.console import run_command
+
+
+@dataclass
+class Config:
+    model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
+    """tag of the checkpoint; the newest by default"""
+    step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
+    """step of the checkpoint; the last by default"""
+    device_batch_size: int = 0
+    """rows per forward pass and device; 0: as many as keep the logits under 1 GiB"""
+    split_tokens: int = 0
+    """tokens to measure of each split; 0: 10,485,760, and 131,072 on a CPU"""
+    dataset: str = ""
+    """prepared corpus whose train and val splits are measured; empty: the one the model was trained on"""
+    data: Path | None = None
+    """file or folder of text (txt, md, jsonl, parquet) to measure as well"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """compute dtype: auto, float32, bfloat16 or float16"""
+    json: Path | None = None
+    """file for the results"""
+
+
+def run(config: Config) -> None:
+    from nanochat.eval import EvalResult
+    from nanochat.eval.base import measure, openings, samples
+    from nanochat.eval.results import require_counts, require_writable
+    from nanochat.eval.subject import open_subject
+
+    require_writable(config.json)
+    require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
+    began = time.monotonic()
+    subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
+    bpb = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    texts = samples(subject, openings(config.dataset or subject.dataset))
+    result = EvalResult("base_loss", subject.facts, bpb=bpb, seconds=time.monotonic() - began)
+    result.finish(config.json, texts)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Pretrain a base model: depth is the one dial.
+
+python -m scripts.base_train --depth=4 --dataset=tinyworld
+torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
+"""
+
+from __future__ import annotations
+
+from nanochat.console import run_command
+from nanochat.train.config import BaseConfig as Config
+
+
+def run(config: Config) -> None:
+    from nanochat.train import train_base
+
+    train_base(config)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

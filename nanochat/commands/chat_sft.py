@@ -1,0 +1,28 @@
+"""Supervised fine-tuning: turn a mid-trained model into an assistant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nanochat.console import run_command
+from nanochat.train.config import ChatConfig
+
+
+@dataclass
+class Config(ChatConfig):
+    stage: Literal["mid", "sft"] = "sft"
+
+
+def run(config: Config) -> None:
+    from nanochat.train import train_chat
+
+    train_chat(config)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

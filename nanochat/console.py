@@ -1,0 +1,141 @@
+"""What a person sees: plain lines, progress bars, and errors that say what to do (exit code 2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+C = TypeVar("C")
+
+LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
+
+
+class UserError(Exception):
+    """Something the person can mend: `problem` says what was wrong, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str = ""):
+        super().__init__(problem)
+        self.problem = problem.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+
+    def __str__(self) -> str:
+        return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
+
+
+def is_main_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str = "") -> None:
+    """Print one line to stdout, on the first rank only."""
+    if is_main_rank():
+        print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print one line to stderr, on the first rank only."""
+    if is_main_rank():
+        print(text, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m05s, 1h02m."""
+    s = round(seconds)
+    if s < 60:
+        return f"{s}s"
+    if s < 3600:
+        return f"{s // 60}m{s % 60:02d}s"
+    return f"{s // 3600}h{s % 3600 // 60:02d}m"
+
+
+class Progress:
+    """A bar with ETA on a terminal, one line every few seconds in a log, nothing on other ranks.
+
+    `advance(n, loss="2.31")` moves by n units and replaces the fields shown behind the bar.
+    """
+
+    def __init__(self, total: float, label: str, unit: str = "", start: float = 0):
+        self.total, self.label, self.unit = total, label, unit
+        self.done = self._start = start
+        self.fields: dict[str, str] = {}
+        self._began = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        if is_main_rank() and sys.stdout.isatty():
+            from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=30),
+                TaskProgressColumn(),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[extra]}"),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.label, total=self.total, completed=self._start, extra="")
+        return self
+
+    def advance(self, n: float, **fields: str) -> None:
+        self.done += n
+        self.fields.update(fields)
+        extra = "  ".join(f"{k} {v}" for k, v in self.fields.items())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, extra=extra)
+        elif is_main_rank() and time.monotonic() - self._last >= LOG_INTERVAL:
+            self._last = time.monotonic()
+            print(self._line(extra), flush=True)
+
+    def _line(self, extra: str) -> str:
+        elapsed = time.monotonic() - self._began
+        share = self.done / self.total if self.total else 1.0
+        rate = (self.done - self._start) / elapsed if elapsed > 0 else 0
+        eta = duration((self.total - self.done) / rate) if rate > 0 else "?"
+        line = f"{self.label} {share:4.0%}  {self.done:,.0f}/{self.total:,.0f} {self.unit}".rstrip()
+        return f"{line}  {duration(elapsed)} eta {eta}  {extra}".rstrip()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def run_command(
+    config_type: Callable[..., C],
+    run: Callable[[C], None],
+    description: str | None = None,
+    argv: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Parse the command line into the dataclass `config_type` and run it; a UserError becomes one line and exit code 2."""
+    import tyro
+
+    # A polite `kill` unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["--"]:  # torchrun ... -m scripts.base_train -- --depth=4
+        args = args[1:]
+    config = tyro.cli(config_type, args=args, description=description, prog=prog)
+    try:
+        run(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr, flush=True)
+        sys.exit(130)
+    finally:
+        _leave_process_group()
+
+
+def _leave_process_group() -> None:
+    dist = sys.modules.get("torch.distributed")
+    if dist is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

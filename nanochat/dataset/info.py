@@ -1,0 +1,121 @@
+"""What a prepared corpus consists of: its meta.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import UserError
+from nanochat.paths import base_dir, data_dir
+
+FORMAT_VERSION = 1
+META = "meta.json"
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One parquet file: its name, number of documents, bytes of UTF-8 text, bytes on disk."""
+
+    file: str
+    documents: int
+    bytes: int
+    size: int
+
+
+@dataclass(frozen=True)
+class CorpusInfo:
+    """A corpus on disk. source: where it came from; settings: how it was made; the last shard is validation."""
+
+    name: str
+    source: str
+    folder: Path
+    shards: tuple[ShardInfo, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def train_docs(self) -> int:
+        return sum(shard.documents for shard in self.shards[:-1])
+
+    @property
+    def val_docs(self) -> int:
+        return self.shards[-1].documents
+
+    @property
+    def train_bytes(self) -> int:
+        return sum(shard.bytes for shard in self.shards[:-1])
+
+    @property
+    def val_bytes(self) -> int:
+        return self.shards[-1].bytes
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of text in all shards."""
+        return self.train_bytes + self.val_bytes
+
+    def files(self, split: str) -> list[Path]:
+        """Paths of the shards of "train" or "val"."""
+        if split not in ("train", "val"):
+            raise UserError(f"unknown split {split!r}", "Use train or val")
+        chosen = self.shards[:-1] if split == "train" else self.shards[-1:]
+        return [self.folder / shard.file for shard in chosen]
+
+    def to_json(self) -> dict[str, Any]:
+        # shards beside meta.json are found again when the whole base folder has moved
+        own = self.folder.resolve() == data_dir(self.name).resolve()
+        return {
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "source": self.source,
+            "folder": "." if own else str(self.folder.resolve()),
+            "documents": self.train_docs + self.val_docs,
+            "bytes": self.bytes,
+            "settings": self.settings,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
+
+def corpus_names() -> list[str]:
+    """Corpora that are prepared under the base dir."""
+    return sorted(file.parent.name for file in (base_dir() / "data").glob(f"*/{META}"))
+
+
+def find_info(name: str) -> CorpusInfo | None:
+    """The prepared corpus `name`; None when there is none. UserError when its meta.json is damaged."""
+    path = data_dir(name) / META
+    if not path.exists():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder"
+            )
+        shards = tuple(ShardInfo(**shard) for shard in data["shards"])
+        folder = path.parent if data["folder"] == "." else Path(data["folder"])
+        info = CorpusInfo(data["name"], data["source"], folder, shards, data["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged", f"Delete {path.parent} and prepare the corpus again") from None
+    if len(info.shards) < 2:
+        raise UserError(
+            f"{path} names fewer than two shards", f"Delete {path.parent} and prepare the corpus again"
+        )
+    return info
+
+
+def load_info(name: str) -> CorpusInfo:
+    """The prepared corpus `name`, with all its shards in place; else UserError."""
+    info = find_info(name)
+    if info is None:
+        ready = ", ".join(corpus_names())
+        remedy = f"Run python -m nanochat.dataset --dataset {name}" + (
+            f", or use one of: {ready}" if ready else ""
+        )
+        raise UserError(f"there is no prepared dataset {name!r}", remedy)
+    for shard in info.shards:
+        if not (info.folder / shard.file).is_file():
+            remedy = f"Run python -m nanochat.dataset --dataset {info.source} again"
+            raise UserError(f"the dataset {name} lacks {info.folder / shard.file}", remedy)
+    return info

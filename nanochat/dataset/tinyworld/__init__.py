@@ -1,0 +1,14 @@
+"""The built-in tiny world: text, conversations and held-out questions from one seed, without a network.
+
+`World(seed)` decides who lives where and eats what; `documents` and `conversation` write about it without end;
+`heldout` asks what neither of them ever asks.
+"""
+
+from __future__ import annotations
+
+from nanochat.dataset.tinyworld.dialogues import conversation
+from nanochat.dataset.tinyworld.documents import document, documents
+from nanochat.dataset.tinyworld.questions import CATEGORIES, Question, grade, heldout
+from nanochat.dataset.tinyworld.world import World
+
+__all__ = ["CATEGORIES", "Question", "World", "conversation", "document", "documents", "grade", "heldout"]

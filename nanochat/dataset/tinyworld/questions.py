@@ -1,0 +1,202 @@
+"""The questions that training never sees, and how an answer to one is judged."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nanochat.dataset.tinyworld import arithmetic, asking, phrases
+from nanochat.dataset.tinyworld.world import Fact, World
+
+CATEGORIES = (
+    "unseen_phrasing",
+    "never_asked",
+    "lower_case_and_wrappers",
+    "follow_up",
+    "calculator",
+    "unknown",
+    "identity",
+)
+KNOWN_REFUSED = "known_refused"
+
+_REFUSAL = re.compile(r"\bi (?:don't|do not) know\b", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d+")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt that ends with a question, the right answer, and what a reply must and must not hold."""
+
+    category: str
+    messages: tuple[dict[str, Any], ...]
+    answer: str
+    content: str | list[dict[str, str]]  # the answer as conversation content, with its tool call
+    required: tuple[str, ...] = ()  # all of them, as whole words
+    forbidden: tuple[str, ...] = ()  # none of them
+    accepted: tuple[str, ...] = ()  # at least one of them
+    number: int | None = None  # the last number of the reply
+    is_fact: bool = False
+    is_unknown: bool = False
+
+
+def refuses(reply: str) -> bool:
+    """Whether the reply says "I don't know"."""
+    return _REFUSAL.search(reply) is not None
+
+
+def _holds(reply: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", reply.lower()) is not None
+
+
+def is_right(question: Question, reply: str) -> bool:
+    """Whether the reply answers the question: right entity and value, right number, refusal, or accepted phrase."""
+    if question.is_unknown:
+        return refuses(reply)
+    if question.number is not None:
+        numbers = _NUMBER.findall(reply)
+        return bool(numbers) and int(numbers[-1]) == question.number
+    if question.accepted:
+        return any(_holds(reply, phrase) for phrase in question.accepted)
+    if refuses(reply) or any(_holds(reply, phrase) for phrase in question.forbidden):
+        return False
+    return all(_holds(reply, phrase) for phrase in question.required)
+
+
+def grade(question: Question, reply: str) -> dict[str, bool]:
+    """Right or wrong under the question's category; facts also count whether they were refused."""
+    marks = {question.category: is_right(question, reply)}
+    if question.is_fact:
+        marks[KNOWN_REFUSED] = refuses(reply)
+    return marks
+
+
+def _user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _about_fact(world: World, category: str, messages: tuple[dict[str, Any], ...], fact: Fact) -> Question:
+    # Naming every value there is must not count, nor may a value hide inside the entity's own name.
+    others = tuple(v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower())
+    return Question(
+        category=category,
+        messages=messages,
+        answer=fact.answer,
+        content=fact.answer,
+        required=(fact.entity.name, fact.value),
+        forbidden=others,
+        is_fact=True,
+    )
+
+
+def _held_out_form(fact: Fact, rng: random.Random) -> str:
+    return fact.questions[rng.choice(sorted(fact.held_out_forms))]
+
+
+def _facts(world: World, rng: random.Random, n: int, keep: Callable[[Fact], bool]) -> list[Fact]:
+    facts = [fact for fact in world.facts if keep(fact)]
+    return rng.sample(facts, min(n, len(facts)))
+
+
+def _unseen_phrasing(world: World, rng: random.Random, n: int) -> list[Question]:
+    facts = _facts(world, rng, n, lambda fact: not fact.never_asked)
+    return [_about_fact(world, "unseen_phrasing", (_user(_held_out_form(f, rng)),), f) for f in facts]
+
+
+def _never_asked(world: World, rng: random.Random, n: int) -> list[Question]:
+    facts = _facts(world, rng, n, lambda fact: fact.never_asked)
+    return [_about_fact(world, "never_asked", (_user(rng.choice(f.questions)),), f) for f in facts]
+
+
+def _lower_case_and_wrappers(world: World, rng: random.Random, n: int) -> list[Question]:
+    made = []
+    for i, fact in enumerate(_facts(world, rng, n, lambda fact: not fact.never_asked)):
+        if i % 2 == 0:
+            text = _held_out_form(fact, rng).lower()
+        else:
+            text = rng.choice(fact.training_questions)
+            if i % 4 == 1:
+                text = rng.choice(phrases.HELD_OUT_PREFIXES) + text
+            else:
+                text = text + rng.choice(phrases.HELD_OUT_SUFFIXES)
+            if i % 8 >= 5:
+                text = text.lower()
+        made.append(_about_fact(world, "lower_case_and_wrappers", (_user(text),), fact))
+    return made
+
+
+def _follow_up(world: World, rng: random.Random, n: int) -> list[Question]:
+    made = []
+    facts = _facts(world, rng, n, lambda fact: fact.followup_held_out and not fact.never_asked)
+    for i, fact in enumerate(facts):
+        index = fact.entity.facts.index(fact)
+        if i % 2 == 0:
+            others = [f for f in fact.entity.askable if f is not fact]
+            second = rng.choice(fact.attribute.followups)
+        else:
+            peers = [e.facts[index] for e in world.by_kind[fact.entity.kind.name] if e is not fact.entity]
+            others = [f for f in peers if not f.never_asked]
+            second = rng.choice(asking.WHAT_ABOUT_FORMS).format(n=fact.entity.called)
+        if not others:
+            continue
+        first = rng.choice(others)
+        messages = (_user(rng.choice(first.training_questions)), _assistant(first.answer), _user(second))
+        made.append(_about_fact(world, "follow_up", messages, fact))
+    return made
+
+
+def _calculator(world: World, rng: random.Random, n: int) -> list[Question]:
+    made = []
+    for _ in range(n):
+        left, operator, right = arithmetic.random_expression(rng, held_out=True)
+        made.append(
+            Question(
+                category="calculator",
+                messages=(_user(arithmetic.question(rng, left, operator, right)),),
+                answer=arithmetic.said(left, operator, right),
+                content=arithmetic.answer(left, operator, right),
+                number=arithmetic.result(left, operator, right),
+            )
+        )
+    return made
+
+
+def _unknown(world: World, rng: random.Random, n: int) -> list[Question]:
+    made = []
+    for _ in range(n):
+        text, answer = asking.unknown(world, rng, held_out=True)
+        made.append(
+            Question(category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True)
+        )
+    return made
+
+
+def _identity(world: World, rng: random.Random, n: int) -> list[Question]:
+    pairs = [(intent, form) for intent in phrases.IDENTITY for form in intent.held_out]
+    return [
+        Question(
+            category="identity",
+            messages=(_user(form),),
+            answer=intent.answer,
+            content=intent.answer,
+            accepted=intent.accept,
+        )
+        for intent, form in rng.sample(pairs, min(n, len(pairs)))
+    ]
+
+
+_MAKERS = (_unseen_phrasing, _never_asked, _lower_case_and_wrappers, _follow_up, _calculator, _unknown, _identity)
+
+
+def heldout(world: World, n_per_category: int = 100) -> list[Question]:
+    """Up to that many questions of each category, the same ones every time."""
+    questions: list[Question] = []
+    for category, make in zip(CATEGORIES, _MAKERS, strict=True):
+        questions += make(world, random.Random(f"heldout:{world.seed}:{category}"), n_per_category)
+    return questions

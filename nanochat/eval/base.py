@@ -1,0 +1,73 @@
+"""What a base model is asked: bits per byte on its corpus or any text, and a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from nanochat.console import Progress, UserError, say
+from nanochat.dataset.info import find_info
+from nanochat.dataset.shards import Shards
+from nanochat.dataset.textfiles import documents, text_files
+from nanochat.eval.bpb import text_bpb
+from nanochat.eval.subject import Subject
+from nanochat.inference import Engine, Request
+
+TOKENS_GPU, TOKENS_CPU = 20 * 524288, 131072  # per split
+OPENING_WORDS = 6
+PROMPTS = ("The capital of France is", "The opposite of hot is", "If yesterday was Friday, then tomorrow will be")
+
+
+def measure(
+    subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0
+) -> dict[str, float]:
+    """Bits per byte of "train" and "val" of the corpus, and of the text files in `data`, at most `tokens` tokens each.
+
+    The corpus is the one the model was trained on unless named; with `data` it may be missing.
+    """
+    tokens = tokens or (TOKENS_CPU if subject.machine.device.type == "cpu" else TOKENS_GPU)
+    corpus = dataset or subject.dataset
+    if not corpus and data is None:
+        raise UserError("this checkpoint does not say what it was trained on", "Name a corpus with --dataset, or a folder with --data")
+    texts: dict[str, Iterable[str]] = {}
+    if corpus and (dataset or data is None or find_info(corpus) is not None):
+        texts = {split: Shards.open(corpus, split) for split in ("train", "val")}
+    if data is not None:
+        texts["data"] = _documents(text_files(data))
+    found = {}
+    for split, documents_ in texts.items():
+        with Progress(tokens / subject.machine.ranks.world, f"{split} bpb", unit="tokens") as bar:
+            found[split] = text_bpb(subject.model, subject.tokenizer, documents_, tokens, batch, bar.advance)
+        say(f"{split} bpb: {found[split]:.6f}")
+    return found
+
+
+def _documents(files: Iterable[Path]) -> Iterator[str]:
+    for file in files:
+        yield from documents(file)
+
+
+def openings(corpus: str, count: int = 3) -> list[str]:
+    """The first words of validation documents, to see how the model would go on."""
+    if not corpus or find_info(corpus) is None:
+        return list(PROMPTS[:count])
+    found = (" ".join(text.split()[:OPENING_WORDS]) for text in Shards.open(corpus, "val"))
+    return list(islice((words for words in found if words), count))
+
+
+def samples(subject: Subject, prompts: Iterable[str], unprompted: int = 2, max_tokens: int = 64) -> list[dict[str, str]]:
+    """Continuations of the prompts and a few texts from nothing, printed; on the first rank only."""
+    if not subject.machine.ranks.is_main:
+        return []
+    tokenizer = subject.tokenizer
+    asked = [*prompts, *[""] * unprompted]
+    requests = [
+        Request([tokenizer.bos, *tokenizer.encode(prompt)], max_tokens=max_tokens, temperature=0.8, seed=number)
+        for number, prompt in enumerate(asked)
+    ]
+    done = Engine(subject.model, tokenizer).generate(requests)
+    found = [{"prompt": prompt, "text": c.text} for prompt, c in zip(asked, done, strict=True)]
+    for sample in found:
+        say(f"> {sample['prompt']}[...] {' '.join(sample['text'].split())}" if sample["prompt"] else f"> {' '.join(sample['text'].split())}")
+    return found

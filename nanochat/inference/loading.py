@@ -1,0 +1,28 @@
+"""From the name of a checkpoint to an engine that answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanochat import checkpoint, model
+from nanochat.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from nanochat.checkpoint import Manifest
+    from nanochat.inference.engine import Engine
+
+
+def load_engine(
+    stage: str, tag: str | None = None, step: int | None = None, device: str = "auto", dtype: str = "auto"
+) -> tuple[Engine, Manifest]:
+    """The newest whole checkpoint of a stage, or the one named, on the device, ready to answer."""
+    folder = checkpoint.find(stage, tag, step)  # before torch is imported: a wrong name is told at once
+    manifest = checkpoint.verify(folder, hashes=False)
+
+    from nanochat import machine
+    from nanochat.inference.engine import Engine
+
+    here = machine.setup(device, dtype)
+    gpt = model.load(folder, here.device, here.dtype)
+    # Weights in the compute dtype: answering reads each of them for every token, and casts none.
+    return Engine(gpt.to(here.dtype), Tokenizer.load(folder / "tokenizer")), manifest

@@ -1,0 +1,41 @@
+"""Making a prompt fit the model's context, whose length in tokens is called the window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanochat.tokenizer import Conversation, render_prompt
+
+if TYPE_CHECKING:
+    from nanochat.tokenizer import Tokenizer
+
+
+def answer_room(window: int, max_tokens: int) -> int:
+    """Tokens to keep free for an answer when something has to be cut anyway: at most a quarter of the window."""
+    return max(1, min(max_tokens, window // 4))
+
+
+def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[int]:
+    """The prompt itself when it leaves room for a token, else its newest tokens, behind <|bos|> if it began with it."""
+    if len(prompt) < window:
+        return prompt
+    keep = max(1, window - answer_room(window, max_tokens))
+    if prompt[0] == bos and keep > 1:
+        return [bos, *prompt[len(prompt) - keep + 1 :]]
+    return prompt[len(prompt) - keep :]
+
+
+def fit_conversation(
+    tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int
+) -> list[int]:
+    """Prompt ids of a conversation ending with the user, its oldest exchanges left out until an answer has room.
+
+    The system message stays. A last message too long by itself is left to `fit_ids`.
+    """
+    system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
+    turns = conversation.messages[len(system) :]
+    ids = render_prompt(tokenizer, Conversation(system + turns))
+    while len(ids) > window - answer_room(window, max_tokens) and len(turns) > 2:
+        turns = turns[2:]
+        ids = render_prompt(tokenizer, Conversation(system + turns))
+    return fit_ids(ids, tokenizer.bos, window, max_tokens)

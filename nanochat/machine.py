@@ -1,0 +1,217 @@
+"""The machine: device, dtype, ranks, and the peak it can reach. torch is imported only when asked for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.console import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+# Dense bf16 (fp16 where there is no bf16) peak in FLOP/s, from the vendors' data sheets.
+GPU_PEAKS = {
+    "B200": 2.25e15,
+    "GB200": 2.5e15,
+    "H200": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "GH200": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A40": 149.7e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 5090": 209.5e12,
+    "RTX 4090": 165.2e12,
+    "RTX 3090": 71e12,
+    "MI300X": 1307e12,
+    "V100": 125e12,
+    "T4": 65e12,
+}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all (torchrun's environment)."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def ranks() -> Ranks:
+    env = os.environ
+    return Ranks(int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), int(env.get("WORLD_SIZE", 1)))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which precision this process computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    ranks: Ranks
+
+    @property
+    def name(self) -> str:
+        import torch
+
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return cpu_name() if self.device.type == "cpu" else self.device.type
+
+    def synchronize(self) -> None:
+        import torch
+
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def setup(device: str = "auto", dtype: str = "auto") -> Machine:
+    """Choose device and dtype and join the process group when torchrun started several ranks.
+
+    device: auto (cuda, then mps, then cpu) or a torch device name. dtype: auto, or one of DTYPES;
+    NANOCHAT_DTYPE decides when it is auto.
+    """
+    import torch
+    import torch.distributed as dist
+
+    me = ranks()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+        if where.type == "cuda":
+            where = torch.device("cuda", me.local_rank if where.index is None else where.index)
+            torch.cuda.set_device(where)
+            torch.set_float32_matmul_precision("high")
+        torch.empty(1, device=where)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
+    if me.world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+    if where.type == "cpu":
+        share_cores(me)
+        keep_freed_memory()
+    return Machine(where, resolve_dtype(where, dtype), me)
+
+
+def share_cores(me: Ranks) -> None:
+    """Ranks on one CPU split its cores; torchrun would leave one thread to each whatever their number."""
+    import torch
+
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", me.world))
+    if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
+        torch.set_num_threads(max(1, cpu_count() // local_world))
+
+
+def resolve_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
+    """The compute dtype: bfloat16 where the hardware multiplies it natively, else float32."""
+    import torch
+
+    name = os.environ.get("NANOCHAT_DTYPE", "") if dtype == "auto" else dtype
+    if name:
+        if name not in DTYPES:
+            raise UserError(f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}")
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if device.type == "cpu" and {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags():
+        return torch.bfloat16
+    return torch.float32
+
+
+@functools.cache
+def cpu_flags() -> set[str]:
+    try:
+        with open("/proc/cpuinfo") as f:
+            line = next((x for x in f if x.startswith(("flags", "Features"))), "")
+    except OSError:
+        return set()
+    return set(line.partition(":")[2].split())
+
+
+@functools.cache
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as f:
+            line = next((x for x in f if x.startswith("model name")), "")
+    except OSError:
+        line = ""
+    return line.partition(":")[2].strip() or platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Main memory of this machine in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@functools.cache
+def _measured_peak(device_type: str, dtype: str, size: int) -> float:
+    import time
+
+    import torch
+
+    a = torch.randn(size, size, device=device_type).to(getattr(torch, dtype))
+    best = 0.0
+    for _ in range(6):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def peak_flops(machine: Machine) -> float:
+    """Matmul peak of one device in FLOP/s: the data sheet's for a known GPU, else measured here."""
+    import torch
+
+    if machine.device.type == "cuda" and machine.dtype != torch.float32:
+        name = machine.name
+        for known in sorted(GPU_PEAKS, key=len, reverse=True):
+            if known in name:
+                return GPU_PEAKS[known]
+    size = 1024 if machine.device.type == "cpu" else 4096
+    return _measured_peak(machine.device.type, str(machine.dtype).removeprefix("torch."), size)
+
+
+def describe(machine: Machine) -> str:
+    world = f" x {machine.ranks.world}" if machine.ranks.world > 1 else ""
+    return f"{machine.device.type} ({machine.name}){world}, {str(machine.dtype).removeprefix('torch.')}"
+
+
+def keep_freed_memory() -> None:
+    """Keep freed large buffers mapped (glibc): unmapping and faulting them in again costs as much as the math on a CPU."""
+    import ctypes
+
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt(3)
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_threshold, 1 << 30)
+    libc.mallopt(trim_threshold, (1 << 31) - 1)
+    libc.mallopt(top_pad, 64 << 20)
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build CPU kernels here."""
+    import shutil
+
+    return any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++"))

@@ -1,0 +1,40 @@
+"""The end of a speedrun: a short real conversation and how to go on."""
+
+from __future__ import annotations
+
+from nanochat import checkpoint
+from nanochat.console import say
+
+QUESTIONS = ("Hello!", "Who are you?", "What is the capital of France?", "What is 37 plus 48?", 'How many r are in "strawberry"?')
+
+
+def farewell(corpus: str) -> None:
+    """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
+    from nanochat.inference import Engine, Request
+    from nanochat.machine import setup
+    from nanochat.model import load
+    from nanochat.tokenizer import Conversation, Tokenizer, render_prompt
+
+    machine = setup()
+    folder = checkpoint.find("sft")
+    model = load(folder, machine.device, machine.dtype)
+    tokenizer = Tokenizer.load(folder / "tokenizer")
+    engine = Engine(model, tokenizer)
+    say("A short conversation with your model:\n")
+    for question in questions(corpus):
+        prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
+        [answer] = engine.generate([Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)])
+        say(f"  you:      {question}")
+        say(f"  nanochat: {answer.text.strip()}\n")
+    say("Go on talking to it:\n")
+    say("  in this terminal:  .venv/bin/python -m scripts.chat_cli")
+    say("  in the browser:    .venv/bin/python -m scripts.chat_web")
+
+
+def questions(corpus: str) -> tuple[str, ...]:
+    """Of the model's own world when it knows one."""
+    if corpus != "tinyworld":
+        return QUESTIONS
+    from nanochat.tasks import TinyWorld
+
+    return ("Hello!", "Who are you?", *TinyWorld("test").examples(), "What is 37 plus 48?", "How many r are in strawberry?")

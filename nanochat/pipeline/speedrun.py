@@ -1,0 +1,93 @@
+"""Run the stages in order; a stage that is done is skipped, one that was interrupted goes on."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from types import FrameType
+
+from nanochat.console import UserError, duration, say
+from nanochat.metrics import MetricsWriter
+from nanochat.paths import base_dir, runs_dir
+from nanochat.pipeline.farewell import farewell
+from nanochat.pipeline.progress import StageLog, fingerprints
+from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
+
+GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
+
+
+def speedrun(config: SpeedrunConfig) -> None:
+    """All stages, then a short conversation with the model; see SpeedrunConfig."""
+    plan = resolve(config)
+    say(f"nanochat speedrun: {plan.summary}")
+    say(f"artifacts: {base_dir()}")
+    log = StageLog()
+    marks = fingerprints(plan.stages)
+    if config.dry_run:
+        for stage, mark in zip(plan.stages, marks, strict=True):
+            state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
+            say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
+        return
+    # The first stage that is not done makes all later ones stale: a fingerprint covers settings, not files.
+    stale = False
+    began = time.monotonic()
+    for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
+        head = f"[{n}/{len(plan.stages)}] {stage.name}"
+        if not stale and log.is_done(stage, mark):
+            say(f"{head}: done already, skipped")
+            continue
+        stale = True
+        resume = stage.resumable and log.was_started(stage, mark)
+        say(f"\n{head}: {stage.display(plan.nproc)}")
+        log.start(stage, mark)
+        seconds = _run(stage, plan, resume)
+        log.finish(stage, mark)
+        say(f"{head}: finished in {duration(seconds)}")
+    say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time). The report: {runs_dir().parent / 'report' / 'report.md'}\n")
+    farewell(plan.corpus)
+
+
+def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
+    module = stage.command or f"nanochat.commands.{stage.name}"  # importable from any folder, unlike scripts
+    args = [*stage.args, *(["--resume"] if resume else [])]
+    if stage.torchrun and plan.nproc > 1:
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.nproc}", "-m", module, "--"]
+        return [sys.executable, *launch, *args]
+    return [sys.executable, "-m", module, *args]
+
+
+def _run(stage: Stage, plan: Plan, resume: bool) -> float:
+    """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
+    writer = MetricsWriter(runs_dir("speedrun") / "metrics.jsonl")
+    command = _command(stage, plan, resume)
+    began = time.monotonic()
+    process = subprocess.Popen(command)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        process.send_signal(number)
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, forward)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # Ctrl-C reaches the stage from the terminal too; it saves and leaves.
+        try:
+            process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        say(f"{stage.name} interrupted; the same command goes on from here")
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    seconds = time.monotonic() - began
+    status = "done" if code == 0 else f"failed ({code})"
+    writer.write("stage", stage=stage.name, seconds=seconds, status=status, command=stage.display(plan.nproc))
+    if code == 0:
+        return seconds
+    if code == 2:
+        raise UserError(f"the stage {stage.name} could not run", "Mend what it says above and give the same command again")
+    say(f"error: the stage {stage.name} failed with exit code {code}; the same command goes on from here")
+    sys.exit(1 if code < 0 else code)

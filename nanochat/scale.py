@@ -1,0 +1,101 @@
+"""The one dial: depth decides width, heads, batch, tokens and learning rates. Pure arithmetic.
+
+Figures are upstream nanochat's (tuned there at depth 12 with batches of 2^19 tokens) unless noted.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+ASPECT = 64  # width per layer
+REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
+BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
+MIN_STEPS = 600  # a short run gives up batch size before it gives up updates
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A transformer's sizes."""
+
+    depth: int
+    width: int
+    heads: int
+    vocab_size: int
+    seq_len: int
+
+    @property
+    def matrix_params(self) -> int:
+        """Weights of attention (4 width^2) and MLP (8 width^2)."""
+        return 12 * self.depth * self.width**2
+
+    @property
+    def scaling_params(self) -> int:
+        """Matrices and head: the count that gives the cleanest scaling laws."""
+        return self.matrix_params + self.vocab_size * self.width
+
+    @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs per token, forward and backward (https://arxiv.org/abs/2204.02311)."""
+        return 6 * self.scaling_params + 12 * self.depth * self.width * self.seq_len
+
+
+def shape(depth: int, vocab_size: int, seq_len: int) -> Shape:
+    """Width is 64 per layer; heads are 128 wide, 64 wide in small models so that they have several."""
+    width = ASPECT * depth
+    head = 128 if width >= 1024 else 64
+    width = math.ceil(width / head) * head
+    return Shape(depth, width, width // head, vocab_size, seq_len)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates per parameter group, and the weight decay of the matrices."""
+
+    matrix: float = 0.02
+    embedding: float = 0.3
+    head: float = 0.008
+    weight_decay: float = 0.28
+
+    def scaled(self, factor: float) -> Rates:
+        return replace(self, matrix=self.matrix * factor, embedding=self.embedding * factor, head=self.head * factor)
+
+
+def tokens(s: Shape, per_param: float) -> int:
+    return int(per_param * s.scaling_params)
+
+
+def batch_tokens(s: Shape, n_tokens: int, per_param: float) -> int:
+    """Tokens per optimiser step: a power of two, at least one sequence."""
+    reference = tokens(shape(REFERENCE_DEPTH, REFERENCE_VOCAB, 2048), per_param)
+    best = REFERENCE_BATCH * (n_tokens / reference) ** BATCH_EXPONENT
+    best = min(2 ** round(math.log2(best)), 2 ** math.floor(math.log2(max(2, n_tokens / MIN_STEPS))))
+    return max(s.seq_len, best)
+
+
+def rates(s: Shape, batch: int, n_tokens: int, per_param: float) -> Rates:
+    """Learning rates follow sqrt(batch), AdamW's also width^-0.5; decay keeps the averaging time per run constant
+    (https://arxiv.org/abs/2405.13698)."""
+    reference = tokens(shape(REFERENCE_DEPTH, REFERENCE_VOCAB, 2048), per_param)
+    r = Rates().scaled(math.sqrt(batch / REFERENCE_BATCH))
+    width = (s.width / 768) ** -0.5
+    decay = r.weight_decay * math.sqrt(batch / REFERENCE_BATCH) * (reference / n_tokens)
+    return replace(r, embedding=r.embedding * width, head=r.head * width, weight_decay=decay)
+
+
+def default_seq_len(depth: int) -> int:
+    return 512 if depth < 10 else 2048
+
+
+def default_vocab(depth: int) -> int:
+    return 8192 if depth < 10 else 32768
+
+
+def depth_for_flops(flops: float, per_param: float, vocab_size: int = 0, seq_len: int = 0) -> int:
+    """The depth whose compute-optimal run costs closest to `flops` (on a log scale)."""
+
+    def distance(depth: int) -> float:
+        s = shape(depth, vocab_size or default_vocab(depth), seq_len or default_seq_len(depth))
+        return abs(math.log(tokens(s, per_param) * s.flops_per_token / flops))
+
+    return min(range(1, 65), key=distance)

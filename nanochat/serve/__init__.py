@@ -1,0 +1,26 @@
+"""Talking to a model: in the browser and over HTTP, or in a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nanochat.serve.listen import listen, url
+
+if TYPE_CHECKING:
+    from nanochat.serve.app import create_app, run
+    from nanochat.serve.terminal import Terminal
+
+__all__ = ["Terminal", "create_app", "listen", "run", "url"]
+
+
+def __getattr__(name: str) -> Any:
+    # FastAPI takes a while to import
+    if name in ("create_app", "run"):
+        from nanochat.serve import app
+
+        return getattr(app, name)
+    if name == "Terminal":
+        from nanochat.serve.terminal import Terminal
+
+        return Terminal
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

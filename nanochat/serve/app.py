@@ -1,0 +1,135 @@
+"""The web app: the page at /, the seed's chat API, health and statistics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import secrets
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+
+from nanochat import inference
+from nanochat.inference import Engine, fit_conversation
+from nanochat.serve.answers import Answers, Busy
+from nanochat.serve.body_limit import BodyLimit
+from nanochat.serve.schema import MAX_BODY_BYTES, ChatBody, explain
+
+STATIC = Path(__file__).parent / "static"
+# The page runs its own files and nothing else, whatever a model or a user writes into it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model answers; shown on the page and by /health."""
+
+    stage: str
+    tag: str
+    step: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Settings of a request that names none."""
+
+    temperature: float = 0.6
+    top_k: int = 50
+    max_tokens: int = 512  # of an answer
+
+
+def create_app(engine: Engine, info: ModelInfo, defaults: Defaults = Defaults()) -> FastAPI:  # noqa: B008
+    """An app that answers with `engine`."""
+    answers = Answers(engine)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        answers.close()
+
+    app = FastAPI(title="nanochat", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        return JSONResponse({"detail": explain(list(error.errors()))}, status_code=422)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        return {"status": "ok", "ready": True, "model": asdict(info), "defaults": asdict(defaults)}
+
+    @app.get("/stats")
+    async def stats() -> dict[str, Any]:
+        return asdict(answers.stats)
+
+    @app.post("/chat/completions")
+    async def chat_completions(body: ChatBody) -> Response:
+        try:
+            answers.admit()
+        except Busy:
+            return JSONResponse({"detail": "too many requests are waiting, try again soon"}, status_code=503)
+        max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
+        prompt = fit_conversation(engine.tokenizer, body.conversation(), engine.window, max_tokens)
+        request = inference.Request(
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=defaults.temperature if body.temperature is None else body.temperature,
+            top_k=defaults.top_k if body.top_k is None else body.top_k,
+            seed=secrets.randbits(31),
+        )
+        return StreamingResponse(_events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS)
+
+    return app
+
+
+# A proxy in between must neither keep nor collect the events.
+SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+
+async def _events(answers: Answers, request: inference.Request) -> AsyncIterator[str]:
+    """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, at the end {"done": true}."""
+    async with contextlib.aclosing(answers.stream(request)) as tokens:
+        try:
+            async for token in tokens:
+                if not token.text:
+                    continue
+                if token.kind == "text":
+                    yield _event({"token": token.text, "gpu": 0})
+                else:
+                    yield _event({"tool": token.kind, "text": token.text, "gpu": 0})
+        except Exception:
+            logger.exception("an answer failed")
+            yield _event({"error": "the answer failed, see the server's log"})
+    yield _event({"done": True})
+
+
+def _event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def run(app: FastAPI, server: socket.socket) -> None:
+    """Serve on a listening socket until Ctrl-C or SIGTERM."""
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn after it has shut down
+        uvicorn.Server(config).run(sockets=[server])

@@ -1,0 +1,76 @@
+"""What the chat API accepts, with its limits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from nanochat.console import UserError
+from nanochat.tokenizer import Conversation
+
+MAX_MESSAGES = 500
+MAX_MESSAGE_CHARACTERS = 8000
+MAX_CHARACTERS = 32_000  # of a whole conversation
+MAX_PARTS = 100  # of a message
+MAX_BODY_BYTES = 1 << 20
+
+Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
+
+
+class PartBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    type: Literal["text", "python", "python_output"]
+    text: Text
+
+
+class MessageBody(BaseModel):
+    role: Literal["system", "user", "assistant"]
+    content: Text | Annotated[list[PartBody], Field(max_length=MAX_PARTS)]
+
+    @property
+    def characters(self) -> int:
+        if isinstance(self.content, str):
+            return len(self.content)
+        return sum(len(part.text) for part in self.content)
+
+    @model_validator(mode="after")
+    def _has_a_length(self) -> Self:
+        if not self.characters:
+            raise ValueError("the message is empty")
+        if self.characters > MAX_MESSAGE_CHARACTERS:
+            raise ValueError(f"the message has more than {MAX_MESSAGE_CHARACTERS} characters")
+        return self
+
+
+class ChatBody(BaseModel):
+    """POST /chat/completions; settings left out are the server's. Keys it does not know are ignored."""
+
+    messages: Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_MESSAGES)]
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=200)] | None = None
+
+    @model_validator(mode="after")
+    def _makes_a_conversation(self) -> Self:
+        if sum(message.characters for message in self.messages) > MAX_CHARACTERS:
+            raise ValueError(f"the conversation has more than {MAX_CHARACTERS} characters")
+        if self.messages[-1].role != "user":
+            raise ValueError("the last message must be the user's")
+        try:
+            self.conversation()
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return self
+
+    def conversation(self) -> Conversation:
+        return Conversation.from_dict(self.model_dump(include={"messages"}))
+
+
+def explain(errors: list[Any]) -> str:
+    """The first of pydantic's errors as one sentence: where it is and what is wrong."""
+    error = errors[0]
+    where = ".".join(str(step) for step in error["loc"] if step != "body")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

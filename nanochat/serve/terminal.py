@@ -1,0 +1,97 @@
+"""Chatting in a terminal: streamed answers, tool calls dimmed, Ctrl-C stops an answer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from nanochat.console import UserError
+from nanochat.inference import Engine, Request, Token, fit_conversation
+from nanochat.tokenizer import Conversation, Message, Part
+from nanochat.tokenizer.conversation import PartType
+
+HELP = "Ctrl-C stops an answer, 'clear' begins a new conversation, 'quit' leaves."
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+class Terminal:
+    """A conversation, or with `chat=False` plain continuation of text, with the settings of `request`.
+
+    `request` is a pattern whose prompt is replaced; its seed moves on by one with every answer.
+    """
+
+    def __init__(self, engine: Engine, request: Request, chat: bool = True) -> None:
+        self.engine = engine
+        self.request = request
+        self.chat = chat
+        self.messages: list[Message] = []
+        self._dim = sys.stdout.isatty()
+
+    def answer(self, text: str) -> None:
+        """Print the answer to `text` as it comes, and keep both in the conversation."""
+        if self.chat:
+            self.messages.append(Message.of("user", text))
+            prompt = fit_conversation(
+                self.engine.tokenizer,
+                Conversation(tuple(self.messages)),
+                self.engine.window,
+                self.request.max_tokens,
+            )
+        else:
+            prompt = [self.engine.tokenizer.bos, *self.engine.tokenizer.encode(text)]
+        parts = self._print(self.engine.stream(replace(self.request, prompt=prompt)))
+        self.request = replace(self.request, seed=self.request.seed + 1)
+        if self.chat:
+            self.messages.append(Message("assistant", tuple(parts)))
+
+    def loop(self) -> None:
+        """Answer line after line until quit, exit, Ctrl-D, or Ctrl-C at the prompt."""
+        print(HELP)
+        while True:
+            try:
+                text = input("\nyou: " if self.chat else "\ntext: ").strip()
+            except (EOFError, KeyboardInterrupt):
+                print()
+                return
+            if text.lower() in ("quit", "exit"):
+                return
+            if text.lower() == "clear":
+                self.messages.clear()
+                print("a new conversation")
+            elif text:
+                self.answer(text)
+
+    def _print(self, tokens: Iterator[Token]) -> list[Part]:
+        """Write tokens as they come; the parts of what was said, cut where Ctrl-C came."""
+        parts: list[Part] = []
+        kind: PartType = "text"
+        try:
+            for token in tokens:
+                if token.kind == "special" or not token.text:
+                    continue
+                if token.kind != kind or not parts:
+                    self._write(_between(kind, token.kind) if parts else _between("text", token.kind))
+                    kind = token.kind
+                    parts.append(Part(kind, ""))
+                parts[-1] = Part(kind, parts[-1].text + token.text)
+                self._write(_printable(token.text), dim=kind != "text")
+            self._write(_between(kind, "text"))
+        except KeyboardInterrupt:
+            self._write(" [stopped]", dim=True)
+        print()
+        return parts
+
+    def _write(self, text: str, dim: bool = False) -> None:
+        print(f"{DIM}{text}{PLAIN}" if dim and self._dim and text else text, end="", flush=True)
+
+
+def _between(before: PartType, after: PartType) -> str:
+    """What to put on screen where one kind of part goes over into another: "[12*3 = 36] "."""
+    marks = {("text", "python"): "[", ("python", "python_output"): " = ", ("python", "text"): "] "}
+    return marks.get((before, after), "] " if before == "python_output" else "")
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which would steer the terminal; line ends and tabs stay."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")

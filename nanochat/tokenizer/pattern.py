@@ -1,0 +1,18 @@
+"""The one split pattern: text is cut into chunks by it in training and in encoding, tokens never cross a cut."""
+
+from __future__ import annotations
+
+from nanochat.console import UserError
+
+# Two digits: with a vocabulary of about 32K, three waste tokens on numbers and one makes them long.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+def split_pattern(digits: int) -> str:
+    """SPLIT_PATTERN with chunks of at most `digits` (1, 2 or 3) digits."""
+    if digits not in (1, 2, 3):
+        raise UserError(f"cannot split numbers into chunks of {digits} digits", "choose 1, 2 or 3")
+    return SPLIT_PATTERN.replace(r"\p{N}{1,2}", r"\p{N}" if digits == 1 else rf"\p{{N}}{{1,{digits}}}")

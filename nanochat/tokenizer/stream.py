@@ -1,0 +1,29 @@
+"""Text of a growing list of ids, piece by piece."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable
+
+from nanochat.tokenizer.tokenizer import Tokenizer
+
+
+class StreamDecoder:
+    """Feed ids, get the text that became complete; bytes of an unfinished character wait for the rest.
+
+    All pieces and `finish()` together are `tokenizer.decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def feed(self, ids: int | Iterable[int]) -> str:
+        ids = [ids] if isinstance(ids, int) else ids
+        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+
+    def finish(self) -> str:
+        """U+FFFD for a character that never got complete, else nothing; ready for a new text after it."""
+        rest = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return rest

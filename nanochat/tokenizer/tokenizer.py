@@ -1,0 +1,197 @@
+"""Text to token ids and back, and the folder a tokenizer lives in."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import UserError
+from nanochat.paths import replace_folder
+from nanochat.tokenizer.hf_format import tokenizer_json
+from nanochat.tokenizer.pattern import SPLIT_PATTERN
+from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
+
+FORMAT_VERSION = 1
+# tiktoken's regex engine dies of a stack overflow on some hundred thousand spaces in a row
+LONG_TEXT = 100_000
+LONG_SPACE = re.compile(rf"(\s{{{LONG_TEXT}}})")
+FILES = ("ranks.tiktoken", "token_bytes.json", "tokenizer.json")
+UNICODE_NOTE = (
+    "ids are defined by tiktoken with this pattern; what counts as a letter or a number follows its Unicode tables, "
+    "so another reader of tokenizer.json may split characters of newer Unicode versions elsewhere"
+)
+
+
+class Tokenizer:
+    """Byte-pair encoding through tiktoken; the nine special tokens come after the learnt ones."""
+
+    def __init__(self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN) -> None:
+        import tiktoken
+
+        _check_ranks(ranks)
+        self.ranks = ranks
+        self.pattern = pattern
+        self._special = {name: len(ranks) + place for place, name in enumerate(SPECIAL_TOKENS)}
+        self._encoding = tiktoken.Encoding(
+            "nanochat", pat_str=pattern, mergeable_ranks=ranks, special_tokens=self._special
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return len(self.ranks) + len(SPECIAL_TOKENS)
+
+    @property
+    def bos(self) -> int:
+        return self._special[BOS]
+
+    def special(self, name: str) -> int:
+        """Id of a special token, such as `<|assistant_end|>`."""
+        return self._special[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`; whatever the text says, never a special id."""
+        if len(text) < LONG_TEXT:
+            return self._encoding.encode_ordinary(text)
+        return [token for piece in _pieces(text) for token in self._encoding.encode_ordinary(piece)]
+
+    def encode_batch(self, texts: Sequence[str], threads: int = 2) -> list[list[int]]:
+        if all(len(text) < LONG_TEXT for text in texts):
+            return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(self.encode, texts))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of `ids`, special tokens by name; bytes that are not UTF-8 become U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return self._encoding.decode_bytes(list(ids))
+
+    @cached_property
+    def token_bytes(self) -> list[int]:
+        """Length of every token in bytes, indexed by id; 0 for special tokens."""
+        lengths = [0] * self.vocab_size
+        for token, rank in self.ranks.items():
+            lengths[rank] = len(token)
+        return lengths
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of all that decides ids: pattern, tokens, special tokens."""
+        return _digest("\n".join([self.pattern, *SPECIAL_TOKENS, self._ranks_text]))
+
+    @cached_property
+    def _ranks_text(self) -> str:
+        ordered = sorted(self.ranks, key=self.ranks.__getitem__)
+        return "".join(f"{base64.b64encode(token).decode()} {rank}\n" for rank, token in enumerate(ordered))
+
+    @cached_property
+    def _tokenizer_json(self) -> str:
+        # kept, since every checkpoint saves the same tokenizer again
+        return tokenizer_json(self.ranks, self.pattern, SPECIAL_TOKENS)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the folder whole, in place of one that may be there."""
+        contents = {
+            "ranks.tiktoken": self._ranks_text,
+            "token_bytes.json": json.dumps(self.token_bytes),
+            "tokenizer.json": self._tokenizer_json,
+        }
+        meta = {
+            "version": FORMAT_VERSION,
+            "vocab_size": self.vocab_size,
+            "pattern": self.pattern,
+            "special_tokens": list(SPECIAL_TOKENS),
+            "hash": self.hash,
+            "files": {name: _digest(contents[name]) for name in FILES},
+            "unicode": UNICODE_NOTE,
+        }
+        with replace_folder(Path(folder)) as beside:
+            for name, text in contents.items():
+                (beside / name).write_text(text, encoding="utf-8", newline="\n")
+            (beside / "meta.json").write_text(
+                json.dumps(meta, indent=2) + "\n", encoding="utf-8", newline="\n"
+            )
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Tokenizer:
+        """Read a folder written by `save`; UserError names a file that is missing or damaged."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"there is no tokenizer at {folder}", "train one: python -m scripts.tok_train")
+        meta = _read_meta(folder)
+        contents = {name: _read(folder / name) for name in FILES}
+        for name, text in contents.items():
+            if _digest(text) != meta["files"].get(name):
+                raise _damaged(folder / name)
+        tokenizer = cls(_parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
+        if (tokenizer.hash, tokenizer.vocab_size) != (meta["hash"], meta["vocab_size"]):
+            raise _damaged(folder / "meta.json")
+        return tokenizer
+
+
+def _pieces(text: str) -> list[str]:
+    """The text, cut only inside runs of white space that are too long for one regex match."""
+    return [piece for piece in LONG_SPACE.split(text) if piece]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(
+        f"{path} is damaged", "restore the folder from a copy, or run python -m scripts.tok_train again"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        remedy = "restore the folder from a copy, or run python -m scripts.tok_train again"
+        raise UserError(f"the tokenizer lacks {path}", remedy) from None
+    except (OSError, UnicodeDecodeError):
+        raise _damaged(path) from None
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(_read(path))
+    except ValueError:
+        raise _damaged(path) from None
+    kinds = {"version": int, "vocab_size": int, "pattern": str, "hash": str, "files": dict}
+    if not isinstance(meta, dict) or any(not isinstance(meta.get(key), kind) for key, kind in kinds.items()):
+        raise _damaged(path)
+    if meta["version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {meta['version']}, this program reads {FORMAT_VERSION}",
+            "upgrade nanochat",
+        )
+    return meta
+
+
+def _parse_ranks(text: str, path: Path) -> dict[bytes, int]:
+    try:
+        pairs = (line.split() for line in text.splitlines())
+        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except (ValueError, binascii.Error):
+        raise _damaged(path) from None
+
+
+def _check_ranks(ranks: dict[bytes, int]) -> None:
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise UserError("the ids of a vocabulary must be 0, 1, 2, ... without gaps")
+    if any(bytes([byte]) not in ranks for byte in range(256)):
+        raise UserError("a vocabulary must hold all 256 bytes")

@@ -1,0 +1,131 @@
+"""Mid-training and supervised fine-tuning: continue a model on conversations, loss on the assistant's tokens only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nanochat import checkpoint, scale
+from nanochat.console import UserError, say
+from nanochat.dataset.loader import Loader
+from nanochat.dataset.packing import Sequence, Stream
+from nanochat.machine import Machine, describe, setup
+from nanochat.model.gpt import GPT
+from nanochat.model.load import load
+from nanochat.optim import Optimizer, Schedule
+from nanochat.tokenizer import Tokenizer, render_conversation
+from nanochat.train import state as states
+from nanochat.train.base import choose_rows, muon_dtype
+from nanochat.train.config import ChatConfig, fingerprint
+from nanochat.train.loop import Job, train
+from nanochat.train.state import TrainState
+
+if TYPE_CHECKING:
+    from nanochat.tasks import Mixture
+
+PARENT = {"mid": "base", "sft": "mid"}
+LR_SCALE = {"mid": 0.5, "sft": 0.2}
+
+
+class ConversationSource:
+    """Rendered conversations; one longer than the context is cut at its end."""
+
+    def __init__(self, mixture: Mixture, tokenizer: Tokenizer, max_tokens: int):
+        self.mixture, self.tokenizer, self.max_tokens = mixture, tokenizer, max_tokens
+
+    def __len__(self) -> int:
+        return len(self.mixture)
+
+    def get(self, indices: list[int]) -> list[Sequence]:
+        rendered = (render_conversation(self.tokenizer, self.mixture[i], self.max_tokens) for i in indices)
+        return [Sequence(np.array(ids, np.int64), np.array(mask, bool)) for ids, mask in rendered]
+
+
+def train_chat(config: ChatConfig) -> TrainState:
+    """Continue the newest (or the named) model of the stage before; see ChatConfig."""
+    from nanochat.tasks import default_mixture
+
+    machine = setup(config.device, config.dtype)
+    stage = config.stage
+    parent = checkpoint.find(PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None)
+    checkpoint.verify(parent)
+    before = states.read(parent)
+    tag = before.tag
+    tokenizer = Tokenizer.load(parent / "tokenizer")
+    dataset = config.dataset or before.settings.get("dataset", "")
+    mixture, missing = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None)
+    val_mixture, _ = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test")
+    say(f"{stage}: conversations from {mixture.describe()}")
+    if missing:
+        say(f"{stage}: without {', '.join(missing)} (not on this machine; set NANOCHAT_HUB_DIR to a mirror, or go online)")
+
+    resumed = states.find_resumable(stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main)
+    model = load(resumed or parent, machine.device, machine.dtype).train()
+    seq_len = model.config.seq_len
+    source = ConversationSource(mixture, tokenizer, seq_len + 1)
+    if resumed:
+        plan = states.read(resumed)
+        say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+    else:
+        plan = _plan(config, before, source, seq_len, machine, tag, parent)
+    optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
+    states.load_optimizer(resumed or parent, optimizer)
+
+    total_rows = plan.batch_tokens // seq_len
+    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
+    loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
+    val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
+    eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
+
+    def validate(m: GPT) -> dict[str, float]:
+        return {"val_loss": conversation_loss(m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine)}
+
+    say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
+    job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
+    return train(job)
+
+
+def settings_of(config: ChatConfig, parent: object) -> dict[str, object]:
+    return {**fingerprint(config), "parent": str(parent)}
+
+
+def _plan(
+    config: ChatConfig, before: TrainState, source: ConversationSource, seq_len: int, machine: Machine, tag: str, parent: object
+) -> TrainState:
+    batch = config.total_batch_size if config.total_batch_size > 0 else before.batch_tokens
+    if batch % seq_len:
+        raise UserError(f"a batch of {batch} tokens is no multiple of the context of {seq_len}", "Change --total_batch_size")
+    batch = max(batch, seq_len * machine.ranks.world)
+    steps = config.num_iterations
+    if steps <= 0:
+        sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
+        mean = sum(len(s.ids) for s in sample) / len(sample)
+        steps = max(1, round(config.num_epochs * len(source) * mean / batch))
+    share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
+    rates = scale.Rates(**before.rates).scaled(share)
+    # No decay here: it would pull towards zero what pretraining has learnt.
+    rates = scale.Rates(rates.matrix, rates.embedding, rates.head, 0.0)
+    return TrainState(
+        config.stage, tag, steps=steps, batch_tokens=batch, rates=asdict(rates), settings=settings_of(config, parent), parent=str(parent)
+    )
+
+
+@torch.no_grad()
+def conversation_loss(model: GPT, source: ConversationSource, seq_len: int, n_rows: int, rows: int, machine: Machine) -> float:
+    """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks."""
+    stream = Stream(source, 0, 1, seq_len + 1, crop=False)
+    packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]
+    sums = torch.zeros(2, dtype=torch.float64)
+    for at in range(0, len(packed), rows):
+        ids = torch.from_numpy(np.stack([p[0] for p in packed[at : at + rows]])).to(machine.device)
+        mask = torch.from_numpy(np.stack([p[1] for p in packed[at : at + rows]])).to(machine.device)
+        targets = ids[:, 1:].masked_fill(~mask[:, 1:], -1)
+        sums[0] += float(model.loss(ids[:, :-1], targets, reduction="none").double().sum())
+        sums[1] += int((targets >= 0).sum())
+    if machine.ranks.world > 1:
+        sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)
+        torch.distributed.all_reduce(sums)
+    return float(sums[0] / sums[1].clamp_min(1))

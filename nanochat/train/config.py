@@ -1,0 +1,119 @@
+"""Settings of the training commands. -1 (or 0, or an empty text) means: the dial decides."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from nanochat.console import UserError
+
+Compile = Literal["auto", "on", "off"]
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of "90s", "20m", "1.5h" or "1h30m"."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[hms])+", text):
+        raise UserError(f"{text!r} is no duration", "Write it as 90s, 20m or 1h30m")
+    parts = re.findall(r"(\d+(?:\.\d+)?)([hms])", text)
+    seconds = sum(float(n) * {"h": 3600, "m": 60, "s": 1}[unit] for n, unit in parts)
+    if seconds <= 0:
+        raise UserError("the time budget is zero", "Give a positive one, such as 20m")
+    return seconds
+
+
+@dataclass
+class TrainConfig:
+    """What base, mid and sft training share."""
+
+    run: str = ""
+    """name of the run for Weights & Biases (empty: WANDB_RUN; "dummy": none)"""
+    device: str = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """compute dtype: auto, float32, bfloat16 or float16"""
+    compile: Compile = "auto"
+    """torch.compile: auto uses it where a compiler is present"""
+    device_batch_size: int = 0
+    """sequences per forward pass and device; 0: as many as seems right"""
+    total_batch_size: int = -1
+    """tokens per optimiser step over all devices; -1: the dial decides"""
+    num_iterations: int = -1
+    """optimiser steps; -1: the dial decides"""
+    eval_every: int = 0
+    """steps between two validations; 0: ten times in the run; -1: at the end only"""
+    eval_tokens: int = 0
+    """tokens per validation; 0: 20 steps' worth, at most 2^24"""
+    save_every: int = 0
+    """steps between two checkpoints; 0: ten times in the run; -1: at the end only"""
+    seed: int = 42
+    """seed of the initial weights and of sampling"""
+    resume: bool = False
+    """go on from the newest checkpoint of this tag, when it was made with the same settings"""
+
+
+@dataclass
+class BaseConfig(TrainConfig):
+    """Pretrain a model on text."""
+
+    depth: int = 20
+    """layers; the one dial: width, heads, batch, tokens and learning rates follow"""
+    dataset: str = "climbmix"
+    """corpus to train on: a name, or a folder prepared by python -m nanochat.dataset"""
+    max_seq_len: int = 0
+    """context in tokens; 0: 512 below depth 10, else 2048"""
+    target_param_data_ratio: float = 12.0
+    """tokens per scaling parameter (matrices and head)"""
+    target_flops: float = -1.0
+    """total training FLOPs; -1: from the ratio"""
+    time_budget: str = ""
+    """wall-clock of this training, such as 20m; the horizon is measured in the first steps"""
+    embedding_lr: float = -1.0
+    """peak learning rate of the embedding (AdamW)"""
+    unembedding_lr: float = -1.0
+    """peak learning rate of the head (AdamW)"""
+    matrix_lr: float = -1.0
+    """peak learning rate of the matrices (Muon)"""
+    weight_decay: float = -1.0
+    """cautious weight decay of the matrices"""
+    model_tag: str = ""
+    """name of the checkpoint folder; empty: d<depth>"""
+
+
+@dataclass
+class ChatConfig(TrainConfig):
+    """Continue a model on conversations."""
+
+    stage: Literal["mid", "sft"] = "mid"
+    """which stage this is"""
+    model_tag: str = ""
+    """tag of the model to continue; empty: the newest"""
+    model_step: int = -1
+    """its step; -1: the newest"""
+    lr_scale: float = -1.0
+    """peak learning rates as a share of pretraining's; -1: 0.5 for mid, 0.2 for sft"""
+    num_epochs: float = 1.0
+    """passes over the conversations, when num_iterations is -1"""
+    conversations: int = 0
+    """generated conversations (tiny world, spelling) in the mixture; 0: the default"""
+    data: tuple[str, ...] = ()
+    """your own conversations: .jsonl files, one {"messages": [...]} a line"""
+    dataset: str = ""
+    """what the model was pretrained on, "tinyworld" keeps the mixture inside that world; empty: from the checkpoint"""
+
+
+# What may differ between a run and its continuation.
+FREE = {"run", "device", "compile", "device_batch_size", "resume", "save_every", "eval_every", "eval_tokens"}
+
+
+def fingerprint(config: TrainConfig) -> dict[str, Any]:
+    """The settings that decide the numbers; a run resumes only with the same."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in FREE}
+
+
+def settings(config: TrainConfig) -> dict[str, Any]:
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
