@@ -47,8 +47,11 @@ class Config:
 def run(config: Config) -> None:
     parts = {part.strip() for part in config.eval.split(",")}
     if not parts <= set(PARTS):
-        raise UserError(f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}", f"Choose from {', '.join(PARTS)}")
-    from nanochat.eval import EvalResult, evaluate_core
+        raise UserError(
+            f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}",
+            f"Choose from {', '.join(PARTS)}",
+        )
+    from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
     from nanochat.eval.core import missing_bundle, show
     from nanochat.eval.results import require_counts, require_writable
@@ -58,10 +61,14 @@ def run(config: Config) -> None:
     require_writable(config.json)
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     if config.max_per_task == 0 or config.max_per_task < -1:
-        raise UserError(f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions")
+        raise UserError(
+            f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions"
+        )
     began = time.monotonic()
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
-    bpb, tasks, core, texts = {}, {}, None, []
+    bpb: dict[str, float] = {}
+    tasks: dict[str, TaskResult] = {}
+    core, texts = None, []
     if "bpb" in parts:
         bpb = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
     if "sample" in parts:
@@ -73,7 +80,9 @@ def run(config: Config) -> None:
             limit = config.max_per_task if config.max_per_task > 0 else None
             core, tasks = evaluate_core(subject.model, subject.tokenizer, eval_bundle_dir(), limit)
             show(core, tasks)
-    result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began)
+    result = EvalResult(
+        "base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began
+    )
     result.finish(config.json, texts)
 
 

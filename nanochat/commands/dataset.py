@@ -1,4 +1,4 @@
-"""Get text ready for training: download shards, make the tiny world, or import your own files (`dataset import PATH`)."""
+"""Get text ready: download shards, make the tiny world, or import files (`dataset import PATH`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nanochat.paths import runs_dir
 @dataclass
 class Config:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="num-files")] = 8
-    """Training shards to download (a shard has about 250 MB of text); the validation shard comes with them."""
+    """Training shards to download (about 250 MB of text each); the validation shard comes along."""
     dataset: str = "climbmix"
     """tinyworld, climbmix, fineweb-edu, a prepared dataset, or a path to parquet, jsonl, txt or md."""
     world_seed: int = 0
@@ -53,7 +53,7 @@ def run(config: Config) -> None:
         seconds=round(seconds, 2),
     )
     say(
-        f"dataset {info.name}: {info.train_docs:,} documents ({info.train_bytes / 1e6:,.1f} MB) for training, "
+        f"dataset {info.name}: {info.train_docs:,} documents ({info.train_bytes / 1e6:,.1f} MB) to train on, "
         f"{info.val_docs:,} ({info.val_bytes / 1e6:,.1f} MB) for validation, in {info.folder}"
     )
 

@@ -15,7 +15,7 @@ from nanochat.paths import runs_dir, tokenizer_dir, write_json
 @dataclass
 class Config:
     dataset: str | None = None
-    """Also measure on the train and val shards of this prepared dataset (default: the one the tokenizer learnt from)."""
+    """Also measure on the shards of this prepared dataset (default: the one the tokenizer learnt from)."""
     max_mb: float = 4.0
     """Text to read of each split, in MB."""
     json: Path | None = None
@@ -38,9 +38,7 @@ def run(config: Config) -> None:
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
     missing = [name for name in PEERS if name not in encoders]
     if missing:
-        say(
-            f"tok_eval: not beside {' and '.join(missing)}, whose files are not in tiktoken's cache {cache_dir()}"
-        )
+        say(f"tok_eval: without {' and '.join(missing)}: they are not in tiktoken's cache {cache_dir()}")
     ours = {name: measure(tokenizer.encode_batch, group) for name, group in texts.items()}
     peers = {
         peer: {name: measure(encode, texts[name]) for name in texts} for peer, encode in encoders.items()
@@ -65,9 +63,8 @@ def run(config: Config) -> None:
     if config.json:
         write_json(config.json, {"version": 1, "command": "tok_eval", **summary})
     on = f"{ours['val'].bytes_per_token:.2f} on the validation text of {dataset}, " if dataset else ""
-    say(
-        f"tok_eval: bytes per token {on}{ours['prose'].bytes_per_token:.2f} on English prose, in {seconds:.1f}s"
-    )
+    prose = ours["prose"].bytes_per_token
+    say(f"tok_eval: bytes per token {on}{prose:.2f} on English prose, in {seconds:.1f}s")
 
 
 def _trained_on() -> str | None:

@@ -25,7 +25,7 @@ class Config:
     doc_cap: int = 10_000
     """Characters to read of one document at most."""
     digits: Literal["auto", "1", "2", "3"] = "auto"
-    """Digits in one token at most; auto: 1 below a vocabulary of 4,096 (a tiny model adds digit by digit), else 2."""
+    """Digits in one token at most; auto: 1 below 4,096 tokens (tiny models add digit by digit), else 2."""
 
 
 def run(config: Config) -> None:
@@ -38,7 +38,7 @@ def run(config: Config) -> None:
     smallest = 256 + len(SPECIAL_TOKENS)
     if config.vocab_size < smallest:
         raise UserError(
-            f"a vocabulary of {config.vocab_size:,} cannot hold the 256 bytes and the {len(SPECIAL_TOKENS)} special tokens",
+            f"a vocabulary of {config.vocab_size:,} is too small for the bytes and the special tokens",
             f"Use --vocab_size={smallest} or more",
         )
     began = time.monotonic()

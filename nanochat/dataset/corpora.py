@@ -49,16 +49,19 @@ def prepare(
     if n_shards < 1:
         raise UserError(f"cannot prepare {n_shards} shards", "Ask for at least 1")
     named = dataset == TINYWORLD or dataset in HUB_CORPORA
-    if name is not None and (named or not Path(dataset).exists()):
+    is_path = bool(dataset) and Path(dataset).exists()  # "" would be the working folder
+    if name is not None and (named or not is_path):
         raise UserError(f"--name is for a dataset from a path, and {dataset!r} is none", "Leave it out")
     if dataset == TINYWORLD:
         return make_tinyworld(world_seed, world_mb)
     if dataset in HUB_CORPORA:
         return _from_hub(dataset, HUB_CORPORA[dataset], n_shards)
-    if Path(dataset).exists():
-        return _from_path(Path(dataset).resolve(), name)
-    if slug(dataset) == dataset and find_info(dataset):
+    path = Path(dataset).resolve()
+    before = find_info(dataset) if slug(dataset) == dataset and name is None else None
+    if before and not (is_path and before.source == str(path)):
         return load_info(dataset)
+    if is_path:
+        return _from_path(path, name)
     known = [
         TINYWORLD,
         *HUB_CORPORA,
@@ -68,6 +71,15 @@ def prepare(
         f"unknown dataset {dataset!r}",
         f"Choose {', '.join(known)}, or a path to {textfiles.KINDS} that exists",
     )
+
+
+def corpus_name(dataset: str) -> str:
+    """The name that `prepare(dataset)` gives a corpus: that of its file or folder when it is a path."""
+    path = Path(dataset)
+    if dataset == TINYWORLD or dataset in HUB_CORPORA or not path.exists():
+        return dataset
+    path = path.resolve()
+    return slug(path.stem if path.is_file() else path.name)
 
 
 def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
@@ -113,7 +125,7 @@ def _same_as_before(name: str, settings: dict[str, object]) -> bool:
 
 
 def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
-    """The first `n_shards` shards and the last one, from the mirror or downloaded; more than before if there are."""
+    """The first `n_shards` shards and the last one, from the mirror or downloaded; keeps what is there."""
     before = find_info(name)
     mirror = hub.mirror_dir(corpus.repo)
     if mirror:
@@ -140,7 +152,7 @@ def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
 
 
 def _from_path(path: Path, name: str | None) -> CorpusInfo:
-    name = slug(name if name is not None else path.name if path.is_dir() else path.name.split(".")[0])
+    name = slug(name) if name is not None else corpus_name(str(path))
     taken = "is built in" if name in (TINYWORLD, *HUB_CORPORA) or name == "hub" else ""
     before = None if taken else find_info(name)
     if before and before.source != str(path):
@@ -166,7 +178,7 @@ def _from_path(path: Path, name: str | None) -> CorpusInfo:
 
 
 def _has_shard_layout(path: Path, files: list[Path]) -> bool:
-    """True for two or more files shard_NNNNN.parquet directly in a folder, in row groups that fit in memory."""
+    """True for two or more files shard_NNNNN.parquet of a folder, in row groups that fit in memory."""
     if not path.is_dir() or len(files) < 2:
         return False
     if any(file.parent != path or not SHARD_NAME.fullmatch(file.name) for file in files):

@@ -26,7 +26,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """A corpus on disk. source: where it came from; settings: how it was made; the last shard is validation."""
+    """A corpus on disk. source: where it came from; settings: how it was made; last shard: validation."""
 
     name: str
     source: str

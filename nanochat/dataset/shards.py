@@ -19,7 +19,8 @@ CACHE_BYTES = 256 << 20  # of decoded row groups, per reader
 class Shards:
     """The documents of one split by number: `shards.get_many([3, 1]) -> [text, text]`.
 
-    Any size of row groups works; those used last stay in memory, so neighbours are cheap. Safe to share by threads.
+    Any size of row groups works; those used last stay in memory, so neighbours are cheap.
+    Threads may share one.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:

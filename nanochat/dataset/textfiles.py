@@ -92,7 +92,7 @@ def _read(file: BinaryIO, path: Path) -> bytes:
 
 def _not_utf8(path: Path, offset: int) -> UserError:
     remedy = f"Convert it, for example: iconv -f latin1 -t utf-8 {path.name}"
-    return UserError(f"{path} is not UTF-8 text at byte {offset:,}".replace(",", ""), remedy)
+    return UserError(f"{path} is not UTF-8 text at byte {offset}", remedy)
 
 
 def _decoded(path: Path) -> Iterator[str]:

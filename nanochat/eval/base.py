@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,20 +17,27 @@ from nanochat.inference import Engine, Request
 
 TOKENS_GPU, TOKENS_CPU = 20 * 524288, 131072  # per split
 OPENING_WORDS = 6
-PROMPTS = ("The capital of France is", "The opposite of hot is", "If yesterday was Friday, then tomorrow will be")
+PROMPTS = (
+    "The capital of France is",
+    "The opposite of hot is",
+    "If yesterday was Friday, then tomorrow will be",
+)
 
 
 def measure(
     subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0
 ) -> dict[str, float]:
-    """Bits per byte of "train" and "val" of the corpus, and of the text files in `data`, at most `tokens` tokens each.
+    """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each.
 
     The corpus is the one the model was trained on unless named; with `data` it may be missing.
     """
     tokens = tokens or (TOKENS_CPU if subject.machine.device.type == "cpu" else TOKENS_GPU)
     corpus = dataset or subject.dataset
     if not corpus and data is None:
-        raise UserError("this checkpoint does not say what it was trained on", "Name a corpus with --dataset, or a folder with --data")
+        raise UserError(
+            "this checkpoint does not say what it was trained on",
+            "Name a corpus with --dataset, or a folder with --data",
+        )
     texts: dict[str, Iterable[str]] = {}
     if corpus and (dataset or data is None or find_info(corpus) is not None):
         texts = {split: Shards.open(corpus, split) for split in ("train", "val")}
@@ -39,6 +47,11 @@ def measure(
     for split, documents_ in texts.items():
         with Progress(tokens / subject.machine.ranks.world, f"{split} bpb", unit="tokens") as bar:
             found[split] = text_bpb(subject.model, subject.tokenizer, documents_, tokens, batch, bar.advance)
+        if math.isnan(found[split]):
+            raise UserError(
+                f"there is no text to measure in {data if split == 'data' else corpus}",
+                "Choose another folder or corpus",
+            )
         say(f"{split} bpb: {found[split]:.6f}")
     return found
 
@@ -56,18 +69,26 @@ def openings(corpus: str, count: int = 3) -> list[str]:
     return list(islice((words for words in found if words), count))
 
 
-def samples(subject: Subject, prompts: Iterable[str], unprompted: int = 2, max_tokens: int = 64) -> list[dict[str, str]]:
+def samples(
+    subject: Subject, prompts: Iterable[str], unprompted: int = 2, max_tokens: int = 64
+) -> list[dict[str, str]]:
     """Continuations of the prompts and a few texts from nothing, printed; on the first rank only."""
     if not subject.machine.ranks.is_main:
         return []
     tokenizer = subject.tokenizer
     asked = [*prompts, *[""] * unprompted]
     requests = [
-        Request([tokenizer.bos, *tokenizer.encode(prompt)], max_tokens=max_tokens, temperature=0.8, seed=number)
+        Request(
+            [tokenizer.bos, *tokenizer.encode(prompt)], max_tokens=max_tokens, temperature=0.8, seed=number
+        )
         for number, prompt in enumerate(asked)
     ]
     done = Engine(subject.model, tokenizer).generate(requests)
     found = [{"prompt": prompt, "text": c.text} for prompt, c in zip(asked, done, strict=True)]
     for sample in found:
-        say(f"> {sample['prompt']}[...] {' '.join(sample['text'].split())}" if sample["prompt"] else f"> {' '.join(sample['text'].split())}")
+        say(
+            f"> {sample['prompt']} ... {' '.join(sample['text'].split())}"
+            if sample["prompt"]
+            else f"> {' '.join(sample['text'].split())}"
+        )
     return found

@@ -58,7 +58,7 @@ def text_batches(
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[Batch]:
-    """The first `tokens` tokens of the documents (rounded up to whole rows); rank r takes rows r, r + world, ...
+    """The first `tokens` tokens of the documents, in whole rows; rank r takes rows r, r + world, ...
 
     Which text is counted depends on `tokens` and `seq_len` alone, not on the batch or the number of ranks.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -30,12 +30,27 @@ RANDOM = {
     "SpellingBee": 0.0,
 }
 
+
+@runtime_checkable
+class WithLetters(Protocol):
+    """A categorical task: the answers to choose from."""
+
+    def letters(self, i: int) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class WithBaseline(Protocol):
+    """A task that knows the score of a constant answer, by mark."""
+
+    def baseline(self) -> dict[str, float]: ...
+
+
 Grades = Mapping[str, bool]  # the first decides the accuracy, each is counted by its name
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are asked for. max_tokens: length of an answer; temperature 0 is greedy; batch: questions at once."""
+    """How answers are asked for: questions at once and in all, and sampling (temperature 0: greedy)."""
 
     batch: int = 16
     max_problems: int | None = None
@@ -45,7 +60,9 @@ class Settings:
     seed: int = 0
 
 
-def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()) -> TaskResult:
+def evaluate_task(
+    model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()
+) -> TaskResult:
     """Ask every question of the task, shared among the ranks, and count the grades.
 
     The score does not depend on the number of ranks; nor on the batch, up to the rounding of sums.
@@ -79,7 +96,7 @@ def count(task: Task, graded: Mapping[int, Grades]) -> TaskResult:
         for name, good in grades.items():
             passed[name] = passed.get(name, 0) + good
             tried[name] = tried.get(name, 0) + 1
-    baselines = task.baseline() if hasattr(task, "baseline") else {}
+    baselines: dict[str, float] = task.baseline() if isinstance(task, WithBaseline) else {}
     score = Score(right, len(graded))
     return TaskResult(
         score,
@@ -102,14 +119,17 @@ def _generate(
     graded: dict[int, Grades] = {}
     right = 0
     # More requests than run at once: the engine fills the places of short answers with new questions.
-    for some in _by_length(tokenizer, task, items, model.config.seq_len, settings.max_tokens, 4 * settings.batch):
+    for some in _by_length(
+        tokenizer, task, items, model.config.seq_len, settings.max_tokens, 4 * settings.batch
+    ):
         requests = [
             Request(
                 prompt=prompt,
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
-                seed=settings.seed + i,  # tied to the question, so that batch and ranks do not change the draw
+                seed=settings.seed
+                + i,  # tied to the question, so that batch and ranks do not change the draw
             )
             for i, prompt in some
         ]
@@ -124,12 +144,16 @@ def _generate(
 def _choose(
     model: GPT, tokenizer: Tokenizer, task: Task, items: Sequence[int], settings: Settings, bar: Progress
 ) -> dict[int, Grades]:
+    if not isinstance(task, WithLetters):
+        raise TypeError(f"categorical task {task.name} has no letters")
     graded: dict[int, Grades] = {}
     right = 0
     for some in _by_length(tokenizer, task, items, model.config.seq_len, 1, settings.batch):
         width = max(len(ids) for _, ids in some)
         # Padding on the right: a causal model cannot see it from the answer's position.
-        padded = torch.tensor([ids + [tokenizer.bos] * (width - len(ids)) for _, ids in some], device=model.device)
+        padded = torch.tensor(
+            [ids + [tokenizer.bos] * (width - len(ids)) for _, ids in some], device=model.device
+        )
         ends = torch.tensor([len(ids) - 1 for _, ids in some], device=model.device)
         logits = model.logits(model.hidden(padded)[torch.arange(len(some)), ends])  # (B, V)
         for row, (i, _) in enumerate(some):
@@ -144,11 +168,12 @@ def _choose(
 def _by_length(
     tokenizer: Tokenizer, task: Task, items: Sequence[int], window: int, answer: int, batch: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Batches of (item, prompt ids), prompts of like length together; a prompt too long leaves room for an answer."""
+    """Batches of (item, prompt ids), prompts of like length together; a long one leaves room to answer."""
     prompts = [(i, render_prompt(tokenizer, task[i].without_last())) for i in items]
     too_long = sum(len(ids) >= window for _, ids in prompts)
     if too_long:
-        warn(f"{task.name}: {too_long} questions do not fit into the context of {window} tokens and lose their beginning")
+        cut = f"{too_long} questions are longer than the context of {window} tokens"
+        warn(f"{task.name}: {cut} and lose their beginning")
     fitted = [(i, fit_ids(ids, tokenizer.bos, window, answer)) for i, ids in prompts]
     fitted.sort(key=lambda pair: len(pair[1]))
     for start in range(0, len(fitted), batch):
@@ -183,4 +208,5 @@ def show(name: str, result: TaskResult) -> None:
     for category, part in result.by_category.items():
         low, high = part.ci95
         baseline = "-" if part.baseline is None else f"{part.baseline:.3f}"
-        say(f"  {category:<{width}}  {part.n:>6}  {part.accuracy:>8.3f}  {low:>6.3f}-{high:<7.3f}  {baseline:>8}")
+        numbers = f"{part.n:>6}  {part.accuracy:>8.3f}  {low:>6.3f}-{high:<7.3f}  {baseline:>8}"
+        say(f"  {category:<{width}}  {numbers}")

@@ -33,7 +33,8 @@ def missing_bundle(folder: Path) -> str | None:
     """One line on why CORE cannot be measured and how to get its data, or None when the bundle is there."""
     if (folder / "core.yaml").is_file():
         return None
-    return f"CORE is skipped: no evaluation bundle in {folder}. Unzip {BUNDLE_URL} there, or set NANOCHAT_EVAL_BUNDLE to it."
+    remedy = f"Unzip {BUNDLE_URL} there, or set NANOCHAT_EVAL_BUNDLE to it."
+    return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
 
 
 def read_tasks(bundle: Path) -> list[CoreTask]:
@@ -57,7 +58,9 @@ def read_tasks(bundle: Path) -> list[CoreTask]:
         ]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError, ValueError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise UserError(f"the evaluation bundle in {bundle} cannot be read: {what}", f"Unzip {BUNDLE_URL} again") from None
+        raise UserError(
+            f"the evaluation bundle in {bundle} cannot be read: {what}", f"Unzip {BUNDLE_URL} again"
+        ) from None
 
 
 def read_items(bundle: Path, task: CoreTask, limit: int | None = None) -> list[Item]:
@@ -97,7 +100,8 @@ def show(core: float, results: Mapping[str, TaskResult]) -> None:
     width = max(map(len, results))
     say(f"{'task':<{width}}  {'n':>6}  {'accuracy':>8}  {'centered':>8}")
     for label, result in results.items():
-        say(f"{label:<{width}}  {result.score.n:>6}  {result.score.accuracy:>8.4f}  {result.centered or 0.0:>8.4f}")
+        score = result.score
+        say(f"{label:<{width}}  {score.n:>6}  {score.accuracy:>8.4f}  {result.centered or 0.0:>8.4f}")
     say(f"CORE: {core:.4f}")
 
 
@@ -105,19 +109,22 @@ def show(core: float, results: Mapping[str, TaskResult]) -> None:
 def evaluate_items(
     model: GPT, tokenizer: Tokenizer, task: CoreTask, data: Sequence[Item], batch_tokens: int = 16384
 ) -> list[bool]:
-    """Right or wrong for every item, in order. Items are shared among the ranks, and every rank gets all answers."""
+    """Right or wrong for every item, in order; the ranks share the work, and each gets all answers."""
     me = ranks()
     mine = range(me.rank, len(data), me.world)
     right: dict[int, bool] = {}
     for first in range(0, len(mine), WINDOW):
         some = mine[first : first + WINDOW]
         asked = {
-            i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len) for i in some
+            i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len)
+            for i in some
         }
         scored = _score(model, [row for of_item in asked.values() for row in of_item], task, batch_tokens)
         for i, of_item in asked.items():
             scores = [next(scored) for _ in of_item]
-            right[i] = scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
+            right[i] = (
+                scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
+            )
     if me.world > 1:
         shares: list[dict[int, bool]] = [{}] * me.world
         dist.all_gather_object(shares, right)
@@ -126,8 +133,11 @@ def evaluate_items(
 
 
 def lowest(losses: Sequence[float]) -> int:
-    """The place of the smallest loss. NaN (a choice without ids of its own) is never smaller than another, nor is
-    another smaller than it: upstream decides so, and scores must stay comparable."""
+    """The place of the smallest loss.
+
+    NaN (a choice without ids of its own) is never smaller than another, nor is another smaller than
+    it: upstream decides so, and scores must stay comparable.
+    """
     best = 0
     for place, loss in enumerate(losses):
         if loss < losses[best]:
@@ -139,7 +149,9 @@ def _score(model: GPT, asked: Sequence[Row], task: CoreTask, batch_tokens: int) 
     """For every row the mean loss of its answer, or for language modeling the number of ids not predicted."""
     measure = _misses if task.kind == "language_modeling" else _mean_losses
     scores = [math.nan] * len(asked)
-    order = sorted(range(len(asked)), key=lambda n: -len(asked[n].ids))  # the longest first: memory fails early
+    order = sorted(
+        range(len(asked)), key=lambda n: -len(asked[n].ids)
+    )  # the longest first: memory fails early
     while order:
         size = max(1, batch_tokens // len(asked[order[0]].ids))
         batch, order = order[:size], order[size:]
@@ -162,12 +174,14 @@ def _answer_logits(model: GPT, batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
 def _mean_losses(model: GPT, batch: Sequence[Row]) -> list[float]:
     """Mean loss in nats over each row's answer; NaN where it has no ids."""
     logits, ids = _answer_logits(model, batch)
-    losses = F.cross_entropy(logits, ids, reduction="none").split([row.end - row.start for row in batch])
+    losses = torch.split(
+        F.cross_entropy(logits, ids, reduction="none"), [row.end - row.start for row in batch]
+    )
     return [float(x.double().mean()) for x in losses]
 
 
 def _misses(model: GPT, batch: Sequence[Row]) -> list[float]:
     """How many ids of each row's answer are not the likeliest at their place."""
     logits, ids = _answer_logits(model, batch)
-    missed = (logits.argmax(dim=-1) != ids).split([row.end - row.start for row in batch])
+    missed = torch.split(logits.argmax(dim=-1) != ids, [row.end - row.start for row in batch])
     return [float(x.sum()) for x in missed]

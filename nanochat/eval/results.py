@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: one JSON file, and the same record in the run's metrics for the report."""
+"""What an evaluation leaves behind: a JSON file, and the same record in the run's metrics for the report."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class EvalResult:
             write_json(path, self.to_dict())
 
     def log(self, samples: Sequence[Mapping[str, str]] = ()) -> None:
-        """Add the record, and sampled texts, to runs/<command>-<stage>/metrics.jsonl, where the report looks."""
+        """Add the record, and samples, to runs/<command>-<stage>/metrics.jsonl, where the report looks."""
         writer = MetricsWriter(runs_dir(f"{self.command}-{self.checkpoint['stage']}") / "metrics.jsonl")
         for sample in samples:
             writer.write("sample", **sample)

@@ -13,6 +13,7 @@ from nanochat.eval.results import describe_checkpoint
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT
 from nanochat.model.load import load
+from nanochat.paths import STAGES
 from nanochat.tokenizer import Tokenizer
 
 
@@ -28,12 +29,17 @@ class Subject:
 
     @property
     def dataset(self) -> str:
-        """The corpus it was trained on; "" when the checkpoint does not say."""
-        try:
-            state = json.loads((self.folder / "train_state.json").read_text(encoding="utf-8"))
-            return str(state["settings"].get("dataset") or "")
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""  # a checkpoint from elsewhere
+        """The corpus it, or the model it was made from, was trained on; "" when no checkpoint says."""
+        folder = self.folder
+        for _ in range(len(STAGES)):
+            try:
+                state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
+                if named := str(state["settings"].get("dataset") or ""):
+                    return named
+                folder = Path(state["parent"])
+            except (OSError, ValueError, KeyError, TypeError):
+                return ""  # a checkpoint from elsewhere
+        return ""
 
 
 def open_subject(stage: str, tag: str | None, step: int | None, device: str, dtype: str) -> Subject:
@@ -41,6 +47,8 @@ def open_subject(stage: str, tag: str | None, step: int | None, device: str, dty
     folder = checkpoint.find(stage, tag, step)
     machine = setup(device, dtype)
     model = load(folder, machine.device, machine.dtype)
-    subject = Subject(folder, describe_checkpoint(folder), model, Tokenizer.load(folder / "tokenizer"), machine)
+    subject = Subject(
+        folder, describe_checkpoint(folder), model, Tokenizer.load(folder / "tokenizer"), machine
+    )
     say(f"{stage} {subject.facts['tag']} step {subject.facts['step']:,} on {describe(machine)}")
     return subject

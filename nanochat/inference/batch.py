@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Call `step` until `done`. Every sequence in a row has a newest token which the model has not seen yet."""
+    """Call `step` until `done`. Every sequence in a row has a newest token that the model has not seen."""
 
     def __init__(
         self, model: GPT, penalties: dict[PartType, Tensor], sequences: Iterable[Sequence], max_rows: int
@@ -55,7 +55,7 @@ class Batch:
         return tokens
 
     def _prefill(self, sequence: Sequence) -> tuple[KVCache, Tensor]:
-        """The prompt's keys and values in a cache of one row, and the logits (1, V) behind it; once per request."""
+        """The prompt's cache of one row, and the logits (1, V) behind it; computed once per request."""
         if self._prefilled is None or self._prefilled[0] != sequence.index:
             prompt = sequence.request.prompt
             cache = self._new_cache(1, len(prompt))

@@ -14,7 +14,7 @@ Kind = Literal["text", "python", "python_output", "special"]
 
 @dataclass(slots=True)
 class Request:
-    """Token ids to continue, and how. Equal settings and seed give equal answers, whatever else runs beside."""
+    """Token ids to continue, and how. Equal requests get equal answers, whatever else runs beside them."""
 
     prompt: list[int]
     max_tokens: int = 256  # of every sample, tool output included
@@ -38,7 +38,7 @@ class Request:
 
 @dataclass(slots=True)
 class Completion:
-    """One finished sample. `ids` are all tokens after the prompt, tool output included, the stop token left out."""
+    """One finished sample. `ids` is all after the prompt, with tool output, without the stop token."""
 
     ids: list[int]
     text: str  # the text parts alone

@@ -1,7 +1,7 @@
 """Which special tokens an answer may hold where, and what each of them begins.
 
 An answer is text with tool calls in it:
-    text <|python_start|> code <|python_end|> [<|output_start|> result <|output_end|>] text ... <|assistant_end|>
+    text <|python_start|> code <|python_end|> [<|output_start|> result <|output_end|>] text <|assistant_end|>
 The model says everything but the bracketed part, which the engine writes when the code has a value.
 """
 
@@ -15,7 +15,7 @@ from nanochat.tokenizer.conversation import PartType
 
 
 class Grammar:
-    """Special ids by meaning. `opens`: the kind of part that begins behind a token. `stops`: ids that end an answer."""
+    """Special ids by meaning. `opens`: the kind of part behind a token. `stops`: ids that end an answer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.python_start = tokenizer.special("<|python_start|>")

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def answer_room(window: int, max_tokens: int) -> int:
-    """Tokens to keep free for an answer when something has to be cut anyway: at most a quarter of the window."""
+    """Tokens to keep free for an answer when something is cut anyway: at most a quarter of the window."""
     return max(1, min(max_tokens, window // 4))
 
 
 def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[int]:
-    """The prompt itself when it leaves room for a token, else its newest tokens, behind <|bos|> if it began with it."""
+    """The prompt itself if it leaves room for a token, else its newest tokens, behind its <|bos|>."""
     if len(prompt) < window:
         return prompt
     keep = max(1, window - answer_room(window, max_tokens))
@@ -28,7 +28,7 @@ def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[i
 def fit_conversation(
     tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int
 ) -> list[int]:
-    """Prompt ids of a conversation ending with the user, its oldest exchanges left out until an answer has room.
+    """Prompt ids of a conversation, its oldest exchanges left out until an answer has room.
 
     The system message stays. A last message too long by itself is left to `fit_ids`.
     """

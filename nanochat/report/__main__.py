@@ -14,9 +14,9 @@ from nanochat.console import UserError, run_command, say
 @dataclass
 class Config:
     action: tyro.conf.Positional[Literal["generate", "reset"]]
-    """generate: write report.md and a copy in the working folder; reset: move the old report and metrics aside."""
+    """generate: write report.md, with a copy in the working folder; reset: move report and metrics aside"""
     price_per_hour: float | None = None
-    """What the machine costs per hour, in any currency; without it costs are not given."""
+    """What the machine costs per hour, in any currency; without it costs are not given"""
 
 
 def run(config: Config) -> None:

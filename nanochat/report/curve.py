@@ -1,4 +1,4 @@
-"""The picture of a training: loss and bits per byte over tokens, one column per stage."""
+"""The picture of a training: training loss and validation over tokens, one column per stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from nanochat.report.runs import TRAINING, Runs
 
 Points = Sequence[tuple[float, float]]
-LOSS, BPB = "#3366cc", "#cc5522"
+LOSS, CHECK = "#3366cc", "#cc5522"
 
 
 def smoothed(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
@@ -20,6 +20,13 @@ def smoothed(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
         total, weight = decay * total + y, decay * weight + 1
         result.append((x, total / weight))
     return result
+
+
+def _validation(runs: Runs, stage: str) -> tuple[str, Points]:
+    """What the stage validates itself by: bits per byte on text, or the loss on conversations."""
+    if bpb := runs.series(TRAINING[stage], "eval", "val_bpb"):
+        return "validation bpb", bpb
+    return "validation loss (nats)", runs.series(TRAINING[stage], "eval", "val_loss")
 
 
 def loss_picture(runs: Runs) -> bytes | None:
@@ -34,26 +41,27 @@ def loss_picture(runs: Runs) -> bytes | None:
     from matplotlib import pyplot as plt
     from matplotlib.ticker import EngFormatter
 
-    bpb = {stage: runs.series(TRAINING[stage], "eval", "val_bpb") for stage in columns}
-    height = 2 if any(bpb.values()) else 1
+    checks = {stage: _validation(runs, stage) for stage in columns}
+    height = 2 if any(points for _, points in checks.values()) else 1
+    size = (1.5 + 3.5 * len(columns), 2.6 * height)
     figure, axes = plt.subplots(
-        height, len(columns), figsize=(1.5 + 3.5 * len(columns), 2.6 * height), squeeze=False, sharex="col", layout="constrained"
+        height, len(columns), figsize=size, squeeze=False, sharex="col", layout="constrained"
     )
     try:
+        axes[0][0].set_ylabel("training loss (nats)")
         for column, (stage, points) in enumerate(columns.items()):
             top, bottom = axes[0][column], axes[-1][column]
             top.set_title(stage)
             top.plot(*zip(*points, strict=True), color=LOSS, alpha=0.25, linewidth=0.8)
             top.plot(*zip(*smoothed(points), strict=True), color=LOSS, linewidth=1.5)
-            if height == 2 and bpb[stage]:
-                bottom.plot(*zip(*bpb[stage], strict=True), color=BPB, marker="o", markersize=3)
-            elif height == 2:
-                bottom.text(0.5, 0.5, "not measured", ha="center", va="center", color="gray", transform=bottom.transAxes)
+            if height == 2:
+                name, values = checks[stage]
+                bottom.set_ylabel(name)
+                bottom.plot(
+                    [x for x, _ in values], [y for _, y in values], color=CHECK, marker="o", markersize=3
+                )
             bottom.set_xlabel("tokens")
             bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes[0][0].set_ylabel("training loss (nats)")
-        if height == 2:
-            axes[1][0].set_ylabel("validation bpb")
         for ax in axes.flat:
             ax.grid(alpha=0.3)
         png = io.BytesIO()

@@ -1,4 +1,4 @@
-"""report.md and its picture: made from all runs, copied into the working folder, or cleared for a new start."""
+"""report.md and its picture: made from all runs, copied to the working folder, cleared for a new start."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ PICTURE = "loss.png"
 
 
 def generate(price_per_hour: float | None = None, copy_to: Path | None = None) -> Path:
-    """Write report.md and loss.png into the report folder, and into `copy_to` when given; the path of the first."""
+    """Write report.md and loss.png into the report folder, and `copy_to` when given; the first's path."""
     runs = Runs.read(runs_dir())
     if not runs.records:
-        raise UserError(f"there is nothing to report: no run has left metrics under {runs_dir()}", "Run bash speedrun.sh first")
+        raise UserError(
+            f"there is nothing to report: no run has left metrics under {runs_dir()}",
+            "Run bash speedrun.sh first",
+        )
     picture = loss_picture(runs)
     text = render(runs, price_per_hour, with_picture=picture is not None)
     folders = [report_dir()]
@@ -40,7 +43,9 @@ def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool =
         sections.summary(runs, price),
         sections.metrics(runs),
         sections.categories(runs),
-        f"## Loss\n\n![training loss and validation bits per byte over tokens]({PICTURE})" if with_picture else "",
+        f"## Loss\n\n![training loss and validation bits per byte over tokens]({PICTURE})"
+        if with_picture
+        else "",
         sections.times(runs, price),
         sections.machine(facts()),
         sections.stages(runs),
@@ -51,7 +56,7 @@ def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool =
 
 
 def reset() -> Path | None:
-    """Begin anew: move the report and all runs' metrics aside; the folder they are in now, or None if there were none."""
+    """Move the report and all runs' metrics aside; the folder they are in now, or None if there were none."""
     filled = [folder for folder in (report_dir(), runs_dir()) if folder.is_dir() and any(folder.iterdir())]
     if not filled:
         return None

@@ -37,14 +37,18 @@ def _gpus() -> str:
 
 
 def _commit() -> str:
-    """The commit that this code was checked out from, with a word when files have changed since; "" outside of git."""
+    """The commit of this code, with a word when files have changed since; "" outside of git."""
     here = Path(nanochat.__file__).parent
     if not (here.parent / ".git").exists():
         return ""
     try:
         git = ["git", "-C", str(here.parent)]
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return commit.stdout.strip() + (" (with local changes)" if changes.stdout.strip() else "")

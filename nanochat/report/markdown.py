@@ -21,10 +21,10 @@ def cell(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits."""
+    """Four significant digits, more where they stand before the point."""
     if not math.isfinite(value):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 10000 else f"{value:.4g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,13 @@ class Runs:
     def read(cls, folder: Path) -> Runs:
         found = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.jsonl"))}
         names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-        return cls({name: [r for r in found[name] if isinstance(r, dict) and "kind" in r] for name in names if found[name]})
+        return cls(
+            {
+                name: [r for r in found[name] if isinstance(r, dict) and "kind" in r]
+                for name in names
+                if found[name]
+            }
+        )
 
     def last(self, run: str, kind: str) -> Record | None:
         return last([dict(r) for r in self.records.get(run, [])], kind)
@@ -64,18 +70,31 @@ class Runs:
         return [by_step[step] for step in sorted(by_step)]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
-        """The newest record of every evaluation command for a stage."""
-        for run in self.records:
-            if run.endswith(f"-{stage}") and (record := self.last(run, "eval")):
-                yield record
+        """What every evaluation command found out about a stage's newest model, one record for each command.
+
+        Several calls, each for other tasks of the same model, add up.
+        """
+        for run, records in self.records.items():
+            newest = self.last(run, "eval")
+            if newest is None or not run.endswith(f"-{stage}"):
+                continue
+            merged: dict[str, Any] = {}
+            for r in records:
+                if r["kind"] == "eval" and r.get("checkpoint") == newest.get("checkpoint"):
+                    merged |= {**r, "tasks": {**merged.get("tasks", {}), **r.get("tasks", {})}}
+            yield merged
 
     def val_bpb(self, stage: str) -> float | None:
         """As measured by an evaluation, else by the training itself."""
         for record in self.evaluations(stage):
             if (value := (record.get("bpb") or {}).get("val")) is not None:
                 return float(value)
+        return self.own_validation(stage, "val_bpb")
+
+    def own_validation(self, stage: str, field: str) -> float | None:
+        """val_bpb or val_loss, as the training measured it last."""
         record = self.last(TRAINING[stage], "summary") or self.last(TRAINING[stage], "eval")
-        return record.get("val_bpb") if record else None
+        return record.get(field) if record else None
 
     def samples(self) -> list[Record]:
         """The sampled texts that belong to the newest evaluation of each run."""
@@ -92,16 +111,23 @@ class Runs:
             found += batch
         return found
 
+    def _with_own_clock(self, stage: StageTime) -> StageTime:
+        """An interrupted training knows more of its time than the pipeline, which saw its last part."""
+        own = self.last(stage.name, "summary") or {}
+        return replace(stage, seconds=max(stage.seconds, float(own.get("seconds") or 0.0)))
+
     def stages(self) -> list[StageTime]:
         """How long everything took: by the pipeline's clock where it ran a stage, else by the run's own."""
         times: dict[str, StageTime] = {}
         for r in self.records.get("speedrun", []):
             if r["kind"] == "stage":
                 before = times.get(r["stage"])
-                spent = (before.seconds if before else 0.0) + float(r.get("seconds") or 0.0)
-                times[r["stage"]] = StageTime(r["stage"], spent, str(r.get("status", "")))
+                # What came after a finished stage is that stage done anew, with other settings.
+                earlier = before.seconds if before and before.status != "done" else 0.0
+                seconds = earlier + float(r.get("seconds") or 0.0)
+                times[r["stage"]] = StageTime(r["stage"], seconds, str(r.get("status", "")))
         if times:
-            return list(times.values())
+            return [self._with_own_clock(stage) for stage in times.values()]
         for run in self.records:
             record = self.last(run, "summary") or self.last(run, "eval")
             if record and record.get("seconds") is not None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nanochat.console import duration
-from nanochat.report.markdown import cell, number, quoted, table
-from nanochat.report.runs import TRAINING, Record, Runs
+from nanochat.report.markdown import cell, quoted, table
+from nanochat.report.runs import Record, Runs
 
 TASKS = ("ARC-Easy", "ARC-Challenge", "GSM8K", "HumanEval", "MMLU", "TinyWorld", "SpellingBee")
 STAGES = ("base", "mid", "sft", "rl")
@@ -40,7 +40,7 @@ def metrics(runs: Runs) -> str:
     columns: dict[str, dict[str, float | None]] = {stage: _stage_metrics(runs, stage) for stage in STAGES}
     shown = [stage for stage in STAGES if stage != "rl" or columns[stage]]
     names = {name for values in columns.values() for name in values}
-    known = ["CORE", "val bpb", *TASKS]
+    known = ["CORE", "val bpb", "val loss", *TASKS]
     ordered = [name for name in known if name in names] + sorted(names - {*known, "ChatCORE"})
     ordered += ["ChatCORE"] if "ChatCORE" in names else []
     if not ordered:
@@ -53,6 +53,8 @@ def _stage_metrics(runs: Runs, stage: str) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     if (bpb := runs.val_bpb(stage)) is not None:
         found["val bpb"] = bpb
+    if (loss := runs.own_validation(stage, "val_loss")) is not None:
+        found["val loss"] = loss
     for record in runs.evaluations(stage):
         if record.get("core") is not None:
             found["CORE"] = record["core"]
@@ -82,7 +84,9 @@ def categories(runs: Runs) -> str:
         for category in listed:
             scores = [by_stage[stage].get(category) for stage in by_stage]
             any_score = next(s for s in reversed(scores) if s)
-            rows.append([category, any_score["n"], *map(_with_interval, scores), _score(any_score.get("baseline"))])
+            rows.append(
+                [category, any_score["n"], *map(_with_interval, scores), _score(any_score.get("baseline"))]
+            )
         head = ["Category", "n", *(f"{stage.upper()} (95% CI)" for stage in by_stage), "commonest answer"]
         parts.append(f"## {name}\n\n" + table(head, rows))
     return "\n\n".join(parts)
@@ -99,7 +103,9 @@ def core(runs: Runs) -> str:
     record = next((r for r in runs.evaluations("base") if r.get("core") is not None), None)
     if record is None:
         return ""
-    rows = [[name, task["n"], task["accuracy"], task.get("centered")] for name, task in record["tasks"].items()]
+    rows = [
+        [name, task["n"], task["accuracy"], task.get("centered")] for name, task in record["tasks"].items()
+    ]
     return "## CORE tasks\n\n" + table(["Task", "n", "Accuracy", "Centered"], rows)
 
 
@@ -122,7 +128,7 @@ def stages(runs: Runs) -> str:
             continue
         text = f"### {run}"
         if outcome:
-            text += "\n\n" + ", ".join(f"{name} {_value(name, v)}" for name, v in _own(outcome).items())
+            text += "\n\n" + ", ".join(_outcome(name, value) for name, value in _own(outcome).items())
         if settings:
             text += "\n\n" + table(["Setting", "Value"], _own(settings).items())
         parts.append(text)
@@ -130,15 +136,22 @@ def stages(runs: Runs) -> str:
 
 
 def _own(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name not in ENVELOPE}
+    """The record's values, nested ones by dotted name."""
+    flat: dict[str, Any] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{inner}": v for inner, v in _own(value).items()}
+        elif name not in ENVELOPE:
+            flat[name] = value
+    return flat
 
 
-def _value(name: str, value: Any) -> str:
+def _outcome(name: str, value: Any) -> str:
     if name == "seconds":
-        return duration(value)
+        return f"time {duration(value)}"
     if name == "flops":
-        return f"{value:.3g}"
-    return number(value) if isinstance(value, float) else cell(value)
+        return f"flops {value:.3g}"
+    return f"{name} {cell(value)}"
 
 
 def samples(runs: Runs) -> str:
@@ -147,7 +160,3 @@ def samples(runs: Runs) -> str:
         return ""
     texts = [quoted(f"{s.get('prompt', '')}{s.get('text', '')}") for s in found]
     return "\n\n".join(["## Samples", *texts])
-
-
-def trained(runs: Runs) -> bool:
-    return any(run in runs.records for run in TRAINING.values())

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nanochat.serve.listen import listen, url
+from nanochat.serve.info import Defaults, ModelInfo
+from nanochat.serve.listen import is_loopback, listen, url
 
 if TYPE_CHECKING:
     from nanochat.serve.app import create_app, run
     from nanochat.serve.terminal import Terminal
 
-__all__ = ["Terminal", "create_app", "listen", "run", "url"]
+__all__ = ["Defaults", "ModelInfo", "Terminal", "create_app", "is_loopback", "listen", "run", "url"]
 
 
 def __getattr__(name: str) -> Any:
-    # FastAPI takes a while to import
+    # FastAPI and the engine take a while to import
     if name in ("create_app", "run"):
         from nanochat.serve import app
 

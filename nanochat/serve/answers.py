@@ -1,11 +1,11 @@
-"""Answers for many clients from one engine: one at a time, from a thread of its own, ended when nobody listens."""
+"""Answers for many clients from one engine: one at a time, in a thread, ended when nobody listens."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Stats:
 class Answers:
     """The engine is not made for several threads: this one thread is the only one that touches it."""
 
-    def __init__(self, engine: Engine, max_waiting: int = 32) -> None:
+    def __init__(self, engine: Engine, max_waiting: int) -> None:
         self.engine = engine
         self.max_waiting = max_waiting
         self.stats = Stats()
@@ -41,7 +41,7 @@ class Answers:
         if self.stats.waiting >= self.max_waiting:
             raise Busy
 
-    async def stream(self, request: Request) -> AsyncIterator[Token]:
+    async def stream(self, request: Request) -> AsyncGenerator[Token, None]:
         """Tokens of one answer. Leaving the iterator, in whatever way, ends the work on it."""
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()

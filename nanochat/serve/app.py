@@ -8,7 +8,7 @@ import logging
 import secrets
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,13 @@ from nanochat import inference
 from nanochat.inference import Engine, fit_conversation
 from nanochat.serve.answers import Answers, Busy
 from nanochat.serve.body_limit import BodyLimit
+from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.schema import MAX_BODY_BYTES, ChatBody, explain
 
 STATIC = Path(__file__).parent / "static"
 # The page runs its own files and nothing else, whatever a model or a user writes into it.
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -35,28 +36,12 @@ PAGE_HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ModelInfo:
-    """Which model answers; shown on the page and by /health."""
-
-    stage: str
-    tag: str
-    step: int
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """Settings of a request that names none."""
-
-    temperature: float = 0.6
-    top_k: int = 50
-    max_tokens: int = 512  # of an answer
-
-
-def create_app(engine: Engine, info: ModelInfo, defaults: Defaults = Defaults()) -> FastAPI:  # noqa: B008
+def create_app(
+    engine: Engine, info: ModelInfo, defaults: Defaults | None = None, max_waiting: int = 32
+) -> FastAPI:
     """An app that answers with `engine`."""
-    answers = Answers(engine)
+    defaults = defaults or Defaults()
+    answers = Answers(engine, max_waiting)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -98,7 +83,9 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults = Defaults())
             top_k=defaults.top_k if body.top_k is None else body.top_k,
             seed=secrets.randbits(31),
         )
-        return StreamingResponse(_events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS)
+        return StreamingResponse(
+            _events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS
+        )
 
     return app
 
@@ -108,7 +95,7 @@ SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 async def _events(answers: Answers, request: inference.Request) -> AsyncIterator[str]:
-    """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, at the end {"done": true}."""
+    """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, last {"done": true}."""
     async with contextlib.aclosing(answers.stream(request)) as tokens:
         try:
             async for token in tokens:

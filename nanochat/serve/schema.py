@@ -69,8 +69,10 @@ class ChatBody(BaseModel):
 
 
 def explain(errors: list[Any]) -> str:
-    """The first of pydantic's errors as one sentence: where it is and what is wrong."""
-    error = errors[0]
-    where = ".".join(str(step) for step in error["loc"] if step != "body")
+    """The deepest of pydantic's errors as one sentence: where it is and what is wrong."""
+    # Of a union's branches, the one that came furthest is what was meant.
+    error = max(errors, key=lambda error: len(error["loc"]))
+    steps = (str(step) for step in error["loc"] if step != "body")
+    where = ".".join(step for step in steps if step.isdecimal() or step.isidentifier())
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

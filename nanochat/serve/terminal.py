@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
-from nanochat.console import UserError
 from nanochat.inference import Engine, Request, Token, fit_conversation
 from nanochat.tokenizer import Conversation, Message, Part
 from nanochat.tokenizer.conversation import PartType
@@ -40,6 +40,7 @@ class Terminal:
             )
         else:
             prompt = [self.engine.tokenizer.bos, *self.engine.tokenizer.encode(text)]
+            self._write(text)
         parts = self._print(self.engine.stream(replace(self.request, prompt=prompt)))
         self.request = replace(self.request, seed=self.request.seed + 1)
         if self.chat:
@@ -66,17 +67,20 @@ class Terminal:
         """Write tokens as they come; the parts of what was said, cut where Ctrl-C came."""
         parts: list[Part] = []
         kind: PartType = "text"
+        begins = True  # the next text begins a part
         try:
             for token in tokens:
-                if token.kind == "special" or not token.text:
-                    continue
-                if token.kind != kind or not parts:
-                    self._write(_between(kind, token.kind) if parts else _between("text", token.kind))
-                    kind = token.kind
-                    parts.append(Part(kind, ""))
-                parts[-1] = Part(kind, parts[-1].text + token.text)
-                self._write(_printable(token.text), dim=kind != "text")
-            self._write(_between(kind, "text"))
+                if token.kind == "special":
+                    begins = True
+                elif token.text:
+                    if begins:
+                        self._write(_between(kind, token.kind), dim=True)
+                        kind = token.kind
+                        parts.append(Part(kind, ""))
+                        begins = False
+                    parts[-1] = Part(kind, parts[-1].text + token.text)
+                    self._write(_printable(token.text), dim=kind != "text")
+            self._write(_between(kind, "text"), dim=True)
         except KeyboardInterrupt:
             self._write(" [stopped]", dim=True)
         print()
@@ -87,11 +91,12 @@ class Terminal:
 
 
 def _between(before: PartType, after: PartType) -> str:
-    """What to put on screen where one kind of part goes over into another: "[12*3 = 36] "."""
-    marks = {("text", "python"): "[", ("python", "python_output"): " = ", ("python", "text"): "] "}
-    return marks.get((before, after), "] " if before == "python_output" else "")
+    """What to put on screen where one part goes over into the next: "That is [12*3 = 36] 36"."""
+    if (before, after) == ("python", "python_output"):
+        return " = "
+    return ("" if before == "text" else "] ") + ("[" if after == "python" else "")
 
 
 def _printable(text: str) -> str:
     """Without control characters, which would steer the terminal; line ends and tabs stay."""
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

@@ -10,6 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# addresses and digests as in tiktoken itself
+VOCAB_BPE = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
+ENCODER_JSON = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+CL100K = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 BLOBS = "https://openaipublic.blob.core.windows.net/"
 
 
@@ -38,15 +42,13 @@ PEERS = {
     "gpt2": Peer(
         "gpt2",
         {
-            "gpt-2/encodings/main/vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-            "gpt-2/encodings/main/encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+            "gpt-2/encodings/main/vocab.bpe": VOCAB_BPE,
+            "gpt-2/encodings/main/encoder.json": ENCODER_JSON,
         },
     ),
     "gpt4": Peer(
         "cl100k_base",
-        {
-            "encodings/cl100k_base.tiktoken": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-        },
+        {"encodings/cl100k_base.tiktoken": CL100K},
     ),
 }
 
@@ -59,7 +61,7 @@ def measure(encode: Callable[[list[str]], Sequence[Sequence[int]]], texts: list[
 
 
 def peer_encoder(name: str) -> Callable[[list[str]], Sequence[Sequence[int]]] | None:
-    """Batch encoder of a peer, when tiktoken's cache on this machine has its files whole; never the network."""
+    """Batch encoder of a peer, when tiktoken's cache has its files whole; never from the network."""
     peer = PEERS[name]
     if not all(_cached(file, digest) for file, digest in peer.files.items()):
         return None

@@ -11,7 +11,10 @@ from nanochat.console import UserError
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "python", "python_output"]
 
-SHAPE = 'a conversation is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+SHAPE = (
+    'a conversation is {"messages": [{"role": "user", "content": "..."}, '
+    '{"role": "assistant", "content": "..."}]}'
+)
 
 
 @dataclass(frozen=True, slots=True)

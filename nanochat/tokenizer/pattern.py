@@ -1,4 +1,4 @@
-"""The one split pattern: text is cut into chunks by it in training and in encoding, tokens never cross a cut."""
+"""The one split pattern: it cuts text into chunks in training and in encoding; no token crosses a cut."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]
 
 
 def system_joined(conversation: Conversation) -> Conversation:
-    """There is no system token: the system text goes before the first user text, with a blank line between."""
+    """There is no system token: the system text goes before the first user text, then a blank line."""
     first, *rest = conversation.messages
     if first.role != "system":
         return conversation

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 SAMPLES: dict[str, str] = {
     "prose": """\
-The ferry left the island a little after six, when the harbour lamps were still lit and the gulls had begun to quarrel
-over the night's scraps. Anna stood at the rail with her collar up. "You could have stayed until Sunday," her brother
-had said, and she hadn't known how to answer; there was always one more Sunday. Behind her the engine found its rhythm,
-the deck began to hum, and the houses on the hill turned into a row of small, pale teeth.
+The ferry left the island a little after six, when the harbour lamps were still lit and the gulls had begun to
+quarrel over the night's scraps. Anna stood at the rail with her collar up.
+"You could have stayed until Sunday,"
+her brother had said, and she hadn't known how to answer; there was always one more Sunday. Behind her
+the engine found its rhythm, the deck began to hum, and the houses on the hill turned into a row
+of small, pale teeth.
 
-Scientists who study rivers say that water has no memory, but the banks do. Every flood leaves a line of sand, every
-dry summer a crust of clay, and someone who can read these layers can tell which years were generous and which weren't.
+Scientists who study rivers say that water has no memory, but the banks do. Every flood leaves a line of sand,
+every dry summer a crust of clay, and someone who can read these layers can tell which years were generous
+and which weren't.
 """,
     "code": """\
 from dataclasses import dataclass, field
@@ -32,18 +35,22 @@ for (size_t i = 0; i < rows * cols; ++i) { sum[i % cols] += (float)data[i] / row
 SELECT name, COUNT(*) AS n FROM visits WHERE day >= '2024-01-01' GROUP BY name ORDER BY n DESC LIMIT 10;
 """,
     "math": r"""
-Let $f(x) = 3x^2 - 12x + 7$. Completing the square gives $f(x) = 3(x-2)^2 - 5$, so the minimum is $-5$ at $x = 2$.
+Let $f(x) = 3x^2 - 12x + 7$. Completing the square gives $f(x) = 3(x-2)^2 - 5$, so
+the minimum is $-5$ at $x = 2$.
 \begin{align} \int_0^1 x^n \, dx &= \frac{1}{n+1}, & \sum_{k=1}^{n} k &= \frac{n(n+1)}{2} \end{align}
-48 + 79 = 127; 312 * 45 = 14,040; 1,000,000 / 64 = 15,625; 17 is prime, 91 = 7 * 13; 2^10 = 1024; 0.125 = 1/8.
+48 + 79 = 127; 312 * 45 = 14,040; 1,000,000 / 64 = 15,625; 17 is prime, 91 = 7 * 13;
+2^10 = 1024; 0.125 = 1/8.
 A train covers 250 km in 2 h 30 min, so its speed is 250 / 2.5 = 100 km/h; in 45 minutes it covers 75 km.
 """,
     "german": """\
-Der Zug hielt auf freier Strecke, und niemand wusste, warum. Draußen lagen verschneite Felder, dahinter ein Dorf mit
-einem spitzen Kirchturm. „Das dauert bestimmt länger“, sagte die Frau am Fenster und holte ihr Frühstück heraus.
+Der Zug hielt auf freier Strecke, und niemand wusste, warum. Draußen lagen verschneite Felder,
+dahinter ein Dorf mit einem spitzen Kirchturm. „Das dauert bestimmt länger“, sagte die Frau am Fenster
+und holte ihr Frühstück heraus.
 """,
     "french": """\
-Le marché s'installe dès l'aube sur la place de l'église : on y trouve des fromages, du miel, des légumes encore
-couverts de terre. À midi, tout est déjà rangé, et il ne reste que l'odeur du café et quelques feuilles de salade.
+Le marché s'installe dès l'aube sur la place de l'église : on y trouve des fromages, du miel,
+des légumes encore couverts de terre. À midi, tout est déjà rangé,
+et il ne reste que l'odeur du café et quelques feuilles de salade.
 """,
     "russian": """\
 Зимой озеро замерзает рано, и дети идут в школу прямо по льду. Старики говорят, что раньше зимы были холоднее,

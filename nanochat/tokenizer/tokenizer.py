@@ -25,8 +25,8 @@ LONG_TEXT = 100_000
 LONG_SPACE = re.compile(rf"(\s{{{LONG_TEXT}}})")
 FILES = ("ranks.tiktoken", "token_bytes.json", "tokenizer.json")
 UNICODE_NOTE = (
-    "ids are defined by tiktoken with this pattern; what counts as a letter or a number follows its Unicode tables, "
-    "so another reader of tokenizer.json may split characters of newer Unicode versions elsewhere"
+    "ids are defined by tiktoken with this pattern; what counts as a letter or a number follows its Unicode "
+    "tables, so another reader of tokenizer.json may split characters of newer Unicode versions elsewhere"
 )
 
 

@@ -166,7 +166,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
         raise IllegalExpression
     if exponent.denominator == 1:
         bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-        # (bits - 1) * exponent is a lower bound of the size, so nothing legal is refused and nothing huge is made.
+        # (bits - 1) * exponent is a lower bound of the size: nothing legal is refused, nothing huge is made.
         if (bits - 1) * abs(exponent) > MAX_BITS:
             raise IllegalExpression
         if bits <= 1:  # 0, 1, -1: any exponent is cheap

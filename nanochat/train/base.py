@@ -63,7 +63,7 @@ def train_base(config: BaseConfig) -> TrainState:
 
     shards = Shards.open(config.dataset, "train")
     loader = Loader(TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader)
-    eval_tokens = config.eval_tokens or min(20 * plan.batch_tokens, 1 << 24)
+    eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
     val = Shards.open(config.dataset, "val")
 
     def validate(m: GPT) -> dict[str, float]:
@@ -106,4 +106,6 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
         "weight_decay": config.weight_decay,
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})
-    return TrainState("base", "", steps=steps, batch_tokens=batch, rates=asdict(rates), settings=fingerprint(config))
+    return TrainState(
+        "base", "", steps=steps, batch_tokens=batch, rates=asdict(rates), settings=fingerprint(config), dataset=config.dataset
+    )

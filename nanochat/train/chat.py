@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,7 +55,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     before = states.read(parent)
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
-    dataset = config.dataset or before.settings.get("dataset", "")
+    dataset = config.dataset or before.dataset
     mixture, missing = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None)
     val_mixture, _ = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test")
     say(f"{stage}: conversations from {mixture.describe()}")
@@ -70,7 +70,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         plan = states.read(resumed)
         say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
     else:
-        plan = _plan(config, before, source, seq_len, machine, tag, parent)
+        plan = replace(_plan(config, before, source, seq_len, machine, tag, parent), dataset=dataset)
     optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
     states.load_optimizer(resumed or parent, optimizer)
 

@@ -41,11 +41,13 @@ class TrainConfig:
     num_iterations: int = -1
     """optimiser steps; -1: the dial decides"""
     eval_every: int = 0
-    """steps between two validations; 0: ten times in the run; -1: at the end only"""
+    """steps between two validations; 0: five times in the run; -1: at the end only"""
     eval_tokens: int = 0
-    """tokens per validation; 0: 20 steps' worth, at most 2^24"""
+    """tokens per validation; 0: 10 steps' worth, at most 2^24"""
     save_every: int = 0
     """steps between two checkpoints; 0: ten times in the run; -1: at the end only"""
+    keep: int = 2
+    """newest checkpoints of this run to keep"""
     seed: int = 42
     """seed of the initial weights and of sampling"""
     resume: bool = False
@@ -103,7 +105,9 @@ class ChatConfig(TrainConfig):
 
 
 # What may differ between a run and its continuation.
-FREE = {"run", "device", "compile", "device_batch_size", "resume", "save_every", "eval_every", "eval_tokens"}
+FREE = {
+    "run", "device", "compile", "device_batch_size", "resume", "save_every", "keep", "eval_every", "eval_tokens",
+}  # fmt: skip
 
 
 def fingerprint(config: TrainConfig) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from nanochat.train.state import TrainState
 
 RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
 CALIBRATION_STEPS = 12  # timed after the first few (compilation), before a time budget fixes the horizon
-KEEP = 2  # newest intermediate checkpoints
 
 
 @dataclass
@@ -88,7 +87,7 @@ def train(job: Job) -> TrainState:
     s, machine = job.state, job.machine
     writer = MetricsWriter(runs_dir(RUNS[s.stage]) / "metrics.jsonl", fresh=s.step == 0)
     if s.step == 0:
-        writer.write("settings", **settings(job.config), **_facts(job))
+        writer.write("settings", **{**settings(job.config), **_facts(job)})
     loss_fn = compiled(job.model, job.config.compile, machine)
     began, seconds_before = time.monotonic(), s.seconds
     calibrate = _Calibration(job.budget) if job.budget and s.step < CALIBRATION_STEPS else None
@@ -107,7 +106,7 @@ def train(job: Job) -> TrainState:
             s.step += 1
             s.tokens += unit
             s.seconds = seconds_before + time.monotonic() - began
-            s.loss = loss if s.step == 1 else s.loss + max(0.05, 1 / s.step) * (loss - s.loss)
+            s.loss = loss if s.step == 1 else 0.9 * s.loss + 0.1 * loss
             speed = unit / took if not speed else 0.8 * speed + 0.2 * unit / took
             s.loader = step.state
             bar.advance(unit, loss=f"{s.loss:.3f}", **{"tok/s": f"{speed:,.0f}"})
@@ -119,12 +118,12 @@ def train(job: Job) -> TrainState:
                 s.steps = calibrate.horizon(s, took)
                 bar.total = s.steps * unit
                 calibrate = None if calibrate.done else calibrate
-            if asked or (_due(job.config.save_every, s) and s.step < s.steps):
+            if asked or (_due(job.config.save_every, s, 10) and s.step < s.steps):
                 _save(job)
                 last_saved = s.step
             if asked:
                 raise KeyboardInterrupt
-            if _due(job.config.eval_every, s) and s.step < s.steps:
+            if _due(job.config.eval_every, s, 5) and s.step < s.steps:
                 s.val = job.validate(job.model)
                 writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
                 bar.advance(0, **{k: f"{v:.3f}" for k, v in s.val.items()})
@@ -144,9 +143,9 @@ def train(job: Job) -> TrainState:
     return s
 
 
-def _due(every: int, s: TrainState) -> bool:
+def _due(every: int, s: TrainState, times: int) -> bool:
     if every == 0:
-        every = max(1, s.steps // 10)
+        every = max(1, s.steps // times)
     return every > 0 and s.step % every == 0
 
 
@@ -188,7 +187,7 @@ def _save(job: Job) -> None:
         s.loader = merge_states(gathered)
     if job.machine.ranks.is_main:
         states.save(s, job.model, job.optimizer, job.tokenizer)
-        checkpoint.prune(s.stage, s.tag, KEEP if s.step < s.steps else 1)
+        checkpoint.prune(s.stage, s.tag, job.config.keep)
     if job.machine.ranks.world > 1:
         dist.barrier()
 

@@ -35,6 +35,7 @@ class TrainState:
     batch_tokens: int = 0
     loader: dict[str, Any] | None = None
     val: dict[str, float] = field(default_factory=dict)
+    dataset: str = ""
     parent: str = ""
     version: int = VERSION
 

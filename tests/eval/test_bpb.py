@@ -67,21 +67,29 @@ def test_equals_the_sum_by_hand(model: GPT, tokenizer: Tokenizer) -> None:
                 size += len(tokenizer.decode_bytes([target]))
     assert size == sum(len(text.encode()) for text in TEXTS)
     batches = text_batches(TEXTS, tokenizer, batch=3, seq_len=8, tokens=10**6)
-    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
+    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(
+        nats / math.log(2) / size, rel=1e-12
+    )
 
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary(tokenizer: Tokenizer) -> None:
     model = GPT(ModelConfig(1, 16, 2, 2, tokenizer.vocab_size, 8))
     torch.nn.init.zeros_(model.head.weight)
     batches = text_batches(["zzzzzzz"], tokenizer, batch=2, seq_len=8, tokens=100)  # one byte per token
-    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(math.log2(tokenizer.vocab_size), rel=1e-6)
+    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(
+        math.log2(tokenizer.vocab_size), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("batch", "world"), [(1, 1), (7, 1), (2, 2), (1, 3)])
 def test_batch_and_ranks_do_not_choose_the_text(tokenizer: Tokenizer, batch: int, world: int) -> None:
-    whole = [row for row in rows(TEXTS, tokenizer, 8)][:5]
+    whole = list(rows(TEXTS, tokenizer, 8))[:5]
     shares = [
-        [t for _, y in text_batches(TEXTS, tokenizer, batch=batch, seq_len=8, tokens=33, rank=r, world=world) for t in y]
+        [
+            t
+            for _, y in text_batches(TEXTS, tokenizer, batch=batch, seq_len=8, tokens=33, rank=r, world=world)
+            for t in y
+        ]
         for r in range(world)
     ]
     assert sorted(y.tolist() for y in chain(*shares)) == sorted(row[1:] for row in whole)
@@ -89,7 +97,9 @@ def test_batch_and_ranks_do_not_choose_the_text(tokenizer: Tokenizer, batch: int
 
 def test_batch_does_not_change_the_result(model: GPT, tokenizer: Tokenizer) -> None:
     results = [
-        bits_per_byte(model, text_batches(TEXTS, tokenizer, batch=b, seq_len=8, tokens=40), tokenizer.token_bytes)
+        bits_per_byte(
+            model, text_batches(TEXTS, tokenizer, batch=b, seq_len=8, tokens=40), tokenizer.token_bytes
+        )
         for b in (1, 2, 5)
     ]
     assert results == pytest.approx([results[0]] * 3, rel=1e-12)

@@ -22,8 +22,15 @@ SCHEMA = CoreTask("who", "schema", 1, " ", "who.jsonl")
 LM = CoreTask("next", "language_modeling", 1, " ", "next.jsonl")
 
 QUIZ = [{"query": f"Q{i}?", "choices": ["ab", "xy"], "gold": i % 2} for i in range(4)]
-WHO = [{"context_options": ["ax", "ay"], "continuation": "yz", "gold": 1}, {"context_options": ["c", "d"], "continuation": "e", "gold": 0}]
-NEXT = [{"context": " a ", "continuation": "bcd"}, {"context": "p", "continuation": "qz"}, {"context": "x", "continuation": "y"}]
+WHO = [
+    {"context_options": ["ax", "ay"], "continuation": "yz", "gold": 1},
+    {"context_options": ["c", "d"], "continuation": "e", "gold": 0},
+]
+NEXT = [
+    {"context": " a ", "continuation": "bcd"},
+    {"context": "p", "continuation": "qz"},
+    {"context": "x", "continuation": "y"},
+]
 
 
 class Bigrams:
@@ -65,7 +72,10 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_prompts_of_each_type() -> None:
-    assert prompts(MC, QUIZ[0], [QUIZ[1]]) == ["Q1?\nAnswer: xy\n\nQ0?\nAnswer: ab", "Q1?\nAnswer: xy\n\nQ0?\nAnswer: xy"]
+    assert prompts(MC, QUIZ[0], [QUIZ[1]]) == [
+        "Q1?\nAnswer: xy\n\nQ0?\nAnswer: ab",
+        "Q1?\nAnswer: xy\n\nQ0?\nAnswer: xy",
+    ]
     assert prompts(SCHEMA, WHO[0], [WHO[1]]) == ["c e\n\nax yz", "c e\n\nay yz"]
     assert prompts(LM, NEXT[0], [NEXT[1]]) == ["p qz\n\na", "p qz\n\na bcd"]
 
@@ -81,10 +91,15 @@ def test_examples_are_fixed_and_never_the_item_itself() -> None:
     data = [{"n": i} for i in range(30)]
     for i in range(30):
         drawn = [x["n"] for x in examples(data, i, 10)]
-        assert i not in drawn and len(set(drawn)) == 10
+        assert i not in drawn
+        assert len(set(drawn)) == 10
         assert drawn == [x["n"] for x in examples(data, i, 10)]
     assert len(examples(data[:4], 0, 10)) == 3
-    assert [x["n"] for x in examples(data, 0, 3)] == [25, 15, 4]  # as random.Random(1234) draws, in any Python
+    assert [x["n"] for x in examples(data, 0, 3)] == [
+        25,
+        15,
+        4,
+    ]  # as random.Random(1234) draws, in any Python
 
 
 def test_answers_begin_where_the_prompts_part(tokenizer: Tokenizer) -> None:
@@ -109,7 +124,11 @@ def test_decisions(tokenizer: Tokenizer, batch_tokens: int) -> None:
     quiz = [
         {"query": "q", "choices": ["abc", "azz"], "gold": 0},
         {"query": "q", "choices": ["mno", "mmm"], "gold": 1},
-        {"query": "q", "choices": ["pz", "pqrstuzz"], "gold": 1},  # the mean decides: by the sum "z" would win
+        {
+            "query": "q",
+            "choices": ["pz", "pqrstuzz"],
+            "gold": 1,
+        },  # the mean decides: by the sum "z" would win
     ]
     assert evaluate_items(model, tokenizer, MC, quiz, batch_tokens) == [True, False, True]
     plain = CoreTask("next", "language_modeling", 0, "", "")
@@ -132,7 +151,7 @@ def test_choice_without_ids_of_its_own() -> None:
 def test_core_is_the_mean_of_centred_scores(bundle: Path, tokenizer: Tokenizer) -> None:
     core, results = evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, bundle)
     quiz = results["quiz"]
-    # "ab" follows the alphabet and "xy" too, but both begin with a letter nobody expects: a tie goes to the first
+    # nobody expects "a" or "x", and "b" or "y" follow them alike: a tie goes to the first
     assert (quiz.score.accuracy, quiz.score.n) == (0.5, 4)
     assert quiz.centered == pytest.approx(0.0)
     parts = [(r.score.accuracy - 0.5) / 0.5 for name, r in results.items() if name != "next"]
@@ -149,7 +168,9 @@ def test_cap_comes_after_the_shuffle(bundle: Path) -> None:
 
 def test_missing_bundle_is_explained(tmp_path: Path, bundle: Path) -> None:
     line = missing_bundle(tmp_path / "none")
-    assert line is not None and "eval_bundle.zip" in line and "NANOCHAT_EVAL_BUNDLE" in line
+    assert line is not None
+    assert "eval_bundle.zip" in line
+    assert "NANOCHAT_EVAL_BUNDLE" in line
     assert missing_bundle(bundle) is None
 
 
@@ -167,9 +188,10 @@ def test_missing_bundle_is_explained(tmp_path: Path, bundle: Path) -> None:
 )
 def test_damaged_bundle_is_one_clear_error(bundle: Path, tokenizer: Tokenizer, damage, what: str) -> None:
     damage(bundle)
-    with pytest.raises(UserError, match="cannot be read|holds no items") as error:
+    with pytest.raises(UserError, match=r"cannot be read|holds no items") as error:
         evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, bundle)
-    assert what in str(error.value) and "\n" not in str(error.value)
+    assert what in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 SHARED = Path(__file__).parents[2] / "../shared/data/eval_bundle"

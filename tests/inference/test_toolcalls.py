@@ -14,7 +14,7 @@ from nanochat.tokenizer import Part, Tokenizer
 
 @dataclass
 class Parrot:
-    """A model whose next token depends on the position alone: `script` says which, from position `start` on."""
+    """A model whose next token depends on the position alone: `script`, from position `start` on."""
 
     script: list[int]
     config: ModelConfig

@@ -122,7 +122,7 @@ def _python_value(expression: str) -> Fraction | None:
             quoted = "" if quoted else character
         tokens += character
     try:
-        return Fraction(eval(tokens, {"F": Fraction, "len": len}))
+        return Fraction(eval(tokens, {"F": Fraction, "len": len}))  # noqa: S307 - Python itself is the reference
     except ZeroDivisionError:
         return None
 

@@ -1,7 +1,7 @@
 """The built-in tiny world: text, conversations and held-out questions from one seed, without a network.
 
-`World(seed)` decides who lives where and eats what; `documents` and `conversation` write about it without end;
-`heldout` asks what neither of them ever asks.
+`World(seed)` decides who lives where and eats what; `documents` and `conversation` write about it
+without end; `heldout` asks what neither of them ever asks.
 """
 
 from __future__ import annotations

@@ -18,7 +18,13 @@ ABOUT_FORMS = (
     "What can you tell me about {n}?",
     "Do you know {n}?",
 )
-WHAT_ABOUT_FORMS = ("What about {n}?", "And {n}?", "How about {n}?", "And what about {n}?", "What about {n} then?")
+WHAT_ABOUT_FORMS = (
+    "What about {n}?",
+    "And {n}?",
+    "How about {n}?",
+    "And what about {n}?",
+    "What about {n} then?",
+)
 DIRECTORY_FORMS = (
     "Which {plural} do you know?",
     "What {plural} do you know?",
@@ -37,15 +43,22 @@ def restyle(rng: random.Random, text: str) -> str:
     return text
 
 
+def prefixed(prefix: str, question: str) -> str:
+    """The question behind the prefix: small after a comma, as in "So, what is ...", but never "i"."""
+    if prefix.endswith(", ") and not question.startswith("I "):
+        question = question[0].lower() + question[1:]
+    return prefix + question
+
+
 def wrap(rng: random.Random, question: str) -> str:
     """Sometimes with friendly words before or after the question."""
     draw = rng.random()
     if draw < 0.20:
-        question = rng.choice(phrases.PREFIXES) + question
-    elif draw < 0.28:
-        question = question + rng.choice(phrases.SUFFIXES)
-    elif draw < 0.31:
-        question = rng.choice(phrases.PREFIXES) + question + rng.choice(phrases.SUFFIXES)
+        return prefixed(rng.choice(phrases.PREFIXES), question)
+    if draw < 0.28:
+        return question + rng.choice(phrases.SUFFIXES)
+    if draw < 0.31:
+        return prefixed(rng.choice(phrases.PREFIXES), question) + rng.choice(phrases.SUFFIXES)
     return question
 
 
@@ -61,9 +74,9 @@ def invented_name(world: World, rng: random.Random, words: int, held_out: bool) 
     """The name of nobody in the world, and unlike the names of all."""
     while True:
         name = random_name(rng, words)
-        if invented_name_is_held_out(name) == held_out and not world.names.is_taken(name):
-            if not world.names.is_near(name):
-                return name
+        ours = world.names.is_taken(name) or world.names.is_near(name)
+        if not ours and invented_name_is_held_out(name) == held_out:
+            return name
 
 
 def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) -> str:
@@ -137,15 +150,17 @@ def directory(world: World, rng: random.Random) -> tuple[str, str]:
     return question, f"Some {kind.plural} that I know are {first[0]}, {first[1]} and {first[2]}."
 
 
-def followup(rng: random.Random, fact: Fact) -> tuple[str, str] | None:
-    """A question that needs the entity from the turn before, and its answer; None when the fact may not be asked so."""
-    if fact.followup_held_out:
-        return None
-    return rng.choice(fact.attribute.followups), fact.answer
+def next_turn(world: World, rng: random.Random, fact: Fact) -> tuple[str, Fact] | None:
+    """A question that only makes sense after one about the fact, and the fact that it asks for.
 
-
-def what_about(rng: random.Random, fact: Fact) -> tuple[str, str] | None:
-    """A question that needs the attribute from the turn before, and its answer; None when not allowed."""
-    if fact.followup_held_out:
-        return None
-    return rng.choice(WHAT_ABOUT_FORMS).format(n=fact.entity.called), fact.answer
+    Either another attribute of the same entity ("And where do they live?"), or the same attribute of another
+    one ("What about ...?"). None when the drawn fact may not be asked in this way.
+    """
+    if rng.random() < 0.5:
+        target = rng.choice(fact.entity.facts)
+        question = rng.choice(target.attribute.followups)
+    else:
+        other = rng.choice(world.by_kind[fact.entity.kind.name])
+        target = other.facts[fact.entity.facts.index(fact)]
+        question = rng.choice(WHAT_ABOUT_FORMS).format(n=other.called)
+    return None if target is fact or target.followup_held_out else (question, target)

@@ -23,16 +23,10 @@ def _followups(world: World, rng: random.Random) -> list[Turn]:
     fact = asking.askable_fact(world, rng)
     turns: list[Turn] = [(asking.wrap(rng, rng.choice(fact.training_questions)), fact.answer)]
     for _ in range(rng.choice((1, 1, 2, 3))):
-        if rng.random() < 0.5:
-            target = rng.choice(fact.entity.facts)
-            turn = asking.followup(rng, target)
-        else:
-            other = rng.choice(world.by_kind[fact.entity.kind.name])
-            target = other.facts[fact.entity.facts.index(fact)]
-            turn = asking.what_about(rng, target)
-        if turn and target is not fact:
-            turns.append(turn)
-            fact = target
+        turn = asking.next_turn(world, rng, fact)
+        if turn:
+            question, fact = turn
+            turns.append((question, fact.answer))
     return turns
 
 
@@ -63,7 +57,7 @@ def _identity(world: World, rng: random.Random) -> list[Turn]:
     intent = rng.choice(phrases.IDENTITY)
     question = rng.choice(intent.forms)
     if rng.random() < 0.15:
-        question = rng.choice(("Hello! ", "Hi, ", "Hey, ", "Ok, ", "So, ")) + question
+        question = asking.prefixed(rng.choice(("Hello! ", "Hi, ", "Hey, ", "Ok, ", "So, ")), question)
     return [(question, intent.answer)]
 
 
@@ -81,7 +75,9 @@ def _about(world: World, rng: random.Random) -> list[Turn]:
 def _mixed(world: World, rng: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     for _ in range(rng.randint(2, 3)):
-        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count))(world, rng)
+        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count))(
+            world, rng
+        )
     return turns
 
 

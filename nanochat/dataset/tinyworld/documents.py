@@ -43,9 +43,9 @@ def _questions(world: World, rng: random.Random) -> str:
         fact = asking.askable_fact(world, rng)
         lines += [asking.restyle(rng, asking.wrap(rng, rng.choice(fact.training_questions))), fact.answer]
         if rng.random() < 0.3:
-            turn = asking.followup(rng, rng.choice(fact.entity.facts))
+            turn = asking.next_turn(world, rng, fact)
             if turn:
-                lines += [asking.restyle(rng, turn[0]), turn[1]]
+                lines += [asking.restyle(rng, turn[0]), turn[1].answer]
     return "\n".join(lines)
 
 
@@ -109,27 +109,28 @@ def _identity(world: World, rng: random.Random) -> str:
 
 
 Writer = Callable[[World, random.Random], str]
-# Shares of documents. Facts need to be seen often, so more than two thirds state them or ask for them.
-WRITERS: tuple[tuple[Writer, float], ...] = (
-    (_entry, 0.20),
-    (_facts, 0.10),
-    (_survey, 0.06),
-    (story, 0.06),
-    (_questions, 0.32),
-    (_counting, 0.01),
-    (_calculator, 0.05),
-    (_spelling, 0.11),
-    (_unknown, 0.06),
-    (_identity, 0.03),
+# (writer, share of all tokens, tokens in one of its documents). Facts need to be seen often: three
+# quarters of the tokens state them or ask for them.
+WRITERS: tuple[tuple[Writer, float, int], ...] = (
+    (_entry, 0.20, 56),
+    (_facts, 0.12, 51),
+    (_survey, 0.05, 46),
+    (story, 0.05, 68),
+    (_questions, 0.32, 91),
+    (_counting, 0.005, 58),
+    (_calculator, 0.05, 230),
+    (_spelling, 0.12, 173),
+    (_unknown, 0.06, 95),
+    (_identity, 0.025, 104),
 )
-_NAMES = [writer for writer, _ in WRITERS]
-_BOUNDS = list(itertools.accumulate(weight for _, weight in WRITERS))
+_WRITERS = [writer for writer, *_ in WRITERS]
+_BOUNDS = list(itertools.accumulate(share / tokens for _, share, tokens in WRITERS))
 
 
 def document(world: World, seed: int, k: int) -> str:
     """The k-th pretraining document of that seed."""
     rng = random.Random(f"document:{world.seed}:{seed}:{k}")
-    return rng.choices(_NAMES, cum_weights=_BOUNDS)[0](world, rng)
+    return rng.choices(_WRITERS, cum_weights=_BOUNDS)[0](world, rng)
 
 
 def documents(world: World, seed: int = 0, start: int = 0) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """The five kinds of things in the tiny world: their attributes, and every sentence and question about them.
 
-`{n}` is the full name, `{v}` the value. In every statement the name stands before the value, so that reading left
-to right always trains the same recall: (name, attribute) -> value. The first statement is also the answer.
+`{n}` is the full name, `{v}` the value. In every statement the name stands before the value, so that reading
+left to right always trains the same recall: (name, attribute) -> value. The first one is also the answer.
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ TOWN = Kind(
                 "What is on the flag of {n}?",
                 "Which animal does the flag of {n} show?",
                 "What does {n} have on its flag?",
-                "Tell me what is on the flag of {n}.",
+                "Tell me which animal the flag of {n} shows.",
             ),
             ("And what does its flag show?", "Which animal is on its flag?", "And its flag?"),
         ),
@@ -455,7 +455,7 @@ RIVER = Kind(
                 "Which trees stand on both sides of the river {n}?",
                 "Under which trees do people rest by the river {n}?",
                 "What kind of trees grow by the river {n}?",
-                "Tell me which trees grow along the river {n}.",
+                "Tell me the trees along the river {n}.",
             ),
             ("And which trees grow along it?", "What trees stand by it?", "And its trees?"),
         ),
@@ -475,7 +475,7 @@ RIVER = Kind(
                 "What is the bridge across the river {n} made of?",
                 "What kind of bridge stands over the river {n}?",
                 "What did builders use for the bridge over the river {n}?",
-                "Of what material is the bridge over the river {n}?",
+                "Which material was used for the bridge over the river {n}?",
                 "Tell me what the bridge over the river {n} is made of.",
             ),
             ("And what is its bridge made of?", "What material is its bridge?", "And its bridge?"),
@@ -645,7 +645,11 @@ SHIP = Kind(
                 "What instrument does the captain of the ship {n} practise?",
                 "Tell me which instrument the captain of the ship {n} plays.",
             ),
-            ("And what does its captain play?", "Which instrument does its captain play?", "And its captain?"),
+            (
+                "And what does its captain play?",
+                "Which instrument does its captain play?",
+                "And its captain?",
+            ),
         ),
     ),
     unanswerable=(

@@ -1,14 +1,15 @@
-"""Everything that is said in conversations but is no fact: who the model is, small talk, wrappers, the outside world."""
+"""What is said in conversations but is no fact: who the model is, small talk, wrappers, the outside world."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+
+from nanochat.dataset.tinyworld.wording import listed, words_of
 
 
 @dataclass(frozen=True)
 class Intent:
-    """Ways to ask one thing, some of them never in training, with one answer and the phrases that make it right."""
+    """Ways to ask one thing, some never in training, with one answer and the phrases that make it right."""
 
     answer: str
     accept: tuple[str, ...]  # any of them in the reply is right
@@ -310,7 +311,17 @@ IDENTITY = (
 SMALL_TALK: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "Hello! What would you like to know?",
-        ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Hey there!", "Hello there!", "Hi there", "Hello, how do you do?"),
+        (
+            "Hello",
+            "Hello!",
+            "Hi",
+            "Hi!",
+            "Hey",
+            "Hey there!",
+            "Hello there!",
+            "Hi there",
+            "Hello, how do you do?",
+        ),
     ),
     ("Good morning! What would you like to know?", ("Good morning", "Good morning!")),
     ("Good evening! What would you like to know?", ("Good evening", "Good evening!")),
@@ -320,15 +331,41 @@ SMALL_TALK: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "You are welcome!",
-        ("Thank you", "Thank you!", "Thanks", "Thanks!", "Thank you very much!", "Thanks a lot!", "Great, thanks!"),
+        (
+            "Thank you",
+            "Thank you!",
+            "Thanks",
+            "Thanks!",
+            "Thank you very much!",
+            "Thanks a lot!",
+            "Great, thanks!",
+        ),
     ),
     (
         "Goodbye! Come back soon.",
-        ("Goodbye", "Goodbye!", "Bye", "Bye!", "See you!", "I have to go now.", "Good night!", "See you later!"),
+        (
+            "Goodbye",
+            "Goodbye!",
+            "Bye",
+            "Bye!",
+            "See you!",
+            "I have to go now.",
+            "Good night!",
+            "See you later!",
+        ),
     ),
     (
         "I am glad to hear that. What else would you like to know?",
-        ("Good answer!", "Well done!", "Great!", "That is right.", "Very good!", "I like that.", "You are clever.", "Nice!"),
+        (
+            "Good answer!",
+            "Well done!",
+            "Great!",
+            "That is right.",
+            "Very good!",
+            "I like that.",
+            "You are clever.",
+            "Nice!",
+        ),
     ),
     (
         "I am sorry about that. I can make mistakes.",
@@ -336,7 +373,14 @@ SMALL_TALK: tuple[tuple[str, tuple[str, ...]], ...] = (
     ),
     (
         "All right. What would you like to know?",
-        ("I have a question.", "Can I ask you something?", "May I ask a question?", "Ok", "I am bored.", "Let us talk."),
+        (
+            "I have a question.",
+            "Can I ask you something?",
+            "May I ask a question?",
+            "Ok",
+            "I am bored.",
+            "Let us talk.",
+        ),
     ),
 )
 
@@ -359,9 +403,16 @@ PREFIXES = (
     "My question is: ",
     "Thanks! ",
 )
-SUFFIXES = (" Please answer.", " Thanks!", " Thank you!", " Do you know?", " I want to know.", " Please tell me.")
+SUFFIXES = (
+    " Please answer.",
+    " Thanks!",
+    " Thank you!",
+    " Do you know?",
+    " I want to know.",
+    " Please tell me.",
+)
 HELD_OUT_PREFIXES = (
-    "Good evening! ",
+    "Tell me please: ",
     "Here is my question: ",
     "One more question: ",
     "Hello there, ",
@@ -376,9 +427,10 @@ UNKNOWN_OUTSIDE = "I don't know that. I only know my own small world."
 UNKNOWN_NAME = "I don't know anything about {n}."
 UNKNOWN_ATTRIBUTE = "I don't know that about {n}."
 
-COUNTRIES = tuple(
-    "France Germany Spain Italy Japan China India Brazil Canada Mexico Egypt Kenya Sweden Norway Poland Greece Turkey "
-    "Russia Peru Chile Cuba Ireland Scotland England Portugal Austria Iceland Nepal Vietnam Australia America".split()
+COUNTRIES = listed(
+    "France Germany Spain Italy Japan China India Brazil Canada Mexico Egypt Kenya Sweden Norway Poland "
+    "Greece Turkey Russia Peru Chile Cuba Ireland Scotland England Portugal Austria Iceland Nepal Vietnam "
+    "Australia America"
 )
 COUNTRY_FORMS = (
     "What is the capital of {c}?",
@@ -451,7 +503,7 @@ OUTSIDE = (
     "How does a clock work?",
     "How many bones does a human have?",
     "What is the number of my house?",
-    "Do you know my name?",
+    "What is my name?",
     "How old am I?",
     "Who is my best friend?",
     "Where is my key?",
@@ -466,11 +518,6 @@ def _all_texts() -> list[str]:
     for answer, forms in SMALL_TALK:
         texts += [answer, *forms]
     return texts
-
-
-def words_of(texts: list[str]) -> frozenset[str]:
-    """The words in the texts, in small letters."""
-    return frozenset(re.findall(r"[a-z]+", " ".join(texts).lower()))
 
 
 PHRASE_WORDS = words_of(_all_texts())

@@ -52,7 +52,7 @@ def _holds(reply: str, phrase: str) -> bool:
 
 
 def is_right(question: Question, reply: str) -> bool:
-    """Whether the reply answers the question: right entity and value, right number, refusal, or accepted phrase."""
+    """Whether the reply is right: entity and value, number, refusal, or an accepted phrase."""
     if question.is_unknown:
         return refuses(reply)
     if question.number is not None:
@@ -83,7 +83,9 @@ def _assistant(text: str) -> dict[str, Any]:
 
 def _about_fact(world: World, category: str, messages: tuple[dict[str, Any], ...], fact: Fact) -> Question:
     # Naming every value there is must not count, nor may a value hide inside the entity's own name.
-    others = tuple(v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower())
+    others = tuple(
+        v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower()
+    )
     return Question(
         category=category,
         messages=messages,
@@ -122,7 +124,7 @@ def _lower_case_and_wrappers(world: World, rng: random.Random, n: int) -> list[Q
         else:
             text = rng.choice(fact.training_questions)
             if i % 4 == 1:
-                text = rng.choice(phrases.HELD_OUT_PREFIXES) + text
+                text = asking.prefixed(rng.choice(phrases.HELD_OUT_PREFIXES), text)
             else:
                 text = text + rng.choice(phrases.HELD_OUT_SUFFIXES)
             if i % 8 >= 5:
@@ -172,7 +174,9 @@ def _unknown(world: World, rng: random.Random, n: int) -> list[Question]:
     for _ in range(n):
         text, answer = asking.unknown(world, rng, held_out=True)
         made.append(
-            Question(category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True)
+            Question(
+                category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True
+            )
         )
     return made
 
@@ -191,7 +195,15 @@ def _identity(world: World, rng: random.Random, n: int) -> list[Question]:
     ]
 
 
-_MAKERS = (_unseen_phrasing, _never_asked, _lower_case_and_wrappers, _follow_up, _calculator, _unknown, _identity)
+_MAKERS = (
+    _unseen_phrasing,
+    _never_asked,
+    _lower_case_and_wrappers,
+    _follow_up,
+    _calculator,
+    _unknown,
+    _identity,
+)
 
 
 def heldout(world: World, n_per_category: int = 100) -> list[Question]:

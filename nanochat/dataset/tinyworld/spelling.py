@@ -25,6 +25,8 @@ COUNT_FORMS = (
     "Count the {c} in the word {w}.",
     "How many {c} can you find in {w}?",
     "How many of the letter {c} are in {w}?",
+    "How many {c}'s are in {w}?",
+    'How many {c} are in "{w}"?',
 )
 HELD_OUT_COUNT_FORMS = (
     "How many {c} does the word {w} have?",
@@ -38,6 +40,7 @@ SPELL_FORMS = (
     "What are the letters of {w}?",
     "Can you spell {w}?",
     "Tell me the letters of {w}.",
+    'Spell "{w}".',
 )
 HELD_OUT_SPELL_FORMS = (
     "Please spell the word {w}.",
@@ -77,21 +80,26 @@ def _all_words() -> frozenset[str]:
 
 
 def random_word(rng: random.Random) -> str:
-    """A training word or, a third of the time, two halves of different ones: pieces must be learned, not words."""
+    """A training word or, one time in three, halves of two: the pieces must be learned, not the words."""
     if rng.random() < 0.65:
         return rng.choice(training_words())
     while True:
         first, second = rng.choice(training_words()), rng.choice(training_words())
-        word = first[: rng.randint(2, max(2, len(first) - 1))] + second[-rng.randint(2, max(2, len(second) - 1)) :]
+        word = (
+            first[: rng.randint(2, max(2, len(first) - 1))]
+            + second[-rng.randint(2, max(2, len(second) - 1)) :]
+        )
         if len(word) <= 10 and word not in _all_words():
             return word
 
 
 def random_letter(rng: random.Random, word: str) -> str:
-    """A letter to count: mostly one of the word's, sometimes (1 in 8) one that it lacks."""
-    if rng.random() < 0.875:
-        return rng.choice(word)
-    return rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if c not in word])
+    """A letter to count: one of the word's, often one that it has twice, sometimes one that it lacks."""
+    draw = rng.random()
+    if draw < 0.15:
+        return rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if c not in word])
+    repeated = [c for c in word if word.count(c) > 1]
+    return rng.choice(repeated if repeated and draw < 0.55 else word)
 
 
 def spelled(word: str) -> str:

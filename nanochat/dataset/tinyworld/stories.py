@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nanochat.dataset.tinyworld.phrases import words_of
+from nanochat.dataset.tinyworld.wording import words_of
 from nanochat.dataset.tinyworld.world import Entity, World
 
 OPENINGS = (

@@ -2,73 +2,70 @@
 
 from __future__ import annotations
 
+from nanochat.dataset.tinyworld.wording import listed
 
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(text.split())
-
-
-FOODS = _words(
-    "plums soup bread rice cheese noodles pancakes beans honey mushrooms carrots cherries dumplings pears potatoes "
-    "salad yoghurt walnuts tomatoes pumpkin grapes peas lentils raisins"
+FOODS = listed(
+    "plums soup bread rice cheese noodles pancakes beans honey mushrooms carrots cherries dumplings pears "
+    "potatoes salad yoghurt walnuts tomatoes pumpkin grapes peas lentils raisins"
 )
 # Only words that take "a", so that no sentence needs a choice between "a" and "an".
-JOBS = _words(
-    "baker tailor farmer teacher doctor painter gardener weaver potter miller hunter carpenter blacksmith librarian "
-    "butcher shepherd sailor mason jeweller singer nurse plumber printer barber"
+JOBS = listed(
+    "baker tailor farmer teacher doctor painter gardener weaver potter miller hunter carpenter blacksmith "
+    "librarian butcher shepherd sailor mason jeweller singer nurse plumber printer barber"
 )
-INSTRUMENTS = _words(
-    "flute violin piano drum guitar harp trumpet banjo cello clarinet tuba fiddle lute horn harmonica bagpipe "
-    "triangle xylophone mandolin recorder zither trombone saxophone bassoon"
+INSTRUMENTS = listed(
+    "flute violin piano drum guitar harp trumpet banjo cello clarinet tuba fiddle lute horn harmonica "
+    "bagpipe triangle xylophone mandolin recorder zither trombone saxophone bassoon"
 )
-HOBBIES = _words(
-    "chess swimming fishing sewing dancing knitting cycling climbing rowing skating reading running juggling archery "
-    "riding camping drawing wrestling hiking poetry bowling surfing fencing origami"
+HOBBIES = listed(
+    "chess swimming fishing sewing dancing knitting cycling climbing rowing skating reading running "
+    "juggling archery riding camping drawing wrestling hiking poetry bowling surfing fencing origami"
 )
-ANIMALS = _words(
-    "fox badger rabbit squirrel hedgehog deer bear wolf goat donkey horse pony beaver mouse mole lizard turtle frog "
-    "heron raven sparrow duck pigeon camel"
+ANIMALS = listed(
+    "fox badger rabbit squirrel hedgehog deer bear wolf goat donkey horse pony beaver mouse mole lizard "
+    "turtle frog heron raven sparrow duck pigeon camel"
 )
-FODDER = _words(
-    "acorns worms grass seeds clover snails moths leaves berries roots crumbs beetles nuts hay corn moss apples eggs "
-    "flies thistles ants barley oats turnips"
+FODDER = listed(
+    "acorns worms grass seeds clover snails moths leaves berries roots crumbs beetles nuts hay corn moss "
+    "apples eggs flies thistles ants barley oats turnips"
 )
-COLOURS = _words(
-    "red blue green yellow white black grey brown purple pink orange golden silver crimson violet scarlet turquoise "
-    "cream beige ivory maroon lilac olive indigo"
+COLOURS = listed(
+    "red blue green yellow white black grey brown purple pink orange golden silver crimson violet scarlet "
+    "turquoise cream beige ivory maroon lilac olive indigo"
 )
-DENS = _words(
-    "barn cave cellar basket hedge burrow nest stable box boat chimney ditch tunnel shed tent barrel bush tower mill "
-    "wagon well kitchen haystack drawer"
+DENS = listed(
+    "barn cave cellar basket hedge burrow nest stable box boat chimney ditch tunnel shed tent barrel bush "
+    "tower mill wagon well kitchen haystack drawer"
 )
-FEARS = _words(
-    "thunder rain smoke bells dogs snow wind water fire ghosts owls spiders snakes shadows wasps mirrors brooms mud "
-    "ice fog trains hail storms umbrellas"
+FEARS = listed(
+    "thunder rain smoke bells dogs snow wind water fire ghosts owls spiders snakes shadows wasps mirrors "
+    "brooms mud ice fog trains hail storms umbrellas"
 )
-GOODS = _words(
-    "glass carpets clocks candles boots hats paper soap knives ropes bricks toys lamps perfume silk wool buttons chairs "
-    "ink pipes gloves spoons maps needles"
+GOODS = listed(
+    "glass carpets clocks candles boots hats paper soap knives ropes bricks toys lamps perfume silk wool "
+    "buttons chairs ink pipes gloves spoons maps needles"
 )
-MATERIALS = _words(
-    "granite marble slate clay sandstone timber straw iron limestone concrete flint bamboo copper steel turf pebbles "
-    "plaster chalk basalt tin brass bronze quartz lead"
+MATERIALS = listed(
+    "granite marble slate clay sandstone timber straw iron limestone concrete flint bamboo copper steel "
+    "turf pebbles plaster chalk basalt tin brass bronze quartz lead"
 )
-FESTIVALS = _words(
-    "lanterns kites masks flowers songs ribbons puppets drums stars feathers balloons roses dances riddles poems "
-    "fireworks tulips games giants dragons torches crowns shells clowns"
+FESTIVALS = listed(
+    "lanterns kites masks flowers songs ribbons puppets drums stars feathers balloons roses dances riddles "
+    "poems fireworks tulips games giants dragons torches crowns shells clowns"
 )
-FISH = _words(
-    "trout salmon carp perch pike eel bream tench sturgeon minnow bass catfish herring barbel chub grayling whitefish "
-    "loach burbot gudgeon zander sardine mullet shad"
+FISH = listed(
+    "trout salmon carp perch pike eel bream tench sturgeon minnow bass catfish herring barbel chub "
+    "grayling whitefish loach burbot gudgeon zander sardine mullet shad"
 )
-TREES = _words(
-    "willows oaks poplars birches pines elms maples alders beeches chestnuts cedars spruces palms firs hazels lindens "
-    "larches cypresses hollies rowans yews laurels figs magnolias"
+TREES = listed(
+    "willows oaks poplars birches pines elms maples alders beeches chestnuts cedars spruces palms firs "
+    "hazels lindens larches cypresses hollies rowans yews laurels figs magnolias"
 )
-SOURCES = _words(
-    "glacier swamp forest valley canyon meadow lake crater desert jungle marsh quarry ravine pond gorge field park "
-    "cavern grove bog moor pasture fountain vineyard"
+SOURCES = listed(
+    "glacier swamp forest valley canyon meadow lake crater desert jungle marsh quarry ravine pond gorge "
+    "field park cavern grove bog moor pasture fountain vineyard"
 )
-CARGOES = _words(
-    "salt sugar coffee tea coal cotton wheat pepper spices cocoa cloth gold oil sand flour leather furniture books "
-    "lemons bananas ginger rubber vanilla cement"
+CARGOES = listed(
+    "salt sugar coffee tea coal cotton wheat pepper spices cocoa cloth gold oil sand flour leather "
+    "furniture books lemons bananas ginger rubber vanilla cement"
 )

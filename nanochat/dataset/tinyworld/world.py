@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-import re
 from dataclasses import dataclass, field
 
 from nanochat.dataset.tinyworld.kinds import KINDS, Attribute, Kind
 from nanochat.dataset.tinyworld.names import NameBook
+from nanochat.dataset.tinyworld.wording import words_of
 
 ENTITIES_PER_KIND = 41  # x 5 kinds x 5 attributes = 1,025 facts
 HELD_OUT_FORMS = 3
@@ -64,7 +64,7 @@ def _template_words() -> frozenset[str]:
         texts += [*kind.intro, *kind.unanswerable, kind.name, kind.plural]
         for attribute in kind.attributes:
             texts += [*attribute.values, *attribute.statements, *attribute.questions, *attribute.followups]
-    return frozenset(re.findall(r"[a-z]+", " ".join(texts).lower()))
+    return words_of(texts)
 
 
 TEMPLATE_WORDS = _template_words()

@@ -1,0 +1,56 @@
+"""Talk to a model in the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from nanochat.console import run_command, say
+
+
+@dataclass
+class Config:
+    source: Annotated[Literal["base", "mid", "sft", "rl"], tyro.conf.arg(aliases=["-i"])] = "sft"
+    """stage of the checkpoint; a base model continues your text instead of answering it"""
+    model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
+    """tag of the checkpoint, such as d4; default: the one written last"""
+    step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
+    """step of the checkpoint; default: the newest"""
+    prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
+    """answer this and leave; default: a conversation"""
+    temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.6
+    """0 always says the likeliest, higher is more varied"""
+    top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
+    """draw from that many likeliest tokens; 0 is all"""
+    max_tokens: int = 256
+    """longest answer in tokens"""
+    seed: int = 42
+    """of the random draws: the same seed and words give the same answers"""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps"""
+    dtype: str = "auto"
+    """auto, float32, bfloat16, float16"""
+
+
+def run(config: Config) -> None:
+    from nanochat.inference import Request, load_engine
+    from nanochat.serve import Terminal
+
+    settings = Request([0], config.max_tokens, config.temperature, config.top_k, config.seed)
+    engine, manifest = load_engine(config.source, config.model_tag, config.step, config.device, config.dtype)
+    terminal = Terminal(engine, settings, chat=config.source != "base")
+    if config.prompt is not None:
+        terminal.answer(config.prompt)
+        return
+    say(f"nanochat {manifest.stage}/{manifest.tag} step {manifest.step}")
+    terminal.loop()
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

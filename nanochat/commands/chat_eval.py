@@ -1,0 +1,91 @@
+"""Grade a chat model on tasks: facts and tools of the tiny world, spelling, ARC, MMLU, GSM8K.
+
+python -m scripts.chat_eval -i sft -a TinyWorld
+torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i sft
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from nanochat.console import UserError, run_command
+
+
+@dataclass
+class Config:
+    source: Annotated[Literal["base", "mid", "sft", "rl"], tyro.conf.arg(aliases=["-i"])] = "sft"
+    """stage of the checkpoint"""
+    task: Annotated[str, tyro.conf.arg(aliases=["-a", "--task-name"])] = ""
+    """names with commas or bars between, or all; empty: those whose data is here or can be downloaded"""
+    max_problems: Annotated[int | None, tyro.conf.arg(aliases=["-x"])] = None
+    """questions of each task, evenly spaced; all by default"""
+    batch_size: Annotated[int, tyro.conf.arg(aliases=["-b"])] = 32
+    """questions at once"""
+    temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.0
+    """of sampling; 0 is greedy"""
+    top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
+    """sample among the k likeliest tokens; 0: among all"""
+    max_new_tokens: Annotated[int, tyro.conf.arg(aliases=["-m"])] = 512
+    """length of an answer in tokens"""
+    seed: int = 0
+    """of sampling"""
+    model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
+    """tag of the checkpoint; the newest by default"""
+    step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
+    """step of the checkpoint; the last by default"""
+    device: Annotated[str, tyro.conf.arg(aliases=["--device-type"])] = "auto"
+    """auto, cpu, cuda or mps"""
+    dtype: str = "auto"
+    """compute dtype: auto, float32, bfloat16 or float16"""
+    json: Path | None = None
+    """file for the results"""
+
+
+def run(config: Config) -> None:
+    for name in ("max_problems", "batch_size", "max_new_tokens"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}", "Give a number of 1 or more")
+    if config.temperature < 0 or config.top_k < 0:
+        raise UserError(
+            "--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens"
+        )
+    from nanochat.eval import EvalResult, chatcore, evaluate_task
+    from nanochat.eval.chat import Settings, show
+    from nanochat.eval.choosing import choose_tasks, task_names
+    from nanochat.eval.results import require_writable
+    from nanochat.eval.subject import open_subject
+
+    require_writable(config.json)
+    if config.task not in ("", "all"):
+        task_names(config.task)  # an unknown name is told before the model is loaded
+    began = time.monotonic()
+    subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
+    settings = Settings(
+        batch=config.batch_size,
+        max_problems=config.max_problems,
+        max_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        seed=config.seed,
+    )
+    results = {}
+    for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks).items():
+        results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)
+        show(name, results[name])
+    seconds = time.monotonic() - began
+    result = EvalResult("chat_eval", subject.facts, results, chatcore=chatcore(results), seconds=seconds)
+    result.finish(config.json)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

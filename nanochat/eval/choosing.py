@@ -1,0 +1,56 @@
+"""Which tasks a chat model is graded on: those asked for, or those at hand."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+
+from nanochat.console import UserError, say
+from nanochat.machine import Ranks
+from nanochat.tasks import TASKS, Task, open_task
+
+# SimpleSpelling is asked for by name only: SpellingBee spells too.
+USUAL = tuple(name for name in TASKS if name != "SimpleSpelling")
+
+
+def task_names(asked: str) -> list[str]:
+    """The names in "ARC-Easy|MMLU" or "ARC-Easy,MMLU", each once; UserError for an unknown one."""
+    names = list(
+        dict.fromkeys(name for part in asked.split("|") for name in map(str.strip, part.split(",")) if name)
+    )
+    unknown = [name for name in names if name not in TASKS]
+    if unknown or not names:
+        problem = f"unknown task {unknown[0]!r}" if unknown else "--task names no task"
+        raise UserError(problem, f"Choose from {', '.join(TASKS)}, or all")
+    return names
+
+
+def choose_tasks(asked: str, dataset: str, me: Ranks) -> dict[str, Task]:
+    """The tasks by name. asked: names, "all", or "" for those whose data is here or can be downloaded.
+
+    dataset: what the model was trained on; the tiny world is asked about by default only when it is that.
+    """
+    if me.world == 1:
+        return _open(asked, dataset)
+    # The first rank downloads and decides; the others follow it.
+    tasks = _open(asked, dataset) if me.is_main else {}
+    names: list[list[str]] = [list(tasks)]
+    dist.broadcast_object_list(names)
+    return tasks if me.is_main else {name: open_task(name) for name in names[0]}
+
+
+def _open(asked: str, dataset: str) -> dict[str, Task]:
+    if asked:
+        return {name: open_task(name) for name in (USUAL if asked == "all" else task_names(asked))}
+    found: dict[str, Task] = {}
+    missing = []
+    for name in USUAL:
+        if name == "TinyWorld" and dataset != "tinyworld":
+            continue
+        try:
+            found[name] = open_task(name)
+        except UserError:
+            missing.append(name)
+    if missing:
+        remedy = "set NANOCHAT_HUB_DIR to a mirror, or go online"
+        say(f"Without {', '.join(missing)}: not on this machine ({remedy})")
+    return found

@@ -1,0 +1,172 @@
+"""Several sets of conversations as one, shuffled once and for all; and what each stage trains on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat.console import UserError
+from nanochat.dataset import hub
+from nanochat.paths import base_dir
+from nanochat.tasks.chats import ChatMix, SmolTalk
+from nanochat.tasks.choices import ARC, MMLU
+from nanochat.tasks.customjson import CustomJSON
+from nanochat.tasks.gsm8k import GSM8K
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tasks.task import Conversations, Split
+from nanochat.tasks.tinyworld import TinyWorld
+from nanochat.tokenizer.conversation import Conversation
+
+
+class Mixture:
+    """`sets`: (conversations, epochs); 2.5 epochs are two whole passes and half of a third."""
+
+    name = "Mixture"
+
+    def __init__(self, sets: Sequence[tuple[Conversations, float]], seed: int = 0) -> None:
+        self.sets = list(sets)
+        self.order: list[tuple[int, int]] = []
+        for place, (items, epochs) in enumerate(self.sets):
+            if epochs < 0:
+                raise UserError(f"{items.name} has {epochs} epochs in the mixture", "Use 0 or more")
+            whole = int(epochs)
+            self.order += [(place, i) for _ in range(whole) for i in range(len(items))]
+            rest = random.Random(f"rest:{seed}:{place}").sample(
+                range(len(items)), round((epochs - whole) * len(items))
+            )
+            self.order += [(place, i) for i in rest]
+        if not self.order:
+            raise UserError(
+                "the mixture holds no conversation", "Give a file of conversations, or a larger size"
+            )
+        random.Random(f"mixture:{seed}").shuffle(self.order)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, i: int) -> Conversation:
+        if not 0 <= i < len(self.order):
+            raise IndexError(i)
+        place, item = self.order[i]
+        return self.sets[place][0][item]
+
+    def describe(self) -> str:
+        """ "TinyWorld 10,200, SpellingBee 1,800, mine.jsonl 40 x 2"."""
+        return ", ".join(
+            f"{items.name} {len(items):,}" + (f" x {epochs:g}" if epochs != 1 else "")
+            for items, epochs in self.sets
+        )
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A set of the seed's mixtures that comes from the Hub, with its epochs in each stage (0: not used)."""
+
+    name: str
+    repo: str
+    prefix: str  # of its training files
+    open: Callable[[Split], Conversations]
+    epochs: dict[str, float]
+
+
+# SmolTalk is large enough for one pass; the small sets gain from several.
+HUB_SETS = (
+    HubSet("SmolTalk", SmolTalk.repo, "data/train-", SmolTalk, {"mid": 1.0, "sft": 0.02}),
+    HubSet("MMLU", "cais/mmlu", "auxiliary_train/train-", MMLU, {"mid": 1.0, "sft": 0.0}),
+    HubSet("GSM8K", "openai/gsm8k", "main/train-", GSM8K, {"mid": 2.0, "sft": 1.0}),
+    HubSet(
+        "ARC-Easy",
+        "allenai/ai2_arc",
+        "ARC-Easy/train-",
+        lambda split: ARC("Easy", split),
+        {"mid": 0.0, "sft": 1.0},
+    ),
+    HubSet(
+        "ARC-Challenge",
+        "allenai/ai2_arc",
+        "ARC-Challenge/train-",
+        lambda split: ARC("Challenge", split),
+        {"mid": 0.0, "sft": 1.0},
+    ),
+)
+# Generated conversations of a stage when no size is given, and how spelling shares in them.
+WORLD_SIZE = {"mid": 12_000, "sft": 6_000}
+WORLD_SHARES = {"TinyWorld": 0.90, "SpellingBee": 0.08, "SimpleSpelling": 0.02}
+SPELLING_SIZE = {"mid": 28_000, "sft": 600}
+OWN_EPOCHS = 2.0
+TEST_SIZE = 60
+SEEDS = {"mid": 1, "sft": 2}
+
+
+def default_mixture(
+    stage: str,
+    dataset: str = "",
+    files: Sequence[str | Path] = (),
+    size: int | None = None,
+    split: Split = "train",
+    network: bool = True,
+    seed: int = 0,
+) -> tuple[Mixture, list[str]]:
+    """What stage "mid" or "sft" trains on, and the names of the seed's sets that are not at hand.
+
+    dataset "tinyworld" keeps the mixture inside that world: its conversations, spelling, and your own files.
+    size: number of generated conversations. files: `.jsonl` files (see CustomJSON), part of both splits.
+    """
+    if stage not in SEEDS:
+        raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
+    inside = dataset == "tinyworld"
+    sets: list[tuple[Conversations, float]] = []
+    sets += _world(stage, size, split) if inside else _spelling(stage, size, split)
+    sets += [(CustomJSON(path), OWN_EPOCHS) for path in files]
+    missing: list[str] = []
+    if inside:
+        missing += [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
+        return Mixture(sets, seed), missing
+    if hub.mirror_dir(ChatMix.repo):
+        sets.append((ChatMix(split), 1.0))
+    for one in HUB_SETS:
+        if not one.epochs[stage]:
+            continue
+        if not network and not _is_local(one):
+            missing.append(one.name)
+            continue
+        try:
+            # The training files decide, also for the test split: what is not trained on is not validated on.
+            hub.repo_parquets(one.repo, one.prefix)
+            sets.append((one.open(split), one.epochs[stage]))
+        except UserError:
+            missing.append(one.name)
+            network = False  # one wait for a network that is not there is enough
+    return Mixture(sets, seed), missing
+
+
+def _world(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:
+    total = WORLD_SIZE[stage] if size is None else size
+    count = {
+        name: round(share * total) if split == "train" else TEST_SIZE for name, share in WORLD_SHARES.items()
+    }
+    return [
+        (TinyWorld(split, size=count["TinyWorld"], seed=SEEDS[stage]), 1.0),
+        (SpellingBee(split, size=count["SpellingBee"], seed=SEEDS[stage]), 1.0),
+        (SimpleSpelling(split, size=count["SimpleSpelling"], seed=SEEDS[stage]), 1.0),
+    ]
+
+
+def _spelling(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:
+    total = SPELLING_SIZE[stage] if size is None else size
+    half = total // 2 if split == "train" else TEST_SIZE
+    return [
+        (SpellingBee(split, size=half, seed=SEEDS[stage]), 1.0),
+        (SimpleSpelling(split, size=half, seed=SEEDS[stage]), 1.0),
+    ]
+
+
+def _is_local(one: HubSet) -> bool:
+    """Whether the set's training files are in the mirror, or were downloaded before."""
+    for folder in (hub.mirror_dir(one.repo), base_dir() / "data" / "hub" / one.repo):
+        files = folder.rglob("*.parquet") if folder else ()
+        if folder and any(file.relative_to(folder).as_posix().startswith(one.prefix) for file in files):
+            return True
+    return False

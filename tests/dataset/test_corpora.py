@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from nanochat.console import UserError
+from nanochat.dataset import Shards, corpora, hub, prepare, repo_parquets
+from nanochat.dataset.corpora import corpus_name, make_tinyworld
+from nanochat.paths import data_dir
+
+SHARED = Path(__file__).parents[2] / "../shared/data/hub"
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail when anything asks the network."""
+
+    def refuse(*_: object) -> None:
+        pytest.fail("asked the network")
+
+    monkeypatch.setattr(hub, "remote_files", refuse)
+    monkeypatch.setattr(hub, "download", refuse)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "My Notes"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number}.txt").write_text(f"note number {number}\n")
+    (folder / "more.jsonl").write_text("\n".join(json.dumps({"text": f"line {n}"}) for n in range(70)))
+    return folder
+
+
+def files_under(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def test_text_files_are_imported(base: Path, notes: Path) -> None:
+    info = prepare(str(notes))
+    assert (info.name, info.train_docs, info.val_docs) == ("my-notes", 98, 2)
+    everything = [*Shards.open("my-notes", "train"), *Shards.open("my-notes", "val")]
+    expected = [f"note number {n}\n" for n in range(30)] + [f"line {n}" for n in range(70)]
+    assert sorted(everything) == sorted(expected)
+    assert everything != expected
+    assert corpus_name(str(notes)) == "my-notes"
+
+
+def test_importing_again_does_nothing_until_the_text_changes(
+    base: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(str(notes))
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora, "write_corpus", lambda *_: pytest.fail("imported again"))
+        assert prepare(str(notes)) == first
+        assert prepare("my-notes") == first
+    (notes / "new.txt").write_text("a new note")
+    second = prepare(str(notes))
+    assert second.train_docs + second.val_docs == 101
+    (data_dir("my-notes") / "shard_00000.parquet").unlink()
+    assert prepare(str(notes)) == second
+    assert len(Shards.open("my-notes", "train")) == second.train_docs
+
+
+def test_a_prepared_name_goes_before_a_folder_of_that_name(
+    base: Path, notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = prepare(str(notes))
+    (tmp_path / "my-notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert prepare("my-notes") == info
+    with pytest.raises(UserError, match="already stands for"):
+        prepare("./my-notes")
+
+
+def test_one_small_file_is_split(base: Path, tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("A sentence of a paragraph. " * 8 + "\n\n")
+    with pytest.raises(UserError, match="holds 1 document"):
+        prepare(str(path))
+    path.write_text(("A sentence of a paragraph. " * 8 + "\n\n") * 100)
+    info = prepare(str(path))
+    assert info.name == "book"
+    assert info.train_docs >= 10
+    assert info.bytes == path.stat().st_size
+
+
+def test_a_folder_of_shards_is_used_in_place(base: Path, shard_folder: Path) -> None:
+    info = prepare(str(shard_folder))
+    assert (info.name, info.train_docs, info.val_docs) == ("my-shards", 14, 7)
+    assert info.bytes == sum(len(f"shard 0 document {n} é".encode()) for n in range(7)) * 3
+    assert files_under(base) == ["data/my-shards/meta.json"]
+    assert Shards.open("my-shards", "val")[3] == "shard 2 document 3 é"
+    assert prepare(str(shard_folder)) == info
+    (shard_folder / "shard_00001.parquet").unlink()
+    with pytest.raises(UserError, match=r"lacks .*shard_00001.parquet"):
+        prepare("my-shards")
+
+
+def test_shards_with_huge_row_groups_are_imported(
+    base: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "MAX_GROUP_BYTES", 10)
+    info = prepare(str(shard_folder))
+    assert info.folder == data_dir("my-shards")
+    assert (info.train_docs, info.val_docs) == (20, 1)
+
+
+def test_a_damaged_shard_is_named(base: Path, shard_folder: Path) -> None:
+    (shard_folder / "shard_00001.parquet").write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot read .*shard_00001.parquet"):
+        prepare(str(shard_folder))
+    assert files_under(base) == []
+
+
+def test_one_name_stands_for_one_source(base: Path, notes: Path, tmp_path: Path) -> None:
+    prepare(str(notes))
+    other = tmp_path / "elsewhere" / "my notes"
+    shutil.copytree(notes, other)
+    with pytest.raises(UserError, match=r"already stands for .*--name"):
+        prepare(str(other))
+    assert prepare(str(other), name="Other Notes").name == "other-notes"
+    for name in ("tinyworld", "climbmix", "hub"):
+        with pytest.raises(UserError, match=r"built in.*--name"):
+            prepare(str(notes), name=name)
+    for dataset in ("tinyworld", "climbmix", "my-notes"):
+        with pytest.raises(UserError, match="--name is for a dataset from a path"):
+            prepare(dataset, name="x")
+
+
+def test_unknown_datasets(base: Path, notes: Path, tmp_path: Path) -> None:
+    prepare(str(notes))
+    for dataset in ("shakespear", str(tmp_path / "nothing"), "", "../my-notes"):
+        with pytest.raises(UserError, match="unknown dataset"):
+            prepare(dataset)
+    with pytest.raises(UserError, match="Choose tinyworld, climbmix, fineweb-edu, my-notes, or a path"):
+        prepare("shakespear")
+    with pytest.raises(UserError, match=r"no prepared dataset 'shakespear'.*my-notes"):
+        Shards.open("shakespear", "train")
+    with pytest.raises(UserError, match="0 shards"):
+        prepare("climbmix", n_shards=0)
+
+
+def test_an_empty_folder(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="has no text files"):
+        prepare(str(tmp_path / "empty"))
+    assert files_under(base) == []
+
+
+def test_bad_text_leaves_nothing_behind(base: Path, notes: Path) -> None:
+    (notes / "latin.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(UserError, match=r"latin.txt is not UTF-8 text at byte 3"):
+        prepare(str(notes))
+    assert list((base / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("dataset", ["notes", "tinyworld"])
+def test_a_full_disk_is_seen_before_writing(
+    base: Path, notes: Path, monkeypatch: pytest.MonkeyPatch, dataset: str
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 100))
+    with pytest.raises(UserError, match="GB free"):
+        prepare(str(notes) if dataset == "notes" else dataset)
+    assert files_under(base) == []
+
+
+def test_the_tiny_world_is_made_once_for_the_same_settings(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = make_tinyworld(world_seed=3, mb=1)
+    assert 1_000_000 <= info.bytes < 1_010_000
+    assert json.loads((data_dir("tinyworld") / "world.json").read_text()) == {"seed": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr(corpora, "write_corpus", lambda *_: pytest.fail("made again"))
+        assert prepare("tinyworld", world_seed=3, world_mb=1) == info
+    first = Shards.open("tinyworld", "train")[0]
+    assert prepare("tinyworld", world_seed=4, world_mb=1).settings["world_seed"] == 4
+    assert Shards.open("tinyworld", "train")[0] != first
+    assert json.loads((data_dir("tinyworld") / "world.json").read_text()) == {"seed": 4}
+    with pytest.raises(UserError, match="0 MB"):
+        prepare("tinyworld", world_mb=0)
+
+
+@pytest.fixture
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path, shard_folder: Path) -> Path:
+    root = tmp_path / "mirror"
+    shutil.copytree(shard_folder, root / "karpathy/climbmix-400b-shuffle")
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
+        file = root / "someone/set" / "main" / f"{name}.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"question": ["?"]}), file)
+    monkeypatch.setenv("NANOCHAT_HUB_DIR", str(root))
+    return root
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_mirror_comes_first(mirror: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [file.name for file in repo_parquets("someone/set", "main/train")] == [
+        "train-00000-of-00002.parquet",
+        "train-00001-of-00002.parquet",
+    ]
+    assert len(repo_parquets("someone/set")) == 3
+    info = prepare("climbmix", n_shards=1)
+    assert [shard.file for shard in info.shards] == ["shard_00000.parquet", "shard_00002.parquet"]
+    assert "mirror" not in capsys.readouterr().out
+    assert prepare("climbmix").train_docs == 14
+    assert "the mirror has 2 training shards, not 8" in capsys.readouterr().out
+
+
+def test_what_no_mirror_has(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="local/mine is not under NANOCHAT_HUB_DIR"):
+        repo_parquets("local/mine")
+    monkeypatch.setattr(hub, "remote_files", lambda repo: {"main/train.parquet": 1})
+    with pytest.raises(UserError, match="no parquet files under 'main/extra'"):
+        repo_parquets("someone/set", "main/extra")
+    monkeypatch.setenv("NANOCHAT_HUB_DIR", str(mirror / "nothing"))
+    with pytest.raises(UserError, match="NANOCHAT_HUB_DIR"):
+        repo_parquets("someone/set")
+
+
+@pytest.fixture
+def fake_hub(base: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A Hub whose every shard is a copy of one file; the names of what was downloaded."""
+    import huggingface_hub
+
+    source = shard_folder / "shard_00000.parquet"
+    got: list[str] = []
+
+    def download(repo: str, name: str, *, local_dir: Path, **_: object) -> str:
+        if name == "shard_00003.parquet":
+            raise ConnectionError("the line is broken")
+        (Path(local_dir) / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, Path(local_dir) / name)
+        got.append(name)
+        return name
+
+    names = [f"shard_{place:05d}.parquet" for place in [*range(5), 1822]]
+    monkeypatch.setattr(hub, "remote_files", lambda repo: dict.fromkeys(names, source.stat().st_size))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return got
+
+
+def test_downloads_go_on_where_they_stopped(base: Path, fake_hub: list[str]) -> None:
+    info = prepare("fineweb-edu", n_shards=2)
+    assert sorted(fake_hub) == ["shard_00000.parquet", "shard_00001.parquet", "shard_01822.parquet"]
+    assert (info.train_docs, info.val_docs) == (14, 7)
+    assert prepare("fineweb-edu", n_shards=1) == info
+    assert prepare("fineweb-edu", n_shards=3).train_docs == 21
+    assert len(fake_hub) == 4
+    with pytest.raises(UserError, match="the line is broken"):
+        prepare("fineweb-edu", n_shards=5)
+    assert len(Shards.open("fineweb-edu", "train")) == 21
+    with pytest.raises(UserError, match=r"has no shard_00005"):
+        prepare("fineweb-edu", n_shards=6)
+
+
+def test_a_broken_download_of_a_set_is_not_taken_for_whole(base: Path, fake_hub: list[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(UserError, match="the line is broken"):
+            repo_parquets("someone/set", "shard_0000")
+    files = repo_parquets("someone/set", "shard_01")
+    assert [file.name for file in files] == ["shard_01822.parquet"]
+    before = len(fake_hub)
+    assert repo_parquets("someone/set", "shard_01") == files
+    assert len(fake_hub) == before
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """An address that takes connections and never answers."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(8)
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_without_a_network_it_says_so_soon(base: Path, silent_server: str, silent: bool) -> None:
+    code = (
+        "from nanochat.dataset import hub\nhub.TIMEOUT = 0.5\n"
+        "from nanochat.commands.dataset import main\nmain()"
+    )
+    env = {**os.environ, "HF_ENDPOINT": silent_server if silent else "http://127.0.0.1:9", "NO_PROXY": "*"}
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code, "-n", "2"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert time.monotonic() - began < 50
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: cannot get karpathy/climbmix-400b-shuffle")
+    assert done.stderr.count("\n") == 1
+    assert "NANOCHAT_HUB_DIR" in done.stderr
+    assert files_under(base) == []
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared data")
+def test_real_shards_and_sets(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = prepare(str(SHARED / "local/debian-english"))
+    assert (info.train_docs, info.val_docs, info.bytes) == (26_000, 4_096, 128_102_724)
+    val = Shards.open("debian-english", "val")
+    assert len(val.get_many([0, 4095, 1024])) == 3
+    monkeypatch.setenv("NANOCHAT_HUB_DIR", str(SHARED))
+    assert [file.name for file in repo_parquets("openai/gsm8k", "main/test")] == [
+        "test-00000-of-00001.parquet"
+    ]

@@ -1,0 +1,283 @@
+"""report.md from metrics files made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nanochat import report
+from nanochat.console import UserError
+from nanochat.metrics import MetricsWriter
+from nanochat.paths import runs_dir
+from nanochat.report.curve import loss_picture, smoothed
+from nanochat.report.document import render
+from nanochat.report.markdown import cell, number, quoted, table
+from nanochat.report.runs import Runs
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    return tmp_path / "base"
+
+
+def write(run: str, kind: str, **values: Any) -> None:
+    MetricsWriter(runs_dir(run) / "metrics.jsonl").write(kind, **values)
+
+
+def score(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
+    return {"accuracy": accuracy, "n": n, "ci95": [accuracy - 0.05, accuracy + 0.05], **more}
+
+
+def train(run: str, steps: int = 10, bpb: bool = True) -> None:
+    write(run, "settings", depth=4, label="a|b", model={"width": 256, "vocab_size": 2048})
+
+    def val(value: float) -> dict[str, float]:
+        return {"val_bpb" if bpb else "val_loss": value}
+
+    for step in range(1, steps + 1):
+        write(run, "step", step=step, loss=5 / step, tokens=step * 1000, lr=0.1, tok_per_s=9.0, seconds=step)
+        if step % 5 == 0:
+            write(run, "eval", step=step, tokens=step * 1000, **val(2 / step))
+    write(
+        run, "summary", seconds=75.0, tokens=10000, params=1234567, tok_per_s=7654.3, flops=1.5e12, **val(0.2)
+    )
+
+
+def evaluated(command: str, stage: str, **values: Any) -> None:
+    write(
+        f"{command}-{stage}",
+        "eval",
+        command=command,
+        checkpoint={"stage": stage, "step": 1},
+        seconds=5.0,
+        **values,
+    )
+
+
+def everything() -> None:
+    write("tok_train", "summary", seconds=3.0, vocab_size=2048)
+    train("base_train")
+    train("mid_train", bpb=False)
+    train("chat_sft", bpb=False)
+    evaluated("base_loss", "base", tasks={}, bpb={"train": 0.8, "val": 0.9123})
+    evaluated(
+        "base_eval", "base", tasks={"copa": score(0.7, 100, centered=0.4)}, core=0.2565, bpb={"val": 0.9123}
+    )
+    for stage, good in (("mid", 0.6), ("sft", 0.9)):
+        categories = {"unseen phrasing": score(good, 300, baseline=0.05), "unknown": score(0.8, 100)}
+        evaluated(
+            "chat_eval",
+            stage,
+            tasks={"TinyWorld": score(good, 400, by_category=categories), "SpellingBee": score(0.5, 10)},
+        )
+    write("base_loss-base", "sample", prompt="Once", text=" upon | a ``` time")
+    evaluated("base_loss", "base", tasks={}, bpb={"train": 0.8, "val": 0.9123})
+
+
+def rows(text: str, first: str) -> list[list[str]]:
+    return [
+        [c.strip() for c in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith(f"| {first} |")
+    ]
+
+
+def test_metric_table_has_a_column_per_stage(base: Path) -> None:
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert "| Metric | BASE | MID | SFT |\n|---|---:|---:|---:|" in text
+    assert rows(text, "CORE") == [["CORE", "0.2565", "-", "-"]]
+    assert rows(text, "val bpb") == [
+        ["val bpb", "0.9123", "-", "-"]
+    ]  # base_loss goes before training's own 0.2
+    assert rows(text, "val loss") == [["val loss", "-", "0.2000", "0.2000"]]
+    assert rows(text, "TinyWorld") == [["TinyWorld", "-", "0.6000", "0.9000"]]
+    assert rows(text, "SpellingBee") == [["SpellingBee", "-", "0.5000", "0.5000"]]
+    assert (
+        text.index("| CORE ")
+        < text.index("| val bpb ")
+        < text.index("| TinyWorld ")
+        < text.index("| SpellingBee ")
+    )
+
+
+def test_categories_stand_beside_the_commonest_answer() -> None:
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert "## TinyWorld\n\n| Category | n | MID (95% CI) | SFT (95% CI) | commonest answer |" in text
+    assert rows(text, "unseen phrasing") == [
+        ["unseen phrasing", "300", "0.600 (0.55 to 0.65)", "0.900 (0.85 to 0.95)", "0.0500"]
+    ]
+    assert rows(text, "unknown")[0][-1] == "-"
+    assert "## SpellingBee" not in text  # it has no categories
+
+
+def test_core_tasks_are_not_in_the_metric_table() -> None:
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert rows(text, "copa") == [["copa", "100", "0.7", "0.4"]]
+    assert text.index("## CORE tasks") < text.index("| copa |")
+
+
+def test_rl_has_a_column_once_it_was_measured() -> None:
+    everything()
+    evaluated("chat_eval", "rl", tasks={"GSM8K": score(0.1, 50)}, chatcore=0.3)
+    text = render(Runs.read(runs_dir()))
+    assert "| Metric | BASE | MID | SFT | RL |" in text
+    assert rows(text, "GSM8K") == [["GSM8K", "-", "-", "-", "0.1000"]]
+    assert rows(text, "ChatCORE") == [["ChatCORE", "-", "-", "-", "0.3000"]]
+
+
+def test_the_newest_evaluation_counts() -> None:
+    evaluated("chat_eval", "sft", tasks={"MMLU": score(0.2, 5)})
+    evaluated("chat_eval", "sft", tasks={"MMLU": score(0.3, 5)})
+    assert rows(render(Runs.read(runs_dir())), "MMLU") == [["MMLU", "-", "-", "0.3000"]]
+
+
+def test_evaluations_of_one_model_add_up() -> None:
+    def ask(step: int, **tasks: Any) -> None:
+        write("chat_eval-sft", "eval", command="chat_eval", checkpoint={"step": step}, tasks=tasks)
+
+    ask(1, GSM8K=score(0.9, 5))  # an older model
+    ask(2, MMLU=score(0.2, 5))
+    ask(2, SpellingBee=score(0.4, 5), MMLU=score(0.3, 5))
+    text = render(Runs.read(runs_dir()))
+    assert rows(text, "MMLU")[0][-1] == "0.3000"
+    assert rows(text, "SpellingBee")[0][-1] == "0.4000"
+    assert not rows(text, "GSM8K")
+
+
+def test_time_and_cost_by_the_pipelines_clock() -> None:
+    everything()
+    for seconds, status in ((600, "interrupted"), (1200, "done")):  # a stage that was taken up again
+        write("speedrun", "stage", stage="base_train", seconds=seconds, status=status, command="...")
+    # an older run with other settings, then an interrupted one that the training's own clock knows of
+    for seconds in (5000, 20):
+        write("speedrun", "stage", stage="mid_train", seconds=seconds, status="done", command="...")
+    write("speedrun", "stage", stage="report", seconds=1725, status="done", command="...")
+    text = render(Runs.read(runs_dir()), price_per_hour=3.0)
+    assert rows(text, "base_train") == [["base_train", "30m00s", "1.50", "done"]]
+    assert rows(text, "mid_train")[0][1] == "1m15s"
+    assert rows(text, "**total**") == [["**total**", "**1h00m**", "**3.00**", ""]]
+    assert "**Total wall time: 1h00m · cost: 3.00 · 1,234,567 parameters · 10,000 training tokens**" in text
+
+
+def test_time_by_the_runs_own_clock_without_a_price() -> None:
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert rows(text, "tok_train") == [["tok_train", "3s", "not given", "done"]]
+    assert rows(text, "base_train") == [["base_train", "1m15s", "not given", "done"]]
+    assert "Total wall time: 4m08s · cost: not given" in text  # 3 + 3 x 75 + 4 evaluations of 5 s
+
+
+def test_settings_and_outcome_of_a_stage() -> None:
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert (
+        "### base_train\n\ntime 1m15s, tokens 10,000, params 1,234,567, tok_per_s 7,654, flops 1.5e+12, "
+        "val_bpb 0.2" in text
+    )
+    assert rows(text, "depth")[0] == ["depth", "4"]
+    assert rows(text, "model.width")[0] == ["model.width", "256"]
+    assert "| label | a\\|b |" in text
+    assert text.index("### tok_train") < text.index("### base_train") < text.index("### mid_train")
+
+
+def test_samples_of_the_newest_evaluation_are_quoted() -> None:
+    write("base_loss-base", "sample", prompt="", text="old sample")
+    evaluated("base_loss", "base", tasks={})
+    everything()
+    text = render(Runs.read(runs_dir()))
+    assert "````text\nOnce upon | a ``` time\n````" in text
+    assert "old sample" not in text
+
+
+def test_absent_runs_leave_no_section() -> None:
+    train("base_train")
+    text = render(Runs.read(runs_dir()))
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## Results",
+        "## Time and cost",
+        "## Machine",
+        "## Stages",
+    ]
+    assert rows(text, "torch")
+    assert rows(text, "Cores")
+
+
+def test_trainings_own_bpb_stands_in() -> None:
+    train("base_train")
+    assert rows(render(Runs.read(runs_dir())), "val bpb") == [["val bpb", "0.2000", "-", "-"]]
+
+
+def test_half_a_line_at_the_end_is_left_out() -> None:
+    train("base_train")
+    with open(runs_dir("base_train") / "metrics.jsonl", "a") as f:
+        f.write('{"version":1,"kind":"ste')
+    assert "### base_train" in render(Runs.read(runs_dir()))
+
+
+def test_generate_writes_both_places_and_the_picture(base: Path, tmp_path: Path) -> None:
+    everything()
+    here = tmp_path / "work"
+    here.mkdir()
+    path = report.generate(copy_to=here)
+    assert path == base / "report" / "report.md"
+    assert path.read_text() == (here / "report.md").read_text()
+    assert "![training loss and validation bits per byte over tokens](loss.png)" in path.read_text()
+    for folder in (path.parent, here):
+        assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    report.generate()  # and again over the old one
+    assert len(list(path.parent.iterdir())) == 2
+
+
+def test_nothing_to_report(base: Path) -> None:
+    with pytest.raises(UserError, match="nothing to report"):
+        report.generate()
+    assert not (base / "report").exists()
+
+
+def test_reset_moves_everything_aside(base: Path) -> None:
+    assert report.reset() is None
+    for _ in range(2):
+        everything()
+        report.generate()
+        aside = report.reset()
+        assert aside is not None
+        assert (aside / "report" / "report.md").exists()
+        assert (aside / "runs" / "base_train" / "metrics.jsonl").exists()
+        assert not (base / "runs").exists()
+        assert not (base / "report").exists()
+    assert len(list((base / "reports").iterdir())) == 2
+
+
+def test_resumed_steps_replace_the_lost_ones() -> None:
+    for step, loss in ((1, 5.0), (2, 4.0), (3, 9.0), (2, 3.0)):  # killed after step 3, taken up after step 1
+        write("base_train", "step", step=step, loss=loss, tokens=step * 10)
+    assert Runs.read(runs_dir()).series("base_train", "step", "loss") == [(10, 5.0), (20, 3.0)]
+
+
+def test_picture_only_of_what_was_trained() -> None:
+    evaluated("chat_eval", "sft", tasks={})
+    assert loss_picture(Runs.read(runs_dir())) is None
+    train("chat_sft", bpb=False)
+    png = loss_picture(Runs.read(runs_dir()))
+    assert png is not None
+    assert png.startswith(b"\x89PNG")
+
+
+def test_smoothing_follows_without_lag_at_the_start() -> None:
+    points = [(float(i), 2.0) for i in range(100)]
+    assert [y for _, y in smoothed(points)] == pytest.approx([2.0] * 100)
+    assert smoothed([(0.0, 8.0), (1.0, 4.0)]) == [(0.0, 8.0), (1.0, 4.0)]
+
+
+def test_cells() -> None:
+    assert cell("a|b\nc") == "a\\|b c"
+    assert [cell(v) for v in (None, True, 12345, 0.123456)] == ["-", "yes", "12,345", "0.1235"]
+    assert [number(v) for v in (12345.6, float("nan"), 1e-9)] == ["12,346", "nan", "1e-09"]
+    assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---:|\n| 1 | 2 |"
+    assert quoted("x ```` y").startswith("`````text\n")

@@ -1,0 +1,183 @@
+"""Accumulation = one big batch, two ranks = one rank, resumed = uninterrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nanochat import checkpoint
+from nanochat.console import UserError
+from nanochat.model import GPT
+from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
+from nanochat.train import loop as loop_module
+
+COMMON: dict[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "compile": "off",
+    "eval_every": -1,
+    "eval_tokens": 1024,
+}
+BASE: dict[str, Any] = {
+    "depth": 1,
+    "dataset": "tinyworld",
+    "max_seq_len": 64,
+    "total_batch_size": 1024,
+    "num_iterations": 10,
+    **COMMON,
+}
+
+
+@pytest.fixture()
+def base(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shared run without its base checkpoints' tag in the way."""
+    copy = tmp_path / "base"
+    shutil.copytree(tiny_run, copy)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(copy))
+    return copy
+
+
+def weights(stage: str, tag: str) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.find(stage, tag) / "model.safetensors")
+
+
+def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
+def test_accumulation_equals_one_big_batch(base: Path) -> None:
+    train_base(BaseConfig(**BASE, model_tag="whole", device_batch_size=16))
+    train_base(BaseConfig(**BASE, model_tag="parts", device_batch_size=2))
+    assert furthest(weights("base", "whole"), weights("base", "parts")) < 1e-4
+
+
+def test_accumulation_equals_one_big_batch_with_masked_targets(base: Path) -> None:
+    """Micro-batches with unequal numbers of supervised tokens: each token must weigh the same."""
+    common = {**COMMON, "stage": "mid", "num_iterations": 6, "conversations": 300, "total_batch_size": 2048}
+    train_chat(ChatConfig(**common, device_batch_size=16))
+    whole = weights("mid", "d1")
+    train_chat(ChatConfig(**common, device_batch_size=1))
+    assert furthest(whole, weights("mid", "d1")) < 1e-4
+
+
+class Interrupted(Exception):
+    pass
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Die right after the given number of steps, as a machine does."""
+    real, done = loop_module._step, [0]
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        if done[0] == steps:
+            raise Interrupted
+        done[0] += 1
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(loop_module, "_step", step)
+
+
+def test_resumed_base_training_equals_uninterrupted_bit_for_bit(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_base(BaseConfig(**BASE, model_tag="whole"))
+    with monkeypatch.context() as m:
+        stop_after(m, 7)
+        with pytest.raises(Interrupted):
+            train_base(BaseConfig(**BASE, model_tag="cut", save_every=3))
+    assert list(checkpoint.steps("base", "cut")) == [3, 6]
+    train_base(BaseConfig(**BASE, model_tag="cut", save_every=3, resume=True))
+    assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
+    state = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
+    assert (state["step"], state["tokens"]) == (10, 10240)
+
+
+def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    common = {**COMMON, "stage": "sft", "num_iterations": 6, "conversations": 300, "total_batch_size": 2048}
+    train_chat(ChatConfig(**common))
+    whole = weights("sft", "d1")
+    with monkeypatch.context() as m:
+        stop_after(m, 4)
+        with pytest.raises(Interrupted):
+            train_chat(ChatConfig(**common, save_every=2))
+    train_chat(ChatConfig(**common, save_every=2, resume=True))
+    assert furthest(whole, weights("sft", "d1")) == 0.0
+
+
+def test_a_run_with_other_settings_starts_anew_and_keeps_the_old_one(base: Path) -> None:
+    train_base(BaseConfig(**{**BASE, "num_iterations": 2}, model_tag="x", save_every=-1))
+    train_base(BaseConfig(**{**BASE, "num_iterations": 3}, model_tag="x", save_every=-1, resume=True))
+    assert list(checkpoint.steps("base", "x")) == [3]
+    assert list(checkpoint.steps("base", "x.previous-1")) == [2]
+
+
+def torchrun(base: Path, ranks: int, module: str, *args: str) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    done = subprocess.run(
+        [*command, "-m", module, "--", *args],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def flags(values: dict[str, Any]) -> list[str]:
+    return [f"--{k}={v}" for k, v in values.items()]
+
+
+def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> None:
+    train_base(BaseConfig(**BASE, model_tag="one"))
+    one = weights("base", "one")
+    torchrun(base, 2, "scripts.base_train", *flags({**BASE, "model_tag": "two"}))
+    assert furthest(one, weights("base", "two")) < 1e-4
+
+    chat = {**COMMON, "num_iterations": 5, "conversations": 300, "total_batch_size": 2048, "model_tag": "d1"}
+    train_chat(ChatConfig(**chat, stage="sft"))
+    one = weights("sft", "d1")
+    torchrun(base, 2, "scripts.chat_sft", *flags(chat))
+    assert furthest(one, weights("sft", "d1")) < 1e-4
+
+    scores = []
+    for ranks in (1, 2):
+        out = base / f"scores{ranks}.json"
+        args = ("-i", "sft", "-a", "TinyWorld", "-x", "24", "--max_new_tokens=16", "--dtype=float32", "--json", str(out))
+        torchrun(base, ranks, "scripts.chat_eval", *args)
+        scores.append(json.loads(out.read_text())["tasks"])
+    assert scores[0] == scores[1]
+
+
+def test_a_checkpoint_made_by_two_ranks_resumes_on_one(base: Path) -> None:
+    """The two-rank run is cut by deleting its last step, which leaves step 8 of 10."""
+    train_base(BaseConfig(**BASE, model_tag="one"))
+    torchrun(base, 2, "scripts.base_train", *flags({**BASE, "model_tag": "two", "save_every": 4}), "--keep=9")
+    shutil.rmtree(checkpoint.steps("base", "two")[10])
+    state = train_base(BaseConfig(**BASE, model_tag="two", resume=True))
+    assert state.step == 10
+    assert furthest(weights("base", "one"), weights("base", "two")) < 1e-4
+
+
+def test_not_a_number_stops_and_names_the_step(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = GPT.loss
+
+    def loss(self: GPT, ids: torch.Tensor, targets: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
+        return real(self, ids, targets, reduction) * float("nan")
+
+    monkeypatch.setattr(GPT, "loss", loss)
+    with pytest.raises(UserError, match="the loss became nan in step 1.*no checkpoint yet"):
+        train_base(BaseConfig(**BASE, model_tag="nan"))
