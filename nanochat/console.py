@@ -68,7 +68,13 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if is_main_rank() and sys.stdout.isatty():
-            from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                TaskProgressColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as RichProgress
 
             self._bar = RichProgress(
@@ -102,7 +108,9 @@ class Progress:
         line = f"{self.label} {share:4.0%}  {self.done:,.0f}/{self.total:,.0f} {self.unit}".rstrip()
         return f"{line}  {duration(elapsed)} eta {eta}  {extra}".rstrip()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 

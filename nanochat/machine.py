@@ -90,7 +90,9 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
 
     me = ranks()
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = (
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         where = torch.device(device)
         if where.type == "cuda":
@@ -100,7 +102,9 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
+        raise UserError(
+            f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out"
+        ) from None
     if me.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cpu":
@@ -125,7 +129,9 @@ def resolve_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     name = os.environ.get("NANOCHAT_DTYPE", "") if dtype == "auto" else dtype
     if name:
         if name not in DTYPES:
-            raise UserError(f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}")
+            raise UserError(
+                f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}"
+            )
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32

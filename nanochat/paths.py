@@ -13,7 +13,12 @@ from typing import Any
 
 from nanochat.console import UserError
 
-STAGES = {"base": "base_checkpoints", "mid": "mid_checkpoints", "sft": "chatsft_checkpoints", "rl": "chatrl_checkpoints"}
+STAGES = {
+    "base": "base_checkpoints",
+    "mid": "mid_checkpoints",
+    "sft": "chatsft_checkpoints",
+    "rl": "chatrl_checkpoints",
+}
 
 
 def base_dir() -> Path:
@@ -22,7 +27,9 @@ def base_dir() -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}", "Set NANOCHAT_BASE_DIR to a writable folder") from None
+        raise UserError(
+            f"cannot make the folder {path}: {error.strerror}", "Set NANOCHAT_BASE_DIR to a writable folder"
+        ) from None
     return path
 
 
@@ -70,7 +77,9 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}", "Free some disk space or choose another folder") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror}", "Free some disk space or choose another folder"
+        ) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,5 +1,15 @@
 """The checkpoint folder: written whole or not at all, verified by size and SHA-256, found by stage, tag and step."""
 
-from nanochat.checkpoint.folder import FORMAT_VERSION, Manifest, create, find, prune, set_aside, steps, tags, verify
+from nanochat.checkpoint.folder import (
+    FORMAT_VERSION,
+    Manifest,
+    create,
+    find,
+    prune,
+    set_aside,
+    steps,
+    tags,
+    verify,
+)
 
 __all__ = ["FORMAT_VERSION", "Manifest", "create", "find", "prune", "set_aside", "steps", "tags", "verify"]

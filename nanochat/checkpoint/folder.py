@@ -68,7 +68,10 @@ def create(stage: str, tag: str, step: int) -> Iterator[Path]:
         else:
             part.rename(final)
     except OSError as error:
-        raise UserError(f"cannot write the checkpoint {final}: {error.strerror or error}", "Free some disk space and run again") from None
+        raise UserError(
+            f"cannot write the checkpoint {final}: {error.strerror or error}",
+            "Free some disk space and run again",
+        ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -78,9 +81,15 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads((folder / "manifest.json").read_text())
         manifest = Manifest(**values)
     except (OSError, ValueError, TypeError):
-        raise UserError(f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable", "Choose another step or tag") from None
+        raise UserError(
+            f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable",
+            "Choose another step or tag",
+        ) from None
     if manifest.format_version != FORMAT_VERSION:
-        raise UserError(f"{folder} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}", "Upgrade nanochat")
+        raise UserError(
+            f"{folder} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}",
+            "Upgrade nanochat",
+        )
     return manifest
 
 
@@ -91,23 +100,38 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
     manifest = read_manifest(folder)
     for name in REQUIRED:
         if name not in manifest.files:
-            raise UserError(f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again")
+            raise UserError(
+                f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again"
+            )
     for name, facts in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"the checkpoint {folder} is missing {name}", "Restore that file, or choose another step with --step")
+            raise UserError(
+                f"the checkpoint {folder} is missing {name}",
+                "Restore that file, or choose another step with --step",
+            )
         if path.stat().st_size != facts["size"]:
             size = path.stat().st_size
-            raise UserError(f"{path} has {size:,} bytes instead of {facts['size']:,}", "Restore that file, or choose another step")
+            raise UserError(
+                f"{path} has {size:,} bytes instead of {facts['size']:,}",
+                "Restore that file, or choose another step",
+            )
         if hashes and _sha256(path) != facts["sha256"]:
-            raise UserError(f"{path} is damaged: its SHA-256 is not the manifest's", "Restore that file, or choose another step")
+            raise UserError(
+                f"{path} is damaged: its SHA-256 is not the manifest's",
+                "Restore that file, or choose another step",
+            )
     return manifest
 
 
 def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, the one written last first."""
     root = checkpoints_dir(stage)
-    found = [(max(f.stat().st_mtime for f in steps(stage, d.name).values()), d.name) for d in _folders(root) if steps(stage, d.name)]
+    found = [
+        (max(f.stat().st_mtime for f in steps(stage, d.name).values()), d.name)
+        for d in _folders(root)
+        if steps(stage, d.name)
+    ]
     return [name for _, name in sorted(found, reverse=True)]
 
 
@@ -123,13 +147,22 @@ def steps(stage: str, tag: str) -> dict[int, Path]:
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     """The checkpoint asked for; without a tag the one written last, without a step the newest whole one."""
-    make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[stage] if stage in ("base", "mid", "sft", "rl") else ""
+    make = (
+        {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[stage]
+        if stage in ("base", "mid", "sft", "rl")
+        else ""
+    )
     root = checkpoints_dir(stage)
     have = tags(stage)
     if not have:
-        raise UserError(f"there is no {stage} checkpoint under {root}", f"Make one with python -m scripts.{make}, or bash speedrun.sh")
+        raise UserError(
+            f"there is no {stage} checkpoint under {root}",
+            f"Make one with python -m scripts.{make}, or bash speedrun.sh",
+        )
     if tag is not None and tag not in have:
-        raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")
+        raise UserError(
+            f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}"
+        )
     found = steps(stage, tag or have[0])
     if step is not None:
         if step not in found:

@@ -86,9 +86,6 @@ def samples(
     done = Engine(subject.model, tokenizer).generate(requests)
     found = [{"prompt": prompt, "text": c.text} for prompt, c in zip(asked, done, strict=True)]
     for sample in found:
-        say(
-            f"> {sample['prompt']} ... {' '.join(sample['text'].split())}"
-            if sample["prompt"]
-            else f"> {' '.join(sample['text'].split())}"
-        )
+        opening = f"{sample['prompt']} ... " if sample["prompt"] else ""
+        say(f"> {opening}{' '.join(sample['text'].split())}")
     return found

@@ -12,7 +12,7 @@ from nanochat.console import say
 from nanochat.eval.results import describe_checkpoint
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT
-from nanochat.model.load import load
+from nanochat.model.weights import load
 from nanochat.paths import STAGES
 from nanochat.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ from nanochat.model.config import ModelConfig
 if TYPE_CHECKING:
     from nanochat.model.cache import KVCache
     from nanochat.model.gpt import GPT
-    from nanochat.model.load import load
+    from nanochat.model.weights import load
 
 __all__ = ["GPT", "KVCache", "ModelConfig", "load"]
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
 
         return KVCache
     if name == "load":
-        from nanochat.model.load import load
+        from nanochat.model.weights import load
 
         return load
     raise AttributeError(name)

@@ -28,10 +28,14 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
-            raise UserError(f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}")
+            raise UserError(
+                f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}"
+            )
         for name in ("depth", "width", "heads", "kv_heads", "vocab_size", "seq_len"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, which makes no model", f"Give a {name} of at least 1")
+                raise UserError(
+                    f"{name} is {getattr(self, name)}, which makes no model", f"Give a {name} of at least 1"
+                )
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
             raise UserError(
                 f"width {self.width} with {self.heads} heads and {self.kv_heads} key/value heads do not divide",
@@ -49,7 +53,9 @@ class ModelConfig:
     @classmethod
     def from_depth(cls, depth: int, vocab_size: int, seq_len: int) -> ModelConfig:
         if depth < 1:
-            raise UserError(f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4")
+            raise UserError(
+                f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4"
+            )
         return cls.of(shape(depth, vocab_size, seq_len))
 
     @property
@@ -66,11 +72,19 @@ class ModelConfig:
         version = values.pop("format_version", None)
         values.pop("model_type", None)
         if version != FORMAT_VERSION:
-            raise UserError(f"the model config has format version {version}, this program reads {FORMAT_VERSION}", "Upgrade nanochat")
+            raise UserError(
+                f"the model config has format version {version}, this program reads {FORMAT_VERSION}",
+                "Upgrade nanochat",
+            )
         known = {f.name for f in fields(cls)}
         if set(values) - known:
-            raise UserError(f"the model config has unknown keys: {', '.join(sorted(set(values) - known))}", "Upgrade nanochat")
+            raise UserError(
+                f"the model config has unknown keys: {', '.join(sorted(set(values) - known))}",
+                "Upgrade nanochat",
+            )
         try:
             return cls(**values)
         except TypeError as error:
-            raise UserError(f"the model config is incomplete: {error}", "Take the checkpoint from its source again") from None
+            raise UserError(
+                f"the model config is incomplete: {error}", "Take the checkpoint from its source again"
+            ) from None

@@ -34,7 +34,9 @@ class Optimizer:
             for n, p in self.named.items()
             if n not in in_stacks
         ]
-        self.adamw = torch.optim.AdamW(groups, weight_decay=0.0, eps=1e-10, fused=next(model.parameters()).device.type != "mps")
+        self.adamw = torch.optim.AdamW(
+            groups, weight_decay=0.0, eps=1e-10, fused=next(model.parameters()).device.type != "mps"
+        )
         self.state: dict[str, Tensor] = {}
         for (m, k), names in self.stacks.items():
             for name in names:

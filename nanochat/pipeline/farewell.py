@@ -5,7 +5,13 @@ from __future__ import annotations
 from nanochat import checkpoint
 from nanochat.console import say
 
-QUESTIONS = ("Hello!", "Who are you?", "What is the capital of France?", "What is 37 plus 48?", 'How many r are in "strawberry"?')
+QUESTIONS = (
+    "Hello!",
+    "Who are you?",
+    "What is the capital of France?",
+    "What is 37 plus 48?",
+    'How many r are in "strawberry"?',
+)
 
 
 def farewell(corpus: str) -> None:
@@ -23,7 +29,9 @@ def farewell(corpus: str) -> None:
     say("A short conversation with your model:\n")
     for question in questions(corpus):
         prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
-        [answer] = engine.generate([Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)])
+        [answer] = engine.generate(
+            [Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)]
+        )
         say(f"  you:      {question}")
         say(f"  nanochat: {answer.text.strip()}\n")
     say("Go on talking to it:\n")
@@ -37,4 +45,10 @@ def questions(corpus: str) -> tuple[str, ...]:
         return QUESTIONS
     from nanochat.tasks import TinyWorld
 
-    return ("Hello!", "Who are you?", *TinyWorld("test").examples(), "What is 37 plus 48?", "How many r are in strawberry?")
+    return (
+        "Hello!",
+        "Who are you?",
+        *TinyWorld("test").examples(),
+        "What is 37 plus 48?",
+        "How many r are in strawberry?",
+    )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from nanochat import scale
 from nanochat.console import UserError, duration
+from nanochat.dataset.corpora import corpus_name
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
-from nanochat.paths import eval_bundle_dir, slug
+from nanochat.paths import eval_bundle_dir
 from nanochat.train.config import parse_duration
 
 EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
@@ -81,7 +82,9 @@ def resolve(config: SpeedrunConfig) -> Plan:
     if config.depth < 0:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
-        raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
+        raise UserError(
+            f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out"
+        )
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
     if dataset == "tinyworld":
         stages = _tiny_world(config, budget)
@@ -93,24 +96,31 @@ def resolve(config: SpeedrunConfig) -> Plan:
     return Plan(stages, nproc, f"{what} on {machine}{limit}", corpus_name(dataset))
 
 
-def corpus_name(dataset: str) -> str:
-    path = Path(dataset)
-    return slug(path.stem if path.is_file() else path.name) if path.exists() else dataset
-
-
 def _tiny_world(config: SpeedrunConfig, budget: float) -> tuple[Stage, ...]:
     depth = config.depth or TINY_DEPTH
     length = (f"--time_budget={config.time_budget}",) if budget else (f"--num_iterations={TINY_STEPS}",)
-    base = (f"--depth={depth}", "--dataset=tinyworld", f"--max_seq_len={TINY_CONTEXT}", f"--total_batch_size={TINY_BATCH}", *length)
+    base = (
+        f"--depth={depth}",
+        "--dataset=tinyworld",
+        f"--max_seq_len={TINY_CONTEXT}",
+        f"--total_batch_size={TINY_BATCH}",
+        *length,
+    )
     dataset = ("--dataset=tinyworld", f"--world_seed={config.world_seed}")
     chat = {s: (f"--conversations={n}",) for s, n in TINY_CONVERSATIONS.items()}
-    return _stages(config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, base, chat, "TinyWorld,SpellingBee")
+    return _stages(
+        config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, base, chat, "TinyWorld,SpellingBee"
+    )
 
 
 def _text(config: SpeedrunConfig, dataset: str, budget: float, gpus: int) -> tuple[Stage, ...]:
     name = corpus_name(dataset)
     if gpus and not budget and not config.depth:
-        depth, ratio, vocab = 20, 20.0, config.vocab_size or 65536  # the seed's: classic d20, about four hours on 8 H100
+        depth, ratio, vocab = (
+            20,
+            20.0,
+            config.vocab_size or 65536,
+        )  # the seed's: classic d20, about four hours on 8 H100
     else:
         ratio = 12.0
         vocab = config.vocab_size
@@ -134,7 +144,7 @@ def _stages(
     tasks: str,
 ) -> tuple[Stage, ...]:
     run = (f"--run={config.run}",) if config.run else ()
-    files = tuple(x for path in config.data for x in ("--data", str(Path(path).resolve())))
+    files = ("--data", *(str(Path(path).resolve()) for path in config.data)) if config.data else ()
     wanted = ("-a", tasks) if tasks else ()
     price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
     core = () if eval_bundle_dir().is_dir() else ("--eval=bpb,sample",)

@@ -27,7 +27,13 @@ def speedrun(config: SpeedrunConfig) -> None:
     marks = fingerprints(plan.stages)
     if config.dry_run:
         for stage, mark in zip(plan.stages, marks, strict=True):
-            state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
+            state = (
+                "done"
+                if log.is_done(stage, mark)
+                else "to go on"
+                if log.was_started(stage, mark)
+                else "to run"
+            )
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
     # The first stage that is not done makes all later ones stale: a fingerprint covers settings, not files.
@@ -45,7 +51,9 @@ def speedrun(config: SpeedrunConfig) -> None:
         seconds = _run(stage, plan, resume)
         log.finish(stage, mark)
         say(f"{head}: finished in {duration(seconds)}")
-    say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time). The report: {runs_dir().parent / 'report' / 'report.md'}\n")
+    say(
+        f"\nAll stages are done ({duration(time.monotonic() - began)} this time). The report: {runs_dir().parent / 'report' / 'report.md'}\n"
+    )
     farewell(plan.corpus)
 
 
@@ -53,7 +61,15 @@ def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
     module = stage.command or f"nanochat.commands.{stage.name}"  # importable from any folder, unlike scripts
     args = [*stage.args, *(["--resume"] if resume else [])]
     if stage.torchrun and plan.nproc > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.nproc}", "-m", module, "--"]
+        launch = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={plan.nproc}",
+            "-m",
+            module,
+            "--",
+        ]
         return [sys.executable, *launch, *args]
     return [sys.executable, "-m", module, *args]
 
@@ -88,6 +104,8 @@ def _run(stage: Stage, plan: Plan, resume: bool) -> float:
     if code == 0:
         return seconds
     if code == 2:
-        raise UserError(f"the stage {stage.name} could not run", "Mend what it says above and give the same command again")
+        raise UserError(
+            f"the stage {stage.name} could not run", "Mend what it says above and give the same command again"
+        )
     say(f"error: the stage {stage.name} failed with exit code {code}; the same command goes on from here")
     sys.exit(1 if code < 0 else code)

@@ -158,5 +158,5 @@ def samples(runs: Runs) -> str:
     found = runs.samples()
     if not found:
         return ""
-    texts = [quoted(f"{s.get('prompt', '')}{s.get('text', '')}") for s in found]
+    texts = [quoted(f"{s.get('prompt', '')}{s.get('text', '')}".strip("\n")) for s in found]
     return "\n\n".join(["## Samples", *texts])

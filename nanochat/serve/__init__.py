@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nanochat.serve.address import is_loopback, listen, url
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.listen import is_loopback, listen, url
 
 if TYPE_CHECKING:
     from nanochat.serve.app import create_app, run

@@ -94,7 +94,9 @@ HUB_SETS = (
 # Generated conversations of a stage when no size is given, and how spelling shares in them.
 WORLD_SIZE = {"mid": 12_000, "sft": 6_000}
 WORLD_SHARES = {"TinyWorld": 0.90, "SpellingBee": 0.08, "SimpleSpelling": 0.02}
+OUTSIDE_WORLD_SIZE = {"mid": 3_000, "sft": 1_500}
 SPELLING_SIZE = {"mid": 28_000, "sft": 600}
+CHAT_MIX_EPOCHS = {"mid": 1.0, "sft": 0.3}
 OWN_EPOCHS = 2.0
 TEST_SIZE = 60
 SEEDS = {"mid": 1, "sft": 2}
@@ -116,16 +118,37 @@ def default_mixture(
     """
     if stage not in SEEDS:
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
-    inside = dataset == "tinyworld"
+    if dataset == "tinyworld":
+        # A model of a few million parameters that has read of nothing else would only be confused by more.
+        sets = [*_world(stage, size, split), *_own(files)]
+        return Mixture(sets, seed), [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
+    sets, missing = _hub_sets(stage, split, network)
+    if "SmolTalk" in missing:
+        # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
+        sets.append(
+            (
+                TinyWorld(split, size=OUTSIDE_WORLD_SIZE[stage] if size is None else size, seed=SEEDS[stage]),
+                1.0,
+            )
+        )
+    others = sum(round(len(items) * epochs) for items, epochs in sets)
+    sets += [
+        *_spelling(stage, size if size is not None else min(SPELLING_SIZE[stage], others // 2), split),
+        *_own(files),
+    ]
+    return Mixture(sets, seed), missing
+
+
+def _own(files: Sequence[str | Path]) -> list[tuple[Conversations, float]]:
+    return [(CustomJSON(path), OWN_EPOCHS) for path in files]
+
+
+def _hub_sets(stage: str, split: Split, network: bool) -> tuple[list[tuple[Conversations, float]], list[str]]:
+    """The sets that are in the mirror or can be downloaded, and the names of the others."""
     sets: list[tuple[Conversations, float]] = []
-    sets += _world(stage, size, split) if inside else _spelling(stage, size, split)
-    sets += [(CustomJSON(path), OWN_EPOCHS) for path in files]
     missing: list[str] = []
-    if inside:
-        missing += [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
-        return Mixture(sets, seed), missing
     if hub.mirror_dir(ChatMix.repo):
-        sets.append((ChatMix(split), 1.0))
+        sets.append((ChatMix(split), CHAT_MIX_EPOCHS[stage] if split == "train" else 1.0))
     for one in HUB_SETS:
         if not one.epochs[stage]:
             continue
@@ -139,7 +162,7 @@ def default_mixture(
         except UserError:
             missing.append(one.name)
             network = False  # one wait for a network that is not there is enough
-    return Mixture(sets, seed), missing
+    return sets, missing
 
 
 def _world(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:

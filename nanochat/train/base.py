@@ -14,7 +14,7 @@ from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.machine import Machine, describe, peak_flops, setup
 from nanochat.model.config import ModelConfig
 from nanochat.model.gpt import GPT
-from nanochat.model.load import load
+from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
@@ -47,7 +47,9 @@ def train_base(config: BaseConfig) -> TrainState:
     tag = config.model_tag or f"d{config.depth}"
     plan = _plan(config, model_config.shape, machine, budget)
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
+    rows = choose_rows(
+        total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type
+    )
 
     resumed = states.find_resumable("base", tag, fingerprint(config), config.resume, machine.ranks.is_main)
     if resumed:
@@ -62,7 +64,9 @@ def train_base(config: BaseConfig) -> TrainState:
         states.load_optimizer(resumed, optimizer)
 
     shards = Shards.open(config.dataset, "train")
-    loader = Loader(TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader)
+    loader = Loader(
+        TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader
+    )
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
     val = Shards.open(config.dataset, "val")
 
@@ -77,8 +81,12 @@ def train_base(config: BaseConfig) -> TrainState:
         f"base: d{config.depth} ({model.num_params():,} parameters, width {model_config.width}, vocab {tokenizer.vocab_size:,}, "
         f"T {seq_len}) on {describe(machine)}"
     )
-    say(f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward), corpus {config.dataset}")
-    job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
+    say(
+        f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward), corpus {config.dataset}"
+    )
+    job = Job(
+        machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget
+    )
     return train(job)
 
 
@@ -95,7 +103,10 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
         n_tokens = scale.tokens(s, ratio)
     batch = config.total_batch_size if config.total_batch_size > 0 else scale.batch_tokens(s, n_tokens, ratio)
     if batch % s.seq_len:
-        raise UserError(f"a batch of {batch} tokens is no multiple of the context of {s.seq_len}", "Change --total_batch_size")
+        raise UserError(
+            f"a batch of {batch} tokens is no multiple of the context of {s.seq_len}",
+            "Change --total_batch_size",
+        )
     batch = max(batch, s.seq_len * machine.ranks.world)
     steps = config.num_iterations if config.num_iterations > 0 else max(FEWEST_STEPS, n_tokens // batch)
     rates = scale.rates(s, batch, steps * batch, ratio)
@@ -107,5 +118,11 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})
     return TrainState(
-        "base", "", steps=steps, batch_tokens=batch, rates=asdict(rates), settings=fingerprint(config), dataset=config.dataset
+        "base",
+        "",
+        steps=steps,
+        batch_tokens=batch,
+        rates=asdict(rates),
+        settings=fingerprint(config),
+        dataset=config.dataset,
     )

@@ -14,7 +14,7 @@ from nanochat.dataset.loader import Loader
 from nanochat.dataset.packing import Sequence, Stream
 from nanochat.machine import Machine, describe, setup
 from nanochat.model.gpt import GPT
-from nanochat.model.load import load
+from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
@@ -50,19 +50,29 @@ def train_chat(config: ChatConfig) -> TrainState:
 
     machine = setup(config.device, config.dtype)
     stage = config.stage
-    parent = checkpoint.find(PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None)
+    parent = checkpoint.find(
+        PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
+    )
     checkpoint.verify(parent)
     before = states.read(parent)
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
-    mixture, missing = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None)
-    val_mixture, _ = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test")
+    mixture, missing = default_mixture(
+        stage, dataset=dataset, files=config.data, size=config.conversations or None
+    )
+    val_mixture, _ = default_mixture(
+        stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test"
+    )
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
-        say(f"{stage}: without {', '.join(missing)} (not on this machine; set NANOCHAT_HUB_DIR to a mirror, or go online)")
+        say(
+            f"{stage}: without {', '.join(missing)} (not on this machine; set NANOCHAT_HUB_DIR to a mirror, or go online)"
+        )
 
-    resumed = states.find_resumable(stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main)
+    resumed = states.find_resumable(
+        stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main
+    )
     model = load(resumed or parent, machine.device, machine.dtype).train()
     seq_len = model.config.seq_len
     source = ConversationSource(mixture, tokenizer, seq_len + 1)
@@ -75,15 +85,23 @@ def train_chat(config: ChatConfig) -> TrainState:
     states.load_optimizer(resumed or parent, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
+    rows = choose_rows(
+        total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type
+    )
     loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
     val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
     eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
     def validate(m: GPT) -> dict[str, float]:
-        return {"val_loss": conversation_loss(m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine)}
+        return {
+            "val_loss": conversation_loss(
+                m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine
+            )
+        }
 
-    say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
+    say(
+        f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}"
+    )
     job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
     return train(job)
 
@@ -93,11 +111,20 @@ def settings_of(config: ChatConfig, parent: object) -> dict[str, object]:
 
 
 def _plan(
-    config: ChatConfig, before: TrainState, source: ConversationSource, seq_len: int, machine: Machine, tag: str, parent: object
+    config: ChatConfig,
+    before: TrainState,
+    source: ConversationSource,
+    seq_len: int,
+    machine: Machine,
+    tag: str,
+    parent: object,
 ) -> TrainState:
     batch = config.total_batch_size if config.total_batch_size > 0 else before.batch_tokens
     if batch % seq_len:
-        raise UserError(f"a batch of {batch} tokens is no multiple of the context of {seq_len}", "Change --total_batch_size")
+        raise UserError(
+            f"a batch of {batch} tokens is no multiple of the context of {seq_len}",
+            "Change --total_batch_size",
+        )
     batch = max(batch, seq_len * machine.ranks.world)
     steps = config.num_iterations
     if steps <= 0:
@@ -109,12 +136,20 @@ def _plan(
     # No decay here: it would pull towards zero what pretraining has learnt.
     rates = scale.Rates(rates.matrix, rates.embedding, rates.head, 0.0)
     return TrainState(
-        config.stage, tag, steps=steps, batch_tokens=batch, rates=asdict(rates), settings=settings_of(config, parent), parent=str(parent)
+        config.stage,
+        tag,
+        steps=steps,
+        batch_tokens=batch,
+        rates=asdict(rates),
+        settings=settings_of(config, parent),
+        parent=str(parent),
     )
 
 
 @torch.no_grad()
-def conversation_loss(model: GPT, source: ConversationSource, seq_len: int, n_rows: int, rows: int, machine: Machine) -> float:
+def conversation_loss(
+    model: GPT, source: ConversationSource, seq_len: int, n_rows: int, rows: int, machine: Machine
+) -> float:
     """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks."""
     stream = Stream(source, 0, 1, seq_len + 1, crop=False)
     packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]

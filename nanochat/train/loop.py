@@ -53,7 +53,10 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
         return model.loss
     if machine.device.type == "cpu" and not has_compiler():
         if mode == "on":
-            raise UserError("torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off")
+            raise UserError(
+                "torch.compile needs a C++ compiler, and none is installed",
+                "Install g++, or use --compile=off",
+            )
         say("No C++ compiler found: training without torch.compile (about 1.5x slower)")
         return model.loss
     return torch.compile(model.loss, dynamic=False)
@@ -112,7 +115,14 @@ def train(job: Job) -> TrainState:
             bar.advance(unit, loss=f"{s.loss:.3f}", **{"tok/s": f"{speed:,.0f}"})
             rate = schedule.rate(s.step - 1)
             writer.write(
-                "step", step=s.step, loss=loss, tokens=s.tokens, lr=rate, tok_per_s=unit / took, waited=waited, seconds=s.seconds
+                "step",
+                step=s.step,
+                loss=loss,
+                tokens=s.tokens,
+                lr=rate,
+                tok_per_s=unit / took,
+                waited=waited,
+                seconds=s.seconds,
             )
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
@@ -149,7 +159,9 @@ def _due(every: int, s: TrainState, times: int) -> bool:
     return every > 0 and s.step % every == 0
 
 
-def _step(job: Job, loss_fn: Callable[..., torch.Tensor], step: Step, schedule: Schedule, stop: bool) -> tuple[float, bool]:
+def _step(
+    job: Job, loss_fn: Callable[..., torch.Tensor], step: Step, schedule: Schedule, stop: bool
+) -> tuple[float, bool]:
     """Forward, backward and update. Returns the mean loss over all ranks' targets and whether any rank was asked to stop."""
     machine, s = job.machine, job.state
     valid = step.valid
@@ -168,8 +180,13 @@ def _step(job: Job, loss_fn: Callable[..., torch.Tensor], step: Step, schedule: 
     value = float(total)
     if not math.isfinite(value):
         have = checkpoint.steps(s.stage, s.tag)
-        good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
-        raise UserError(f"the loss became {value} in step {s.step + 1}", f"{good}; try lower learning rates or --dtype=float32")
+        good = (
+            f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
+        )
+        raise UserError(
+            f"the loss became {value} in step {s.step + 1}",
+            f"{good}; try lower learning rates or --dtype=float32",
+        )
     job.optimizer.step(schedule, s.step)
     return value, stop
 

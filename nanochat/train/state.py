@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from nanochat import checkpoint
 from nanochat.console import UserError, say
 from nanochat.model.gpt import GPT
-from nanochat.model.load import save_weights
+from nanochat.model.weights import save_weights
 from nanochat.optim.optimizer import Optimizer
 from nanochat.tokenizer import Tokenizer
 
@@ -55,7 +55,9 @@ def read(folder: Path) -> TrainState:
     try:
         return TrainState(**json.loads((folder / "train_state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {folder / 'train_state.json'}: {error}", "Choose another checkpoint") from None
+        raise UserError(
+            f"cannot read {folder / 'train_state.json'}: {error}", "Choose another checkpoint"
+        ) from None
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:

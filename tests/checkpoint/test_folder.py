@@ -45,7 +45,10 @@ def test_a_failure_while_writing_leaves_nothing(base: Path) -> None:
 
 def test_a_full_disk_is_one_clear_error_and_the_old_step_stays(base: Path) -> None:
     make(5)
-    with pytest.raises(UserError, match="No space left.*Free some disk space"), checkpoint.create("base", "d1", 5):
+    with (
+        pytest.raises(UserError, match="No space left.*Free some disk space"),
+        checkpoint.create("base", "d1", 5),
+    ):
         raise OSError(28, "No space left on device")
     checkpoint.verify(checkpoint.find("base"))
     assert [p.name for p in (base / "base_checkpoints" / "d1").iterdir()] == ["step_000005"]

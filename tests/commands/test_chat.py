@@ -21,7 +21,7 @@ from nanochat.commands import chat_cli, chat_web, serve
 from nanochat.console import UserError
 from nanochat.inference import Engine, Request, Token, load_engine
 from nanochat.model import GPT, ModelConfig
-from nanochat.model.load import save_weights
+from nanochat.model.weights import save_weights
 from nanochat.serve import Terminal
 from nanochat.tokenizer import Tokenizer, train_bpe
 
@@ -107,7 +107,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, *said: str | type[BaseException]) -> 
 def test_a_conversation(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = [
+    tokens: list[Token | None] = [
         Token(0, "It is ", "text", 0),
         Token(0, "", "special", 0),
         Token(0, "6*7", "python", 0),
@@ -116,7 +116,7 @@ def test_a_conversation(
         Token(0, "", "special", 0),
         Token(0, "42.\x1b[2J", "text", 0),
     ]
-    prompts = scripted(engine, monkeypatch, list(said))
+    prompts = scripted(engine, monkeypatch, tokens)
     lines(monkeypatch, "a", "", "b", "clear", "c", "QUIT")
     Terminal(engine, Request([0], 20)).loop()
     assert "It is [6*7 = 42] 42.[2J\n" in capsys.readouterr().out
@@ -202,7 +202,8 @@ def test_the_server_as_a_program(checkpoints: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    threading.Timer(60, program.kill).start()
+    watchdog = threading.Timer(60, program.kill)
+    watchdog.start()
     assert program.stdout is not None
     assert program.stderr is not None
     line = program.stdout.readline()
@@ -215,4 +216,5 @@ def test_the_server_as_a_program(checkpoints: Path) -> None:
     assert '{"done": true}' in httpx.post(f"{address}/chat/completions", json=question, timeout=20).text
     program.terminate()
     assert program.wait(20) in (0, -15, 143)
+    watchdog.cancel()
     assert "warning" in program.stderr.read()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from nanochat.eval import bits_per_byte, text_batches
+from nanochat.eval import bits_per_byte, bpb, text_batches
 from nanochat.eval.bpb import rows
 from nanochat.model import GPT, ModelConfig
 from nanochat.tokenizer import Tokenizer
@@ -113,6 +114,25 @@ def test_training_mode_is_kept_and_progress_counted(model: GPT, tokenizer: Token
     assert model.training
     assert done == [16, 8]
     model.eval()
+
+
+def test_ranks_add_up_their_shares(model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def share(rank: int, world: int) -> float:
+        batches = text_batches(TEXTS, tokenizer, batch=2, seq_len=8, tokens=40, rank=rank, world=world)
+        return bits_per_byte(model, batches, tokenizer.token_bytes)
+
+    whole = share(0, 1)
+    seen: list[tuple[float, int]] = []
+
+    def gather(shares: list[tuple[float, int]], mine: tuple[float, int]) -> None:
+        seen.append(mine)
+        shares[: len(seen)] = seen
+
+    group = {"is_available": lambda: True, "is_initialized": lambda: True, "get_world_size": lambda: 2}
+    monkeypatch.setattr(bpb, "dist", SimpleNamespace(**group, all_gather_object=gather))
+    alone = share(0, 2)
+    assert share(1, 2) == pytest.approx(whole, rel=1e-12)  # the second rank sees both shares
+    assert alone != pytest.approx(whole, rel=1e-3)
 
 
 def test_nothing_to_predict_is_nan(model: GPT, tokenizer: Tokenizer) -> None:

@@ -47,12 +47,32 @@ def test_the_update_has_the_size_of_an_orthogonal_matrix_and_decay_only_shrinks(
     grad = torch.randn(1, 32, 32, dtype=torch.float64, generator=g)
     zero = torch.zeros_like(grad)
     params = torch.zeros_like(grad)
-    muon_update(grad, zero.clone(), torch.zeros(1, 32, 1, dtype=torch.float64), params, 0.5, 0.9, 0.0, False, torch.float64)
+    muon_update(
+        grad,
+        zero.clone(),
+        torch.zeros(1, 32, 1, dtype=torch.float64),
+        params,
+        0.5,
+        0.9,
+        0.0,
+        False,
+        torch.float64,
+    )
     assert float(params.norm()) == pytest.approx(0.5 * 32**0.5, rel=1e-6)
     start = torch.randn(1, 32, 32, dtype=torch.float64, generator=g)
     free, decayed = start.clone(), start.clone()
     for p, decay in ((free, 0.0), (decayed, 0.3)):
-        muon_update(grad, zero.clone(), torch.zeros(1, 32, 1, dtype=torch.float64), p, 0.01, 0.9, decay, False, torch.float64)
+        muon_update(
+            grad,
+            zero.clone(),
+            torch.zeros(1, 32, 1, dtype=torch.float64),
+            p,
+            0.01,
+            0.9,
+            decay,
+            False,
+            torch.float64,
+        )
     extra = decayed - free
     assert (extra * start <= 0).all()
     assert extra.abs().sum() > 0
@@ -72,7 +92,9 @@ def test_schedule_rises_holds_and_falls() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
 def test_very_short_runs_have_sane_schedules(steps: int) -> None:
     for s in (Schedule.pretraining(steps), Schedule.finetuning(steps)):
-        assert all(0 <= s.rate(i) <= 1 and 0.8 < s.momentum(i) < 0.98 and 0 <= s.decay(i) <= 1 for i in range(steps))
+        assert all(
+            0 <= s.rate(i) <= 1 and 0.8 < s.momentum(i) < 0.98 and 0 <= s.decay(i) <= 1 for i in range(steps)
+        )
 
 
 def run(model: GPT, optimizer: Optimizer, steps: range) -> None:

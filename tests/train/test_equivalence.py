@@ -156,7 +156,18 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
     scores = []
     for ranks in (1, 2):
         out = base / f"scores{ranks}.json"
-        args = ("-i", "sft", "-a", "TinyWorld", "-x", "24", "--max_new_tokens=16", "--dtype=float32", "--json", str(out))
+        args = (
+            "-i",
+            "sft",
+            "-a",
+            "TinyWorld",
+            "-x",
+            "24",
+            "--max_new_tokens=16",
+            "--dtype=float32",
+            "--json",
+            str(out),
+        )
         torchrun(base, ranks, "scripts.chat_eval", *args)
         scores.append(json.loads(out.read_text())["tasks"])
     assert scores[0] == scores[1]

@@ -20,7 +20,9 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         values: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {folder / 'config.json'}: {error}", "Take the checkpoint from its source again") from None
+        raise UserError(
+            f"cannot read {folder / 'config.json'}: {error}", "Take the checkpoint from its source again"
+        ) from None
     return ModelConfig.from_dict(values)
 
 
@@ -35,7 +37,9 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
         weights = load_file(folder / "model.safetensors")
         model.load_state_dict(weights, assign=True)
     except (SafetensorError, RuntimeError) as error:
-        raise UserError(f"{folder / 'model.safetensors'} does not fit its config.json: {error}", "Take another checkpoint") from None
+        raise UserError(
+            f"{folder / 'model.safetensors'} does not fit its config.json: {error}", "Take another checkpoint"
+        ) from None
     model._set_rope(config.seq_len)  # made on "meta" above, where it holds no numbers
     model = model.to(device)
     return model.eval()
@@ -44,4 +48,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
 def save_weights(model: GPT, folder: Path) -> None:
     """Write config.json and model.safetensors into a folder being made."""
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
-    save_file({k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()},
+        folder / "model.safetensors",
+    )

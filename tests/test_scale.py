@@ -1,0 +1,46 @@
+"""The one dial."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nanochat import scale
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "heads"), [(1, 64, 1), (4, 256, 4), (12, 768, 12), (20, 1280, 10), (32, 2048, 16)]
+)
+def test_depth_decides_the_shape(depth: int, width: int, heads: int) -> None:
+    s = scale.shape(depth, 65536, 2048)
+    assert (s.width, s.heads) == (width, heads)
+
+
+def test_the_seeds_d20_has_its_known_size() -> None:
+    s = scale.shape(20, 65536, 2048)
+    assert s.matrix_params + 2 * s.vocab_size * s.width == 560_988_160  # "561M parameters"
+
+
+def test_a_long_run_takes_the_reference_batch_and_a_short_one_keeps_its_steps() -> None:
+    d12 = scale.shape(12, 32768, 2048)
+    assert scale.batch_tokens(d12, scale.tokens(d12, 12), 12) == 2**19
+    d4 = scale.shape(4, 8192, 512)
+    assert scale.batch_tokens(d4, 8_000_000, 12) == 8192
+    assert scale.batch_tokens(d4, 10, 12) == 512
+
+
+def test_rates_at_the_reference_are_the_tuned_ones() -> None:
+    d12 = scale.shape(12, 32768, 2048)
+    r = scale.rates(d12, 2**19, scale.tokens(d12, 12), 12)
+    assert (r.matrix, r.embedding, r.head) == (0.02, 0.3, 0.008)
+    assert r.weight_decay == pytest.approx(0.28)
+
+
+def test_more_flops_never_mean_a_smaller_model() -> None:
+    depths = [scale.depth_for_flops(10**e, 12) for e in range(12, 24)]
+    assert depths == sorted(depths)
+    for depth in (4, 12, 20):
+        s = scale.shape(depth, scale.default_vocab(depth), scale.default_seq_len(depth))
+        assert scale.depth_for_flops(scale.tokens(s, 12) * s.flops_per_token, 12) == depth
+    assert math.isfinite(scale.depth_for_flops(1.0, 12))
