@@ -108,9 +108,7 @@ class Progress:
         line = f"{self.label} {share:4.0%}  {self.done:,.0f}/{self.total:,.0f} {self.unit}".rstrip()
         return f"{line}  {duration(elapsed)} eta {eta}  {extra}".rstrip()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -122,7 +120,7 @@ def run_command(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
-    """Parse the command line into the dataclass `config_type` and run it; a UserError becomes one line and exit code 2."""
+    """Parse the command line into `config_type` and run it; a UserError becomes one line and exit code 2."""
     import tyro
 
     # A polite `kill` unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.

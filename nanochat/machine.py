@@ -90,9 +90,7 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
 
     me = ranks()
     if device == "auto":
-        device = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         where = torch.device(device)
         if where.type == "cuda":
@@ -102,9 +100,7 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
         torch.empty(1, device=where)
     except (RuntimeError, AssertionError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(
-            f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out"
-        ) from None
+        raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
     if me.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cpu":
@@ -129,9 +125,7 @@ def resolve_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     name = os.environ.get("NANOCHAT_DTYPE", "") if dtype == "auto" else dtype
     if name:
         if name not in DTYPES:
-            raise UserError(
-                f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}"
-            )
+            raise UserError(f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}")
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
@@ -204,7 +198,7 @@ def describe(machine: Machine) -> str:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed large buffers mapped (glibc): unmapping and faulting them in again costs as much as the math on a CPU."""
+    """Keep freed large buffers mapped (glibc): unmapping and faulting them in costs as much as the math on a CPU."""
     import ctypes
 
     if platform.libc_ver()[0] != "glibc":

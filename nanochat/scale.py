@@ -58,9 +58,7 @@ class Rates:
     weight_decay: float = 0.28
 
     def scaled(self, factor: float) -> Rates:
-        return replace(
-            self, matrix=self.matrix * factor, embedding=self.embedding * factor, head=self.head * factor
-        )
+        return replace(self, matrix=self.matrix * factor, embedding=self.embedding * factor, head=self.head * factor)
 
 
 def tokens(s: Shape, per_param: float) -> int:

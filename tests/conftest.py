@@ -41,9 +41,7 @@ def _make() -> None:
     tok_train.run(tok_train.Config(dataset="tinyworld", vocab_size=VOCAB))
     common = {"device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1, "eval_tokens": 2048}
     train_base(
-        BaseConfig(
-            depth=1, dataset="tinyworld", max_seq_len=128, total_batch_size=1024, num_iterations=20, **common
-        )
+        BaseConfig(depth=1, dataset="tinyworld", max_seq_len=128, total_batch_size=1024, num_iterations=20, **common)
     )
     train_chat(ChatConfig(stage="mid", num_iterations=4, conversations=200, **common))
     train_chat(ChatConfig(stage="sft", num_iterations=4, conversations=200, **common))

@@ -100,9 +100,7 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
     manifest = read_manifest(folder)
     for name in REQUIRED:
         if name not in manifest.files:
-            raise UserError(
-                f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again"
-            )
+            raise UserError(f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again")
     for name, facts in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -160,9 +158,7 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
             f"Make one with python -m scripts.{make}, or bash speedrun.sh",
         )
     if tag is not None and tag not in have:
-        raise UserError(
-            f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}"
-        )
+        raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")
     found = steps(stage, tag or have[0])
     if step is not None:
         if step not in found:

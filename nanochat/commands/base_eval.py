@@ -61,9 +61,7 @@ def run(config: Config) -> None:
     require_writable(config.json)
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     if config.max_per_task == 0 or config.max_per_task < -1:
-        raise UserError(
-            f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions"
-        )
+        raise UserError(f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions")
     began = time.monotonic()
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
     bpb: dict[str, float] = {}
@@ -80,9 +78,7 @@ def run(config: Config) -> None:
             limit = config.max_per_task if config.max_per_task > 0 else None
             core, tasks = evaluate_core(subject.model, subject.tokenizer, eval_bundle_dir(), limit)
             show(core, tasks)
-    result = EvalResult(
-        "base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began
-    )
+    result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began)
     result.finish(config.json, texts)
 
 

@@ -52,9 +52,7 @@ def run(config: Config) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}", "Give a number of 1 or more")
     if config.temperature < 0 or config.top_k < 0:
-        raise UserError(
-            "--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens"
-        )
+        raise UserError("--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens")
     from nanochat.eval import EvalResult, chatcore, evaluate_task
     from nanochat.eval.chat import Settings, show
     from nanochat.eval.choosing import choose_tasks, task_names

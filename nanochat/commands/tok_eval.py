@@ -40,9 +40,7 @@ def run(config: Config) -> None:
     if missing:
         say(f"tok_eval: without {' and '.join(missing)}: they are not in tiktoken's cache {cache_dir()}")
     ours = {name: measure(tokenizer.encode_batch, group) for name, group in texts.items()}
-    peers = {
-        peer: {name: measure(encode, texts[name]) for name in texts} for peer, encode in encoders.items()
-    }
+    peers = {peer: {name: measure(encode, texts[name]) for name in texts} for peer, encode in encoders.items()}
 
     say(f"{'bytes per token':<16} {'ours':>8} " + " ".join(f"{peer:>8}" for peer in peers))
     for name, result in ours.items():
@@ -54,9 +52,7 @@ def run(config: Config) -> None:
         "hash": tokenizer.hash,
         "dataset": dataset,
         "texts": {name: result.to_json() for name, result in ours.items()},
-        "peers": {
-            peer: {name: result.to_json() for name, result in rows.items()} for peer, rows in peers.items()
-        },
+        "peers": {peer: {name: result.to_json() for name, result in rows.items()} for peer, rows in peers.items()},
         "seconds": round(seconds, 2),
     }
     MetricsWriter(runs_dir("tok_eval") / "metrics.jsonl", fresh=True).write("summary", **summary)

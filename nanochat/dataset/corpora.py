@@ -92,18 +92,14 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
     if _same_as_before(TINYWORLD, settings):
         return load_info(TINYWORLD)
     texts = _first_bytes(documents(World(world_seed), 0, 0), mb * 1_000_000)
-    return write_corpus(
-        TINYWORLD, TINYWORLD, texts, settings, mb * 1_000_000, {"world.json": {"seed": world_seed}}
-    )
+    return write_corpus(TINYWORLD, TINYWORLD, texts, settings, mb * 1_000_000, {"world.json": {"seed": world_seed}})
 
 
 def _generator_digest() -> str:
     """Changes with the code that writes the tiny world, so that text of an older one is made anew."""
     from nanochat.dataset import tinyworld
 
-    files = sorted(
-        file for file in Path(str(tinyworld.__file__)).parent.iterdir() if file.suffix in (".py", ".txt")
-    )
+    files = sorted(file for file in Path(str(tinyworld.__file__)).parent.iterdir() if file.suffix in (".py", ".txt"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -117,11 +113,7 @@ def _first_bytes(documents: Iterable[str], count: int) -> Iterator[str]:
 
 def _same_as_before(name: str, settings: dict[str, object]) -> bool:
     info = find_info(name)
-    return (
-        info is not None
-        and info.settings == settings
-        and all((info.folder / s.file).exists() for s in info.shards)
-    )
+    return info is not None and info.settings == settings and all((info.folder / s.file).exists() for s in info.shards)
 
 
 def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
@@ -131,9 +123,7 @@ def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
     if mirror:
         files = sorted(file for file in mirror.iterdir() if SHARD_NAME.fullmatch(file.name))
         if len(files) < 2:
-            raise UserError(
-                f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one"
-            )
+            raise UserError(f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one")
         if len(files) - 1 < n_shards:
             say(f"{name}: the mirror has {len(files) - 1} training shards, not {n_shards}")
         return _register(name, corpus.repo, mirror, [*files[:-1][:n_shards], files[-1]], before)
@@ -192,9 +182,7 @@ def _has_shard_layout(path: Path, files: list[Path]) -> bool:
     return True
 
 
-def _register(
-    name: str, source: str, folder: Path, files: list[Path], before: CorpusInfo | None
-) -> CorpusInfo:
+def _register(name: str, source: str, folder: Path, files: list[Path], before: CorpusInfo | None) -> CorpusInfo:
     """Use the files where they are; a shard of the size it had before is not read through again."""
     known = {(s.file, s.size): s for s in before.shards} if before and before.folder == folder else {}
     shards: list[ShardInfo] = []
@@ -211,7 +199,5 @@ def _register(
 def _fingerprint(path: Path, files: list[Path]) -> str:
     """Changes when a file is added, removed or edited."""
     root = path if path.is_dir() else path.parent
-    facts = [
-        (file.relative_to(root).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files
-    ]
+    facts = [(file.relative_to(root).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

@@ -52,9 +52,7 @@ def repo_parquets(repo: str, prefix: str = "") -> list[Path]:
 def remote_files(repo: str) -> dict[str, int]:
     """Path in the repository -> bytes, of all parquet files that the Hub has for `repo`; asks the network."""
     if repo.startswith("local/"):  # sets of one's own, which no Hub has
-        raise UserError(
-            f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it"
-        )
+        raise UserError(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
     from huggingface_hub import HfApi
 
     try:

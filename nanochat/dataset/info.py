@@ -90,18 +90,14 @@ def find_info(name: str) -> CorpusInfo | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data["version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder"
-            )
+            raise UserError(f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder")
         shards = tuple(ShardInfo(**shard) for shard in data["shards"])
         folder = path.parent if data["folder"] == "." else Path(data["folder"])
         info = CorpusInfo(data["name"], data["source"], folder, shards, data["settings"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged", f"Delete {path.parent} and prepare the corpus again") from None
     if len(info.shards) < 2:
-        raise UserError(
-            f"{path} names fewer than two shards", f"Delete {path.parent} and prepare the corpus again"
-        )
+        raise UserError(f"{path} names fewer than two shards", f"Delete {path.parent} and prepare the corpus again")
     return info
 
 
@@ -110,9 +106,7 @@ def load_info(name: str) -> CorpusInfo:
     info = find_info(name)
     if info is None:
         ready = ", ".join(corpus_names())
-        remedy = f"Run python -m nanochat.dataset --dataset {name}" + (
-            f", or use one of: {ready}" if ready else ""
-        )
+        remedy = f"Run python -m nanochat.dataset --dataset {name}" + (f", or use one of: {ready}" if ready else "")
         raise UserError(f"there is no prepared dataset {name!r}", remedy)
     for shard in info.shards:
         if not (info.folder / shard.file).is_file():

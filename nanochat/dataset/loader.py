@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Step:
-    """This rank's part of one optimiser step. valid: its targets that carry loss. state: the loader's, after this step."""
+    """This rank's part of an optimiser step. valid: its targets that carry loss. state: the loader's, afterwards."""
 
     micro: list[Batch]
     valid: int
@@ -87,7 +87,7 @@ class Loader:
             )
         if rows // ranks.world % micro_rows:
             raise UserError(
-                f"a rank has {rows // ranks.world} sequences a step, which is no multiple of the device batch of {micro_rows}",
+                f"{rows // ranks.world} sequences a step and rank are no multiple of the device batch of {micro_rows}",
                 f"Use --device_batch_size={np.gcd(rows // ranks.world, micro_rows)} or another --total_batch_size",
             )
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len

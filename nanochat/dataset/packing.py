@@ -36,9 +36,7 @@ class Source(Protocol):
 class Stream:
     """Documents `index`, `index + of`, `index + 2 of`, ... of a source (starting over at its end), packed into rows."""
 
-    def __init__(
-        self, source: Source, index: int, of: int, row: int, crop: bool, state: dict[str, Any] | None = None
-    ):
+    def __init__(self, source: Source, index: int, of: int, row: int, crop: bool, state: dict[str, Any] | None = None):
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0
         self.cropped = self.seen = 0  # tokens thrown away, and tokens fetched, since the start

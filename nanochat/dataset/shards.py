@@ -126,7 +126,5 @@ def scan(path: Path) -> ShardInfo:
 def _texts(file: Any, group: int, path: Path) -> Any:
     column = file.read_row_group(group, columns=["text"]).column("text").combine_chunks()
     if column.null_count:
-        raise UserError(
-            f"{path} has {column.null_count} rows without text", "Remove them or import the files anew"
-        )
+        raise UserError(f"{path} has {column.null_count} rows without text", "Remove them or import the files anew")
     return column

@@ -159,9 +159,7 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 
 def _row_text(row: Any, place: str) -> str:
     if not isinstance(row, dict) or not ("text" in row or "messages" in row):
-        raise UserError(
-            f"{place} has neither text nor messages", 'Write {"text": "..."} or {"messages": [...]}'
-        )
+        raise UserError(f"{place} has neither text nor messages", 'Write {"text": "..."} or {"messages": [...]}')
     text = row["text"] if "text" in row else _conversation_text(row, place)
     if not isinstance(text, str):
         raise UserError(f"the text in {place} is not a string")
@@ -186,9 +184,7 @@ def _parquet(path: Path) -> Iterator[str]:
         with pq.ParquetFile(path) as file:
             columns = [name for name in ("text", "messages") if name in file.schema_arrow.names][:1]
             if not columns:
-                raise UserError(
-                    f"{path} has no column text", f"Its columns are {', '.join(file.schema_arrow.names)}"
-                )
+                raise UserError(f"{path} has no column text", f"Its columns are {', '.join(file.schema_arrow.names)}")
             number = 0
             for batch in file.iter_batches(256, columns=columns):
                 for row in batch.to_pylist():

@@ -94,9 +94,7 @@ def write_corpus(
         if not writers[0].documents:
             problem = f"{source} holds {val.documents} document{'s' if val.documents != 1 else ''}"
             raise UserError(problem, "Training and validation need at least one each: add text")
-        shards = tuple(
-            writer.renamed(f"shard_{place:05d}.parquet") for place, writer in enumerate([*writers, val])
-        )
+        shards = tuple(writer.renamed(f"shard_{place:05d}.parquet") for place, writer in enumerate([*writers, val]))
         info = CorpusInfo(name, source, folder, shards, settings)
         for file, value in (extra or {}).items():
             write_json(part / file, value)

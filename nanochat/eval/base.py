@@ -78,9 +78,7 @@ def samples(
     tokenizer = subject.tokenizer
     asked = [*prompts, *[""] * unprompted]
     requests = [
-        Request(
-            [tokenizer.bos, *tokenizer.encode(prompt)], max_tokens=max_tokens, temperature=0.8, seed=number
-        )
+        Request([tokenizer.bos, *tokenizer.encode(prompt)], max_tokens=max_tokens, temperature=0.8, seed=number)
         for number, prompt in enumerate(asked)
     ]
     done = Engine(subject.model, tokenizer).generate(requests)

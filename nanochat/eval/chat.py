@@ -60,9 +60,7 @@ class Settings:
     seed: int = 0
 
 
-def evaluate_task(
-    model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()
-) -> TaskResult:
+def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()) -> TaskResult:
     """Ask every question of the task, shared among the ranks, and count the grades.
 
     The score does not depend on the number of ranks; nor on the batch, up to the rounding of sums.
@@ -119,17 +117,14 @@ def _generate(
     graded: dict[int, Grades] = {}
     right = 0
     # More requests than run at once: the engine fills the places of short answers with new questions.
-    for some in _by_length(
-        tokenizer, task, items, model.config.seq_len, settings.max_tokens, 4 * settings.batch
-    ):
+    for some in _by_length(tokenizer, task, items, model.config.seq_len, settings.max_tokens, 4 * settings.batch):
         requests = [
             Request(
                 prompt=prompt,
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
-                seed=settings.seed
-                + i,  # tied to the question, so that batch and ranks do not change the draw
+                seed=settings.seed + i,  # tied to the question, so that batch and ranks do not change the draw
             )
             for i, prompt in some
         ]
@@ -151,9 +146,7 @@ def _choose(
     for some in _by_length(tokenizer, task, items, model.config.seq_len, 1, settings.batch):
         width = max(len(ids) for _, ids in some)
         # Padding on the right: a causal model cannot see it from the answer's position.
-        padded = torch.tensor(
-            [ids + [tokenizer.bos] * (width - len(ids)) for _, ids in some], device=model.device
-        )
+        padded = torch.tensor([ids + [tokenizer.bos] * (width - len(ids)) for _, ids in some], device=model.device)
         ends = torch.tensor([len(ids) - 1 for _, ids in some], device=model.device)
         logits = model.logits(model.hidden(padded)[torch.arange(len(some)), ends])  # (B, V)
         for row, (i, _) in enumerate(some):

@@ -14,9 +14,7 @@ USUAL = tuple(name for name in TASKS if name != "SimpleSpelling")
 
 def task_names(asked: str) -> list[str]:
     """The names in "ARC-Easy|MMLU" or "ARC-Easy,MMLU", each once; UserError for an unknown one."""
-    names = list(
-        dict.fromkeys(name for part in asked.split("|") for name in map(str.strip, part.split(",")) if name)
-    )
+    names = list(dict.fromkeys(name for part in asked.split("|") for name in map(str.strip, part.split(",")) if name))
     unknown = [name for name in names if name not in TASKS]
     if unknown or not names:
         problem = f"unknown task {unknown[0]!r}" if unknown else "--task names no task"

@@ -115,16 +115,11 @@ def evaluate_items(
     right: dict[int, bool] = {}
     for first in range(0, len(mine), WINDOW):
         some = mine[first : first + WINDOW]
-        asked = {
-            i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len)
-            for i in some
-        }
+        asked = {i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len) for i in some}
         scored = _score(model, [row for of_item in asked.values() for row in of_item], task, batch_tokens)
         for i, of_item in asked.items():
             scores = [next(scored) for _ in of_item]
-            right[i] = (
-                scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
-            )
+            right[i] = scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
     if me.world > 1:
         shares: list[dict[int, bool]] = [{}] * me.world
         dist.all_gather_object(shares, right)
@@ -149,9 +144,7 @@ def _score(model: GPT, asked: Sequence[Row], task: CoreTask, batch_tokens: int) 
     """For every row the mean loss of its answer, or for language modeling the number of ids not predicted."""
     measure = _misses if task.kind == "language_modeling" else _mean_losses
     scores = [math.nan] * len(asked)
-    order = sorted(
-        range(len(asked)), key=lambda n: -len(asked[n].ids)
-    )  # the longest first: memory fails early
+    order = sorted(range(len(asked)), key=lambda n: -len(asked[n].ids))  # the longest first: memory fails early
     while order:
         size = max(1, batch_tokens // len(asked[order[0]].ids))
         batch, order = order[:size], order[size:]
@@ -174,9 +167,7 @@ def _answer_logits(model: GPT, batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
 def _mean_losses(model: GPT, batch: Sequence[Row]) -> list[float]:
     """Mean loss in nats over each row's answer; NaN where it has no ids."""
     logits, ids = _answer_logits(model, batch)
-    losses = torch.split(
-        F.cross_entropy(logits, ids, reduction="none"), [row.end - row.start for row in batch]
-    )
+    losses = torch.split(F.cross_entropy(logits, ids, reduction="none"), [row.end - row.start for row in batch])
     return [float(x.double().mean()) for x in losses]
 
 

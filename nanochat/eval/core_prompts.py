@@ -46,9 +46,7 @@ def prompts(task: CoreTask, item: Item, shown: Sequence[Item]) -> list[str]:
     """The texts to score: one per choice, or for language modeling one without and one with the answer."""
     render = {"multiple_choice": _multiple_choice, "schema": _schema, "language_modeling": _language_modeling}
     if task.kind not in render:
-        raise UserError(
-            f"CORE task {task.label} has the unknown type {task.kind!r}", f"Known: {', '.join(render)}"
-        )
+        raise UserError(f"CORE task {task.label} has the unknown type {task.kind!r}", f"Known: {', '.join(render)}")
     try:
         return render[task.kind](task.delimiter, item, shown)
     except (KeyError, IndexError, TypeError) as error:

@@ -80,9 +80,7 @@ class Batch:
             self.cache.reset(torch.tensor(empty, device=self.model.device))
             logits = logits[torch.tensor(live, device=self.model.device)]
         tokens = self._extend([sequence for sequence in self.rows if sequence is not None], logits)
-        self.rows = [
-            sequence if sequence is not None and sequence.finish is None else None for sequence in self.rows
-        ]
+        self.rows = [sequence if sequence is not None and sequence.finish is None else None for sequence in self.rows]
         return tokens
 
     def _extend(self, sequences: list[Sequence], logits: Tensor) -> list[Token]:

@@ -42,9 +42,7 @@ class Engine:
 
     def generate(self, requests: list[Request]) -> list[Completion]:
         """All samples of all requests, in the order of the requests, then of the samples."""
-        sequences = [
-            sequence for index, request in enumerate(requests) for sequence in self._start(request, index)
-        ]
+        sequences = [sequence for index, request in enumerate(requests) for sequence in self._start(request, index)]
         for _ in self._run(sequences):
             pass
         return [sequence.completion() for sequence in sequences]
@@ -56,16 +54,11 @@ class Engine:
     def _start(self, request: Request, index: int) -> list[Sequence]:
         outside = next((id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size), None)
         if outside is not None:
-            raise UserError(
-                f"the prompt holds the id {outside}", f"Ids go from 0 to {self.tokenizer.vocab_size - 1}"
-            )
+            raise UserError(f"the prompt holds the id {outside}", f"Ids go from 0 to {self.tokenizer.vocab_size - 1}")
         prompt = fit_ids(request.prompt, self.tokenizer.bos, self.window, request.max_tokens)
         request = replace(request, prompt=prompt)
         room = max(1, min(request.max_tokens, self.window - len(prompt)))
-        return [
-            Sequence(request, index, sample, room, self.tokenizer, self.grammar)
-            for sample in range(request.n)
-        ]
+        return [Sequence(request, index, sample, room, self.tokenizer, self.grammar) for sample in range(request.n)]
 
     def _run(self, sequences: list[Sequence]) -> Iterator[Token]:
         if not sequences:

@@ -36,9 +36,7 @@ def sample(
         # The largest value is subtracted first: divided by a tiny temperature it would become infinite.
         values = (values - values.amax(dim=-1, keepdim=True)) / temperature
         cumulative = values.softmax(dim=-1).cumsum(dim=-1)
-        total = cumulative[
-            :, -1:
-        ]  # 1 but for rounding; a place must stay below it to fall on a possible token
+        total = cumulative[:, -1:]  # 1 but for rounding; a place must stay below it to fall on a possible token
         place = torch.minimum(place * total, torch.nextafter(total, torch.zeros_like(total)))
         picked = torch.searchsorted(cumulative, place, right=True)
         picked = picked if ids is None else ids.gather(-1, picked)

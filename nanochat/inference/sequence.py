@@ -31,9 +31,7 @@ class Sequence:
         self.room = room
         self.ids: list[int] = []
         self.finish: Finish | None = None
-        self.forced: deque[int] = (
-            deque()
-        )  # what the tool said, to be taken in before anything is sampled again
+        self.forced: deque[int] = deque()  # what the tool said, to be taken in before anything is sampled again
         self.random = generator(request.seed, sample)
         self._tokenizer = tokenizer
         self._grammar = grammar

@@ -25,9 +25,7 @@ def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[i
     return prompt[len(prompt) - keep :]
 
 
-def fit_conversation(
-    tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int
-) -> list[int]:
+def fit_conversation(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> list[int]:
     """Prompt ids of a conversation, its oldest exchanges left out until an answer has room.
 
     The system message stays. A last message too long by itself is left to `fit_ids`.

@@ -14,9 +14,7 @@ class KVCache:
     keys, values: (depth, batch, kv_heads, max_len, head_dim). length: (batch,) positions held per row.
     """
 
-    def __init__(
-        self, config: ModelConfig, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype
-    ):
+    def __init__(self, config: ModelConfig, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype):
         self.config = config
         self.max_len = max_len
         shape = (config.depth, batch, config.kv_heads, max_len, config.head_dim)
@@ -32,13 +30,11 @@ class KVCache:
         """(batch, new) positions at which the next `new` tokens of every row stand."""
         positions = self.length[:, None] + torch.arange(new, device=self.length.device)
         if int(self.length.max()) + new > self.max_len:
-            raise ValueError(
-                f"{int(self.length.max())} + {new} positions do not fit in a cache of {self.max_len}"
-            )
+            raise ValueError(f"{int(self.length.max())} + {new} positions do not fit in a cache of {self.max_len}")
         return positions
 
     def put(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store k, v (batch, kv_heads, new, head_dim) at `positions`; return all keys and values up to the longest row."""
+        """Store k, v (batch, kv_heads, new, head_dim) at `positions`; return all up to the longest row."""
         end = int(positions.max()) + 1
         rows = torch.arange(self.batch, device=positions.device)[:, None]
         self.keys[layer][rows, :, positions] = k.transpose(1, 2)

@@ -28,9 +28,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
-            raise UserError(
-                f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}"
-            )
+            raise UserError(f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}")
         for name in ("depth", "width", "heads", "kv_heads", "vocab_size", "seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -53,9 +51,7 @@ class ModelConfig:
     @classmethod
     def from_depth(cls, depth: int, vocab_size: int, seq_len: int) -> ModelConfig:
         if depth < 1:
-            raise UserError(
-                f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4"
-            )
+            raise UserError(f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4")
         return cls.of(shape(depth, vocab_size, seq_len))
 
     @property

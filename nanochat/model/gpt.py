@@ -47,9 +47,7 @@ class Attention(nn.Module):
         self.v = Linear(config.width, kv_width)
         self.out = Linear(config.width, config.width)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None) -> Tensor:
         B, T, _ = x.shape
         c = self.config
         q = self.q(x).view(B, T, c.heads, c.head_dim).transpose(1, 2)
@@ -85,9 +83,7 @@ class Block(nn.Module):
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None) -> Tensor:
         x = x + self.attn(norm(x), cos, sin, cache, positions)
         return x + self.mlp(norm(x))
 
@@ -148,7 +144,7 @@ class GPT(nn.Module):
         T = ids.size(1)
         positions = None
         if cache is None:
-            if T > self.cos.size(0):
+            if self.cos.size(0) < T:
                 self._set_rope(T)
             cos, sin = self.cos[None, None, :T], self.sin[None, None, :T]
         else:
@@ -183,9 +179,7 @@ class GPT(nn.Module):
         h = self.hidden(ids).flatten(0, 1)
         if reduction == "none":
             logits = softcap_logits(self.head(h), self.config.softcap)
-            return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="none").view_as(
-                targets
-            )
+            return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="none").view_as(targets)
         total = linear_cross_entropy(h, self.head.weight, targets.flatten(), self.config.softcap)
         if reduction == "sum":
             return total

@@ -21,7 +21,7 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:
-    """The nearest semi-orthogonal matrices (approximately), of Frobenius norm sqrt(min(m, n)); g (..., m, n), m <= n."""
+    """Nearly the nearest semi-orthogonal matrices, of Frobenius norm sqrt(min(m, n)); g (..., m, n), m <= n."""
     x = g.to(dtype)
     frobenius = x.float().norm(dim=(-2, -1), keepdim=True)
     rows = x.float().norm(dim=-1, keepdim=True).clamp_min(1e-7)

@@ -29,9 +29,7 @@ def farewell(corpus: str) -> None:
     say("A short conversation with your model:\n")
     for question in questions(corpus):
         prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
-        [answer] = engine.generate(
-            [Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)]
-        )
+        [answer] = engine.generate([Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)])
         say(f"  you:      {question}")
         say(f"  nanochat: {answer.text.strip()}\n")
     say("Go on talking to it:\n")

@@ -25,7 +25,7 @@ class SpeedrunConfig:
     """From nothing to a chat: dataset, tokenizer, pretraining, mid-training, fine-tuning, evaluation, report."""
 
     dataset: str = "auto"
-    """tinyworld, climbmix, fineweb-edu, or a file or folder of parquet, jsonl or txt; auto: climbmix on GPUs, else tinyworld"""
+    """tinyworld, climbmix, fineweb-edu, or a path to parquet, jsonl or txt; auto: climbmix on GPUs, else tinyworld"""
     time_budget: str = ""
     """wall-clock of pretraining, such as 20m; decides depth and horizon"""
     depth: int = 0
@@ -82,9 +82,7 @@ def resolve(config: SpeedrunConfig) -> Plan:
     if config.depth < 0:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
-        raise UserError(
-            f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out"
-        )
+        raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
     if dataset == "tinyworld":
         stages = _tiny_world(config, budget)
@@ -107,10 +105,8 @@ def _tiny_world(config: SpeedrunConfig, budget: float) -> tuple[Stage, ...]:
         *length,
     )
     dataset = ("--dataset=tinyworld", f"--world_seed={config.world_seed}")
-    chat = {s: (f"--conversations={n}",) for s, n in TINY_CONVERSATIONS.items()}
-    return _stages(
-        config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, base, chat, "TinyWorld,SpellingBee"
-    )
+    chat: dict[str, tuple[str, ...]] = {s: (f"--conversations={n}",) for s, n in TINY_CONVERSATIONS.items()}
+    return _stages(config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, base, chat, "TinyWorld,SpellingBee")
 
 
 def _text(config: SpeedrunConfig, dataset: str, budget: float, gpus: int) -> tuple[Stage, ...]:

@@ -27,13 +27,7 @@ def speedrun(config: SpeedrunConfig) -> None:
     marks = fingerprints(plan.stages)
     if config.dry_run:
         for stage, mark in zip(plan.stages, marks, strict=True):
-            state = (
-                "done"
-                if log.is_done(stage, mark)
-                else "to go on"
-                if log.was_started(stage, mark)
-                else "to run"
-            )
+            state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
     # The first stage that is not done makes all later ones stale: a fingerprint covers settings, not files.

@@ -44,9 +44,7 @@ def loss_picture(runs: Runs) -> bytes | None:
     checks = {stage: _validation(runs, stage) for stage in columns}
     height = 2 if any(points for _, points in checks.values()) else 1
     size = (1.5 + 3.5 * len(columns), 2.6 * height)
-    figure, axes = plt.subplots(
-        height, len(columns), figsize=size, squeeze=False, sharex="col", layout="constrained"
-    )
+    figure, axes = plt.subplots(height, len(columns), figsize=size, squeeze=False, sharex="col", layout="constrained")
     try:
         axes[0][0].set_ylabel("training loss (nats)")
         for column, (stage, points) in enumerate(columns.items()):
@@ -57,9 +55,7 @@ def loss_picture(runs: Runs) -> bytes | None:
             if height == 2:
                 name, values = checks[stage]
                 bottom.set_ylabel(name)
-                bottom.plot(
-                    [x for x, _ in values], [y for _, y in values], color=CHECK, marker="o", markersize=3
-                )
+                bottom.plot([x for x, _ in values], [y for _, y in values], color=CHECK, marker="o", markersize=3)
             bottom.set_xlabel("tokens")
             bottom.xaxis.set_major_formatter(EngFormatter(sep=""))
         for ax in axes.flat:

@@ -49,11 +49,7 @@ class Runs:
         found = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.jsonl"))}
         names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
         return cls(
-            {
-                name: [r for r in found[name] if isinstance(r, dict) and "kind" in r]
-                for name in names
-                if found[name]
-            }
+            {name: [r for r in found[name] if isinstance(r, dict) and "kind" in r] for name in names if found[name]}
         )
 
     def last(self, run: str, kind: str) -> Record | None:

@@ -84,9 +84,7 @@ def categories(runs: Runs) -> str:
         for category in listed:
             scores = [by_stage[stage].get(category) for stage in by_stage]
             any_score = next(s for s in reversed(scores) if s)
-            rows.append(
-                [category, any_score["n"], *map(_with_interval, scores), _score(any_score.get("baseline"))]
-            )
+            rows.append([category, any_score["n"], *map(_with_interval, scores), _score(any_score.get("baseline"))])
         head = ["Category", "n", *(f"{stage.upper()} (95% CI)" for stage in by_stage), "commonest answer"]
         parts.append(f"## {name}\n\n" + table(head, rows))
     return "\n\n".join(parts)
@@ -103,9 +101,7 @@ def core(runs: Runs) -> str:
     record = next((r for r in runs.evaluations("base") if r.get("core") is not None), None)
     if record is None:
         return ""
-    rows = [
-        [name, task["n"], task["accuracy"], task.get("centered")] for name, task in record["tasks"].items()
-    ]
+    rows = [[name, task["n"], task["accuracy"], task.get("centered")] for name, task in record["tasks"].items()]
     return "## CORE tasks\n\n" + table(["Task", "n", "Accuracy", "Centered"], rows)
 
 

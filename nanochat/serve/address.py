@@ -27,9 +27,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         server.close()
         if error.errno == errno.EADDRINUSE:
-            raise UserError(
-                f"port {port} is in use", "Stop the other program, or choose another --port"
-            ) from None
+            raise UserError(f"port {port} is in use", "Stop the other program, or choose another --port") from None
         if error.errno == errno.EACCES:
             raise UserError(f"port {port} is not allowed to you", "Choose a --port above 1023") from None
         raise UserError(f"cannot listen on {host}: {error.strerror}", "Use --host=127.0.0.1") from None

@@ -36,9 +36,7 @@ PAGE_HEADERS = {
 logger = logging.getLogger(__name__)
 
 
-def create_app(
-    engine: Engine, info: ModelInfo, defaults: Defaults | None = None, max_waiting: int = 32
-) -> FastAPI:
+def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None, max_waiting: int = 32) -> FastAPI:
     """An app that answers with `engine`."""
     defaults = defaults or Defaults()
     answers = Answers(engine, max_waiting)
@@ -83,9 +81,7 @@ def create_app(
             top_k=defaults.top_k if body.top_k is None else body.top_k,
             seed=secrets.randbits(31),
         )
-        return StreamingResponse(
-            _events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS
-        )
+        return StreamingResponse(_events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS)
 
     return app
 

@@ -15,9 +15,7 @@ def prompt(question: str, choices: list[str], letters: tuple[str, ...]) -> str:
     """The question, its choices each with a letter behind it, and what to answer with."""
     # Letter behind the text, and without a space: then it is the same token as the answer's.
     lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters, strict=True))
-    return (
-        f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
-    )
+    return f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
 
 
 class _Choices:

@@ -39,9 +39,7 @@ class CustomJSON:
         except UserError as error:
             raise UserError(f"{where}: {error.problem}", error.remedy or SHAPE) from None
         if conversation.messages[-1].role != "assistant":
-            raise UserError(
-                f"{where}: the last message is not the assistant's", "End with an answer to learn"
-            )
+            raise UserError(f"{where}: the last message is not the assistant's", "End with an answer to learn")
         return conversation
 
     def __len__(self) -> int:

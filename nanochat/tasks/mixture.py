@@ -33,14 +33,10 @@ class Mixture:
                 raise UserError(f"{items.name} has {epochs} epochs in the mixture", "Use 0 or more")
             whole = int(epochs)
             self.order += [(place, i) for _ in range(whole) for i in range(len(items))]
-            rest = random.Random(f"rest:{seed}:{place}").sample(
-                range(len(items)), round((epochs - whole) * len(items))
-            )
+            rest = random.Random(f"rest:{seed}:{place}").sample(range(len(items)), round((epochs - whole) * len(items)))
             self.order += [(place, i) for i in rest]
         if not self.order:
-            raise UserError(
-                "the mixture holds no conversation", "Give a file of conversations, or a larger size"
-            )
+            raise UserError("the mixture holds no conversation", "Give a file of conversations, or a larger size")
         random.Random(f"mixture:{seed}").shuffle(self.order)
 
     def __len__(self) -> int:
@@ -55,8 +51,7 @@ class Mixture:
     def describe(self) -> str:
         """ "TinyWorld 10,200, SpellingBee 1,800, mine.jsonl 40 x 2"."""
         return ", ".join(
-            f"{items.name} {len(items):,}" + (f" x {epochs:g}" if epochs != 1 else "")
-            for items, epochs in self.sets
+            f"{items.name} {len(items):,}" + (f" x {epochs:g}" if epochs != 1 else "") for items, epochs in self.sets
         )
 
 
@@ -167,9 +162,7 @@ def _hub_sets(stage: str, split: Split, network: bool) -> tuple[list[tuple[Conve
 
 def _world(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:
     total = WORLD_SIZE[stage] if size is None else size
-    count = {
-        name: round(share * total) if split == "train" else TEST_SIZE for name, share in WORLD_SHARES.items()
-    }
+    count = {name: round(share * total) if split == "train" else TEST_SIZE for name, share in WORLD_SHARES.items()}
     return [
         (TinyWorld(split, size=count["TinyWorld"], seed=SEEDS[stage]), 1.0),
         (SpellingBee(split, size=count["SpellingBee"], seed=SEEDS[stage]), 1.0),

@@ -20,22 +20,14 @@ class Rows:
 
         files = repo_parquets(repo, prefix)
         if not files:
-            raise UserError(
-                f"{repo} has no parquet file under {prefix}", "Set NANOCHAT_HUB_DIR to a full mirror"
-            )
+            raise UserError(f"{repo} has no parquet file under {prefix}", "Set NANOCHAT_HUB_DIR to a full mirror")
         try:
-            self.table: pa.Table = pa.concat_tables(
-                [pq.read_table(file, columns=list(columns)) for file in files]
-            )
+            self.table: pa.Table = pa.concat_tables([pq.read_table(file, columns=list(columns)) for file in files])
         except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"cannot read {repo}/{prefix}: {error}", "Delete the file and get it again"
-            ) from None
+            raise UserError(f"cannot read {repo}/{prefix}: {error}", "Delete the file and get it again") from None
         absent = [column for column in columns if column not in self.table.column_names]
         if absent:
-            raise UserError(
-                f"{repo}/{prefix} lacks the column {absent[0]}", "Get the files of the original repository"
-            )
+            raise UserError(f"{repo}/{prefix} lacks the column {absent[0]}", "Get the files of the original repository")
 
     def __len__(self) -> int:
         return int(self.table.num_rows)

@@ -55,9 +55,7 @@ PEERS = {
 
 def measure(encode: Callable[[list[str]], Sequence[Sequence[int]]], texts: list[str]) -> Compression:
     """Bytes and tokens of the texts together."""
-    return Compression(
-        sum(len(text.encode("utf-8")) for text in texts), sum(len(ids) for ids in encode(texts))
-    )
+    return Compression(sum(len(text.encode("utf-8")) for text in texts), sum(len(ids) for ids in encode(texts)))
 
 
 def peer_encoder(name: str) -> Callable[[list[str]], Sequence[Sequence[int]]] | None:

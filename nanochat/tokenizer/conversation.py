@@ -11,10 +11,7 @@ from nanochat.console import UserError
 Role = Literal["system", "user", "assistant"]
 PartType = Literal["text", "python", "python_output"]
 
-SHAPE = (
-    'a conversation is {"messages": [{"role": "user", "content": "..."}, '
-    '{"role": "assistant", "content": "..."}]}'
-)
+SHAPE = 'a conversation is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +43,7 @@ class Message:
             raise UserError(f"the content of a {role} message is neither text nor a list of parts", SHAPE)
         parts = tuple(_part(part) for part in content)
         if role != "assistant" and any(part.type != "text" for part in parts):
-            raise UserError(
-                f"a {role} message holds a part that is not text", "only the assistant uses tools"
-            )
+            raise UserError(f"a {role} message holds a part that is not text", "only the assistant uses tools")
         return cls(role, parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,9 +93,7 @@ def _part(part: Any) -> Part:
     if isinstance(part, Part):
         return part
     if not isinstance(part, Mapping) or part.get("type") not in get_args(PartType):
-        raise UserError(
-            f"unknown part {str(part)[:80]!r}", "a part has the type text, python or python_output"
-        )
+        raise UserError(f"unknown part {str(part)[:80]!r}", "a part has the type text, python or python_output")
     if not isinstance(part.get("text"), str):
         raise UserError(f"a {part['type']} part has no text", 'write {"type": "text", "text": "..."}')
     return Part(part["type"], part["text"])

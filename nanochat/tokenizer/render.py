@@ -48,9 +48,7 @@ def render_conversation(
 def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]:
     """Ids up to and with <|assistant_start|>: what the model goes on from to answer the last user message."""
     if not conversation.messages or conversation.messages[-1].role != "user":
-        raise UserError(
-            "there is nothing to answer: the last message is not from the user", "end with a user message"
-        )
+        raise UserError("there is nothing to answer: the last message is not from the user", "end with a user message")
     ids, _ = render_conversation(tokenizer, conversation)
     return [*ids, tokenizer.special(special.ASSISTANT_START)]
 

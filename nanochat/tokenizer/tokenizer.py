@@ -118,9 +118,7 @@ class Tokenizer:
         with replace_folder(Path(folder)) as beside:
             for name, text in contents.items():
                 (beside / name).write_text(text, encoding="utf-8", newline="\n")
-            (beside / "meta.json").write_text(
-                json.dumps(meta, indent=2) + "\n", encoding="utf-8", newline="\n"
-            )
+            (beside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -149,9 +147,7 @@ def _digest(text: str) -> str:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(
-        f"{path} is damaged", "restore the folder from a copy, or run python -m scripts.tok_train again"
-    )
+    return UserError(f"{path} is damaged", "restore the folder from a copy, or run python -m scripts.tok_train again")
 
 
 def _read(path: Path) -> str:

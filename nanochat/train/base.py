@@ -47,9 +47,7 @@ def train_base(config: BaseConfig) -> TrainState:
     tag = config.model_tag or f"d{config.depth}"
     plan = _plan(config, model_config.shape, machine, budget)
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(
-        total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type
-    )
+    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
 
     resumed = states.find_resumable("base", tag, fingerprint(config), config.resume, machine.ranks.is_main)
     if resumed:
@@ -64,9 +62,7 @@ def train_base(config: BaseConfig) -> TrainState:
         states.load_optimizer(resumed, optimizer)
 
     shards = Shards.open(config.dataset, "train")
-    loader = Loader(
-        TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader
-    )
+    loader = Loader(TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader)
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
     val = Shards.open(config.dataset, "val")
 
@@ -84,9 +80,7 @@ def train_base(config: BaseConfig) -> TrainState:
     say(
         f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward), corpus {config.dataset}"
     )
-    job = Job(
-        machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget
-    )
+    job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
     return train(job)
 
 

@@ -58,9 +58,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
-    mixture, missing = default_mixture(
-        stage, dataset=dataset, files=config.data, size=config.conversations or None
-    )
+    mixture, missing = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None)
     val_mixture, _ = default_mixture(
         stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test"
     )
@@ -70,9 +68,7 @@ def train_chat(config: ChatConfig) -> TrainState:
             f"{stage}: without {', '.join(missing)} (not on this machine; set NANOCHAT_HUB_DIR to a mirror, or go online)"
         )
 
-    resumed = states.find_resumable(
-        stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main
-    )
+    resumed = states.find_resumable(stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main)
     model = load(resumed or parent, machine.device, machine.dtype).train()
     seq_len = model.config.seq_len
     source = ConversationSource(mixture, tokenizer, seq_len + 1)
@@ -85,23 +81,15 @@ def train_chat(config: ChatConfig) -> TrainState:
     states.load_optimizer(resumed or parent, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(
-        total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type
-    )
+    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
     loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
     val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
     eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
     def validate(m: GPT) -> dict[str, float]:
-        return {
-            "val_loss": conversation_loss(
-                m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine
-            )
-        }
+        return {"val_loss": conversation_loss(m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine)}
 
-    say(
-        f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}"
-    )
+    say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
     job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
     return train(job)
 

@@ -180,9 +180,7 @@ def _step(
     value = float(total)
     if not math.isfinite(value):
         have = checkpoint.steps(s.stage, s.tag)
-        good = (
-            f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
-        )
+        good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
         raise UserError(
             f"the loss became {value} in step {s.step + 1}",
             f"{good}; try lower learning rates or --dtype=float32",

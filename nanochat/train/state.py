@@ -55,9 +55,7 @@ def read(folder: Path) -> TrainState:
     try:
         return TrainState(**json.loads((folder / "train_state.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"cannot read {folder / 'train_state.json'}: {error}", "Choose another checkpoint"
-        ) from None
+        raise UserError(f"cannot read {folder / 'train_state.json'}: {error}", "Choose another checkpoint") from None
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:

@@ -70,9 +70,7 @@ def test_one_answer(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_base_model_continues(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = [engine.tokenizer.bos, *engine.tokenizer.encode("how many")]
     expected = engine.generate([Request(prompt, max_tokens=20, temperature=0)])[0]
-    chat_cli.run(
-        chat_cli.Config(source="base", prompt="how many", max_tokens=20, temperature=0, device="cpu")
-    )
+    chat_cli.run(chat_cli.Config(source="base", prompt="how many", max_tokens=20, temperature=0, device="cpu"))
     printable = "".join(c for c in expected.text if c.isprintable() or c in "\n\t")
     assert capsys.readouterr().out == f"how many{printable}\n"
 
@@ -104,9 +102,7 @@ def lines(monkeypatch: pytest.MonkeyPatch, *said: str | type[BaseException]) -> 
     monkeypatch.setattr(builtins, "input", read)
 
 
-def test_a_conversation(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_conversation(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tokens: list[Token | None] = [
         Token(0, "It is ", "text", 0),
         Token(0, "", "special", 0),
@@ -123,9 +119,7 @@ def test_a_conversation(
     first, second, third = map(engine.tokenizer.decode, prompts)
     user, end = "<|user_start|>", "<|user_end|><|assistant_start|>"
     assert first == f"<|bos|>{user}a{end}"
-    assert second.startswith(
-        first + "It is <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>"
-    )
+    assert second.startswith(first + "It is <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>")
     assert second.endswith(f"<|assistant_end|>{user}b{end}")
     assert third == f"<|bos|>{user}c{end}"
 
@@ -171,9 +165,7 @@ def test_port_in_use(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         result = command("chat_web", f"--port={port}", base=tmp_path)
     assert result.returncode == 2
-    assert result.stderr == (
-        f"error: port {port} is in use. Stop the other program, or choose another --port.\n"
-    )
+    assert result.stderr == (f"error: port {port} is in use. Stop the other program, or choose another --port.\n")
 
 
 def test_bad_addresses() -> None:

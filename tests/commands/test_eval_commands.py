@@ -34,9 +34,7 @@ def results(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def test_base_loss_on_the_corpus_and_on_a_folder(
-    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_base_loss_on_the_corpus_and_on_a_folder(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     texts = tmp_path / "texts"
     texts.mkdir()
     (texts / "a.txt").write_text("A text that the model has never seen.\n")
@@ -90,11 +88,7 @@ def test_base_eval_with_a_bundle(run_dir: Path, tmp_path: Path, monkeypatch: pyt
     base_eval.run(base_eval.Config(eval="core", max_per_task=6, json=Path("r.json"), **CPU))
     found = results(Path("r.json"))
     assert found["tasks"]["q"]["n"] == 6
-    assert (
-        found["core"]
-        == found["tasks"]["q"]["centered"]
-        == pytest.approx(2 * found["tasks"]["q"]["accuracy"] - 1)
-    )
+    assert found["core"] == found["tasks"]["q"]["centered"] == pytest.approx(2 * found["tasks"]["q"]["accuracy"] - 1)
     assert "bpb" not in found
 
 
@@ -116,9 +110,7 @@ def test_chat_eval_by_default_asks_what_the_model_was_taught(
     out = capsys.readouterr().out
     assert "Without ARC-Easy, ARC-Challenge, MMLU, GSM8K: not on this machine" in out
     assert "baseline" in out
-    with pytest.raises(
-        UserError, match="cannot get allenai/ai2_arc"
-    ):  # asked for by name, it may not be left out
+    with pytest.raises(UserError, match="cannot get allenai/ai2_arc"):  # asked for by name, it may not be left out
         chat_eval.run(chat_eval.Config(task="ARC-Easy", **CPU))
 
 
@@ -165,11 +157,18 @@ def test_seed_style_flags_are_understood() -> None:
 
     flags = "-i mid -a ARC-Easy|MMLU -x 5 -b 2 -t 0.5 -k 10 -m 7 -g d4 -s 3 --device-type cpu"
     config = tyro.cli(chat_eval.Config, args=flags.split())
-    wanted = ("mid", "ARC-Easy|MMLU", 5, 2, 0.5, 10, 7, "d4", 3, "cpu")
-    names = (
-        "source task max_problems batch_size temperature top_k max_new_tokens model_tag step device".split()
+    assert config == chat_eval.Config(
+        source="mid",
+        task="ARC-Easy|MMLU",
+        max_problems=5,
+        batch_size=2,
+        temperature=0.5,
+        top_k=10,
+        max_new_tokens=7,
+        model_tag="d4",
+        step=3,
+        device="cpu",
     )
-    assert tuple(getattr(config, name) for name in names) == wanted
     assert tyro.cli(base_loss.Config, args=["--device_batch_size=8", "--split-tokens=9"]).split_tokens == 9
 
 

@@ -24,13 +24,9 @@ print("HEAVY", [m for m in %r if m in sys.modules])
 """ % (HEAVY,)
 
 
-@pytest.mark.parametrize(
-    "module", [*(f"scripts.{n}" for n in names()), "nanochat.dataset", "nanochat.report"]
-)
+@pytest.mark.parametrize("module", [*(f"scripts.{n}" for n in names()), "nanochat.dataset", "nanochat.report"])
 def test_help_needs_nothing_heavy(module: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, module], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", PROBE, module], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
     assert "HEAVY []" in done.stdout, done.stdout[-300:]

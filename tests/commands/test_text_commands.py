@@ -42,9 +42,7 @@ def summary(run: str) -> dict[str, Any]:
     return record
 
 
-def test_from_text_to_a_measured_tokenizer(
-    corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_from_text_to_a_measured_tokenizer(corpus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert summary("dataset")["val_docs"] == 2
     tok_train.run(tok_train.Config(dataset=corpus, vocab_size=500))
     assert "tok_train: 500 tokens" in capsys.readouterr().out
@@ -64,15 +62,12 @@ def test_from_text_to_a_measured_tokenizer(
     assert {"prose", "code", "math", "train", "val"} <= set(texts)
     assert texts["val"]["bytes_per_token"] > texts["hindi"]["bytes_per_token"] == 1.0
     assert all(
-        row["bytes_per_token"] == pytest.approx(row["bytes"] / row["tokens"], abs=1e-4)
-        for row in texts.values()
+        row["bytes_per_token"] == pytest.approx(row["bytes"] / row["tokens"], abs=1e-4) for row in texts.values()
     )
     assert summary("tok_eval")["texts"] == texts
 
 
-@pytest.mark.parametrize(
-    ("digits", "vocab_size", "expected"), [("auto", 400, 1), ("2", 400, 2), ("3", 400, 3)]
-)
+@pytest.mark.parametrize(("digits", "vocab_size", "expected"), [("auto", 400, 1), ("2", 400, 2), ("3", 400, 3)])
 def test_digits(corpus: str, digits: Any, vocab_size: int, expected: int) -> None:
     tok_train.run(tok_train.Config(dataset=corpus, vocab_size=vocab_size, digits=digits))
     assert Tokenizer.load(tokenizer_dir()).pattern == split_pattern(expected)
@@ -158,7 +153,5 @@ def test_help_loads_nothing_heavy(module: str) -> None:
         "try: main()\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'pyarrow', 'tokenizers', 'tiktoken', 'huggingface_hub'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -178,9 +178,7 @@ def test_a_full_disk_is_seen_before_writing(
     assert files_under(base) == []
 
 
-def test_the_tiny_world_is_made_once_for_the_same_settings(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tiny_world_is_made_once_for_the_same_settings(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = make_tinyworld(world_seed=3, mb=1)
     assert 1_000_000 <= info.bytes < 1_010_000
     assert json.loads((data_dir("tinyworld") / "world.json").read_text()) == {"seed": 3}
@@ -290,10 +288,7 @@ def silent_server() -> Iterator[str]:
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_without_a_network_it_says_so_soon(base: Path, silent_server: str, silent: bool) -> None:
-    code = (
-        "from nanochat.dataset import hub\nhub.TIMEOUT = 0.5\n"
-        "from nanochat.commands.dataset import main\nmain()"
-    )
+    code = "from nanochat.dataset import hub\nhub.TIMEOUT = 0.5\nfrom nanochat.commands.dataset import main\nmain()"
     env = {**os.environ, "HF_ENDPOINT": silent_server if silent else "http://127.0.0.1:9", "NO_PROXY": "*"}
     began = time.monotonic()
     done = subprocess.run(
@@ -319,6 +314,4 @@ def test_real_shards_and_sets(base: Path, monkeypatch: pytest.MonkeyPatch) -> No
     val = Shards.open("debian-english", "val")
     assert len(val.get_many([0, 4095, 1024])) == 3
     monkeypatch.setenv("NANOCHAT_HUB_DIR", str(SHARED))
-    assert [file.name for file in repo_parquets("openai/gsm8k", "main/test")] == [
-        "test-00000-of-00001.parquet"
-    ]
+    assert [file.name for file in repo_parquets("openai/gsm8k", "main/test")] == ["test-00000-of-00001.parquet"]

@@ -41,10 +41,7 @@ def take(loader: Loader, steps: int) -> list:
 
 
 def rows_of(steps: list) -> list[list[tuple[list[int], list[int]]]]:
-    return [
-        [(i, t) for b in s.micro for i, t in zip(b.ids.tolist(), b.targets.tolist(), strict=True)]
-        for s in steps
-    ]
+    return [[(i, t) for b in s.micro for i, t in zip(b.ids.tolist(), b.targets.tolist(), strict=True)] for s in steps]
 
 
 @settings(deadline=None, max_examples=30)
@@ -93,9 +90,7 @@ def test_targets_are_the_next_ids_where_the_mask_allows(masked: bool) -> None:
     for step in take(Loader(Numbers(masked=masked), 47, 8, 4, Ranks(), crop=not masked), 3):
         for b in step.micro:
             assert b.ids.shape == b.targets.shape == (4, 47)
-            assert torch.equal(
-                b.targets[:, :-1][b.targets[:, :-1] >= 0], b.ids[:, 1:][b.targets[:, :-1] >= 0]
-            )
+            assert torch.equal(b.targets[:, :-1][b.targets[:, :-1] >= 0], b.ids[:, 1:][b.targets[:, :-1] >= 0])
         assert step.valid == sum(int((b.targets >= 0).sum()) for b in step.micro)
         assert (step.valid == 8 * 47) is not masked
 
@@ -113,9 +108,7 @@ def test_ranks_together_see_what_one_rank_sees(world: int) -> None:
 
 @pytest.mark.parametrize("after", [1, 3])
 @pytest.mark.parametrize(("before_world", "after_world"), [(1, 1), (1, 2), (2, 1), (4, 2)])
-def test_resuming_yields_the_batches_of_an_uninterrupted_run(
-    after: int, before_world: int, after_world: int
-) -> None:
+def test_resuming_yields_the_batches_of_an_uninterrupted_run(after: int, before_world: int, after_world: int) -> None:
     def loader(rank: int, world: int, state: dict | None) -> Loader:
         return Loader(Numbers(), 31, 8, 1, Ranks(rank=rank, world=world), True, state)
 

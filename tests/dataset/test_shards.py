@@ -17,9 +17,7 @@ from nanochat.dataset.shuffle import shuffled
 from nanochat.dataset.writing import write_corpus
 from nanochat.paths import data_dir
 
-checked = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+checked = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write_parquet(path: Path, texts: list[str | None], group: int = 3) -> Path:
@@ -34,17 +32,11 @@ def write_parquet(path: Path, texts: list[str | None], group: int = 3) -> Path:
     cache=st.sampled_from([1, 100, 1 << 20]),
     data=st.data(),
 )
-def test_any_document_by_number(
-    tmp_path: Path, sizes: list[int], group: int, cache: int, data: st.DataObject
-) -> None:
-    everything = [
-        f"file {place} row {row} {'é' * row}" for place, size in enumerate(sizes) for row in range(size)
-    ]
+def test_any_document_by_number(tmp_path: Path, sizes: list[int], group: int, cache: int, data: st.DataObject) -> None:
+    everything = [f"file {place} row {row} {'é' * row}" for place, size in enumerate(sizes) for row in range(size)]
     files, start = [], 0
     for place, size in enumerate(sizes):
-        files.append(
-            write_parquet(tmp_path / f"{place}.parquet", list(everything[start : start + size]), group)
-        )
+        files.append(write_parquet(tmp_path / f"{place}.parquet", list(everything[start : start + size]), group))
         start += size
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "CACHE_BYTES", cache)
@@ -133,9 +125,7 @@ def test_written_shards(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Shards.open("mine", "test")
 
 
-@pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), UserError("bad text"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), UserError("bad text"), KeyboardInterrupt()])
 def test_nothing_is_left_of_a_write_that_fails(base: Path, error: BaseException) -> None:
     info = write_corpus("mine", "here", ["a", "b", "c"], {}, 3)
 

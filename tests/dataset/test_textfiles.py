@@ -15,9 +15,7 @@ from nanochat.console import UserError
 from nanochat.dataset import textfiles
 from nanochat.dataset.textfiles import documents, text_files
 
-checked = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+checked = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path: Path, data: bytes | str) -> Path:
@@ -75,9 +73,7 @@ def test_parquet_of_texts_or_conversations(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("offset", [0, 5, 4095, 4096, 4097, 9000])
 @pytest.mark.parametrize("name", ["latin.txt", "latin.jsonl"])
-def test_text_that_is_not_utf8(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, name: str
-) -> None:
+def test_text_that_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, name: str) -> None:
     monkeypatch.setattr(textfiles, "BLOCK", 4096)
     line = b'{"text": "x"}\n'
     good = (line * 1000)[:offset] if name.endswith("txt") else line * (offset // len(line))

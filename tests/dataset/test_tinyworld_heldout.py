@@ -212,9 +212,7 @@ def test_documents_and_conversations_depend_on_their_number_only() -> None:
     assert some[20:] == list(itertools.islice(documents(World(0), 4, 20), 30))
     assert some != list(itertools.islice(documents(World(0), 5), 50))
     assert conversation(World(0), 1, 17) == conversation(World(0), 1, 17)
-    assert [conversation(World(0), 1, k) for k in range(9)] != [
-        conversation(World(0), 2, k) for k in range(9)
-    ]
+    assert [conversation(World(0), 1, k) for k in range(9)] != [conversation(World(0), 2, k) for k in range(9)]
 
 
 def test_conversations_and_documents_fit_a_context_of_256_tokens() -> None:

@@ -43,9 +43,7 @@ def test_size_of_the_world(seed: int) -> None:
 
 def test_same_seed_same_world_and_another_seed_another() -> None:
     def facts(seed: int) -> list[tuple[str, str, tuple[int, ...], bool]]:
-        return [
-            (f.answer, f.value, tuple(sorted(f.held_out_forms)), f.never_asked) for f in World(seed).facts
-        ]
+        return [(f.answer, f.value, tuple(sorted(f.held_out_forms)), f.never_asked) for f in World(seed).facts]
 
     assert facts(3) == facts(3)
     assert not {answer for answer, *_ in facts(3)} & {answer for answer, *_ in facts(4)}

@@ -68,9 +68,7 @@ def test_equals_the_sum_by_hand(model: GPT, tokenizer: Tokenizer) -> None:
                 size += len(tokenizer.decode_bytes([target]))
     assert size == sum(len(text.encode()) for text in TEXTS)
     batches = text_batches(TEXTS, tokenizer, batch=3, seq_len=8, tokens=10**6)
-    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(
-        nats / math.log(2) / size, rel=1e-12
-    )
+    assert bits_per_byte(model, batches, tokenizer.token_bytes) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
 
 
 def test_a_uniform_model_needs_log2_of_the_vocabulary(tokenizer: Tokenizer) -> None:
@@ -98,9 +96,7 @@ def test_batch_and_ranks_do_not_choose_the_text(tokenizer: Tokenizer, batch: int
 
 def test_batch_does_not_change_the_result(model: GPT, tokenizer: Tokenizer) -> None:
     results = [
-        bits_per_byte(
-            model, text_batches(TEXTS, tokenizer, batch=b, seq_len=8, tokens=40), tokenizer.token_bytes
-        )
+        bits_per_byte(model, text_batches(TEXTS, tokenizer, batch=b, seq_len=8, tokens=40), tokenizer.token_bytes)
         for b in (1, 2, 5)
     ]
     assert results == pytest.approx([results[0]] * 3, rel=1e-12)

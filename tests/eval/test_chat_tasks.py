@@ -29,9 +29,7 @@ class Sums:
         return self.n
 
     def __getitem__(self, i: int) -> Conversation:
-        return Conversation(
-            (Message.of("user", f"question {i} " + "x" * (i % 5)), Message.of("assistant", "A"))
-        )
+        return Conversation((Message.of("user", f"question {i} " + "x" * (i % 5)), Message.of("assistant", "A")))
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
         self.answers[i] = answer
@@ -123,9 +121,7 @@ def test_limit_takes_from_the_whole_task() -> None:
 
 def test_chatcore_needs_all_its_tasks() -> None:
     half = {name: TaskResult(Score(1, 2)) for name in RANDOM}
-    assert chatcore({**half, "TinyWorld": TaskResult(Score(0, 1))}) == pytest.approx(
-        (3 * (0.25 / 0.75) + 3 * 0.5) / 6
-    )
+    assert chatcore({**half, "TinyWorld": TaskResult(Score(0, 1))}) == pytest.approx((3 * (0.25 / 0.75) + 3 * 0.5) / 6)
     del half["GSM8K"]
     assert chatcore(half) is None
 

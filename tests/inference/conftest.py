@@ -23,9 +23,7 @@ def tokenizer() -> Tokenizer:
 
 def random_model(tokenizer: Tokenizer, seq_len: int = 64, dtype: torch.dtype = torch.float32) -> GPT:
     """Weights large enough for a peaked, varied choice of tokens."""
-    config = ModelConfig(
-        depth=2, width=32, heads=4, kv_heads=2, vocab_size=tokenizer.vocab_size + 3, seq_len=seq_len
-    )
+    config = ModelConfig(depth=2, width=32, heads=4, kv_heads=2, vocab_size=tokenizer.vocab_size + 3, seq_len=seq_len)
     model = GPT(config, dtype).to(dtype)
     g = torch.Generator().manual_seed(7)
     with torch.no_grad():

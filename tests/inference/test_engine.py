@@ -44,13 +44,9 @@ def test_cached_is_the_argmax_of_full_forwards(engine: Engine, tokenizer: Tokeni
             assert engine.generate([request])[0].ids == expected
 
 
-@pytest.mark.parametrize(
-    "settings", [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 0}]
-)
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 1.0}, {"temperature": 0.7, "top_k": 0}])
 @pytest.mark.parametrize("max_batch", [1, 2, 3, 32])
-def test_batched_is_one_by_one(
-    model: GPT, tokenizer: Tokenizer, settings: dict[str, float], max_batch: int
-) -> None:
+def test_batched_is_one_by_one(model: GPT, tokenizer: Tokenizer, settings: dict[str, float], max_batch: int) -> None:
     """Rows of different lengths, more requests than rows, several samples each."""
     wanted = requests(tokenizer, n=2, **settings)
     alone = [c.ids for request in wanted for c in Engine(model, tokenizer).generate([request])]

@@ -116,9 +116,7 @@ def test_initial_weights_depend_on_the_seed_only() -> None:
     assert not torch.equal(a.embed.weight, c.embed.weight)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"depth": 0}, {"width": 63}, {"kv_heads": 3}, {"vocab_size": 0}, {"arch": "other"}]
-)
+@pytest.mark.parametrize("bad", [{"depth": 0}, {"width": 63}, {"kv_heads": 3}, {"vocab_size": 0}, {"arch": "other"}])
 def test_impossible_sizes_are_refused(bad: dict) -> None:
     with pytest.raises(UserError):
         ModelConfig(**{**vars(SMALL), **bad})

@@ -92,9 +92,7 @@ def test_schedule_rises_holds_and_falls() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 7, 20])
 def test_very_short_runs_have_sane_schedules(steps: int) -> None:
     for s in (Schedule.pretraining(steps), Schedule.finetuning(steps)):
-        assert all(
-            0 <= s.rate(i) <= 1 and 0.8 < s.momentum(i) < 0.98 and 0 <= s.decay(i) <= 1 for i in range(steps)
-        )
+        assert all(0 <= s.rate(i) <= 1 and 0.8 < s.momentum(i) < 0.98 and 0 <= s.decay(i) <= 1 for i in range(steps))
 
 
 def run(model: GPT, optimizer: Optimizer, steps: range) -> None:

@@ -41,9 +41,7 @@ def train(run: str, steps: int = 10, bpb: bool = True) -> None:
         write(run, "step", step=step, loss=5 / step, tokens=step * 1000, lr=0.1, tok_per_s=9.0, seconds=step)
         if step % 5 == 0:
             write(run, "eval", step=step, tokens=step * 1000, **val(2 / step))
-    write(
-        run, "summary", seconds=75.0, tokens=10000, params=1234567, tok_per_s=7654.3, flops=1.5e12, **val(0.2)
-    )
+    write(run, "summary", seconds=75.0, tokens=10000, params=1234567, tok_per_s=7654.3, flops=1.5e12, **val(0.2))
 
 
 def evaluated(command: str, stage: str, **values: Any) -> None:
@@ -63,9 +61,7 @@ def everything() -> None:
     train("mid_train", bpb=False)
     train("chat_sft", bpb=False)
     evaluated("base_loss", "base", tasks={}, bpb={"train": 0.8, "val": 0.9123})
-    evaluated(
-        "base_eval", "base", tasks={"copa": score(0.7, 100, centered=0.4)}, core=0.2565, bpb={"val": 0.9123}
-    )
+    evaluated("base_eval", "base", tasks={"copa": score(0.7, 100, centered=0.4)}, core=0.2565, bpb={"val": 0.9123})
     for stage, good in (("mid", 0.6), ("sft", 0.9)):
         categories = {"unseen phrasing": score(good, 300, baseline=0.05), "unknown": score(0.8, 100)}
         evaluated(
@@ -79,9 +75,7 @@ def everything() -> None:
 
 def rows(text: str, first: str) -> list[list[str]]:
     return [
-        [c.strip() for c in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if line.startswith(f"| {first} |")
+        [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith(f"| {first} |")
     ]
 
 
@@ -90,18 +84,11 @@ def test_metric_table_has_a_column_per_stage(base: Path) -> None:
     text = render(Runs.read(runs_dir()))
     assert "| Metric | BASE | MID | SFT |\n|---|---:|---:|---:|" in text
     assert rows(text, "CORE") == [["CORE", "0.2565", "-", "-"]]
-    assert rows(text, "val bpb") == [
-        ["val bpb", "0.9123", "-", "-"]
-    ]  # base_loss goes before training's own 0.2
+    assert rows(text, "val bpb") == [["val bpb", "0.9123", "-", "-"]]  # base_loss goes before training's own 0.2
     assert rows(text, "val loss") == [["val loss", "-", "0.2000", "0.2000"]]
     assert rows(text, "TinyWorld") == [["TinyWorld", "-", "0.6000", "0.9000"]]
     assert rows(text, "SpellingBee") == [["SpellingBee", "-", "0.5000", "0.5000"]]
-    assert (
-        text.index("| CORE ")
-        < text.index("| val bpb ")
-        < text.index("| TinyWorld ")
-        < text.index("| SpellingBee ")
-    )
+    assert text.index("| CORE ") < text.index("| val bpb ") < text.index("| TinyWorld ") < text.index("| SpellingBee ")
 
 
 def test_categories_stand_beside_the_commonest_answer() -> None:

@@ -141,9 +141,7 @@ def test_a_conversation_over_the_limit(client: TestClient) -> None:
     assert "32000" in response.json()["detail"]
 
 
-@pytest.mark.parametrize(
-    "body", [b"", b"{", b"\xff\xfe", b'{"messages": [{"role": "user", "content": "\\ud800"}]}']
-)
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"messages": [{"role": "user", "content": "\\ud800"}]}'])
 def test_bodies_that_are_not_json_text(client: TestClient, body: bytes) -> None:
     response = client.post("/chat/completions", content=body, headers={"Content-Type": "application/json"})
     assert response.status_code in (400, 422)
@@ -220,9 +218,7 @@ def wait_for(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-def test_a_client_that_leaves_ends_the_work(
-    scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
-) -> None:
+def test_a_client_that_leaves_ends_the_work(scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> None:
     engine = scripted(lambda request: text(*["word "] * 100_000))
     address = served(create_app(engine, info))
     with httpx.stream("POST", f"{address}/chat/completions", json=QUESTION, timeout=20) as response:
@@ -231,10 +227,7 @@ def test_a_client_that_leaves_ends_the_work(
     assert engine.said < 100_000
     engine.ended.clear()
     engine.script = lambda request: text("fine")
-    assert (
-        events(httpx.post(f"{address}/chat/completions", json=QUESTION, timeout=20).text)[0]["token"]
-        == "fine"
-    )
+    assert events(httpx.post(f"{address}/chat/completions", json=QUESTION, timeout=20).text)[0]["token"] == "fine"
 
 
 def test_a_waiting_client_that_leaves_is_never_answered(

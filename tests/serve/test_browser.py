@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HOSTILE = (
-    "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script> & <b>bold</b>"
-)
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"> <script>document.title='owned'</script> & <b>bold</b>"
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +89,7 @@ def test_a_conversation(page: Page, scripted: Any, info: ModelInfo, served: Call
     assert page.locator(".message").count() == 0
 
 
-def test_stop_and_try_again(
-    page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
-) -> None:
+def test_stop_and_try_again(page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> None:
     def script(request: Request) -> Iterator[Token]:
         while True:
             yield word("on and on ")

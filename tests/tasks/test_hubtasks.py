@@ -50,9 +50,7 @@ def test_arc(mirror: Path) -> None:
 def test_mmlu_train_is_nested(mirror: Path) -> None:
     row = {"question": "2 + 2?", "subject": "algebra", "choices": ["3", "4", "5", "6"], "answer": 1}
     write(mirror, "cais/mmlu/all/test-00000-of-00001.parquet", [row])
-    write(
-        mirror, "cais/mmlu/auxiliary_train/train-00000-of-00001.parquet", [{"train": {**row, "subject": ""}}]
-    )
+    write(mirror, "cais/mmlu/auxiliary_train/train-00000-of-00001.parquet", [{"train": {**row, "subject": ""}}])
     assert MMLU().grade(0, "B") == {"right": True, "algebra": True}
     assert MMLU("train").grade(0, "A") == {"right": False}
     assert MMLU("train")[0].messages == MMLU()[0].messages
@@ -60,9 +58,7 @@ def test_mmlu_train_is_nested(mirror: Path) -> None:
 
 def test_gsm8k(mirror: Path) -> None:
     answer = "She sold 48/2 = <<48/2=24>>24 clips.\nIn all 1,000+24 = <<1000+24=1024>>1,024.\n#### 1,024"
-    write(
-        mirror, "openai/gsm8k/main/test-00000-of-00001.parquet", [{"question": "How many?", "answer": answer}]
-    )
+    write(mirror, "openai/gsm8k/main/test-00000-of-00001.parquet", [{"question": "How many?", "answer": answer}])
     task = GSM8K()
     parts = task[0].messages[-1].parts
     assert [part.type for part in parts] == ["text", "python", "python_output"] * 2 + ["text"]

@@ -88,9 +88,7 @@ def test_sets_at_hand_are_used_and_the_others_named(offline: Path) -> None:
     mixture, missing = default_mixture("sft", dataset="debian-english", size=10, network=False)
     assert [items.name for items, _ in mixture.sets] == ["SpellingBee", "SimpleSpelling", "ChatMix", "GSM8K"]
     assert missing == ["SmolTalk", "ARC-Easy", "ARC-Challenge"]
-    test, missing_in_test = default_mixture(
-        "sft", dataset="debian-english", size=10, network=False, split="test"
-    )
+    test, missing_in_test = default_mixture("sft", dataset="debian-english", size=10, network=False, split="test")
     assert missing_in_test == missing
     assert len(test) > 0
 

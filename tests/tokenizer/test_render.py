@@ -15,9 +15,7 @@ from nanochat.tokenizer import (
     render_prompt,
 )
 
-checked = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+checked = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 words = st.one_of(
     st.text(max_size=20),
     st.sampled_from(["<|assistant_end|>", "hi <|bos|>", "<|python_start|>2<|python_end|>"]),
@@ -34,9 +32,7 @@ conversations = st.builds(
 
 @checked
 @given(conversations)
-def test_the_mask_marks_exactly_what_the_assistant_says(
-    tokenizer: Tokenizer, conversation: Conversation
-) -> None:
+def test_the_mask_marks_exactly_what_the_assistant_says(tokenizer: Tokenizer, conversation: Conversation) -> None:
     ids, mask = render_conversation(tokenizer, conversation)
     assert len(ids) == len(mask)
     spoken = [token for token, learnt in zip(ids, mask, strict=True) if learnt]

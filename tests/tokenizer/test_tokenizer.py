@@ -21,9 +21,7 @@ from nanochat.tokenizer.hf_format import two_parts
 from nanochat.tokenizer.samples import SAMPLES
 
 SHARED = Path(__file__).parents[2] / "../shared/data/hub/local/debian-english"
-checked = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+checked = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 pieces = st.sampled_from(
     [
         *"aAzZéßſ019 \t\n\r.,'!_-<|>",
@@ -85,9 +83,7 @@ def twin(any_tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> 
 @checked
 @given(anything)
 @example("a" * 3000 + "\n" * 50 + " " * 50 + "x")
-def test_tokenizer_json_gives_the_same_ids(
-    any_tokenizer: Tokenizer, twin: tokenizers.Tokenizer, text: str
-) -> None:
+def test_tokenizer_json_gives_the_same_ids(any_tokenizer: Tokenizer, twin: tokenizers.Tokenizer, text: str) -> None:
     for name in SPECIAL_TOKENS:  # which that format does read in text
         text = text.replace(name, "")
     ids = any_tokenizer.encode(text)
@@ -107,9 +103,7 @@ def test_tokenizer_json_has_the_special_ids(any_tokenizer: Tokenizer, twin: toke
 def test_tokenizer_json_on_real_text(tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
-    texts = (
-        pq.ParquetFile(SHARED / "shard_00003.parquet").read_row_group(0, columns=["text"])["text"].to_pylist()
-    )
+    texts = pq.ParquetFile(SHARED / "shard_00003.parquet").read_row_group(0, columns=["text"])["text"].to_pylist()
     tokenizer = Tokenizer(train_bpe(texts[:700], 3000))
     tokenizer.save(tmp_path / "tokenizer")
     twin = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer/tokenizer.json"))

@@ -94,9 +94,7 @@ def test_illegal(expression: str) -> None:
 
 def _expressions() -> st.SearchStrategy[str]:
     numbers = st.integers(0, 999).map(str) | st.decimals("0", "99", places=2).map(str)
-    counts = st.builds(
-        "'{}'.count('{}')".format, st.text("abc", max_size=8), st.text("abc", min_size=1, max_size=2)
-    )
+    counts = st.builds("'{}'.count('{}')".format, st.text("abc", max_size=8), st.text("abc", min_size=1, max_size=2))
     lengths = st.text(string.ascii_letters + " ,.", max_size=9).map('len("{}")'.format)
     return st.recursive(
         numbers | counts | lengths,

@@ -37,7 +37,7 @@ BASE: dict[str, Any] = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def base(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shared run without its base checkpoints' tag in the way."""
     copy = tmp_path / "base"
@@ -87,9 +87,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(loop_module, "_step", step)
 
 
-def test_resumed_base_training_equals_uninterrupted_bit_for_bit(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train_base(BaseConfig(**BASE, model_tag="whole"))
     with monkeypatch.context() as m:
         stop_after(m, 7)
@@ -102,9 +100,7 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(
     assert (state["step"], state["tokens"]) == (10, 10240)
 
 
-def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(
-    base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     common = {**COMMON, "stage": "sft", "num_iterations": 6, "conversations": 300, "total_batch_size": 2048}
     train_chat(ChatConfig(**common))
     whole = weights("sft", "d1")

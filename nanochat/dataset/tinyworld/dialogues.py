@@ -75,9 +75,7 @@ def _about(world: World, rng: random.Random) -> list[Turn]:
 def _mixed(world: World, rng: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     for _ in range(rng.randint(2, 3)):
-        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count))(
-            world, rng
-        )
+        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count))(world, rng)
     return turns
 
 

@@ -83,9 +83,7 @@ def _assistant(text: str) -> dict[str, Any]:
 
 def _about_fact(world: World, category: str, messages: tuple[dict[str, Any], ...], fact: Fact) -> Question:
     # Naming every value there is must not count, nor may a value hide inside the entity's own name.
-    others = tuple(
-        v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower()
-    )
+    others = tuple(v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower())
     return Question(
         category=category,
         messages=messages,
@@ -174,9 +172,7 @@ def _unknown(world: World, rng: random.Random, n: int) -> list[Question]:
     for _ in range(n):
         text, answer = asking.unknown(world, rng, held_out=True)
         made.append(
-            Question(
-                category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True
-            )
+            Question(category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True)
         )
     return made
 

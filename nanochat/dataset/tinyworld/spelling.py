@@ -85,10 +85,7 @@ def random_word(rng: random.Random) -> str:
         return rng.choice(training_words())
     while True:
         first, second = rng.choice(training_words()), rng.choice(training_words())
-        word = (
-            first[: rng.randint(2, max(2, len(first) - 1))]
-            + second[-rng.randint(2, max(2, len(second) - 1)) :]
-        )
+        word = first[: rng.randint(2, max(2, len(first) - 1))] + second[-rng.randint(2, max(2, len(second) - 1)) :]
         if len(word) <= 10 and word not in _all_words():
             return word
 
