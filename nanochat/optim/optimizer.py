@@ -54,7 +54,7 @@ class Optimizer:
         rate, momentum = schedule.rate(step), schedule.momentum(step)
         decay = self.rates.weight_decay * schedule.decay(step)
         for (m, k), names in self.stacks.items():
-            params = [self.named[n] for n in names]
+            params: list[Tensor] = [self.named[n] for n in names]
             stacked = torch.stack(params)  # one batched product for all matrices of a shape
             momenta = torch.stack([self.state[f"{n}.momentum"] for n in names])
             seconds = torch.stack([self.state[f"{n}.second"] for n in names])

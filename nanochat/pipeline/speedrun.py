@@ -10,7 +10,7 @@ from types import FrameType
 
 from nanochat.console import UserError, duration, say
 from nanochat.metrics import MetricsWriter
-from nanochat.paths import base_dir, runs_dir
+from nanochat.paths import base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
@@ -45,9 +45,8 @@ def speedrun(config: SpeedrunConfig) -> None:
         seconds = _run(stage, plan, resume)
         log.finish(stage, mark)
         say(f"{head}: finished in {duration(seconds)}")
-    say(
-        f"\nAll stages are done ({duration(time.monotonic() - began)} this time). The report: {runs_dir().parent / 'report' / 'report.md'}\n"
-    )
+    say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
+    say(f"The report: {report_dir() / 'report.md'}\n")
     farewell(plan.corpus)
 
 

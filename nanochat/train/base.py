@@ -74,8 +74,8 @@ def train_base(config: BaseConfig) -> TrainState:
         return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes)}
 
     say(
-        f"base: d{config.depth} ({model.num_params():,} parameters, width {model_config.width}, vocab {tokenizer.vocab_size:,}, "
-        f"T {seq_len}) on {describe(machine)}"
+        f"base: d{config.depth} ({model.num_params():,} parameters, width {model_config.width}, "
+        f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}"
     )
     say(
         f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward), corpus {config.dataset}"
