@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ VOCAB = 600
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """NANOCHAT_BASE_DIR of a finished run. Read only: copy it before changing it."""
     base = tmp_path_factory.mktemp("tiny_run")
     before = os.environ.get("NANOCHAT_BASE_DIR")
@@ -27,7 +26,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             del os.environ["NANOCHAT_BASE_DIR"]
         else:
             os.environ["NANOCHAT_BASE_DIR"] = before
-    yield base
+    return base
 
 
 def _make() -> None:

@@ -78,7 +78,7 @@ def train_base(config: BaseConfig) -> TrainState:
         f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}"
     )
     say(
-        f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward), corpus {config.dataset}"
+        f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) of {config.dataset}"
     )
     job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
     return train(job)

@@ -64,9 +64,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     )
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
-        say(
-            f"{stage}: without {', '.join(missing)} (not on this machine; set NANOCHAT_HUB_DIR to a mirror, or go online)"
-        )
+        say(f"{stage}: without {', '.join(missing)} (not here; set NANOCHAT_HUB_DIR to a mirror, or go online)")
 
     resumed = states.find_resumable(stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main)
     model = load(resumed or parent, machine.device, machine.dtype).train()

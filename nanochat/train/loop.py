@@ -162,7 +162,7 @@ def _due(every: int, s: TrainState, times: int) -> bool:
 def _step(
     job: Job, loss_fn: Callable[..., torch.Tensor], step: Step, schedule: Schedule, stop: bool
 ) -> tuple[float, bool]:
-    """Forward, backward and update. Returns the mean loss over all ranks' targets and whether any rank was asked to stop."""
+    """Forward, backward and update. Returns the mean loss over all ranks' targets and whether any was asked to stop."""
     machine, s = job.machine, job.state
     valid = step.valid
     if machine.ranks.world > 1:

@@ -37,9 +37,14 @@ def test_a_written_checkpoint_verifies_and_is_found() -> None:
 
 def test_a_failure_while_writing_leaves_nothing(base: Path) -> None:
     make(5)
-    with pytest.raises(RuntimeError), checkpoint.create("base", "d1", 10) as folder:
-        (folder / "config.json").write_text("{}")
-        raise RuntimeError
+
+    def fail() -> None:
+        with checkpoint.create("base", "d1", 10) as folder:
+            (folder / "config.json").write_text("{}")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert [p.name for p in (base / "base_checkpoints" / "d1").iterdir()] == ["step_000005"]
 
 

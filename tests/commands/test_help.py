@@ -20,8 +20,8 @@ try:
     runpy.run_module(module, run_name="__main__")
 except SystemExit as stop:
     assert not stop.code, stop.code
-print("HEAVY", [m for m in %r if m in sys.modules])
-""" % (HEAVY,)
+print("HEAVY", [m for m in {!r} if m in sys.modules])
+""".format(HEAVY)
 
 
 @pytest.mark.parametrize("module", [*(f"scripts.{n}" for n in names()), "nanochat.dataset", "nanochat.report"])

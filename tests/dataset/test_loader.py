@@ -12,6 +12,7 @@ from nanochat.console import UserError
 from nanochat.dataset.loader import Loader, merge_states
 from nanochat.dataset.packing import Sequence, Stream
 from nanochat.machine import Ranks
+import itertools
 
 BOS = 0
 
@@ -52,7 +53,7 @@ def test_cropped_rows_are_full_and_begin_with_a_document(n: int, longest: int, r
         ids, mask = stream.next_row()
         assert ids[0] == BOS and mask.all() and len(ids) == row
         starts = [*np.flatnonzero(ids == BOS), row]
-        for a, b in zip(starts, starts[1:], strict=False):
+        for a, b in itertools.pairwise(starts):
             assert len(set(ids[a + 1 : b])) <= 1  # one document, never two without a <bos> between them
 
 
@@ -64,7 +65,7 @@ def test_conversations_stay_whole_and_padding_carries_no_loss(n: int, longest: i
     for _ in range(20):
         ids, mask = stream.next_row()
         starts = [*np.flatnonzero(ids == BOS), row]
-        for a, b in zip(starts, starts[1:], strict=False):
+        for a, b in itertools.pairwise(starts):
             if b - a == 1:  # padding
                 assert not mask[a]
                 continue
