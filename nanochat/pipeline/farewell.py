@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nanochat import checkpoint
 from nanochat.console import say
 
 QUESTIONS = (
@@ -16,20 +15,14 @@ QUESTIONS = (
 
 def farewell(corpus: str) -> None:
     """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
-    from nanochat.inference import Engine, Request
-    from nanochat.machine import setup
-    from nanochat.model import load
-    from nanochat.tokenizer import Conversation, Tokenizer, render_prompt
+    from nanochat.inference import Request, load_engine
+    from nanochat.tokenizer import Conversation, render_prompt
 
-    machine = setup()
-    folder = checkpoint.find("sft")
-    model = load(folder, machine.device, machine.dtype)
-    tokenizer = Tokenizer.load(folder / "tokenizer")
-    engine = Engine(model, tokenizer)
+    engine, _ = load_engine("sft")
     say("A short conversation with your model:\n")
     for question in questions(corpus):
         prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
-        [answer] = engine.generate([Request(render_prompt(tokenizer, prompt), max_tokens=128, temperature=0.0)])
+        [answer] = engine.generate([Request(render_prompt(engine.tokenizer, prompt), max_tokens=128, temperature=0.0)])
         say(f"  you:      {question}")
         say(f"  nanochat: {answer.text.strip()}\n")
     say("Go on talking to it:\n")

@@ -1,11 +1,11 @@
-"""Which stages are done: runs/speedrun/state.json, one fingerprint per stage, each including the one before."""
+"""Which stages are done: <base>/speedrun.json, one fingerprint per stage, each including the one before."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
-from nanochat.paths import runs_dir, write_json
+from nanochat.paths import base_dir, write_json
 from nanochat.pipeline.settings import Stage
 
 VERSION = 1
@@ -24,7 +24,7 @@ class StageLog:
     """started: fingerprint of every stage begun; done: of those finished."""
 
     def __init__(self) -> None:
-        self.path = runs_dir("speedrun") / "state.json"
+        self.path = base_dir() / "speedrun.json"
         try:
             saved = json.loads(self.path.read_text())
             self.started, self.done = dict(saved["started"]), dict(saved["done"])

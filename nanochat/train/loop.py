@@ -18,7 +18,7 @@ from nanochat import checkpoint
 from nanochat.console import Progress, UserError, duration, say
 from nanochat.dataset.loader import Batch, Loader, Step, merge_states
 from nanochat.machine import Machine, has_compiler, peak_flops
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import read_metrics
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import runs_dir
@@ -26,6 +26,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
 from nanochat.train.config import Compile, TrainConfig, settings
 from nanochat.train.state import TrainState
+from nanochat.train.tracker import Tracker
 
 RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
 CALIBRATION_STEPS = 12  # timed after the first few (compilation), before a time budget fixes the horizon
@@ -88,9 +89,11 @@ class _Stop:
 def train(job: Job) -> TrainState:
     """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
     s, machine = job.state, job.machine
-    writer = MetricsWriter(runs_dir(RUNS[s.stage]) / "metrics.jsonl", fresh=s.step == 0)
+    path = runs_dir(RUNS[s.stage]) / "metrics.jsonl"
+    facts = {**settings(job.config), **_facts(job)}
+    writer = Tracker(path, s.step == 0, job.config.run, s.stage, facts)
     if s.step == 0:
-        writer.write("settings", **{**settings(job.config), **_facts(job)})
+        writer.write("settings", **facts)
     loss_fn = compiled(job.model, job.config.compile, machine)
     began, seconds_before = time.monotonic(), s.seconds
     calibrate = _Calibration(job.budget) if job.budget and s.step < CALIBRATION_STEPS else None
@@ -143,12 +146,13 @@ def train(job: Job) -> TrainState:
     s.seconds = seconds_before + time.monotonic() - began
     writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
     _save(job)
-    facts = _summary(job, speed)
-    writer.write("summary", **facts)
+    summary = _summary(job)
+    writer.write("summary", **summary)
+    writer.finish()
     val = "  ".join(f"{k} {v:.4f}" for k, v in s.val.items())
     say(
         f"{s.stage}: {s.step} steps, {s.tokens:,} tokens in {duration(s.seconds)}, loss {s.loss:.3f}, {val}, "
-        f"{facts['tok_per_s']:,.0f} tok/s, MFU {facts['mfu']:.0%}"
+        f"{summary['tok_per_s']:,.0f} tok/s, MFU {summary['mfu']:.0%}"
     )
     return s
 
@@ -248,10 +252,12 @@ def _facts(job: Job) -> dict[str, Any]:
     }
 
 
-def _summary(job: Job, speed: float) -> dict[str, Any]:
+def _summary(job: Job) -> dict[str, Any]:
+    """tok_per_s is the median over the steps, so that compilation and other pauses do not count."""
     s = job.state
     flops = job.model.config.shape.flops_per_token
-    speed = speed or s.tokens / max(s.seconds, 1e-9)
+    rows = read_metrics(runs_dir(RUNS[s.stage]) / "metrics.jsonl") if job.machine.ranks.is_main else []
+    speed = statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0])
     return {
         "seconds": s.seconds,
         "steps": s.step,

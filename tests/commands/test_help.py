@@ -12,7 +12,7 @@ from nanochat.__main__ import names, usage
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "pyarrow", "tokenizers", "tiktoken", "matplotlib", "fastapi", "huggingface_hub")
-PROBE = """
+PROBE = f"""
 import runpy, sys
 module = sys.argv.pop(1)
 sys.argv[1:] = ["--help"]
@@ -20,8 +20,8 @@ try:
     runpy.run_module(module, run_name="__main__")
 except SystemExit as stop:
     assert not stop.code, stop.code
-print("HEAVY", [m for m in {!r} if m in sys.modules])
-""".format(HEAVY)
+print("HEAVY", [m for m in {HEAVY!r} if m in sys.modules])
+"""
 
 
 @pytest.mark.parametrize("module", [*(f"scripts.{n}" for n in names()), "nanochat.dataset", "nanochat.report"])

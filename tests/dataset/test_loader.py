@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from nanochat.console import UserError
 from nanochat.dataset.loader import Loader, merge_states
 from nanochat.dataset.packing import Sequence, Stream
 from nanochat.machine import Ranks
-import itertools
 
 BOS = 0
 

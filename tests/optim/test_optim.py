@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,7 +11,6 @@ from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.optim.muon import muon_update, orthogonalize
 from nanochat.scale import Rates
-import itertools
 
 CONFIG = ModelConfig(depth=2, width=32, heads=2, kv_heads=2, vocab_size=50, seq_len=16)
 

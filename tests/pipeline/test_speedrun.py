@@ -1,0 +1,179 @@
+"""Stages run in order, are skipped when done, go on when interrupted, and fail in one clear line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nanochat import checkpoint
+from nanochat.console import UserError
+from nanochat.pipeline import SpeedrunConfig, settings, speedrun
+from nanochat.pipeline import speedrun as door
+from nanochat.pipeline.progress import StageLog, fingerprints
+from nanochat.pipeline.settings import Plan, Stage, resolve
+
+ROOT = Path(__file__).parents[2]
+module = sys.modules["nanochat.pipeline.speedrun"]
+assert door is speedrun
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three stages that write their arguments into a file, in place of the real ones."""
+    ran = tmp_path / "ran"
+    code = (
+        "import sys, pathlib; p = pathlib.Path(sys.argv[1]); "
+        "p.write_text((p.read_text() if p.exists() else '') + ' '.join(sys.argv[2:]) + '\\n'); "
+        "sys.exit(int((p.parent / 'fail').read_text()) if sys.argv[2] == 'two' and (p.parent / 'fail').exists() else 0)"
+    )
+    monkeypatch.setattr(
+        module,
+        "_command",
+        lambda stage, plan, resume: [
+            sys.executable, "-c", code, str(ran), stage.name, *stage.args, *(["--resume"] if resume else []),
+        ],
+    )  # fmt: skip
+    three = (Stage("one", ()), Stage("two", ("x",), resumable=True), Stage("three", ()))
+    monkeypatch.setattr(module, "resolve", lambda config: Plan(three, 1, "a test", "tinyworld"))
+    monkeypatch.setattr(module, "farewell", lambda corpus: None)
+    return ran
+
+
+def test_all_stages_run_once_and_are_skipped_after(stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speedrun(SpeedrunConfig())
+    speedrun(SpeedrunConfig())
+    assert stages.read_text() == "one\ntwo x\nthree\n"
+    assert capsys.readouterr().out.count("done already") == 3
+
+
+@pytest.mark.parametrize(("code", "error"), [(2, UserError), (1, SystemExit)])
+def test_a_failed_stage_ends_the_run_and_the_next_run_resumes_it(stages: Path, code: int, error: type) -> None:
+    (stages.parent / "fail").write_text(str(code))
+    with pytest.raises(error):
+        speedrun(SpeedrunConfig())
+    (stages.parent / "fail").unlink()
+    speedrun(SpeedrunConfig())
+    assert stages.read_text() == "one\ntwo x\ntwo x --resume\nthree\n"
+
+
+def test_dry_run_starts_nothing(stages: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    speedrun(SpeedrunConfig(dry_run=True))
+    assert not stages.exists()
+    assert "two         [to run]  python -m scripts.two x" in capsys.readouterr().out
+
+
+def test_changed_settings_make_a_stage_and_all_after_it_stale() -> None:
+    a = (Stage("one", ()), Stage("two", ("x",)), Stage("three", ()))
+    b = (Stage("one", ()), Stage("two", ("y",)), Stage("three", ()))
+    same = [x == y for x, y in zip(fingerprints(a), fingerprints(b), strict=True)]
+    assert same == [True, False, False]
+
+
+def test_a_damaged_log_means_nothing_is_done(base: Path) -> None:
+    stage = Stage("one", ())
+    log = StageLog()
+    log.start(stage, "f")
+    log.finish(stage, "f")
+    assert StageLog().is_done(stage, "f")
+    (base / "speedrun.json").write_text("{half")
+    assert not StageLog().is_done(stage, "f")
+
+
+def test_the_plan_names_every_stage_with_resolved_settings() -> None:
+    plan = resolve(SpeedrunConfig(world_seed=7))
+    assert [s.name for s in plan.stages] == [
+        "dataset", "tok_train", "tok_eval", "base_train", "base_loss", "base_eval",
+        "mid_train", "chat_sft", "chat_eval", "report",
+    ]  # fmt: skip
+    shown = [s.display(plan.nproc) for s in plan.stages]
+    assert "--world_seed=7" in shown[0]
+    assert shown[3].startswith("python -m scripts.base_train --depth=4 --dataset=tinyworld")
+
+
+def test_gpus_mean_torchrun_and_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "NVIDIA H100")
+    plan = resolve(SpeedrunConfig())
+    shown = {s.name: s.display(plan.nproc) for s in plan.stages}
+    assert shown["base_train"] == (
+        "torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- "
+        "--depth=20 --dataset=climbmix --target_param_data_ratio=20"
+    )
+    assert shown["tok_train"] == "python -m scripts.tok_train --dataset=climbmix --vocab_size=65536"
+    assert shown["dataset"] == "python -m nanochat.dataset --dataset=climbmix -n 240"
+
+
+def test_a_budget_decides_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "texts").mkdir()
+    monkeypatch.setattr(settings, "peak_flops", lambda machine: 3e11)
+    depths = []
+    for budget in ("1m", "20m", "8h"):
+        plan = resolve(SpeedrunConfig(dataset=str(tmp_path / "texts"), time_budget=budget))
+        base = next(s for s in plan.stages if s.name == "base_train")
+        depths.append(int(base.args[0].removeprefix("--depth=")))
+        assert f"--time_budget={budget}" in base.args
+    assert depths == sorted(depths)
+    assert depths[0] < depths[-1]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"depth": -1}, "depth is -1"),
+        ({"vocab_size": 20}, "vocabulary of 20"),
+        ({"time_budget": "soon"}, "'soon' is no duration"),
+    ],
+)
+def test_impossible_wishes_are_refused(bad: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(SpeedrunConfig(**bad))
+
+
+@pytest.mark.slow
+def test_a_real_run_survives_a_kill_in_every_stage_and_ends_in_a_conversation(base: Path, tmp_path: Path) -> None:
+    """Own text, one layer; killed (SIGKILL, the whole group) after a while, again and again, until it is through."""
+    text = "\n\n".join(f"Line {i} of a small book about the number {i * i}. It has a few words." for i in range(4000))
+    (tmp_path / "book.txt").write_text(text)
+    command = [
+        sys.executable, "-m", "nanochat", "speedrun", "--dataset", str(tmp_path / "book.txt"),
+        "--depth=1", "--vocab-size=400", "--time-budget=8s",
+    ]  # fmt: skip
+    kills = 0
+    for patience in (3, 7, 11, 15, 19, 23, 27, 600):
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        began = time.monotonic()
+        try:
+            out, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, (out, time.monotonic() - began)
+        break
+    assert kills >= 2
+    assert "A short conversation with your model" in out
+    assert "scripts.chat_web" in out
+    assert (base / "report" / "report.md").exists()
+    done = json.loads((base / "speedrun.json").read_text())["done"]
+    assert len(done) == 10
+    checkpoint.verify(checkpoint.find("sft"))
