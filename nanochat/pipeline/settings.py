@@ -16,7 +16,7 @@ from nanochat.train.config import parse_duration
 EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
-TINY_BATCH, TINY_STEPS = 8192, 520
+TINY_BATCH, TINY_STEPS = 4096, 900
 TINY_CONVERSATIONS = {"mid": 12000, "sft": 6000}
 
 
@@ -52,10 +52,10 @@ class Stage:
     args: tuple[str, ...]
     torchrun: bool = False
     resumable: bool = False
-    command: str = ""  # module, when it is not the stage's name
+    module: str = ""  # when it is not scripts.<name>
 
     def display(self, nproc: int) -> str:
-        module = self.command or f"scripts.{self.name}"
+        module = self.module or f"scripts.{self.name}"
         if self.torchrun and nproc > 1:
             start = f"torchrun --standalone --nproc_per_node={nproc} -m {module} --"
         else:
@@ -145,14 +145,15 @@ def _stages(
     price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
     core = () if eval_bundle_dir().is_dir() else ("--eval=bpb,sample",)
     return (
-        Stage("dataset", prepare, command="nanochat.dataset"),
+        Stage("dataset", prepare, module="nanochat.dataset"),
         Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}")),
         Stage("tok_eval", (f"--dataset={corpus}",)),
         Stage("base_train", (*base, *run), torchrun=True, resumable=True),
         Stage("base_loss", (f"--dataset={corpus}",), torchrun=True),
         Stage("base_eval", (f"--dataset={corpus}", *core), torchrun=True),
         Stage("mid_train", (*chat["mid"], *files, *run), torchrun=True, resumable=True),
+        Stage("mid_eval", ("-i", "mid", *wanted), torchrun=True, module="scripts.chat_eval"),
         Stage("chat_sft", (*chat["sft"], *files, *run), torchrun=True, resumable=True),
         Stage("chat_eval", ("-i", "sft", *wanted), torchrun=True),
-        Stage("report", ("generate", *price), command="nanochat.report"),
+        Stage("report", ("generate", *price), module="nanochat.report"),
     )

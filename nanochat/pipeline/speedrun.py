@@ -51,7 +51,8 @@ def speedrun(config: SpeedrunConfig) -> None:
 
 
 def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
-    module = stage.command or f"nanochat.commands.{stage.name}"  # importable from any folder, unlike scripts
+    module = stage.module or f"scripts.{stage.name}"
+    module = module.replace("scripts.", "nanochat.commands.")  # importable from any folder, unlike scripts
     args = [*stage.args, *(["--resume"] if resume else [])]
     if stage.torchrun and plan.nproc > 1:
         launch = [

@@ -97,7 +97,7 @@ def test_the_plan_names_every_stage_with_resolved_settings() -> None:
     plan = resolve(SpeedrunConfig(world_seed=7))
     assert [s.name for s in plan.stages] == [
         "dataset", "tok_train", "tok_eval", "base_train", "base_loss", "base_eval",
-        "mid_train", "chat_sft", "chat_eval", "report",
+        "mid_train", "mid_eval", "chat_sft", "chat_eval", "report",
     ]  # fmt: skip
     shown = [s.display(plan.nproc) for s in plan.stages]
     assert "--world_seed=7" in shown[0]
@@ -175,5 +175,5 @@ def test_a_real_run_survives_a_kill_in_every_stage_and_ends_in_a_conversation(ba
     assert "scripts.chat_web" in out
     assert (base / "report" / "report.md").exists()
     done = json.loads((base / "speedrun.json").read_text())["done"]
-    assert len(done) == 10
+    assert len(done) == 11
     checkpoint.verify(checkpoint.find("sft"))

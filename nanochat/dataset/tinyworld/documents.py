@@ -112,14 +112,14 @@ Writer = Callable[[World, random.Random], str]
 # (writer, share of all tokens, tokens in one of its documents). Facts need to be seen often: three
 # quarters of the tokens state them or ask for them.
 WRITERS: tuple[tuple[Writer, float, int], ...] = (
-    (_entry, 0.20, 56),
+    (_entry, 0.19, 56),
     (_facts, 0.12, 51),
     (_survey, 0.05, 46),
     (story, 0.05, 68),
-    (_questions, 0.32, 91),
+    (_questions, 0.30, 91),
     (_counting, 0.005, 58),
-    (_calculator, 0.05, 230),
-    (_spelling, 0.12, 173),
+    (_calculator, 0.07, 230),
+    (_spelling, 0.13, 173),
     (_unknown, 0.06, 95),
     (_identity, 0.025, 104),
 )
