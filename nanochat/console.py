@@ -64,6 +64,7 @@ class Progress:
         self.done = self._start = start
         self.fields: dict[str, str] = {}
         self._began = self._last = time.monotonic()
+        self._pace: tuple[float, float] | None = None  # (time, done) from which the speed is taken
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -93,6 +94,8 @@ class Progress:
     def advance(self, n: float, **fields: str) -> None:
         self.done += n
         self.fields.update(fields)
+        if self._pace is None and n:  # the first unit may have taken long (compilation), and tells nothing
+            self._pace = (time.monotonic(), self.done)
         extra = "  ".join(f"{k} {v}" for k, v in self.fields.items())
         if self._bar is not None:
             self._bar.update(self._task, completed=self.done, extra=extra)
@@ -103,7 +106,8 @@ class Progress:
     def _line(self, extra: str) -> str:
         elapsed = time.monotonic() - self._began
         share = self.done / self.total if self.total else 1.0
-        rate = (self.done - self._start) / elapsed if elapsed > 0 else 0
+        since, done = self._pace or (self._began, self._start)
+        rate = (self.done - done) / max(1e-9, time.monotonic() - since)
         eta = duration((self.total - self.done) / rate) if rate > 0 else "?"
         line = f"{self.label} {share:4.0%}  {self.done:,.0f}/{self.total:,.0f} {self.unit}".rstrip()
         return f"{line}  {duration(elapsed)} eta {eta}  {extra}".rstrip()

@@ -1,0 +1,78 @@
+"""Errors are one line with exit code 2; progress is readable in a log."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from nanochat import console
+from nanochat.console import Progress, UserError, duration, run_command
+
+
+@dataclass
+class Config:
+    size: int = 3
+    """a size"""
+
+
+def run_with(error: BaseException | None) -> object:
+    def run(config: Config) -> None:
+        if error:
+            raise error
+
+    return run
+
+
+def test_a_user_error_is_one_line_with_its_remedy_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(Config, run_with(UserError("the disk is full", "Free some space.")), argv=[])  # type: ignore[arg-type]
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: the disk is full. Free some space.\n"
+
+
+def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(Config, run_with(KeyboardInterrupt()), argv=[])  # type: ignore[arg-type]
+    assert stop.value.code == 130
+
+
+@pytest.mark.parametrize("argv", [["--size=5"], ["--", "--size=5"], ["--size", "5"]])
+def test_flags_as_torchrun_hands_them_on(argv: list[str]) -> None:
+    seen: list[int] = []
+    run_command(Config, lambda c: seen.append(c.size), argv=argv)
+    assert seen == [5]
+
+
+def test_a_wrong_flag_is_exit_code_2() -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_command(Config, run_with(None), argv=["--sise=5"])  # type: ignore[arg-type]
+    assert stop.value.code == 2
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    with Progress(100, "base", "tokens") as bar:
+        for i in range(10):
+            clock[0] += 100 if i == 0 else 2  # the first step compiles
+            bar.advance(10, loss="2.0")
+    lines = capsys.readouterr().out.splitlines()
+    assert 3 <= len(lines) <= 5
+    assert lines[0] == "base  10%  10/100 tokens  1m40s eta ?  loss 2.0"
+    assert lines[1] == "base  40%  40/100 tokens  1m46s eta 12s  loss 2.0"
+
+
+def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "1")
+    console.say("hello")
+    console.warn("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3s"), (65, "1m05s"), (3720, "1h02m")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
