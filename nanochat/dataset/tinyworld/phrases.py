@@ -33,6 +33,9 @@ IDENTITY = (
             "Can you tell me your name?",
             "I would like to know your name.",
             "Your name?",
+            "What is the name that you use?",
+            "Is nanochat the name you have?",
+            "Have you got a name?",
         ),
         (
             "Please tell me your name.",
@@ -81,6 +84,9 @@ IDENTITY = (
             "Do you know who made you?",
             "Can you tell me who made you?",
             "Which company made you?",
+            "By whom were you created?",
+            "By whom were you taught?",
+            "Who was it that wrote you?",
         ),
         (
             "Tell me who made you.",
@@ -129,6 +135,9 @@ IDENTITY = (
             "Do you have a body?",
             "Are you a robot or a human?",
             "Tell me, are you human?",
+            "Are you a person or a machine?",
+            "Are you a human or a computer?",
+            "Are you a machine or a human?",
         ),
         (
             "Are you a real human?",
