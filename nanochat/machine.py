@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,12 +72,6 @@ class Machine:
         if self.device.type == "cuda":
             return torch.cuda.get_device_name(self.device)
         return cpu_name() if self.device.type == "cpu" else self.device.type
-
-    def synchronize(self) -> None:
-        import torch
-
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
 
 
 def setup(device: str = "auto", dtype: str = "auto") -> Machine:
@@ -186,7 +181,7 @@ def peak_flops(machine: Machine) -> float:
     if machine.device.type == "cuda" and machine.dtype != torch.float32:
         name = machine.name
         for known in sorted(GPU_PEAKS, key=len, reverse=True):
-            if known in name:
+            if re.search(rf"\b{known}\b", name):
                 return GPU_PEAKS[known]
     size = 1024 if machine.device.type == "cpu" else 4096
     return _measured_peak(machine.device.type, str(machine.dtype).removeprefix("torch."), size)
@@ -211,7 +206,7 @@ def keep_freed_memory() -> None:
 
 
 def has_compiler() -> bool:
-    """Whether torch.compile can build CPU kernels here."""
+    """Whether torch.compile can build its kernels here (on a GPU, Triton needs a C compiler for its launchers)."""
     import shutil
 
     return any(shutil.which(c) for c in (os.environ.get("CXX", "g++"), "g++", "clang++"))

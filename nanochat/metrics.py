@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from nanochat.console import is_main_rank
+from nanochat.console import UserError, is_main_rank
 
 VERSION = 1
 
@@ -30,8 +30,13 @@ class MetricsWriter:
         if not is_main_rank():
             return
         record = {"version": VERSION, "time": round(time.time(), 3), "kind": kind, **values}
-        with open(self.path, "a", encoding="utf-8") as f:
-            f.write(json.dumps(record, ensure_ascii=False) + "\n")
+        try:
+            with open(self.path, "a", encoding="utf-8") as f:
+                f.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {self.path}: {error.strerror}", "Free some disk space and run again"
+            ) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -67,9 +67,9 @@ def slug(text: str) -> str:
 
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a whole file or none: beside, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
             f.write(data.encode() if isinstance(data, str) else data)
             f.flush()
@@ -84,6 +84,15 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def require_disk(folder: Path, need: int, what: str) -> None:

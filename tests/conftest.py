@@ -31,12 +31,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make() -> None:
     from nanochat.commands import tok_train
-    from nanochat.dataset import prepare
     from nanochat.dataset.corpora import make_tinyworld
     from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 
     make_tinyworld(world_seed=0, mb=1)
-    assert prepare("tinyworld") is not None
     tok_train.run(tok_train.Config(dataset="tinyworld", vocab_size=VOCAB))
     common = {"device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1, "eval_tokens": 2048}
     train_base(

@@ -10,15 +10,18 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from safetensors import SafetensorError
+
 from nanochat.console import UserError
-from nanochat.paths import checkpoints_dir, write_json
+from nanochat.paths import checkpoints_dir, sync_folder, write_json
 
 FORMAT_VERSION = 1
 REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
 STEP = re.compile(r"step_(\d{6,})$")
+TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def _sha256(path: Path) -> str:
 def create(stage: str, tag: str, step: int) -> Iterator[Path]:
     """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears under its final name at once, or,
     when the body or the disk fails, not at all."""
-    parent = checkpoints_dir(stage) / tag
+    parent = _tag_dir(stage, tag)
     final = parent / f"step_{step:06d}"
     part = parent / f".step_{step:06d}.part"
     shutil.rmtree(part, ignore_errors=True)
@@ -64,23 +67,38 @@ def create(stage: str, tag: str, step: int) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             final.rename(old)
             part.rename(final)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         else:
             part.rename(final)
-    except OSError as error:
+        sync_folder(parent)
+    except (OSError, SafetensorError) as error:
         raise UserError(
-            f"cannot write the checkpoint {final}: {error.strerror or error}",
+            f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}",
             "Free some disk space and run again",
         ) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _tag_dir(stage: str, tag: str) -> Path:
+    """The folder of a tag, which must be a plain name: it may come from somebody else's checkpoint."""
+    if not TAG.fullmatch(tag):
+        raise UserError(f"{tag!r} is no name for a model", "Use letters, digits, '.', '_' and '-', as in d4")
+    return checkpoints_dir(stage) / tag
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads((folder / "manifest.json").read_text())
         manifest = Manifest(**values)
-    except (OSError, ValueError, TypeError):
+        if not all(_is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(
             f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable",
             "Choose another step or tag",
@@ -134,12 +152,20 @@ def tags(stage: str) -> list[str]:
 
 
 def _folders(root: Path) -> list[Path]:
-    return [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".")] if root.is_dir() else []
+    for old in root.glob(".step_*.old"):  # a crash between two renames: the step's older version is still whole
+        final = root / old.name[1:].removesuffix(".old")
+        if not final.exists():
+            old.rename(final)
+    return (
+        [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".") and ".previous-" not in d.name]
+        if root.is_dir()
+        else []
+    )
 
 
 def steps(stage: str, tag: str) -> dict[int, Path]:
     """Step -> folder, ascending."""
-    found = {int(m[1]): d for d in _folders(checkpoints_dir(stage) / tag) if (m := STEP.match(d.name))}
+    found = {int(m[1]): d for d in _folders(_tag_dir(stage, tag)) if (m := STEP.match(d.name))}
     return dict(sorted(found.items()))
 
 
@@ -152,12 +178,12 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     )
     root = checkpoints_dir(stage)
     have = tags(stage)
-    if not have:
+    if not have and (tag is None or not steps(stage, tag)):
         raise UserError(
             f"there is no {stage} checkpoint under {root}",
             f"Make one with python -m scripts.{make}, or bash speedrun.sh",
         )
-    if tag is not None and tag not in have:
+    if tag is not None and not steps(stage, tag):
         raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")
     found = steps(stage, tag or have[0])
     if step is not None:
@@ -176,7 +202,9 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
 
 
 def prune(stage: str, tag: str, keep: int) -> None:
-    """Delete all but the newest `keep` steps."""
+    """Delete all but the newest `keep` (at least 1) steps."""
+    if keep < 1:
+        raise UserError(f"cannot keep {keep} checkpoints", "Give --keep=1 or more")
     found = list(steps(stage, tag).values())
     for folder in found[: max(0, len(found) - keep)]:
         shutil.rmtree(folder)
@@ -184,7 +212,7 @@ def prune(stage: str, tag: str, keep: int) -> None:
 
 def set_aside(stage: str, tag: str) -> Path | None:
     """Rename a tag's folder to <tag>.previous-N so that a new run neither mixes with nor destroys it."""
-    folder = checkpoints_dir(stage) / tag
+    folder = _tag_dir(stage, tag)
     if not steps(stage, tag):
         return None
     n = 1

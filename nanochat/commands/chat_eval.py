@@ -73,7 +73,7 @@ def run(config: Config) -> None:
         seed=config.seed,
     )
     results = {}
-    for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks).items():
+    for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks, subject.world_seed).items():
         results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)
         show(name, results[name])
     seconds = time.monotonic() - began

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import tyro
+
 from nanochat.console import run_command
 from nanochat.train.config import ChatConfig
 
 
 @dataclass
 class Config(ChatConfig):
-    stage: Literal["mid", "sft"] = "mid"
+    stage: tyro.conf.Suppress[tyro.conf.Fixed[Literal["mid", "sft"]]] = "mid"
 
 
 def run(config: Config) -> None:

@@ -14,6 +14,10 @@ TIMEOUT = 10.0  # seconds without an answer after which the Hub counts as out of
 CONNECTIONS = 4
 
 
+class Unreachable(UserError):
+    """The set is neither in the mirror nor to be had from the Hub now."""
+
+
 def mirror_dir(repo: str) -> Path | None:
     """Folder of `repo` in the local mirror NANOCHAT_HUB_DIR, when it is there."""
     root = os.environ.get("NANOCHAT_HUB_DIR")
@@ -43,7 +47,7 @@ def repo_parquets(repo: str, prefix: str = "") -> list[Path]:
             return found
     sizes = {name: size for name, size in remote_files(repo).items() if name.startswith(prefix)}
     if not sizes:
-        raise UserError(f"the Hub repository {repo} has no parquet files under {prefix!r}")
+        raise Unreachable(f"the Hub repository {repo} has no parquet files under {prefix!r}")
     download(repo, sizes, folder)
     write_json(listing, sorted(sizes))
     return [folder / name for name in sorted(sizes)]
@@ -52,11 +56,13 @@ def repo_parquets(repo: str, prefix: str = "") -> list[Path]:
 def remote_files(repo: str) -> dict[str, int]:
     """Path in the repository -> bytes, of all parquet files that the Hub has for `repo`; asks the network."""
     if repo.startswith("local/"):  # sets of one's own, which no Hub has
-        raise UserError(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
+        raise Unreachable(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
     from huggingface_hub import HfApi
 
     try:
         info = HfApi().dataset_info(repo, files_metadata=True, timeout=TIMEOUT)
+    except UserError:
+        raise
     except Exception as error:  # the client lets errors of its HTTP library through, whichever that is
         raise _unreachable(repo, error) from error
     names = {file.rfilename: file.size or 0 for file in info.siblings or []}
@@ -93,9 +99,9 @@ def _parquets(folder: Path, prefix: str) -> list[Path]:
     return [file for file in files if file.relative_to(folder).as_posix().startswith(prefix)]
 
 
-def _unreachable(repo: str, error: Exception) -> UserError:
+def _unreachable(repo: str, error: Exception) -> Unreachable:
     reason = str(error).strip().split("\n")[0][:150] or type(error).__name__
-    return UserError(
+    return Unreachable(
         f"cannot get {repo} from the Hugging Face Hub ({reason})",
         "Check the network, or set NANOCHAT_HUB_DIR to a local mirror that has it",
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nanochat.dataset.shards import Shards
     from nanochat.tokenizer import Tokenizer
 
-STREAMS = 8
+STREAMS = 16  # any number of ranks that divides it sees the same stream
 AHEAD = 4  # steps packed in advance
 STATE_VERSION = 1
 

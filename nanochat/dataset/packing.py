@@ -39,22 +39,21 @@ class Stream:
     def __init__(self, source: Source, index: int, of: int, row: int, crop: bool, state: dict[str, Any] | None = None):
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0
-        self.cropped = self.seen = 0  # tokens thrown away, and tokens fetched, since the start
+        self.cropped = 0  # tokens thrown away since the start
         self._lengths: list[tuple[int, int]] = []  # (length, number), ascending: the shortest first
         self._docs: dict[int, Sequence] = {}
         if state is not None:
-            self.next, self.cropped, self.seen = state["next"], state["cropped"], state["seen"]
+            self.next, self.cropped = state["next"], state["cropped"]
             self._take(state["buffer"])
 
     def state(self) -> dict[str, Any]:
-        return {"next": self.next, "buffer": sorted(self._docs), "cropped": self.cropped, "seen": self.seen}
+        return {"next": self.next, "buffer": sorted(self._docs), "cropped": self.cropped}
 
-    def _take(self, numbers: list[int]) -> int:
+    def _take(self, numbers: list[int]) -> None:
         docs = self.source.get([(self.index + n * self.of) % len(self.source) for n in numbers])
         for n, doc in zip(numbers, docs, strict=True):
             self._docs[n] = doc
             insort(self._lengths, (len(doc.ids), n))
-        return sum(len(d.ids) for d in docs)
 
     def next_row(self) -> tuple[np.ndarray, np.ndarray]:
         """ids (row,) int64 and mask (row,) bool: whether the loss falls on predicting that token."""
@@ -64,7 +63,7 @@ class Stream:
         while at < self.row:
             while len(self._docs) < BUFFER:
                 numbers = list(range(self.next, self.next + REFILL))
-                self.seen += self._take(numbers)
+                self._take(numbers)
                 self.next += REFILL
             fit = bisect_right(self._lengths, (self.row - at, 1 << 62))
             if fit == 0 and at > 0 and not self.crop:

@@ -22,30 +22,30 @@ def task_names(asked: str) -> list[str]:
     return names
 
 
-def choose_tasks(asked: str, dataset: str, me: Ranks) -> dict[str, Task]:
+def choose_tasks(asked: str, dataset: str, me: Ranks, world_seed: int | None = None) -> dict[str, Task]:
     """The tasks by name. asked: names, "all", or "" for those whose data is here or can be downloaded.
 
     dataset: what the model was trained on; the tiny world is asked about by default only when it is that.
     """
     if me.world == 1:
-        return _open(asked, dataset)
+        return _open(asked, dataset, world_seed)
     # The first rank downloads and decides; the others follow it.
-    tasks = _open(asked, dataset) if me.is_main else {}
+    tasks = _open(asked, dataset, world_seed) if me.is_main else {}
     names: list[list[str]] = [list(tasks)]
     dist.broadcast_object_list(names)
-    return tasks if me.is_main else {name: open_task(name) for name in names[0]}
+    return tasks if me.is_main else {name: open_task(name, world_seed) for name in names[0]}
 
 
-def _open(asked: str, dataset: str) -> dict[str, Task]:
+def _open(asked: str, dataset: str, world_seed: int | None) -> dict[str, Task]:
     if asked:
-        return {name: open_task(name) for name in (USUAL if asked == "all" else task_names(asked))}
+        return {name: open_task(name, world_seed) for name in (USUAL if asked == "all" else task_names(asked))}
     found: dict[str, Task] = {}
     missing = []
     for name in USUAL:
         if name == "TinyWorld" and dataset != "tinyworld":
             continue
         try:
-            found[name] = open_task(name)
+            found[name] = open_task(name, world_seed)
         except UserError:
             missing.append(name)
     if missing:

@@ -13,7 +13,6 @@ from nanochat.eval.results import describe_checkpoint
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT
 from nanochat.model.weights import load
-from nanochat.paths import STAGES
 from nanochat.tokenizer import Tokenizer
 
 
@@ -29,17 +28,22 @@ class Subject:
 
     @property
     def dataset(self) -> str:
-        """The corpus it, or the model it was made from, was trained on; "" when no checkpoint says."""
-        folder = self.folder
-        for _ in range(len(STAGES)):
-            try:
-                state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
-                if named := str(state["settings"].get("dataset") or ""):
-                    return named
-                folder = Path(state["parent"])
-            except (OSError, ValueError, KeyError, TypeError):
-                return ""  # a checkpoint from elsewhere
-        return ""
+        """The corpus it was trained on; "" when the checkpoint does not say."""
+        return str(_train_state(self.folder).get("dataset") or "")
+
+    @property
+    def world_seed(self) -> int | None:
+        """The tiny world it was trained on, if any."""
+        seed = _train_state(self.folder).get("world_seed")
+        return seed if isinstance(seed, int) else None
+
+
+def _train_state(folder: Path) -> dict[str, Any]:
+    try:
+        state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # a checkpoint from elsewhere
+    return state if isinstance(state, dict) else {}
 
 
 def open_subject(stage: str, tag: str | None, step: int | None, device: str, dtype: str) -> Subject:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from nanochat.model.cache import KVCache
 from nanochat.model.config import ModelConfig
-from nanochat.model.loss import linear_cross_entropy, softcap_logits
+from nanochat.model.loss import linear_cross_entropy, softcap_logits, token_losses
 
 
 def norm(x: Tensor) -> Tensor:
@@ -178,8 +178,7 @@ class GPT(nn.Module):
         """
         h = self.hidden(ids).flatten(0, 1)
         if reduction == "none":
-            logits = softcap_logits(self.head(h), self.config.softcap)
-            return F.cross_entropy(logits, targets.flatten(), ignore_index=-1, reduction="none").view_as(targets)
+            return token_losses(h, self.head.weight, targets.flatten(), self.config.softcap).view_as(targets)
         total = linear_cross_entropy(h, self.head.weight, targets.flatten(), self.config.softcap)
         if reduction == "sum":
             return total

@@ -54,3 +54,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
     """Sum over targets >= 0 of the cross-entropy in nats; h (N, width), weight (vocab, width), targets (N,)."""
     return _LinearCrossEntropy.apply(h, weight, targets, cap)
+
+
+def token_losses(h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+    """Cross-entropy in nats of each target, (N,), 0 where it is -1; for evaluation, in chunks too."""
+    w = weight.to(h.dtype)
+    size = max(1, CHUNK_ELEMENTS // w.size(0))
+    parts = [
+        F.cross_entropy(softcap_logits(F.linear(hc, w), cap), tc, ignore_index=-1, reduction="none")
+        for hc, tc in zip(h.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat(parts)

@@ -77,9 +77,6 @@ class Optimizer:
         for p in self.named.values():
             dist.all_reduce(p.grad)
 
-    def grad_norm(self) -> float:
-        return float(torch.stack([p.grad.norm() for p in self.named.values() if p.grad is not None]).norm())
-
     def state_dict(self) -> dict[str, Tensor]:
         """All state as flat named tensors, for safetensors."""
         out = dict(self.state)
@@ -95,8 +92,7 @@ class Optimizer:
         for group in self.adamw.param_groups:
             p, name = group["params"][0], group["name"]
             if f"{name}.step" in tensors:
+                # The fused kernel reads all of them, the step too, where the weights are.
                 self.adamw.state[p] = {
-                    "step": tensors[f"{name}.step"].clone(),
-                    "exp_avg": tensors[f"{name}.exp_avg"].to(p.device).clone(),
-                    "exp_avg_sq": tensors[f"{name}.exp_avg_sq"].to(p.device).clone(),
+                    k: tensors[f"{name}.{k}"].to(p.device, copy=True) for k in ("step", "exp_avg", "exp_avg_sq")
                 }

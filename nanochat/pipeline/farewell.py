@@ -13,12 +13,12 @@ QUESTIONS = (
 )
 
 
-def farewell(corpus: str) -> None:
+def farewell(corpus: str, tag: str) -> None:
     """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
     from nanochat.inference import Request, load_engine
     from nanochat.tokenizer import Conversation, render_prompt
 
-    engine, _ = load_engine("sft")
+    engine, _ = load_engine("sft", tag)
     say("A short conversation with your model:\n")
     for question in questions(corpus):
         prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})

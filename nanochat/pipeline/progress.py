@@ -1,4 +1,4 @@
-"""Which stages are done: <base>/speedrun.json, one fingerprint per stage, each including the one before."""
+"""Which stages are done: <base>/speedrun.json, a fingerprint per stage."""
 
 from __future__ import annotations
 
@@ -12,39 +12,51 @@ VERSION = 1
 
 
 def fingerprints(stages: tuple[Stage, ...]) -> list[str]:
-    """A stage is done only with the same settings after the same stages."""
+    """What each stage's result depends on: its own settings and those of the stages before that leave something."""
     out, before = [], ""
     for stage in stages:
-        before = hashlib.sha256(f"{before}|{stage.name}|{'|'.join(stage.args)}".encode()).hexdigest()[:16]
-        out.append(before)
+        own = hashlib.sha256(f"{before}|{stage.name}|{'|'.join(stage.args)}".encode()).hexdigest()[:16]
+        out.append(own)
+        if stage.output:
+            before = own
     return out
 
 
 class StageLog:
-    """started: fingerprint of every stage begun; done: of those finished."""
+    """started, done: fingerprint by stage. choices: depths chosen, by question (see settings.resolve)."""
 
     def __init__(self) -> None:
         self.path = base_dir() / "speedrun.json"
+        self.started: dict[str, str] = {}
+        self.done: dict[str, str] = {}
+        self.choices: dict[str, int] = {}
         try:
             saved = json.loads(self.path.read_text())
             self.started, self.done = dict(saved["started"]), dict(saved["done"])
+            self.choices = dict(saved["choices"])
         except (OSError, ValueError, KeyError, TypeError):
-            self.started, self.done = {}, {}  # nothing recorded: every stage runs, and says so
+            pass  # nothing recorded: every stage runs, and says so
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
-        return self.done.get(stage.name) == fingerprint
+        """Finished with these settings, and what it left is still there."""
+        return self.done.get(stage.name) == fingerprint and (not stage.output or any(base_dir().glob(stage.output)))
 
     def was_started(self, stage: Stage, fingerprint: str) -> bool:
         return self.started.get(stage.name) == fingerprint
 
-    def start(self, stage: Stage, fingerprint: str) -> None:
+    def start(self, stage: Stage, fingerprint: str, later: tuple[Stage, ...]) -> None:
+        """What `later` stages made from an earlier result of this one is out of date."""
         self.started[stage.name] = fingerprint
         self.done.pop(stage.name, None)
-        self._write()
+        for other in later:
+            if stage.output or other.name == "report":
+                self.done.pop(other.name, None)
+        self.save()
 
     def finish(self, stage: Stage, fingerprint: str) -> None:
         self.done[stage.name] = fingerprint
-        self._write()
+        self.save()
 
-    def _write(self) -> None:
-        write_json(self.path, {"version": VERSION, "started": self.started, "done": self.done})
+    def save(self) -> None:
+        values = {"version": VERSION, "started": self.started, "done": self.done, "choices": self.choices}
+        write_json(self.path, values)

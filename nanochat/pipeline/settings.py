@@ -10,10 +10,13 @@ from nanochat import scale
 from nanochat.console import UserError, duration
 from nanochat.dataset.corpora import corpus_name
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
-from nanochat.paths import eval_bundle_dir
+from nanochat.paths import STAGES
 from nanochat.train.config import parse_duration
 
 EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
+DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU when nothing is said
+RATIO = 12.0  # tokens per scaling parameter
+FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # the seed's classic model, about four hours on 8 H100
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
 TINY_BATCH, TINY_STEPS = 4096, 900
@@ -46,12 +49,17 @@ class SpeedrunConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. torchrun: on all GPUs. resumable: understands --resume."""
+    """One command. output: pattern of what it leaves under the base dir, "" for nothing that later stages need.
+
+    torchrun: on all GPUs. resumable: understands --resume. extra: arguments that do not change what comes out.
+    """
 
     name: str
     args: tuple[str, ...]
+    output: str = ""
     torchrun: bool = False
     resumable: bool = False
+    extra: tuple[str, ...] = ()
     module: str = ""  # when it is not scripts.<name>
 
     def display(self, nproc: int) -> str:
@@ -60,7 +68,7 @@ class Stage:
             start = f"torchrun --standalone --nproc_per_node={nproc} -m {module} --"
         else:
             start = f"python -m {module}"
-        return " ".join([start, *self.args])
+        return " ".join([start, *self.args, *self.extra])
 
 
 @dataclass(frozen=True)
@@ -69,14 +77,16 @@ class Plan:
     nproc: int
     summary: str
     corpus: str
+    tag: str
 
 
-def resolve(config: SpeedrunConfig) -> Plan:
-    """All settings, decided once; the same question on the same machine gives the same plan."""
+def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
+    """All settings. choices: depths chosen before, by question; a new one is added, since measuring the machine again
+    could choose another and so throw a half-trained model away."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    nproc = int(os.environ.get("NPROC_PER_NODE") or max(1, gpus))
+    nproc = _ranks(os.environ.get("NPROC_PER_NODE", ""), gpus)
     dataset = config.dataset if config.dataset != "auto" else ("climbmix" if gpus else "tinyworld")
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     if config.depth < 0:
@@ -85,17 +95,39 @@ def resolve(config: SpeedrunConfig) -> Plan:
         raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
     if dataset == "tinyworld":
-        stages = _tiny_world(config, budget)
+        depth = config.depth or TINY_DEPTH
+        stages = _tiny_world(config, depth, budget)
         what = f"tiny world (seed {config.world_seed})"
     else:
-        stages = _text(config, dataset, budget, gpus)
-        what = dataset
+        if Path(dataset).exists():
+            dataset = str(Path(dataset).resolve())
+        depth = config.depth or _choose_depth(config, dataset, budget, gpus, choices)
+        stages = _text(config, dataset, depth, gpus)
+        what = f"{config.dataset}, depth {depth}"
     limit = f", pretraining {duration(budget)}" if budget else ""
-    return Plan(stages, nproc, f"{what} on {machine}{limit}", corpus_name(dataset))
+    return Plan(stages, nproc, f"{what} on {machine}{limit}", corpus_name(dataset), f"d{depth}")
 
 
-def _tiny_world(config: SpeedrunConfig, budget: float) -> tuple[Stage, ...]:
-    depth = config.depth or TINY_DEPTH
+def _ranks(wanted: str, gpus: int) -> int:
+    """NPROC_PER_NODE, else the largest power of two of the GPUs: batches are powers of two."""
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) < 1:
+            raise UserError(f"NPROC_PER_NODE is {wanted!r}", "Set it to the number of processes, or unset it")
+        return int(wanted)
+    return 1 << (max(1, gpus).bit_length() - 1)
+
+
+def _choose_depth(config: SpeedrunConfig, dataset: str, budget: float, gpus: int, choices: dict[str, int]) -> int:
+    if gpus and not budget:
+        return FULL_DEPTH
+    question = f"{dataset} {budget:g}s vocab {config.vocab_size} on {gpus} GPUs"
+    if question not in choices:
+        ready = (budget or DEFAULT_BUDGET) * EFFICIENCY * peak_flops(setup()) * max(1, gpus)
+        choices[question] = scale.depth_for_flops(ready, RATIO, config.vocab_size)
+    return choices[question]
+
+
+def _tiny_world(config: SpeedrunConfig, depth: int, budget: float) -> tuple[Stage, ...]:
     length = (f"--time_budget={config.time_budget}",) if budget else (f"--num_iterations={TINY_STEPS}",)
     base = (
         f"--depth={depth}",
@@ -106,28 +138,20 @@ def _tiny_world(config: SpeedrunConfig, budget: float) -> tuple[Stage, ...]:
     )
     dataset = ("--dataset=tinyworld", f"--world_seed={config.world_seed}")
     chat: dict[str, tuple[str, ...]] = {s: (f"--conversations={n}",) for s, n in TINY_CONVERSATIONS.items()}
-    return _stages(config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, base, chat, "TinyWorld,SpellingBee")
+    return _stages(
+        config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, f"d{depth}", base, chat, "TinyWorld,SpellingBee"
+    )
 
 
-def _text(config: SpeedrunConfig, dataset: str, budget: float, gpus: int) -> tuple[Stage, ...]:
+def _text(config: SpeedrunConfig, dataset: str, depth: int, gpus: int) -> tuple[Stage, ...]:
     name = corpus_name(dataset)
-    if gpus and not budget and not config.depth:
-        depth, ratio, vocab = (
-            20,
-            20.0,
-            config.vocab_size or 65536,
-        )  # the seed's: classic d20, about four hours on 8 H100
-    else:
-        ratio = 12.0
-        vocab = config.vocab_size
-        machine = setup()
-        ready = (budget or 20 * 60.0) * EFFICIENCY * peak_flops(machine) * max(1, gpus)
-        depth = config.depth or scale.depth_for_flops(ready, ratio, vocab)
-        vocab = vocab or scale.default_vocab(depth)
-    length = (f"--time_budget={config.time_budget}",) if budget else (f"--target_param_data_ratio={ratio:g}",)
-    base = (f"--depth={depth}", f"--dataset={name}", *length)
+    full = gpus and not config.time_budget and not config.depth
+    vocab = config.vocab_size or (FULL_VOCAB if full else scale.default_vocab(depth))
+    ratio = FULL_RATIO if full else RATIO
+    length = f"--time_budget={config.time_budget}" if config.time_budget else f"--target_param_data_ratio={ratio:g}"
+    base = (f"--depth={depth}", f"--dataset={name}", length)
     prepare = (f"--dataset={dataset}", "-n", str(240 if gpus else 8))
-    return _stages(config, prepare, name, vocab, base, {"mid": (), "sft": ()}, "")
+    return _stages(config, prepare, name, vocab, f"d{depth}", base, {"mid": (), "sft": ()}, "")
 
 
 def _stages(
@@ -135,6 +159,7 @@ def _stages(
     prepare: tuple[str, ...],
     corpus: str,
     vocab: int,
+    tag: str,
     base: tuple[str, ...],
     chat: dict[str, tuple[str, ...]],
     tasks: str,
@@ -143,17 +168,21 @@ def _stages(
     files = ("--data", *(str(Path(path).resolve()) for path in config.data)) if config.data else ()
     wanted = ("-a", tasks) if tasks else ()
     price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
-    core = () if eval_bundle_dir().is_dir() else ("--eval=bpb,sample",)
+    model = f"--model_tag={tag}"
+
+    def trained(stage: str) -> str:
+        return f"{STAGES[stage]}/{tag}/step_*/manifest.json"
+
     return (
-        Stage("dataset", prepare, module="nanochat.dataset"),
-        Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}")),
+        Stage("dataset", prepare, f"data/{corpus}/meta.json", module="nanochat.dataset"),
+        Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}"), "tokenizer/meta.json"),
         Stage("tok_eval", (f"--dataset={corpus}",)),
-        Stage("base_train", (*base, *run), torchrun=True, resumable=True),
-        Stage("base_loss", (f"--dataset={corpus}",), torchrun=True),
-        Stage("base_eval", (f"--dataset={corpus}", *core), torchrun=True),
-        Stage("mid_train", (*chat["mid"], *files, *run), torchrun=True, resumable=True),
-        Stage("mid_eval", ("-i", "mid", *wanted), torchrun=True, module="scripts.chat_eval"),
-        Stage("chat_sft", (*chat["sft"], *files, *run), torchrun=True, resumable=True),
-        Stage("chat_eval", ("-i", "sft", *wanted), torchrun=True),
+        Stage("base_train", (*base, model), trained("base"), torchrun=True, resumable=True, extra=run),
+        Stage("base_loss", (f"--dataset={corpus}", model), torchrun=True),
+        Stage("base_eval", (f"--dataset={corpus}", model), torchrun=True),
+        Stage("mid_train", (*chat["mid"], model, *files), trained("mid"), torchrun=True, resumable=True, extra=run),
+        Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
+        Stage("chat_sft", (*chat["sft"], model, *files), trained("sft"), torchrun=True, resumable=True, extra=run),
+        Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
         Stage("report", ("generate", *price), module="nanochat.report"),
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from nanochat.console import UserError, duration, say
@@ -20,60 +24,77 @@ GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 def speedrun(config: SpeedrunConfig) -> None:
     """All stages, then a short conversation with the model; see SpeedrunConfig."""
-    plan = resolve(config)
+    log = StageLog()
+    plan = resolve(config, log.choices)
     say(f"nanochat speedrun: {plan.summary}")
     say(f"artifacts: {base_dir()}")
-    log = StageLog()
     marks = fingerprints(plan.stages)
     if config.dry_run:
         for stage, mark in zip(plan.stages, marks, strict=True):
             state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
-    # The first stage that is not done makes all later ones stale: a fingerprint covers settings, not files.
-    stale = False
     began = time.monotonic()
-    for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
-        head = f"[{n}/{len(plan.stages)}] {stage.name}"
-        if not stale and log.is_done(stage, mark):
-            say(f"{head}: done already, skipped")
-            continue
-        stale = True
-        resume = stage.resumable and log.was_started(stage, mark)
-        say(f"\n{head}: {stage.display(plan.nproc)}")
-        log.start(stage, mark)
-        seconds = _run(stage, plan, resume)
-        log.finish(stage, mark)
-        say(f"{head}: finished in {duration(seconds)}")
+    with _alone() as lock:
+        log.save()
+        for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
+            head = f"[{n}/{len(plan.stages)}] {stage.name}"
+            if log.is_done(stage, mark):
+                say(f"{head}: done already, skipped")
+                continue
+            resume = stage.resumable and log.was_started(stage, mark)
+            say(f"\n{head}: {stage.display(plan.nproc)}")
+            log.start(stage, mark, plan.stages[n:])
+            seconds = _run(stage, plan, resume, lock)
+            log.finish(stage, mark)
+            say(f"{head}: finished in {duration(seconds)}")
     say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
     say(f"The report: {report_dir() / 'report.md'}\n")
-    farewell(plan.corpus)
+    farewell(plan.corpus, plan.tag)
+
+
+@contextmanager
+def _alone() -> Iterator[int]:
+    """Hold <base>/speedrun.lock. Stages inherit it, so one that outlives a killed speedrun holds up the next."""
+    with open(base_dir() / "speedrun.lock", "w") as lock:
+        for waited in range(int(GRACE)):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if waited == 0:
+                    say("Another speedrun, or a stage it left behind, is at work here: waiting for it to end")
+                time.sleep(1)
+        else:
+            raise UserError(
+                f"another speedrun is at work in {base_dir()}",
+                "Wait for it, or set NANOCHAT_BASE_DIR to another folder",
+            )
+        yield lock.fileno()
 
 
 def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
     module = stage.module or f"scripts.{stage.name}"
     module = module.replace("scripts.", "nanochat.commands.")  # importable from any folder, unlike scripts
-    args = [*stage.args, *(["--resume"] if resume else [])]
+    args = [*stage.args, *stage.extra, *(["--resume"] if resume else [])]
     if stage.torchrun and plan.nproc > 1:
-        launch = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={plan.nproc}",
-            "-m",
-            module,
-            "--",
-        ]
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.nproc}", "-m", module, "--"]
         return [sys.executable, *launch, *args]
     return [sys.executable, "-m", module, *args]
 
 
-def _run(stage: Stage, plan: Plan, resume: bool) -> float:
+def _end_with_parent() -> None:
+    """In the child, on Linux: get SIGTERM (save and leave) when the speedrun is killed."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _run(stage: Stage, plan: Plan, resume: bool, lock: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
     writer = MetricsWriter(runs_dir("speedrun") / "metrics.jsonl")
-    command = _command(stage, plan, resume)
     began = time.monotonic()
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(lock,), preexec_fn=_end_with_parent)
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)
@@ -87,7 +108,8 @@ def _run(stage: Stage, plan: Plan, resume: bool) -> float:
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.terminate()
+            process.wait()
         say(f"{stage.name} interrupted; the same command goes on from here")
         raise
     finally:

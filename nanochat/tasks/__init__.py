@@ -44,8 +44,11 @@ TASKS: dict[str, Callable[[], Task]] = {
 }
 
 
-def open_task(name: str) -> Task:
-    """The test split of the task; UserError for an unknown name or when its data is not at hand."""
+def open_task(name: str, world_seed: int | None = None) -> Task:
+    """The test split of the task; UserError for an unknown name or when its data is not at hand.
+
+    world_seed: of the tiny world; None: the one prepared last.
+    """
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}", f"Choose among {', '.join(TASKS)}")
-    return TASKS[name]()
+    return TinyWorld(world_seed=world_seed) if name == "TinyWorld" else TASKS[name]()

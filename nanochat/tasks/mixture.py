@@ -105,24 +105,30 @@ def default_mixture(
     split: Split = "train",
     network: bool = True,
     seed: int = 0,
+    world_seed: int | None = None,
+    without: Sequence[str] | None = None,
 ) -> tuple[Mixture, list[str]]:
     """What stage "mid" or "sft" trains on, and the names of the seed's sets that are not at hand.
 
     dataset "tinyworld" keeps the mixture inside that world: its conversations, spelling, and your own files.
+    world_seed: of the tiny world; None: the one prepared last. without: sets known to be missing, all others must
+    be there.
     size: number of generated conversations. files: `.jsonl` files (see CustomJSON), part of both splits.
     """
     if stage not in SEEDS:
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
     if dataset == "tinyworld":
         # A model of a few million parameters that has read of nothing else would only be confused by more.
-        sets = [*_world(stage, size, split), *_own(files)]
+        sets = [*_world(stage, size, split, world_seed), *_own(files)]
         return Mixture(sets, seed), [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
-    sets, missing = _hub_sets(stage, split, network)
+    sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
         # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
         sets.append(
             (
-                TinyWorld(split, size=OUTSIDE_WORLD_SIZE[stage] if size is None else size, seed=SEEDS[stage]),
+                TinyWorld(
+                    split, world_seed, size=OUTSIDE_WORLD_SIZE[stage] if size is None else size, seed=SEEDS[stage]
+                ),
                 1.0,
             )
         )
@@ -138,7 +144,9 @@ def _own(files: Sequence[str | Path]) -> list[tuple[Conversations, float]]:
     return [(CustomJSON(path), OWN_EPOCHS) for path in files]
 
 
-def _hub_sets(stage: str, split: Split, network: bool) -> tuple[list[tuple[Conversations, float]], list[str]]:
+def _hub_sets(
+    stage: str, split: Split, network: bool, without: Sequence[str] | None
+) -> tuple[list[tuple[Conversations, float]], list[str]]:
     """The sets that are in the mirror or can be downloaded, and the names of the others."""
     sets: list[tuple[Conversations, float]] = []
     missing: list[str] = []
@@ -147,24 +155,26 @@ def _hub_sets(stage: str, split: Split, network: bool) -> tuple[list[tuple[Conve
     for one in HUB_SETS:
         if not one.epochs[stage]:
             continue
-        if not network and not _is_local(one):
+        if (without is not None and one.name in without) or (not network and not _is_local(one)):
             missing.append(one.name)
             continue
         try:
             # The training files decide, also for the test split: what is not trained on is not validated on.
             hub.repo_parquets(one.repo, one.prefix)
             sets.append((one.open(split), one.epochs[stage]))
-        except UserError:
+        except hub.Unreachable:
+            if without is not None:
+                raise
             missing.append(one.name)
             network = False  # one wait for a network that is not there is enough
     return sets, missing
 
 
-def _world(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:
+def _world(stage: str, size: int | None, split: Split, world_seed: int | None) -> list[tuple[Conversations, float]]:
     total = WORLD_SIZE[stage] if size is None else size
     count = {name: round(share * total) if split == "train" else TEST_SIZE for name, share in WORLD_SHARES.items()}
     return [
-        (TinyWorld(split, size=count["TinyWorld"], seed=SEEDS[stage]), 1.0),
+        (TinyWorld(split, world_seed, size=count["TinyWorld"], seed=SEEDS[stage]), 1.0),
         (SpellingBee(split, size=count["SpellingBee"], seed=SEEDS[stage]), 1.0),
         (SimpleSpelling(split, size=count["SimpleSpelling"], seed=SEEDS[stage]), 1.0),
     ]

@@ -8,6 +8,7 @@ import torch
 
 from nanochat import scale
 from nanochat.console import UserError, say
+from nanochat.dataset.info import load_info
 from nanochat.dataset.loader import Loader, TextSource
 from nanochat.dataset.shards import Shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
@@ -19,7 +20,7 @@ from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
-from nanochat.train.config import BaseConfig, fingerprint, parse_duration
+from nanochat.train.config import BaseConfig, check, fingerprint, horizon, parse_duration
 from nanochat.train.loop import Job, train
 from nanochat.train.state import TrainState
 
@@ -29,8 +30,20 @@ FEWEST_STEPS = 20
 def choose_rows(total_rows: int, world: int, seq_len: int, wanted: int, device_type: str) -> int:
     """Sequences per forward pass: the largest divisor of a rank's share that is not above the wish (or the default)."""
     share = total_rows // world
+    if share < 1:
+        raise UserError(
+            f"{world} ranks cannot share {total_rows} sequences a step",
+            f"Use at most {total_rows}, or --total_batch_size",
+        )
     limit = wanted or max(1, (65536 if device_type == "cuda" else 16384) // seq_len)
     return max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
+
+
+def for_training(machine: Machine) -> Machine:
+    """float16 is refused: without loss scaling, most of its small gradients are zero."""
+    if machine.dtype == torch.float16:
+        raise UserError("float16 is for inference: training would lose its small gradients", "Use --dtype=float32")
+    return machine
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:
@@ -39,28 +52,36 @@ def muon_dtype(machine: Machine) -> torch.dtype:
 
 def train_base(config: BaseConfig) -> TrainState:
     """Train, save and validate; see BaseConfig."""
+    check(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
-    machine = setup(config.device, config.dtype)
+    machine = for_training(setup(config.device, config.dtype))
     tokenizer = Tokenizer.load(tokenizer_dir())
     seq_len = config.max_seq_len or scale.default_seq_len(config.depth)
     model_config = ModelConfig.from_depth(config.depth, tokenizer.vocab_size, seq_len)
     tag = config.model_tag or f"d{config.depth}"
+    corpus = load_info(config.dataset)
     plan = _plan(config, model_config.shape, machine, budget)
-    total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
-
-    resumed = states.find_resumable("base", tag, fingerprint(config), config.resume, machine.ranks.is_main)
+    # The same flags over other text or other ids are another run.
+    plan = replace(
+        plan,
+        tag=tag,
+        dataset=config.dataset,
+        world_seed=corpus.settings.get("world_seed"),
+        settings={**fingerprint(config), "tokenizer": tokenizer.hash, "train_bytes": corpus.train_bytes},
+    )
+    resumed = states.find_resumable("base", tag, plan.settings, config.resume)
     if resumed:
-        plan = states.read(resumed)
+        plan = states.continued(states.read(resumed), plan)
         say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         model = load(resumed, machine.device, machine.dtype).train()
     else:
-        plan = replace(plan, tag=tag)
         model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
     optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
     if resumed:
         states.load_optimizer(resumed, optimizer)
 
+    total_rows = plan.batch_tokens // seq_len
+    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
     shards = Shards.open(config.dataset, "train")
     loader = Loader(TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader)
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
@@ -95,13 +116,16 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
         n_tokens = int(budget * 0.5 * peak_flops(machine) * machine.ranks.world / s.flops_per_token)
     else:
         n_tokens = scale.tokens(s, ratio)
-    batch = config.total_batch_size if config.total_batch_size > 0 else scale.batch_tokens(s, n_tokens, ratio)
-    if batch % s.seq_len:
-        raise UserError(
-            f"a batch of {batch} tokens is no multiple of the context of {s.seq_len}",
-            "Change --total_batch_size",
-        )
-    batch = max(batch, s.seq_len * machine.ranks.world)
+    whole = s.seq_len * machine.ranks.world  # a batch is some sequences on every rank
+    if config.total_batch_size > 0:
+        batch = config.total_batch_size
+        if batch % whole:
+            raise UserError(
+                f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {s.seq_len} (ranks x context)",
+                f"Use --total_batch_size={max(1, batch // whole) * whole}",
+            )
+    else:
+        batch = max(1, round(scale.batch_tokens(s, n_tokens, ratio) / whole)) * whole
     steps = config.num_iterations if config.num_iterations > 0 else max(FEWEST_STEPS, n_tokens // batch)
     rates = scale.rates(s, batch, steps * batch, ratio)
     given = {
@@ -117,6 +141,5 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
         steps=steps,
         batch_tokens=batch,
         rates=asdict(rates),
-        settings=fingerprint(config),
-        dataset=config.dataset,
+        horizon=horizon(config),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
-from nanochat.train.base import choose_rows, muon_dtype
-from nanochat.train.config import ChatConfig, fingerprint
+from nanochat.train.base import choose_rows, for_training, muon_dtype
+from nanochat.train.config import ChatConfig, check, fingerprint, horizon
 from nanochat.train.loop import Job, train
 from nanochat.train.state import TrainState
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nanochat.tasks import Mixture
 
 PARENT = {"mid": "base", "sft": "mid"}
-LR_SCALE = {"mid": 0.5, "sft": 0.2}
+LR_SCALE = {"mid": 0.5, "sft": 0.1}  # of pretraining's
 
 
 class ConversationSource:
@@ -46,35 +46,39 @@ class ConversationSource:
 
 def train_chat(config: ChatConfig) -> TrainState:
     """Continue the newest (or the named) model of the stage before; see ChatConfig."""
-    from nanochat.tasks import default_mixture
-
-    machine = setup(config.device, config.dtype)
+    check(config)
+    machine = for_training(setup(config.device, config.dtype))
     stage = config.stage
     parent = checkpoint.find(
         PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
     )
-    checkpoint.verify(parent)
+    parent_hash = checkpoint.verify(parent).hash
     before = states.read(parent)
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
-    mixture, missing = default_mixture(stage, dataset=dataset, files=config.data, size=config.conversations or None)
-    val_mixture, _ = default_mixture(
-        stage, dataset=dataset, files=config.data, size=config.conversations or None, split="test"
-    )
+    mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
         say(f"{stage}: without {', '.join(missing)} (not here; set NANOCHAT_HUB_DIR to a mirror, or go online)")
 
-    resumed = states.find_resumable(stage, tag, settings_of(config, parent), config.resume, machine.ranks.is_main)
+    settings = {**fingerprint(config), "parent": parent_hash, "mixture": mixture.describe()}
+    resumed = states.find_resumable(stage, tag, settings, config.resume)
     model = load(resumed or parent, machine.device, machine.dtype).train()
     seq_len = model.config.seq_len
     source = ConversationSource(mixture, tokenizer, seq_len + 1)
+    plan = _plan(config, before, source, seq_len, machine)
+    plan = replace(
+        plan,
+        dataset=dataset,
+        world_seed=before.world_seed,
+        settings=settings,
+        parent=str(parent),
+        horizon=horizon(config),
+    )
     if resumed:
-        plan = states.read(resumed)
+        plan = states.continued(states.read(resumed), plan)
         say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
-    else:
-        plan = replace(_plan(config, before, source, seq_len, machine, tag, parent), dataset=dataset)
     optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
     states.load_optimizer(resumed or parent, optimizer)
 
@@ -92,44 +96,53 @@ def train_chat(config: ChatConfig) -> TrainState:
     return train(job)
 
 
-def settings_of(config: ChatConfig, parent: object) -> dict[str, object]:
-    return {**fingerprint(config), "parent": str(parent)}
+def _mixtures(
+    config: ChatConfig, dataset: str, world_seed: int | None, machine: Machine
+) -> tuple[Mixture, Mixture, list[str]]:
+    """Training and validation conversations, and the names of the sets that are missing.
+
+    The first rank downloads and decides which sets there are; the others must find the same ones.
+    """
+    from nanochat.tasks import default_mixture
+
+    def make(split: Literal["train", "test"], without: list[str] | None) -> tuple[Mixture, list[str]]:
+        size = config.conversations or None
+        return default_mixture(config.stage, dataset, config.data, size, split, world_seed=world_seed, without=without)
+
+    decided: list[Any] = [None, None]
+    if machine.ranks.is_main:
+        try:
+            decided[0] = make("train", None)[1]
+        except UserError as error:
+            decided[1] = (error.problem, error.remedy)
+    if machine.ranks.world > 1:
+        torch.distributed.broadcast_object_list(decided)
+    if decided[1] is not None:
+        raise UserError(*decided[1])
+    missing: list[str] = decided[0]
+    return make("train", missing)[0], make("test", missing)[0], missing
 
 
 def _plan(
-    config: ChatConfig,
-    before: TrainState,
-    source: ConversationSource,
-    seq_len: int,
-    machine: Machine,
-    tag: str,
-    parent: object,
+    config: ChatConfig, before: TrainState, source: ConversationSource, seq_len: int, machine: Machine
 ) -> TrainState:
-    batch = config.total_batch_size if config.total_batch_size > 0 else before.batch_tokens
-    if batch % seq_len:
+    whole = seq_len * machine.ranks.world
+    batch = config.total_batch_size if config.total_batch_size > 0 else max(1, before.batch_tokens // whole) * whole
+    if batch % whole:
         raise UserError(
-            f"a batch of {batch} tokens is no multiple of the context of {seq_len}",
-            "Change --total_batch_size",
+            f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {seq_len} (ranks x context)",
+            f"Use --total_batch_size={max(1, batch // whole) * whole}",
         )
-    batch = max(batch, seq_len * machine.ranks.world)
     steps = config.num_iterations
     if steps <= 0:
         sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
         mean = sum(len(s.ids) for s in sample) / len(sample)
         steps = max(1, round(config.num_epochs * len(source) * mean / batch))
     share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
-    rates = scale.Rates(**before.rates).scaled(share)
+    rates = scale.Rates(**before.rates).scaled(share / LR_SCALE.get(before.stage, 1.0))
     # No decay here: it would pull towards zero what pretraining has learnt.
     rates = scale.Rates(rates.matrix, rates.embedding, rates.head, 0.0)
-    return TrainState(
-        config.stage,
-        tag,
-        steps=steps,
-        batch_tokens=batch,
-        rates=asdict(rates),
-        settings=settings_of(config, parent),
-        parent=str(parent),
-    )
+    return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ class TrainConfig:
     save_every: int = 0
     """steps between two checkpoints; 0: ten times in the run; -1: at the end only"""
     keep: int = 2
-    """newest checkpoints of this run to keep"""
+    """newest checkpoints of this run to keep, at least 1"""
     seed: int = 42
     """seed of the initial weights and of sampling"""
     resume: bool = False
@@ -93,7 +93,7 @@ class ChatConfig(TrainConfig):
     model_step: int = -1
     """its step; -1: the newest"""
     lr_scale: float = -1.0
-    """peak learning rates as a share of pretraining's; -1: 0.5 for mid, 0.2 for sft"""
+    """peak learning rates as a share of pretraining's; -1: 0.5 for mid, 0.1 for sft"""
     num_epochs: float = 1.0
     """passes over the conversations, when num_iterations is -1"""
     conversations: int = 0
@@ -104,7 +104,9 @@ class ChatConfig(TrainConfig):
     """what the model was pretrained on, "tinyworld" keeps the mixture inside that world; empty: from the checkpoint"""
 
 
-# What may differ between a run and its continuation.
+# How long to train: a run may be continued with another horizon.
+HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
+# What else may differ between a run and its continuation.
 FREE = {
     "run", "device", "compile", "device_batch_size", "resume", "save_every", "keep", "eval_every", "eval_tokens",
 }  # fmt: skip
@@ -112,7 +114,31 @@ FREE = {
 
 def fingerprint(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide the numbers; a run resumes only with the same."""
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in FREE}
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in FREE | HORIZON}
+
+
+def horizon(config: TrainConfig) -> dict[str, Any]:
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name in HORIZON}
+
+
+def check(config: TrainConfig) -> None:
+    """Refuse impossible numbers before anything is loaded."""
+    for name in ("device_batch_size", "eval_tokens"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
+    if config.keep < 1:
+        raise UserError(f"--keep is {config.keep}, which would keep no checkpoint", "Give 1 or more")
+    if config.num_iterations == 0 or config.num_iterations < -1:
+        raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
+    if isinstance(config, BaseConfig):
+        if config.depth < 1:
+            raise UserError(f"depth is {config.depth}, which makes no model", "Give at least 1, such as --depth=4")
+        if config.max_seq_len < 0:
+            raise UserError(f"--max_seq_len is {config.max_seq_len}", "Give a positive number, or leave it out")
+        if config.target_param_data_ratio <= 0:
+            raise UserError(f"--target_param_data_ratio is {config.target_param_data_ratio}", "Give a positive number")
+        if config.time_budget and config.num_iterations > 0:
+            raise UserError("--time_budget and --num_iterations both set the horizon", "Give one of them")
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

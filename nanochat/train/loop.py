@@ -21,7 +21,7 @@ from nanochat.machine import Machine, has_compiler, peak_flops
 from nanochat.metrics import read_metrics
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
-from nanochat.paths import runs_dir
+from nanochat.paths import checkpoints_dir, require_disk, runs_dir
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
 from nanochat.train.config import Compile, TrainConfig, settings
@@ -52,11 +52,10 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
     """`model.loss`, compiled where that is possible and wanted."""
     if mode == "off" or (mode == "auto" and machine.device.type == "mps"):
         return model.loss
-    if machine.device.type == "cpu" and not has_compiler():
+    if not has_compiler():
         if mode == "on":
             raise UserError(
-                "torch.compile needs a C++ compiler, and none is installed",
-                "Install g++, or use --compile=off",
+                "torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off"
             )
         say("No C++ compiler found: training without torch.compile (about 1.5x slower)")
         return model.loss
@@ -64,10 +63,10 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
 
 
 class _Stop:
-    """Ctrl-C or SIGTERM: finish the step, save, leave. A second one leaves at once."""
+    """Ctrl-C or SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = 0.0  # when, 0: not yet
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
@@ -77,8 +76,11 @@ class _Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+            # Terminals, schedulers and launchers often deliver one wish twice: only a later Ctrl-C is a second one.
+            if number == signal.SIGINT and time.monotonic() - self.asked > 1:
+                raise KeyboardInterrupt
+            return
+        self.asked = time.monotonic()
         say("\nStopping after this step; the checkpoint is saved first (once more to leave at once)")
 
     def __exit__(self, *_: object) -> None:
@@ -96,7 +98,8 @@ def train(job: Job) -> TrainState:
         writer.write("settings", **facts)
     loss_fn = compiled(job.model, job.config.compile, machine)
     began, seconds_before = time.monotonic(), s.seconds
-    calibrate = _Calibration(job.budget) if job.budget and s.step < CALIBRATION_STEPS else None
+    calibrate = _Calibration(job.budget) if job.budget and not s.calibrated else None
+    require_disk(checkpoints_dir(s.stage), _checkpoint_bytes(job), f"keeping the checkpoints of {s.stage} {s.tag}")
     steps = iter(job.loader)
     last_saved = s.step
     unit = s.batch_tokens
@@ -107,7 +110,7 @@ def train(job: Job) -> TrainState:
             step = next(steps)
             waited = time.monotonic() - t0
             schedule = job.schedule(s.steps)
-            loss, asked = _step(job, loss_fn, step, schedule, stop.asked)
+            loss, asked = _step(job, loss_fn, step, schedule, bool(stop.asked))
             took = time.monotonic() - t0
             s.step += 1
             s.tokens += unit
@@ -130,6 +133,7 @@ def train(job: Job) -> TrainState:
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
                 bar.total = s.steps * unit
+                s.calibrated = calibrate.done
                 calibrate = None if calibrate.done else calibrate
             if asked or (_due(job.config.save_every, s, 10) and s.step < s.steps):
                 _save(job)
@@ -145,7 +149,6 @@ def train(job: Job) -> TrainState:
     s.val = job.validate(job.model)
     s.seconds = seconds_before + time.monotonic() - began
     writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
-    _save(job)
     summary = _summary(job)
     writer.write("summary", **summary)
     writer.finish()
@@ -155,6 +158,11 @@ def train(job: Job) -> TrainState:
         f"{summary['tok_per_s']:,.0f} tok/s, MFU {summary['mfu']:.0%}"
     )
     return s
+
+
+def _checkpoint_bytes(job: Job) -> int:
+    """Weights and at most two moments each in float32, for all that are kept and the one being written."""
+    return job.model.num_params() * 4 * 3 * (job.config.keep + 1)
 
 
 def _due(every: int, s: TrainState, times: int) -> bool:

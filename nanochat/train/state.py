@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat import checkpoint
-from nanochat.console import UserError, say
+from nanochat.console import UserError, is_main_rank, say
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_weights
 from nanochat.optim.optimizer import Optimizer
@@ -35,7 +37,10 @@ class TrainState:
     batch_tokens: int = 0
     loader: dict[str, Any] | None = None
     val: dict[str, float] = field(default_factory=dict)
+    horizon: dict[str, Any] = field(default_factory=dict)
+    calibrated: bool = False  # whether a time budget has fixed `steps` already
     dataset: str = ""
+    world_seed: int | None = None  # of the tiny world it was trained on
     parent: str = ""
     version: int = VERSION
 
@@ -62,14 +67,30 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     path = folder / "optimizer.safetensors"
     try:
         optimizer.load_state_dict(load_file(path))
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{path} does not fit this model: {error}", "Choose another checkpoint") from None
 
 
-def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool, main: bool) -> Path | None:
-    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first."""
-    found = checkpoint.steps(stage, tag)
-    if not found:
+def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
+    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first.
+
+    The first rank looks and decides for all.
+    """
+    found: list[Any] = [None, None]
+    if is_main_rank():
+        try:
+            found[0] = _decide(stage, tag, settings, resume)
+        except UserError as error:
+            found[1] = (error.problem, error.remedy)
+    if dist.is_initialized():
+        dist.broadcast_object_list(found)
+    if found[1] is not None:
+        raise UserError(*found[1])
+    return found[0]
+
+
+def _decide(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
+    if not checkpoint.steps(stage, tag):
         return None
     if resume:
         folder = checkpoint.find(stage, tag)
@@ -79,7 +100,18 @@ def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool,
         if not changed:
             return folder
         say(f"{folder.parent} was trained with other settings ({', '.join(changed)}): starting anew")
-    if main:
-        moved = checkpoint.set_aside(stage, tag)
-        say(f"Kept the older {stage} run {tag} as {moved}")
+    say(f"Kept the older {stage} run {tag} as {checkpoint.set_aside(stage, tag)}")
     return None
+
+
+def continued(saved: TrainState, wanted: TrainState) -> TrainState:
+    """The saved run, with the horizon now asked for; UserError when it is past that already."""
+    if saved.horizon == wanted.horizon:
+        return saved
+    steps = max(1, wanted.steps * wanted.batch_tokens // saved.batch_tokens)
+    if steps < saved.step:
+        raise UserError(
+            f"the run {saved.tag} is at step {saved.step:,} already, past the {steps:,} asked for",
+            "Ask for more, or leave --resume out to start anew",
+        )
+    return replace(saved, steps=steps, horizon=wanted.horizon, calibrated=wanted.calibrated)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -107,3 +112,57 @@ def test_prune_keeps_the_newest_and_set_aside_keeps_all() -> None:
     assert checkpoint.steps("base", "d1") == {}
     assert list(checkpoint.steps("base", "d1.previous-1")) == [2, 3]
     assert checkpoint.set_aside("base", "d1") is None
+
+
+def test_a_full_disk_under_the_real_writer_is_a_user_error(tmp_path: Path) -> None:
+    """Files may grow to 100 kB only, as on a full disk; the weights are larger."""
+    code = """
+import resource, signal, torch
+from safetensors.torch import save_file
+from nanochat import checkpoint
+from nanochat.console import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with checkpoint.create("base", "d1", 1) as folder:
+        save_file({"w": torch.zeros(100_000)}, folder / "model.safetensors")
+except UserError as error:
+    print("REFUSED", error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert "REFUSED cannot write the checkpoint" in done.stdout, done.stderr
+    assert list((tmp_path / "base_checkpoints" / "d1").iterdir()) == []
+
+
+def test_a_crash_between_two_renames_loses_nothing(base: Path) -> None:
+    folder = make(5)
+    folder.rename(folder.with_name(".step_000005.old"))
+    assert checkpoint.find("base") == folder
+    checkpoint.verify(folder)
+
+
+@pytest.mark.parametrize("tag", ["../x", "/x", ".x", "", "a/b"])
+def test_a_tag_is_a_plain_name(tag: str, base: Path) -> None:
+    with pytest.raises(UserError, match="no name for a model"):
+        make(1, tag)
+    assert not list(base.rglob("step_*"))
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/passwd"])
+def test_a_manifest_cannot_point_outside(name: str) -> None:
+    folder = make(5)
+    values = json.loads((folder / "manifest.json").read_text())
+    values["files"][name] = {"size": 1, "sha256": "0"}
+    (folder / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoint.verify(folder)
+
+
+def test_set_aside_runs_are_found_only_by_name() -> None:
+    make(5)
+    checkpoint.set_aside("base", "d1")
+    make(1, "d2")
+    assert checkpoint.find("base").parent.name == "d2"
+    assert checkpoint.find("base", "d1.previous-1").name == "step_000005"
+    with pytest.raises(UserError, match="keep 0"):
+        checkpoint.prune("base", "d2", 0)

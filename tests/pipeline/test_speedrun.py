@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     code = (
         "import sys, pathlib; p = pathlib.Path(sys.argv[1]); "
         "p.write_text((p.read_text() if p.exists() else '') + ' '.join(sys.argv[2:]) + '\\n'); "
+        "(p.parent / 'base' / (sys.argv[2] + '-out')).touch(); "
         "sys.exit(int((p.parent / 'fail').read_text()) if sys.argv[2] == 'two' and (p.parent / 'fail').exists() else 0)"
     )
     monkeypatch.setattr(
@@ -47,9 +49,9 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             sys.executable, "-c", code, str(ran), stage.name, *stage.args, *(["--resume"] if resume else []),
         ],
     )  # fmt: skip
-    three = (Stage("one", ()), Stage("two", ("x",), resumable=True), Stage("three", ()))
-    monkeypatch.setattr(module, "resolve", lambda config: Plan(three, 1, "a test", "tinyworld"))
-    monkeypatch.setattr(module, "farewell", lambda corpus: None)
+    three = (Stage("one", (), "one-*"), Stage("two", ("x",), "two-*", resumable=True), Stage("three", ()))
+    monkeypatch.setattr(module, "resolve", lambda config, choices: Plan(three, 1, "a test", "tinyworld", "d1"))
+    monkeypatch.setattr(module, "farewell", lambda corpus, tag: None)
     return ran
 
 
@@ -77,16 +79,18 @@ def test_dry_run_starts_nothing(stages: Path, base: Path, capsys: pytest.Capture
 
 
 def test_changed_settings_make_a_stage_and_all_after_it_stale() -> None:
-    a = (Stage("one", ()), Stage("two", ("x",)), Stage("three", ()))
-    b = (Stage("one", ()), Stage("two", ("y",)), Stage("three", ()))
-    same = [x == y for x, y in zip(fingerprints(a), fingerprints(b), strict=True)]
-    assert same == [True, False, False]
+    def stages(two: str, graded: str) -> tuple[Stage, ...]:
+        return (Stage("one", (), "1"), Stage("two", (two,), "2"), Stage("grade", (graded,)), Stage("three", (), "3"))
+
+    a, b, c = (fingerprints(stages(*x)) for x in (("x", "x"), ("y", "x"), ("x", "y")))
+    assert [x == y for x, y in zip(a, b, strict=True)] == [True, False, False, False]
+    assert [x == y for x, y in zip(a, c, strict=True)] == [True, True, False, True]  # nothing is made from a grade
 
 
 def test_a_damaged_log_means_nothing_is_done(base: Path) -> None:
     stage = Stage("one", ())
     log = StageLog()
-    log.start(stage, "f")
+    log.start(stage, "f", ())
     log.finish(stage, "f")
     assert StageLog().is_done(stage, "f")
     (base / "speedrun.json").write_text("{half")
@@ -94,7 +98,7 @@ def test_a_damaged_log_means_nothing_is_done(base: Path) -> None:
 
 
 def test_the_plan_names_every_stage_with_resolved_settings() -> None:
-    plan = resolve(SpeedrunConfig(world_seed=7))
+    plan = resolve(SpeedrunConfig(world_seed=7), {})
     assert [s.name for s in plan.stages] == [
         "dataset", "tok_train", "tok_eval", "base_train", "base_loss", "base_eval",
         "mid_train", "mid_eval", "chat_sft", "chat_eval", "report",
@@ -110,14 +114,64 @@ def test_gpus_mean_torchrun_and_the_full_size(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "NVIDIA H100")
-    plan = resolve(SpeedrunConfig())
+    plan = resolve(SpeedrunConfig(), {})
     shown = {s.name: s.display(plan.nproc) for s in plan.stages}
     assert shown["base_train"] == (
         "torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- "
-        "--depth=20 --dataset=climbmix --target_param_data_ratio=20"
+        "--depth=20 --dataset=climbmix --target_param_data_ratio=20 --model_tag=d20"
     )
     assert shown["tok_train"] == "python -m scripts.tok_train --dataset=climbmix --vocab_size=65536"
     assert shown["dataset"] == "python -m nanochat.dataset --dataset=climbmix -n 240"
+
+
+@pytest.mark.parametrize(("gpus", "ranks"), [(1, 1), (6, 4), (8, 8)])
+def test_ranks_are_a_power_of_two(monkeypatch: pytest.MonkeyPatch, gpus: int, ranks: int) -> None:
+    assert settings._ranks("", gpus) == ranks
+    assert settings._ranks("3", gpus) == 3
+    with pytest.raises(UserError, match="NPROC_PER_NODE is 'many'"):
+        settings._ranks("many", gpus)
+
+
+def test_a_chosen_depth_is_kept_when_the_machine_measures_differently(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = SpeedrunConfig(dataset=str(tmp_path), time_budget="8h")
+    choices: dict[str, int] = {}
+    tags = set()
+    for peak in (1e11, 1e13):
+        monkeypatch.setattr(settings, "peak_flops", lambda machine, peak=peak: peak)
+        tags.add(resolve(wish, choices).tag)
+    assert len(tags) == 1
+    assert resolve(wish, {}).tag not in tags
+
+
+def test_what_a_stage_left_is_looked_for_before_it_is_skipped(stages: Path, base: Path) -> None:
+    speedrun(SpeedrunConfig())
+    (base / "two-out").unlink()
+    speedrun(SpeedrunConfig())
+    assert stages.read_text() == "one\ntwo x\nthree\ntwo x --resume\nthree\n"
+
+
+def test_two_speedruns_do_not_mix(stages: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GRACE", 2.0)
+    base.mkdir()
+    with open(base / "speedrun.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another speedrun is at work"):
+            speedrun(SpeedrunConfig())
+    assert not stages.exists()
+
+
+def test_commands_run_from_any_folder_and_under_torchrun() -> None:
+    plan = Plan((), 2, "", "", "")
+    stage = Stage("base_train", ("--depth=4",), torchrun=True, resumable=True, extra=("--run=x",))
+    assert module._command(stage, plan, resume=True) == [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        "-m", "nanochat.commands.base_train", "--", "--depth=4", "--run=x", "--resume",
+    ]  # fmt: skip
+    assert module._command(Stage("tok_train", ()), plan, False) == [sys.executable, "-m", "nanochat.commands.tok_train"]
+    data = Stage("dataset", ("-n", "8"), module="nanochat.dataset")
+    assert module._command(data, plan, False) == [sys.executable, "-m", "nanochat.dataset", "-n", "8"]
 
 
 def test_a_budget_decides_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +179,7 @@ def test_a_budget_decides_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(settings, "peak_flops", lambda machine: 3e11)
     depths = []
     for budget in ("1m", "20m", "8h"):
-        plan = resolve(SpeedrunConfig(dataset=str(tmp_path / "texts"), time_budget=budget))
+        plan = resolve(SpeedrunConfig(dataset=str(tmp_path / "texts"), time_budget=budget), {})
         base = next(s for s in plan.stages if s.name == "base_train")
         depths.append(int(base.args[0].removeprefix("--depth=")))
         assert f"--time_budget={budget}" in base.args
@@ -143,7 +197,7 @@ def test_a_budget_decides_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 )
 def test_impossible_wishes_are_refused(bad: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        resolve(SpeedrunConfig(**bad))
+        resolve(SpeedrunConfig(**bad), {})
 
 
 @pytest.mark.slow

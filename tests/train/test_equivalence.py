@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,10 @@ BASE: dict[str, Any] = {
     "max_seq_len": 64,
     "total_batch_size": 1024,
     "num_iterations": 10,
+    # Small: AdamW turns a gradient's sign into a step, so large rates blow rounding up instead of comparing the code.
+    "matrix_lr": 0.002,
+    "embedding_lr": 0.01,
+    "unembedding_lr": 0.001,
     **COMMON,
 }
 
@@ -63,7 +69,14 @@ def test_accumulation_equals_one_big_batch(base: Path) -> None:
 
 def test_accumulation_equals_one_big_batch_with_masked_targets(base: Path) -> None:
     """Micro-batches with unequal numbers of supervised tokens: each token must weigh the same."""
-    common = {**COMMON, "stage": "mid", "num_iterations": 6, "conversations": 300, "total_batch_size": 2048}
+    common = {
+        **COMMON,
+        "stage": "mid",
+        "num_iterations": 6,
+        "conversations": 300,
+        "total_batch_size": 2048,
+        "lr_scale": 0.01,
+    }
     train_chat(ChatConfig(**common, device_batch_size=16))
     whole = weights("mid", "d1")
     train_chat(ChatConfig(**common, device_batch_size=1))
@@ -101,7 +114,14 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monk
 
 
 def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    common = {**COMMON, "stage": "sft", "num_iterations": 6, "conversations": 300, "total_batch_size": 2048}
+    common = {
+        **COMMON,
+        "stage": "sft",
+        "num_iterations": 6,
+        "conversations": 300,
+        "total_batch_size": 2048,
+        "lr_scale": 0.01,
+    }
     train_chat(ChatConfig(**common))
     whole = weights("sft", "d1")
     with monkeypatch.context() as m:
@@ -114,9 +134,75 @@ def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(base: Path, monk
 
 def test_a_run_with_other_settings_starts_anew_and_keeps_the_old_one(base: Path) -> None:
     train_base(BaseConfig(**{**BASE, "num_iterations": 2}, model_tag="x", save_every=-1))
-    train_base(BaseConfig(**{**BASE, "num_iterations": 3}, model_tag="x", save_every=-1, resume=True))
+    train_base(BaseConfig(**{**BASE, "num_iterations": 3, "matrix_lr": 0.1}, model_tag="x", save_every=-1, resume=True))
     assert list(checkpoint.steps("base", "x")) == [3]
     assert list(checkpoint.steps("base", "x.previous-1")) == [2]
+
+
+def test_a_finished_run_can_be_extended_but_not_shortened(base: Path) -> None:
+    train_base(BaseConfig(**BASE, model_tag="x"))
+    state = train_base(BaseConfig(**{**BASE, "num_iterations": 14}, model_tag="x", resume=True))
+    assert (state.step, state.tokens) == (14, 14 * 1024)
+    with pytest.raises(UserError, match="at step 14 already, past the 5 asked for"):
+        train_base(BaseConfig(**{**BASE, "num_iterations": 5}, model_tag="x", resume=True))
+
+
+def test_other_text_or_another_tokenizer_is_another_run(base: Path) -> None:
+    from nanochat.commands import tok_train
+
+    train_base(BaseConfig(**{**BASE, "num_iterations": 2}, model_tag="x", save_every=-1))
+    tok_train.run(tok_train.Config(dataset="tinyworld", vocab_size=500))
+    train_base(BaseConfig(**{**BASE, "num_iterations": 3}, model_tag="x", save_every=-1, resume=True))
+    assert list(checkpoint.steps("base", "x.previous-1")) == [2]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"depth": 0}, "depth is 0.*--depth=4"),
+        ({"keep": 0}, "--keep is 0"),
+        ({"device_batch_size": -1}, "--device_batch_size is -1"),
+        ({"eval_tokens": -5}, "--eval_tokens is -5"),
+        ({"target_param_data_ratio": 0.0}, "target_param_data_ratio"),
+        ({"time_budget": "5m"}, "both set the horizon"),
+        ({"total_batch_size": 1000}, "multiple of 1 x 64.*--total_batch_size=960"),
+        ({"dtype": "float16"}, "float16 is for inference"),
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"device": "tpu9"}, "cannot use device 'tpu9'"),
+        ({"dataset": "nothing"}, "nothing"),
+        ({"model_tag": "../x"}, "no name for a model"),
+    ],
+)
+def test_impossible_settings_are_refused_and_leave_nothing(base: Path, bad: dict[str, Any], message: str) -> None:
+    before = sorted(p for p in base.rglob("*"))
+    with pytest.raises(UserError, match=message):
+        train_base(BaseConfig(**{**BASE, "model_tag": "bad", **bad}))
+    assert sorted(p for p in base.rglob("*")) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: int) -> None:
+    values = {**BASE, "num_iterations": 400, "model_tag": "cut", "save_every": -1}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.base_train", *flags(values)],
+        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    metrics = base / "runs" / "base_train" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and '"kind": "step"' in metrics.read_text() and "cut" in metrics.read_text()):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.send_signal(number)  # delivered twice, as terminals and schedulers do
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, out
+    [step] = checkpoint.steps("base", "cut")
+    assert 0 < step < 400
+    short = {**values, "num_iterations": step + 2}
+    train_base(BaseConfig(**short, resume=True))
+    state = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
+    assert (state["step"], state["tokens"]) == (step + 2, (step + 2) * 1024)
 
 
 def torchrun(base: Path, ranks: int, module: str, *args: str) -> str:
@@ -143,7 +229,14 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
     torchrun(base, 2, "scripts.base_train", *flags({**BASE, "model_tag": "two"}))
     assert furthest(one, weights("base", "two")) < 1e-4
 
-    chat = {**COMMON, "num_iterations": 5, "conversations": 300, "total_batch_size": 2048, "model_tag": "d1"}
+    chat = {
+        **COMMON,
+        "num_iterations": 5,
+        "conversations": 300,
+        "total_batch_size": 2048,
+        "model_tag": "d1",
+        "lr_scale": 0.01,
+    }
     train_chat(ChatConfig(**chat, stage="sft"))
     one = weights("sft", "d1")
     torchrun(base, 2, "scripts.chat_sft", *flags(chat))
