@@ -19,7 +19,7 @@ RATIO = 12.0  # tokens per scaling parameter
 FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # the seed's classic model, about four hours on 8 H100
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
-TINY_BATCH, TINY_STEPS = 4096, 900
+TINY_BATCH, TINY_STEPS = 4096, 1000
 TINY_CONVERSATIONS = {"mid": 12000, "sft": 6000}
 
 

@@ -55,7 +55,7 @@ def conversations(seed: int) -> list[list[str]]:
 def lines(seed: int) -> list[str]:
     """Every line of the sampled documents as it stands."""
     world = World(seed)
-    return [line for k in range(9000) for line in document(world, 0, k).split("\n")]
+    return [line for k in range(11000) for line in document(world, 0, k).split("\n")]
 
 
 @cache

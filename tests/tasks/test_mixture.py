@@ -86,7 +86,13 @@ def test_sets_at_hand_are_used_and_the_others_named(offline: Path) -> None:
         for split in ("train", "test"):
             pq.write_table(pa.Table.from_pylist([row]), folder / f"{split}-00000-of-00001.parquet")
     mixture, missing = default_mixture("sft", dataset="debian-english", size=10, network=False)
-    assert [items.name for items, _ in mixture.sets] == ["SpellingBee", "SimpleSpelling", "ChatMix", "GSM8K"]
+    assert [items.name for items, _ in mixture.sets] == [
+        "ChatMix",
+        "GSM8K",
+        "TinyWorld",
+        "SpellingBee",
+        "SimpleSpelling",
+    ]
     assert missing == ["SmolTalk", "ARC-Easy", "ARC-Challenge"]
     test, missing_in_test = default_mixture("sft", dataset="debian-english", size=10, network=False, split="test")
     assert missing_in_test == missing

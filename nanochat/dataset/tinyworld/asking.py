@@ -55,9 +55,9 @@ def wrap(rng: random.Random, question: str) -> str:
     draw = rng.random()
     if draw < 0.20:
         return prefixed(rng.choice(phrases.PREFIXES), question)
-    if draw < 0.28:
+    if draw < 0.32:
         return question + rng.choice(phrases.SUFFIXES)
-    if draw < 0.31:
+    if draw < 0.35:
         return prefixed(rng.choice(phrases.PREFIXES), question) + rng.choice(phrases.SUFFIXES)
     return question
 

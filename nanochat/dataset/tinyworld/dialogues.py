@@ -81,13 +81,13 @@ def _mixed(world: World, rng: random.Random) -> list[Turn]:
 
 Writer = Callable[[World, random.Random], list[Turn]]
 WRITERS: tuple[tuple[Writer, float], ...] = (
-    (_fact, 0.24),
+    (_fact, 0.22),
     (_followups, 0.15),
     (_unknown, 0.11),
     (_calculator, 0.14),
     (_count, 0.10),
     (_spell, 0.03),
-    (_identity, 0.09),
+    (_identity, 0.11),
     (_small_talk, 0.02),
     (_about, 0.03),
     (_mixed, 0.09),

@@ -116,12 +116,12 @@ WRITERS: tuple[tuple[Writer, float, int], ...] = (
     (_facts, 0.12, 51),
     (_survey, 0.05, 46),
     (story, 0.05, 68),
-    (_questions, 0.30, 91),
+    (_questions, 0.29, 91),
     (_counting, 0.005, 58),
     (_calculator, 0.07, 230),
     (_spelling, 0.13, 173),
     (_unknown, 0.06, 95),
-    (_identity, 0.025, 104),
+    (_identity, 0.035, 104),
 )
 _WRITERS = [writer for writer, *_ in WRITERS]
 _BOUNDS = list(itertools.accumulate(share / tokens for _, share, tokens in WRITERS))

@@ -36,6 +36,7 @@ IDENTITY = (
             "What is the name that you use?",
             "Is nanochat the name you have?",
             "Have you got a name?",
+            "What may I call you?",
         ),
         (
             "Please tell me your name.",
@@ -162,6 +163,9 @@ IDENTITY = (
             "Can you tell me how old you are?",
             "When were you born?",
             "Your age?",
+            "When was it that you were made?",
+            "Were you trained long ago?",
+            "Are you young or very old?",
         ),
         (
             "Tell me how old you are.",
@@ -186,6 +190,7 @@ IDENTITY = (
             "Can you tell me where you live?",
             "Tell me where you are.",
             "Your home?",
+            "Where are you living now?",
         ),
         (
             "Tell me where you live.",
@@ -210,6 +215,8 @@ IDENTITY = (
             "Where did you learn this?",
             "Tell me how you learned.",
             "Did you go to school?",
+            "From which texts did you learn?",
+            "Where did you learn things?",
         ),
         (
             "How did you learn these things?",
@@ -258,6 +265,8 @@ IDENTITY = (
             "Do you feel pain?",
             "Are you lonely?",
             "Can you love?",
+            "Do you feel sad?",
+            "Can you feel love?",
         ),
         (
             "Do you have any feelings?",
@@ -282,6 +291,9 @@ IDENTITY = (
             "Are your answers always right?",
             "Should I trust you?",
             "How often are you wrong?",
+            "Are you wrong sometimes?",
+            "Do you make mistakes sometimes?",
+            "Are you sometimes right?",
         ),
         (
             "Do you sometimes make mistakes?",
@@ -419,6 +431,12 @@ SUFFIXES = (
     " Do you know?",
     " I want to know.",
     " Please tell me.",
+    " Thank you very much!",
+    " Thanks a lot!",
+    " Many greetings!",
+    " I am curious.",
+    " Can you say it?",
+    " Help me, please.",
 )
 HELD_OUT_PREFIXES = (
     "Tell me please: ",
