@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 ASPECT = 64  # width per layer
 REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
-MIN_STEPS = 1200  # a short run gives up batch size before it gives up updates
+MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gives up batch size before it gives up updates
 SMALL_BATCH = 2**14  # runs of minutes; see `rates`
 
 
@@ -71,7 +71,7 @@ def batch_tokens(s: Shape, n_tokens: int, per_param: float) -> int:
     reference = tokens(shape(REFERENCE_DEPTH, REFERENCE_VOCAB, 2048), per_param)
     best = REFERENCE_BATCH * (n_tokens / reference) ** BATCH_EXPONENT
     best = min(2 ** round(math.log2(best)), 2 ** math.floor(math.log2(max(2, n_tokens / MIN_STEPS))))
-    return max(s.seq_len, best)
+    return max(s.seq_len, MIN_BATCH, best)
 
 
 def rates(s: Shape, batch: int, n_tokens: int, per_param: float) -> Rates:

@@ -27,7 +27,8 @@ def test_a_long_run_takes_the_reference_batch_and_a_short_one_keeps_its_steps() 
     assert scale.batch_tokens(d12, scale.tokens(d12, 12), 12) == 2**19
     d4 = scale.shape(4, 8192, 512)
     assert scale.batch_tokens(d4, 8_000_000, 12) == 4096
-    assert scale.batch_tokens(d4, 10, 12) == 512
+    assert scale.batch_tokens(d4, 40_000_000, 12) == 8192
+    assert scale.batch_tokens(d4, 10, 12) == 4096
 
 
 def test_rates_at_the_reference_are_the_tuned_ones() -> None:
