@@ -29,6 +29,7 @@ def speedrun(config: SpeedrunConfig) -> None:
     say(f"nanochat speedrun: {plan.summary}")
     say(f"artifacts: {base_dir()}")
     marks = fingerprints(plan.stages)
+    log.save()  # the chosen depth: what is shown now is what will be run later
     if config.dry_run:
         for stage, mark in zip(plan.stages, marks, strict=True):
             state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
@@ -36,7 +37,6 @@ def speedrun(config: SpeedrunConfig) -> None:
         return
     began = time.monotonic()
     with _alone() as lock:
-        log.save()
         for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
             head = f"[{n}/{len(plan.stages)}] {stage.name}"
             if log.is_done(stage, mark):
