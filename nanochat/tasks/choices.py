@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 from nanochat.tasks.parquet import Rows
@@ -18,16 +19,16 @@ def prompt(question: str, choices: list[str], letters: tuple[str, ...]) -> str:
     return f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
 
 
-class _Choices:
+class _Choices(ABC):
     kind: Kind = "categorical"
     rows: Rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @abstractmethod
     def _item(self, i: int) -> tuple[str, list[str], tuple[str, ...], str]:
         """Question, choices, their letters, the right letter."""
-        raise NotImplementedError
 
     def __getitem__(self, i: int) -> Conversation:
         question, choices, letters, right = self._item(check_index(i, len(self)))
