@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 C = TypeVar("C")
 
@@ -34,13 +35,19 @@ def is_main_rank() -> bool:
 def say(text: str = "") -> None:
     """Print one line to stdout, on the first rank only."""
     if is_main_rank():
-        print(text, flush=True)
+        _print(text, sys.stdout)
 
 
 def warn(text: str) -> None:
     """Print one line to stderr, on the first rank only."""
     if is_main_rank():
-        print(text, file=sys.stderr, flush=True)
+        _print(text, sys.stderr)
+
+
+def _print(text: str, file: TextIO) -> None:
+    # A reader that has gone (`| tee`, after Ctrl-C) must not keep a training from saving.
+    with contextlib.suppress(BrokenPipeError):
+        print(text, file=file, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -98,10 +105,10 @@ class Progress:
             self._pace = (time.monotonic(), self.done)
         extra = "  ".join(f"{k} {v}" for k, v in self.fields.items())
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, extra=extra)
+            self._bar.update(self._task, completed=self.done, total=self.total, extra=extra)
         elif is_main_rank() and time.monotonic() - self._last >= LOG_INTERVAL:
             self._last = time.monotonic()
-            print(self._line(extra), flush=True)
+            _print(self._line(extra), sys.stdout)
 
     def _line(self, extra: str) -> str:
         elapsed = time.monotonic() - self._began

@@ -25,6 +25,9 @@ class MetricsWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         if fresh and path.exists():
             path.replace(path.with_suffix(".previous.jsonl"))
+        if path.exists() and not path.read_bytes().endswith(b"\n"):
+            with open(path, "a") as f:  # half a line, from a crash: the next record gets a line of its own
+                f.write("\n")
 
     def write(self, kind: str, **values: Any) -> None:
         if not is_main_rank():

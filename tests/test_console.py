@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +69,19 @@ def test_progress_in_a_log_is_a_line_now_and_then(
     assert 3 <= len(lines) <= 5
     assert lines[0] == "base  10%  10/100 tokens  1m40s eta ?  loss 2.0"
     assert lines[1] == "base  40%  40/100 tokens  1m46s eta 12s  loss 2.0"
+
+
+def test_a_reader_that_has_gone_does_not_stop_the_work() -> None:
+    code = "from nanochat.console import say\nimport time\nfor i in range(50): say('x' * 9999)\nopen('done', 'w')"
+    with tempfile.TemporaryDirectory() as folder:
+        root = str(Path(__file__).parents[1])
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+        )
+        assert process.stdout
+        process.stdout.close()
+        process.wait(60)
+        assert (Path(folder) / "done").exists()
 
 
 def test_other_ranks_are_silent(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,20 +142,17 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
 
 def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, the one written last first."""
-    root = checkpoints_dir(stage)
-    found = [
-        (max(f.stat().st_mtime for f in steps(stage, d.name).values()), d.name)
-        for d in _folders(root)
-        if steps(stage, d.name)
-    ]
-    return [name for _, name in sorted(found, reverse=True)]
+    names = [d.name for d in _folders(checkpoints_dir(stage)) if TAG.fullmatch(d.name)]
+    written = {name: max(f.stat().st_mtime for f in found.values()) for name in names if (found := steps(stage, name))}
+    return sorted(written, key=lambda name: (written[name], name), reverse=True)
 
 
 def _folders(root: Path) -> list[Path]:
     for old in root.glob(".step_*.old"):  # a crash between two renames: the step's older version is still whole
         final = root / old.name[1:].removesuffix(".old")
         if not final.exists():
-            old.rename(final)
+            with contextlib.suppress(OSError):  # another process was quicker
+                old.rename(final)
     return (
         [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".") and ".previous-" not in d.name]
         if root.is_dir()

@@ -13,14 +13,14 @@ QUESTIONS = (
 )
 
 
-def farewell(corpus: str, tag: str) -> None:
+def farewell(corpus: str, tag: str, world_seed: int) -> None:
     """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
     from nanochat.inference import Request, load_engine
     from nanochat.tokenizer import Conversation, render_prompt
 
     engine, _ = load_engine("sft", tag)
     say("A short conversation with your model:\n")
-    for question in questions(corpus):
+    for question in questions(corpus, world_seed):
         prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
         [answer] = engine.generate([Request(render_prompt(engine.tokenizer, prompt), max_tokens=128, temperature=0.0)])
         say(f"  you:      {question}")
@@ -30,7 +30,7 @@ def farewell(corpus: str, tag: str) -> None:
     say("  in the browser:    .venv/bin/python -m scripts.chat_web")
 
 
-def questions(corpus: str) -> tuple[str, ...]:
+def questions(corpus: str, world_seed: int) -> tuple[str, ...]:
     """Of the model's own world when it knows one."""
     if corpus != "tinyworld":
         return QUESTIONS
@@ -39,7 +39,7 @@ def questions(corpus: str) -> tuple[str, ...]:
     return (
         "Hello!",
         "Who are you?",
-        *TinyWorld("test").examples(),
+        *TinyWorld("test", world_seed).examples(),
         "What is 37 plus 48?",
         "How many r are in strawberry?",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 from nanochat.paths import base_dir, write_json
 from nanochat.pipeline.settings import Stage
@@ -15,11 +16,18 @@ def fingerprints(stages: tuple[Stage, ...]) -> list[str]:
     """What each stage's result depends on: its own settings and those of the stages before that leave something."""
     out, before = [], ""
     for stage in stages:
-        own = hashlib.sha256(f"{before}|{stage.name}|{'|'.join(stage.args)}".encode()).hexdigest()[:16]
+        parts = [before, stage.name, *stage.args, *(_state(path) for path in stage.inputs)]
+        own = hashlib.sha256("|".join(parts).encode()).hexdigest()[:16]
         out.append(own)
         if stage.output:
             before = own
     return out
+
+
+def _state(path: Path) -> str:
+    """Names, sizes and times of the files: what has been edited is not what was trained on."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return ",".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.exists()) or "absent"
 
 
 class StageLog:

@@ -10,7 +10,7 @@ from nanochat import scale
 from nanochat.console import UserError, duration
 from nanochat.dataset.corpora import corpus_name
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
-from nanochat.paths import STAGES
+from nanochat.paths import STAGES, eval_bundle_dir
 from nanochat.train.config import parse_duration
 
 EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
@@ -49,14 +49,17 @@ class SpeedrunConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """One command. output: pattern of what it leaves under the base dir, "" for nothing that later stages need.
+    """One command.
 
-    torchrun: on all GPUs. resumable: understands --resume. extra: arguments that do not change what comes out.
+    output: pattern of what it leaves under the base dir for later stages or the person, "" for nothing.
+    inputs: files and folders of the person's that it reads. torchrun: on all GPUs. resumable: understands --resume.
+    extra: arguments that do not change what comes out.
     """
 
     name: str
     args: tuple[str, ...]
     output: str = ""
+    inputs: tuple[Path, ...] = ()
     torchrun: bool = False
     resumable: bool = False
     extra: tuple[str, ...] = ()
@@ -165,7 +168,10 @@ def _stages(
     tasks: str,
 ) -> tuple[Stage, ...]:
     run = (f"--run={config.run}",) if config.run else ()
-    files = ("--data", *(str(Path(path).resolve()) for path in config.data)) if config.data else ()
+    own = tuple(Path(path).resolve() for path in config.data)
+    files = ("--data", *map(str, own)) if own else ()
+    path = Path(prepare[0].removeprefix("--dataset="))
+    source = (path,) if path.is_absolute() else ()
     wanted = ("-a", tasks) if tasks else ()
     price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
     model = f"--model_tag={tag}"
@@ -174,15 +180,17 @@ def _stages(
         return f"{STAGES[stage]}/{tag}/step_*/manifest.json"
 
     return (
-        Stage("dataset", prepare, f"data/{corpus}/meta.json", module="nanochat.dataset"),
+        Stage("dataset", prepare, f"data/{corpus}/meta.json", source, module="nanochat.dataset"),
         Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}"), "tokenizer/meta.json"),
         Stage("tok_eval", (f"--dataset={corpus}",)),
         Stage("base_train", (*base, model), trained("base"), torchrun=True, resumable=True, extra=run),
         Stage("base_loss", (f"--dataset={corpus}", model), torchrun=True),
-        Stage("base_eval", (f"--dataset={corpus}", model), torchrun=True),
-        Stage("mid_train", (*chat["mid"], model, *files), trained("mid"), torchrun=True, resumable=True, extra=run),
+        Stage("base_eval", (f"--dataset={corpus}", model), inputs=(eval_bundle_dir(),), torchrun=True),
+        Stage(
+            "mid_train", (*chat["mid"], model, *files), trained("mid"), own, torchrun=True, resumable=True, extra=run
+        ),
         Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
-        Stage("chat_sft", (*chat["sft"], model, *files), trained("sft"), torchrun=True, resumable=True, extra=run),
+        Stage("chat_sft", (*chat["sft"], model, *files), trained("sft"), own, torchrun=True, resumable=True, extra=run),
         Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
-        Stage("report", ("generate", *price), module="nanochat.report"),
+        Stage("report", ("generate", *price), "report/report.md", module="nanochat.report"),
     )

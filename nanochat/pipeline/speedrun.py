@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from nanochat import checkpoint
 from nanochat.console import UserError, duration, say
 from nanochat.metrics import MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
@@ -19,38 +20,49 @@ from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
 
+TRAINS = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}
 GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 
 def speedrun(config: SpeedrunConfig) -> None:
     """All stages, then a short conversation with the model; see SpeedrunConfig."""
-    log = StageLog()
-    plan = resolve(config, log.choices)
-    say(f"nanochat speedrun: {plan.summary}")
-    say(f"artifacts: {base_dir()}")
-    marks = fingerprints(plan.stages)
-    log.save()  # the chosen depth: what is shown now is what will be run later
     if config.dry_run:
-        for stage, mark in zip(plan.stages, marks, strict=True):
+        log, plan = _begin(config)
+        for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True):
             state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
     began = time.monotonic()
     with _alone() as lock:
-        for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
+        log, plan = _begin(config)
+        log.save()  # with the depth chosen
+        for n, (stage, mark) in enumerate(zip(plan.stages, fingerprints(plan.stages), strict=True), 1):
             head = f"[{n}/{len(plan.stages)}] {stage.name}"
             if log.is_done(stage, mark):
                 say(f"{head}: done already, skipped")
                 continue
             resume = stage.resumable and log.was_started(stage, mark)
             say(f"\n{head}: {stage.display(plan.nproc)}")
+            if stage.name in TRAINS and not resume:
+                # Before the stage counts as started: a kill in between must not mix an older run into this one.
+                moved = checkpoint.set_aside(TRAINS[stage.name], plan.tag)
+                if moved:
+                    say(f"Kept the older run as {moved}")
             log.start(stage, mark, plan.stages[n:])
             seconds = _run(stage, plan, resume, lock)
             log.finish(stage, mark)
             say(f"{head}: finished in {duration(seconds)}")
     say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
     say(f"The report: {report_dir() / 'report.md'}\n")
-    farewell(plan.corpus, plan.tag)
+    farewell(plan.corpus, plan.tag, config.world_seed)
+
+
+def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
+    log = StageLog()
+    plan = resolve(config, log.choices)
+    say(f"nanochat speedrun: {plan.summary}")
+    say(f"artifacts: {base_dir()}")
+    return log, plan
 
 
 @contextmanager

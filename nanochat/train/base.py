@@ -60,7 +60,7 @@ def train_base(config: BaseConfig) -> TrainState:
     model_config = ModelConfig.from_depth(config.depth, tokenizer.vocab_size, seq_len)
     tag = config.model_tag or f"d{config.depth}"
     corpus = load_info(config.dataset)
-    plan = _plan(config, model_config.shape, machine, budget)
+    plan = states.shared(_plan(config, model_config.shape, machine, budget))
     # The same flags over other text or other ids are another run.
     plan = replace(
         plan,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -62,7 +65,12 @@ def train_chat(config: ChatConfig) -> TrainState:
     if missing:
         say(f"{stage}: without {', '.join(missing)} (not here; set NANOCHAT_HUB_DIR to a mirror, or go online)")
 
-    settings = {**fingerprint(config), "parent": parent_hash, "mixture": mixture.describe()}
+    settings = {
+        **fingerprint(config),
+        "parent": parent_hash,
+        "mixture": mixture.describe(),
+        "files": _hashes(config.data),
+    }
     resumed = states.find_resumable(stage, tag, settings, config.resume)
     model = load(resumed or parent, machine.device, machine.dtype).train()
     seq_len = model.config.seq_len
@@ -94,6 +102,10 @@ def train_chat(config: ChatConfig) -> TrainState:
     say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
     job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
     return train(job)
+
+
+def _hashes(files: Iterable[str]) -> list[str]:
+    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files]
 
 
 def _mixtures(
@@ -139,7 +151,8 @@ def _plan(
         mean = sum(len(s.ids) for s in sample) / len(sample)
         steps = max(1, round(config.num_epochs * len(source) * mean / batch))
     share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
-    rates = scale.Rates(**before.rates).scaled(share / LR_SCALE.get(before.stage, 1.0))
+    used = before.settings.get("lr_scale", -1.0) if before.stage != "base" else 1.0
+    rates = scale.Rates(**before.rates).scaled(share / (used if used > 0 else LR_SCALE[before.stage]))
     # No decay here: it would pull towards zero what pretraining has learnt.
     rates = scale.Rates(rates.matrix, rates.embedding, rates.head, 0.0)
     return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))

@@ -108,7 +108,8 @@ class ChatConfig(TrainConfig):
 HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
 # What else may differ between a run and its continuation.
 FREE = {
-    "run", "device", "compile", "device_batch_size", "resume", "save_every", "keep", "eval_every", "eval_tokens",
+    "run", "model_tag", "device", "compile", "device_batch_size", "resume", "save_every", "keep",
+    "eval_every", "eval_tokens",
 }  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import signal
 import statistics
 import time
@@ -15,7 +17,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat import checkpoint
-from nanochat.console import Progress, UserError, duration, say
+from nanochat.console import Progress, UserError, duration, is_main_rank, say
 from nanochat.dataset.loader import Batch, Loader, Step, merge_states
 from nanochat.machine import Machine, has_compiler, peak_flops
 from nanochat.metrics import read_metrics
@@ -81,7 +83,9 @@ class _Stop:
                 raise KeyboardInterrupt
             return
         self.asked = time.monotonic()
-        say("\nStopping after this step; the checkpoint is saved first (once more to leave at once)")
+        if is_main_rank():
+            with contextlib.suppress(OSError):  # print is not safe in a handler, and the reader may be gone
+                os.write(1, b"\nStopping after this step; the checkpoint is saved first (Ctrl-C again: at once)\n")
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
@@ -105,7 +109,7 @@ def train(job: Job) -> TrainState:
     unit = s.batch_tokens
     speed = 0.0
     with _Stop() as stop, Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar:
-        while s.step < s.steps:
+        while s.step < s.steps or calibrate:
             t0 = time.monotonic()
             step = next(steps)
             waited = time.monotonic() - t0

@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from nanochat import checkpoint
-from nanochat.console import UserError, is_main_rank, say
+from nanochat.console import UserError, duration, is_main_rank, say
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_weights
 from nanochat.optim.optimizer import Optimizer
 from nanochat.tokenizer import Tokenizer
+from nanochat.train.config import parse_duration
 
 VERSION = 1
 
@@ -71,6 +72,15 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
         raise UserError(f"{path} does not fit this model: {error}", "Choose another checkpoint") from None
 
 
+def shared(state: TrainState) -> TrainState:
+    """The first rank's: measured speeds differ, and ranks with different plans would drift apart."""
+    if dist.is_initialized():
+        box = [state]
+        dist.broadcast_object_list(box)
+        return box[0]
+    return state
+
+
 def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
     """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first.
 
@@ -108,10 +118,19 @@ def continued(saved: TrainState, wanted: TrainState) -> TrainState:
     """The saved run, with the horizon now asked for; UserError when it is past that already."""
     if saved.horizon == wanted.horizon:
         return saved
+    if wanted.horizon.get("time_budget"):
+        budget = parse_duration(str(wanted.horizon["time_budget"]))
+        if budget <= saved.seconds:
+            raise UserError(
+                f"the run {saved.tag} has trained for {duration(saved.seconds)} already",
+                "Give a longer --time_budget, or leave --resume out to start anew",
+            )
+        # How many steps that makes is measured again.
+        return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon, calibrated=False)
     steps = max(1, wanted.steps * wanted.batch_tokens // saved.batch_tokens)
     if steps < saved.step:
         raise UserError(
             f"the run {saved.tag} is at step {saved.step:,} already, past the {steps:,} asked for",
             "Ask for more, or leave --resume out to start anew",
         )
-    return replace(saved, steps=steps, horizon=wanted.horizon, calibrated=wanted.calibrated)
+    return replace(saved, steps=steps, horizon=wanted.horizon)

@@ -166,3 +166,11 @@ def test_set_aside_runs_are_found_only_by_name() -> None:
     assert checkpoint.find("base", "d1.previous-1").name == "step_000005"
     with pytest.raises(UserError, match="keep 0"):
         checkpoint.prune("base", "d2", 0)
+
+
+def test_stray_folders_do_not_matter(base: Path) -> None:
+    folder = make(5)
+    (base / "base_checkpoints" / "my backup").mkdir()
+    (base / "base_checkpoints" / "lost+found").mkdir()
+    assert checkpoint.find("base") == folder
+    assert checkpoint.tags("base") == ["d1"]

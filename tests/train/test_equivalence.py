@@ -147,6 +147,31 @@ def test_a_finished_run_can_be_extended_but_not_shortened(base: Path) -> None:
         train_base(BaseConfig(**{**BASE, "num_iterations": 5}, model_tag="x", resume=True))
 
 
+def test_a_time_budget_is_measured_once_and_can_be_extended(base: Path) -> None:
+    values = {**BASE, "model_tag": "timed", "num_iterations": -1}
+    first = train_base(BaseConfig(**values, time_budget="4s"))
+    assert first.calibrated
+    assert first.step == first.steps
+    assert first.seconds < 15
+    with pytest.raises(UserError, match="has trained for .* already"):
+        train_base(BaseConfig(**values, time_budget="1s", resume=True))
+    longer = int(first.seconds) + 4
+    second = train_base(BaseConfig(**values, time_budget=f"{longer}s", resume=True))
+    assert second.calibrated
+    assert second.step > first.step + 12
+
+
+def test_learning_rates_are_shares_of_pretrainings(base: Path) -> None:
+    peak = json.loads((checkpoint.find("base", "d1") / "train_state.json").read_text())["rates"]["matrix"]
+    common = {**COMMON, "num_iterations": 1, "conversations": 100}
+    assert train_chat(ChatConfig(**common, stage="mid")).rates["matrix"] == pytest.approx(0.5 * peak)
+    assert train_chat(ChatConfig(**common, stage="sft")).rates["matrix"] == pytest.approx(0.1 * peak)
+    train_chat(ChatConfig(**common, stage="mid", lr_scale=0.25))
+    state = train_chat(ChatConfig(**common, stage="sft"))
+    assert state.rates["matrix"] == pytest.approx(0.1 * peak)
+    assert (state.dataset, state.world_seed, state.rates["weight_decay"]) == ("tinyworld", 0, 0.0)
+
+
 def test_other_text_or_another_tokenizer_is_another_run(base: Path) -> None:
     from nanochat.commands import tok_train
 
