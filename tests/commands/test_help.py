@@ -17,7 +17,7 @@ import runpy, sys
 module = sys.argv.pop(1)
 sys.argv[1:] = ["--help"]
 try:
-    runpy.run_module(module, run_name="__main__")
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 except SystemExit as stop:
     assert not stop.code, stop.code
 print("HEAVY", [m for m in {HEAVY!r} if m in sys.modules])

@@ -86,7 +86,7 @@ def test_schedule_rises_holds_and_falls() -> None:
     assert rates[0] == pytest.approx(1 / 40)
     assert max(rates) == 1.0 and rates[100] == rates[340] == 1.0
     assert rates[-1] == pytest.approx(0.05, abs=0.01)
-    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert all(a >= b for a, b in itertools.pairwise(rates[350:]))
     assert s.momentum(0) == pytest.approx(0.85) and s.momentum(999) == pytest.approx(0.90, abs=0.001)
     assert s.decay(0) == 1.0 and s.decay(1000) == pytest.approx(0)
 
