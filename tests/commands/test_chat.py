@@ -185,9 +185,9 @@ def test_serve_is_chat_web() -> None:
 
 
 def test_the_server_as_a_program(checkpoints: Path) -> None:
-    """Starts, names its address, warns of an open one, answers, and leaves when told."""
+    """Starts on loopback without a warning, names its address, answers, and leaves when told."""
     program = subprocess.Popen(
-        [sys.executable, "-m", "nanochat.commands.chat_web", "--host=0.0.0.0", "--port=0", "--device=cpu"],
+        [sys.executable, "-m", "nanochat.commands.chat_web", "--port=0", "--device=cpu"],
         env={**os.environ, "NANOCHAT_BASE_DIR": str(checkpoints)},
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
@@ -209,4 +209,23 @@ def test_the_server_as_a_program(checkpoints: Path) -> None:
     program.terminate()
     assert program.wait(20) in (0, -15, 143)
     watchdog.cancel()
-    assert "warning" in program.stderr.read()
+    assert "warning" not in program.stderr.read()
+
+
+class OpenSocket:
+    """Stands for a socket that listens to everyone; tests open none."""
+
+    def getsockname(self) -> tuple[str, int]:
+        return ("0.0.0.0", 8000)
+
+
+def test_an_open_address_is_warned_of(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanochat import serve as room
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(checkpoints))
+    monkeypatch.setattr(room, "listen", lambda host, port: OpenSocket())
+    monkeypatch.setattr(room, "run", lambda app, server: None, raising=False)
+    chat_web.run(chat_web.Config(host="0.0.0.0", device="cpu"))
+    assert "there is no password" in capsys.readouterr().err
