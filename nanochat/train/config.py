@@ -69,7 +69,7 @@ class BaseConfig(TrainConfig):
     target_flops: float = -1.0
     """total training FLOPs; -1: from the ratio"""
     time_budget: str = ""
-    """wall-clock of this training, such as 20m; the horizon is measured in the first steps"""
+    """wall-clock of this training, such as 20m; the horizon follows the measured speed"""
     embedding_lr: float = -1.0
     """peak learning rate of the embedding (AdamW)"""
     unembedding_lr: float = -1.0

@@ -8,6 +8,7 @@ import os
 import signal
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from types import FrameType
@@ -31,7 +32,7 @@ from nanochat.train.state import TrainState
 from nanochat.train.tracker import Tracker
 
 RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
-CALIBRATION_STEPS = 12  # timed after the first few (compilation), before a time budget fixes the horizon
+CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many steps
 
 
 @dataclass
@@ -102,14 +103,14 @@ def train(job: Job) -> TrainState:
         writer.write("settings", **facts)
     loss_fn = compiled(job.model, job.config.compile, machine)
     began, seconds_before = time.monotonic(), s.seconds
-    calibrate = _Calibration(job.budget) if job.budget and not s.calibrated else None
+    calibrate = _Calibration(job.budget) if job.budget else None
     require_disk(checkpoints_dir(s.stage), _checkpoint_bytes(job), f"keeping the checkpoints of {s.stage} {s.tag}")
     steps = iter(job.loader)
     last_saved = s.step
     unit = s.batch_tokens
     speed = 0.0
     with _Stop() as stop, Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar:
-        while s.step < s.steps or calibrate:
+        while s.step < s.steps:
             t0 = time.monotonic()
             step = next(steps)
             waited = time.monotonic() - t0
@@ -137,8 +138,6 @@ def train(job: Job) -> TrainState:
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
                 bar.total = s.steps * unit
-                s.calibrated = calibrate.done
-                calibrate = None if calibrate.done else calibrate
             if asked or (_due(job.config.save_every, s, 10) and s.step < s.steps):
                 _save(job)
                 last_saved = s.step
@@ -170,8 +169,9 @@ def _checkpoint_bytes(job: Job) -> int:
 
 
 def _due(every: int, s: TrainState, times: int) -> bool:
+    """Whether something is due after this step: every so many, or (0) so many times in a run whose horizon may move."""
     if every == 0:
-        every = max(1, s.steps // times)
+        return times * s.step // s.steps > times * (s.step - 1) // s.steps
     return every > 0 and s.step % every == 0
 
 
@@ -224,25 +224,24 @@ def _save(job: Job) -> None:
 
 
 class _Calibration:
-    """Turns seconds into steps, from the speed of the first steps; the learning rate still warms up then."""
+    """Keeps the horizon of a time budget true: seconds left over seconds per step, looked at again and again, since a
+    machine that others use too does not stay as fast as it was in its first steps."""
 
     def __init__(self, budget: float):
         self.budget = budget
-        self.times: list[float] = []
-        self.done = False
+        self.times: deque[float] = deque(maxlen=CALIBRATION_STEPS)
 
     def horizon(self, s: TrainState, took: float) -> int:
+        """Steps in all. Ranks ask after the same steps, and the first one answers."""
         self.times.append(took)
         if len(self.times) < CALIBRATION_STEPS:
+            return max(s.steps, s.step + CALIBRATION_STEPS)
+        if s.step % CALIBRATION_STEPS:
             return s.steps
-        self.done = True
-        typical = statistics.median(self.times[3:])
-        left = self.budget - s.seconds
-        n = s.step + max(1, int(0.95 * left / typical))  # 5%: validation and checkpoints
+        left = 0.97 * self.budget - s.seconds  # 3%: the last validation and checkpoint
+        n = s.step + max(0, int(left / statistics.median(self.times)))
         if dist.is_initialized():
-            shared = torch.tensor(n)
-            device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-            shared = shared.to(device)
+            shared = torch.tensor(n).to("cuda" if dist.get_backend() == "nccl" else "cpu")
             dist.broadcast(shared, 0)
             n = int(shared)
         return n

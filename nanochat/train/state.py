@@ -39,7 +39,6 @@ class TrainState:
     loader: dict[str, Any] | None = None
     val: dict[str, float] = field(default_factory=dict)
     horizon: dict[str, Any] = field(default_factory=dict)
-    calibrated: bool = False  # whether a time budget has fixed `steps` already
     dataset: str = ""
     world_seed: int | None = None  # of the tiny world it was trained on
     parent: str = ""
@@ -125,8 +124,8 @@ def continued(saved: TrainState, wanted: TrainState) -> TrainState:
                 f"the run {saved.tag} has trained for {duration(saved.seconds)} already",
                 "Give a longer --time_budget, or leave --resume out to start anew",
             )
-        # How many steps that makes is measured again.
-        return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon, calibrated=False)
+        # How many steps that makes is measured as it goes.
+        return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon)
     steps = max(1, wanted.steps * wanted.batch_tokens // saved.batch_tokens)
     if steps < saved.step:
         raise UserError(

@@ -147,17 +147,15 @@ def test_a_finished_run_can_be_extended_but_not_shortened(base: Path) -> None:
         train_base(BaseConfig(**{**BASE, "num_iterations": 5}, model_tag="x", resume=True))
 
 
-def test_a_time_budget_is_measured_once_and_can_be_extended(base: Path) -> None:
+def test_a_time_budget_is_kept_and_can_be_extended(base: Path) -> None:
     values = {**BASE, "model_tag": "timed", "num_iterations": -1}
     first = train_base(BaseConfig(**values, time_budget="4s"))
-    assert first.calibrated
-    assert first.step == first.steps
+    assert first.step == first.steps > 12
     assert first.seconds < 15
     with pytest.raises(UserError, match="has trained for .* already"):
         train_base(BaseConfig(**values, time_budget="1s", resume=True))
     longer = int(first.seconds) + 4
     second = train_base(BaseConfig(**values, time_budget=f"{longer}s", resume=True))
-    assert second.calibrated
     assert second.step > first.step + 12
 
 
