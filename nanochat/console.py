@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
@@ -139,7 +140,7 @@ def run_command(
     args = list(sys.argv[1:] if argv is None else argv)
     if args[:1] == ["--"]:  # torchrun ... -m scripts.base_train -- --depth=4
         args = args[1:]
-    config = tyro.cli(config_type, args=args, description=description, prog=prog)
+    config = tyro.cli(config_type, args=args, description=description, prog=prog or _program())
     try:
         run(config)
     except UserError as error:
@@ -150,6 +151,14 @@ def run_command(
         sys.exit(130)
     finally:
         _leave_process_group()
+
+
+def _program() -> str:
+    """How the person called this: python -m runs a file whose path says little."""
+    path = Path(sys.argv[0])
+    if path.name == "__main__.py":
+        return f"python -m nanochat.{path.parent.name}"
+    return f"python -m scripts.{path.stem}" if path.parent.name == "commands" else sys.argv[0]
 
 
 def _leave_process_group() -> None:

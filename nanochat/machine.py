@@ -93,7 +93,7 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
             torch.cuda.set_device(where)
             torch.set_float32_matmul_precision("high")
         torch.empty(1, device=where)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, AttributeError) as error:  # a torch without CUDA lacks its functions
         first = str(error).splitlines()[0]
         raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
     if me.world > 1 and not dist.is_initialized():

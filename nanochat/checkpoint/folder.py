@@ -168,17 +168,13 @@ def steps(stage: str, tag: str) -> dict[int, Path]:
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     """The checkpoint asked for; without a tag the one written last, without a step the newest whole one."""
-    make = (
-        {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}[stage]
-        if stage in ("base", "mid", "sft", "rl")
-        else ""
-    )
+    make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}.get(stage)
     root = checkpoints_dir(stage)
     have = tags(stage)
     if not have and (tag is None or not steps(stage, tag)):
         raise UserError(
             f"there is no {stage} checkpoint under {root}",
-            f"Make one with python -m scripts.{make}, or bash speedrun.sh",
+            f"Make one with python -m scripts.{make}, or bash speedrun.sh" if make else "Choose another stage",
         )
     if tag is not None and not steps(stage, tag):
         raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from nanochat.console import warn
 from nanochat.paths import base_dir, write_json
 from nanochat.pipeline.settings import Stage
 
@@ -42,8 +43,12 @@ class StageLog:
             saved = json.loads(self.path.read_text())
             self.started, self.done = dict(saved["started"]), dict(saved["done"])
             self.choices = dict(saved["choices"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # nothing recorded: every stage runs, and says so
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            kept = self.path.with_suffix(".damaged.json")
+            self.path.replace(kept)
+            warn(f"warning: {self.path} was damaged and is kept as {kept.name}; all stages will run again")
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
         """Finished with these settings, and what it left is still there."""

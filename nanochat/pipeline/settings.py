@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nanochat import scale
 from nanochat.console import UserError, duration
-from nanochat.dataset.corpora import corpus_name
+from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD, corpus_name
+from nanochat.dataset.info import find_info
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.paths import STAGES, eval_bundle_dir
+from nanochat.tasks import CustomJSON
 from nanochat.train.config import parse_duration
 
 EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
@@ -96,6 +98,7 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
         raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
+    _check_inputs(config, dataset)
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
     if dataset == "tinyworld":
         depth = config.depth or TINY_DEPTH
@@ -109,6 +112,16 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
         what = f"{config.dataset}, depth {depth}"
     limit = f", pretraining {duration(budget)}" if budget else ""
     return Plan(stages, nproc, f"{what} on {machine}{limit}", corpus_name(dataset), f"d{depth}")
+
+
+def _check_inputs(config: SpeedrunConfig, dataset: str) -> None:
+    """A mistake in the last file must not show after hours of the first stages."""
+    if dataset not in (TINYWORLD, *HUB_CORPORA) and not Path(dataset).exists() and not find_info(dataset):
+        raise UserError(
+            f"unknown dataset {dataset!r}", f"Choose {', '.join((TINYWORLD, *HUB_CORPORA))}, or a path that exists"
+        )
+    for path in config.data:
+        CustomJSON(path)
 
 
 def _ranks(wanted: str, gpus: int) -> int:

@@ -133,7 +133,7 @@ def _run(stage: Stage, plan: Plan, resume: bool, lock: int) -> float:
         return seconds
     if code == 2:
         raise UserError(
-            f"the stage {stage.name} could not run", "Mend what it says above and give the same command again"
+            f"the stage {stage.name} could not run", "The line above says why; finished stages stay finished"
         )
     say(f"error: the stage {stage.name} failed with exit code {code}; the same command goes on from here")
     sys.exit(1 if code < 0 else code)

@@ -115,7 +115,12 @@ def train(job: Job) -> TrainState:
             step = next(steps)
             waited = time.monotonic() - t0
             schedule = job.schedule(s.steps)
-            loss, asked = _step(job, loss_fn, step, schedule, bool(stop.asked))
+            try:
+                loss, asked = _step(job, loss_fn, step, schedule, bool(stop.asked))
+            except Exception:
+                if stop.asked and s.step == last_saved:
+                    raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
+                raise
             took = time.monotonic() - t0
             s.step += 1
             s.tokens += unit

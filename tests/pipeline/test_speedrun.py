@@ -85,7 +85,7 @@ def test_changed_settings_make_a_stage_and_all_after_it_stale() -> None:
     assert [x == y for x, y in zip(a, c, strict=True)] == [True, True, False, True]  # nothing is made from a grade
 
 
-def test_a_damaged_log_means_nothing_is_done(base: Path) -> None:
+def test_a_damaged_log_is_kept_and_said(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = Stage("one", ())
     log = StageLog()
     log.start(stage, "f", ())
@@ -93,6 +93,8 @@ def test_a_damaged_log_means_nothing_is_done(base: Path) -> None:
     assert StageLog().is_done(stage, "f")
     (base / "speedrun.json").write_text("{half")
     assert not StageLog().is_done(stage, "f")
+    assert (base / "speedrun.damaged.json").read_text() == "{half"
+    assert "all stages will run again" in capsys.readouterr().err
 
 
 def test_the_plan_names_every_stage_with_resolved_settings() -> None:
@@ -201,6 +203,8 @@ def test_a_budget_decides_the_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"depth": -1}, "depth is -1"),
         ({"vocab_size": 20}, "vocabulary of 20"),
         ({"time_budget": "soon"}, "'soon' is no duration"),
+        ({"dataset": "wikipedia"}, "unknown dataset 'wikipedia'"),
+        ({"data": ("missing.jsonl",)}, "missing.jsonl"),
     ],
 )
 def test_impossible_wishes_are_refused(bad: dict, message: str) -> None:

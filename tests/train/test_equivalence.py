@@ -192,6 +192,11 @@ def test_other_text_or_another_tokenizer_is_another_run(base: Path) -> None:
         ({"dtype": "float16"}, "float16 is for inference"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"device": "tpu9"}, "cannot use device 'tpu9'"),
+        pytest.param(
+            {"device": "cuda"},
+            "cannot use device 'cuda'",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
         ({"dataset": "nothing"}, "nothing"),
         ({"model_tag": "../x"}, "no name for a model"),
     ],
