@@ -15,6 +15,7 @@ import pytest
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.dataset.tinyworld import World, document
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, Stage, resolve
@@ -215,7 +216,8 @@ def test_impossible_wishes_are_refused(bad: dict, message: str) -> None:
 @pytest.mark.slow
 def test_a_real_run_survives_a_kill_in_every_stage_and_ends_in_a_conversation(base: Path, tmp_path: Path) -> None:
     """Own text, one layer; killed (SIGKILL, the whole group) after a while, again and again, until it is through."""
-    text = "\n\n".join(f"Line {i} of a small book about the number {i * i}. It has a few words." for i in range(4000))
+    world = World(3)
+    text = "\n\n".join(document(world, 0, k) for k in range(2000))
     (tmp_path / "book.txt").write_text(text)
     command = [
         sys.executable, "-m", "nanochat", "speedrun", "--dataset", str(tmp_path / "book.txt"),
