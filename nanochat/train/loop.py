@@ -60,7 +60,7 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
             raise UserError(
                 "torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off"
             )
-        say("No C++ compiler found: training without torch.compile (about 1.5x slower)")
+        say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
         return model.loss
     return torch.compile(model.loss, dynamic=False)
 
