@@ -15,6 +15,7 @@ from typing import Any, TextIO, TypeVar
 C = TypeVar("C")
 
 LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
+BAR_INTERVAL = 0.1  # and between two looks of the bar, since drawing costs more than many a unit of work
 
 
 class UserError(Exception):
@@ -104,24 +105,32 @@ class Progress:
         self.fields.update(fields)
         if self._pace is None and n:  # the first unit may have taken long (compilation), and tells nothing
             self._pace = (time.monotonic(), self.done)
-        extra = "  ".join(f"{k} {v}" for k, v in self.fields.items())
+        if time.monotonic() - self._last < (LOG_INTERVAL if self._bar is None else BAR_INTERVAL):
+            return
+        self._last = time.monotonic()
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, total=self.total, extra=extra)
-        elif is_main_rank() and time.monotonic() - self._last >= LOG_INTERVAL:
-            self._last = time.monotonic()
-            _print(self._line(extra), sys.stdout)
+            self._draw()
+        elif is_main_rank():
+            _print(self._line(), sys.stdout)
 
-    def _line(self, extra: str) -> str:
+    def _draw(self) -> None:
+        self._bar.update(self._task, completed=self.done, total=self.total, extra=self._extra())
+
+    def _extra(self) -> str:
+        return "  ".join(f"{k} {v}" for k, v in self.fields.items())
+
+    def _line(self) -> str:
         elapsed = time.monotonic() - self._began
         share = self.done / self.total if self.total else 1.0
         since, done = self._pace or (self._began, self._start)
         rate = (self.done - done) / max(1e-9, time.monotonic() - since)
         eta = duration((self.total - self.done) / rate) if rate > 0 else "?"
         line = f"{self.label} {share:4.0%}  {self.done:,.0f}/{self.total:,.0f} {self.unit}".rstrip()
-        return f"{line}  {duration(elapsed)} eta {eta}  {extra}".rstrip()
+        return f"{line}  {duration(elapsed)} eta {eta}  {self._extra()}".rstrip()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._bar is not None:
+            self._draw()
             self._bar.stop()
 
 

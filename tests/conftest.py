@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,6 +13,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCAB = 600
+EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +45,30 @@ def _make() -> None:
     )
     train_chat(ChatConfig(stage="mid", num_iterations=4, conversations=200, **common))
     train_chat(ChatConfig(stage="sft", num_iterations=4, conversations=200, **common))
+
+
+@pytest.fixture(scope="session")
+def unicode_ranges() -> ModuleType:
+    """The program that asks tiktoken for its Unicode tables."""
+    path = Path(__file__).parents[1] / "csrc/unicode_ranges.py"
+    spec = importlib.util.spec_from_file_location("unicode_ranges", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def unicode_differences(unicode_ranges: ModuleType) -> set[str]:
+    """Characters that tiktoken, the regex package and rustbpe, each of its Unicode version, class differently."""
+    import regex
+    import rustbpe
+
+    found: set[str] = set()
+    for pattern in unicode_ranges.CLASSES.values():
+        rust = rustbpe.Tokenizer()
+        rust.train_from_iterator(iter(["a"]), 256, pattern=pattern)
+        encoder = set(map(chr, unicode_ranges.members(pattern)))
+        found |= encoder ^ set(regex.findall(pattern, EVERY_CHARACTER))
+        found |= encoder ^ set(bytes(rust.encode(EVERY_CHARACTER)).decode())
+    return found

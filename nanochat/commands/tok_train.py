@@ -46,18 +46,18 @@ def run(config: Config) -> None:
     digits = int(config.digits) if config.digits != "auto" else 1 if config.vocab_size < SMALL_VOCAB else 2
     read = 0
 
-    def texts(bar: Progress) -> Iterator[str]:
+    def texts() -> Iterator[str]:
         nonlocal read
-        for document in Shards(info.files("train")):
-            text = document[: min(config.doc_cap, config.max_chars - read)]
-            if not text:
-                return
-            read += len(text)
-            bar.advance(len(text) / 1e6)
-            yield text
+        with Progress(min(config.max_chars, info.train_bytes) / 1e6, "tok_train", "M characters") as bar:
+            for document in Shards(info.files("train")):
+                text = document[: min(config.doc_cap, config.max_chars - read)]
+                read += len(text)
+                yield text
+                bar.advance(len(text) / 1e6)
+                if read == config.max_chars:
+                    return
 
-    with Progress(min(config.max_chars, info.train_bytes) / 1e6, "tok_train", "M characters") as bar:
-        ranks = train_bpe(texts(bar), config.vocab_size - len(SPECIAL_TOKENS), split_pattern(digits))
+    ranks = train_bpe(texts(), config.vocab_size - len(SPECIAL_TOKENS), split_pattern(digits))
     supported = len(ranks) + len(SPECIAL_TOKENS)
     if supported < config.vocab_size:
         raise UserError(

@@ -56,9 +56,9 @@ class TextSource:
         return len(self.shards)
 
     def get(self, indices: list[int]) -> list[Sequence]:
-        bos = self.tokenizer.bos
-        texts = self.shards.get_many(indices)
-        return [Sequence(np.array([bos, *ids], np.int64)) for ids in self.tokenizer.encode_batch(texts)]
+        bos = np.array([self.tokenizer.bos], np.int64)
+        encoded = self.tokenizer.encode_arrays(self.shards.get_many(indices))
+        return [Sequence(np.concatenate([bos, ids], dtype=np.int64)) for ids in encoded]
 
 
 class Loader:

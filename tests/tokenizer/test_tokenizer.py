@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -14,10 +17,13 @@ from nanochat.tokenizer import (
     SPLIT_PATTERN,
     StreamDecoder,
     Tokenizer,
+    encoding,
     split_pattern,
+    train,
     train_bpe,
 )
 from nanochat.tokenizer.hf_format import two_parts
+from nanochat.tokenizer.native import bpe
 from nanochat.tokenizer.samples import SAMPLES
 
 SHARED = Path(__file__).parents[2] / "../shared/data/hub/local/debian-english"
@@ -126,8 +132,115 @@ def test_merges_are_learnt_most_frequent_first() -> None:
 
 def test_training_stops_where_the_text_ends() -> None:
     assert len(train_bpe(["aaaa bb"], 5000)) < 270
-    with pytest.raises(UserError, match="256"):
-        train_bpe(["text"], 255)
+    assert len(train_bpe(["a b c"], 5000)) == 256 + len([" b", " c"])
+
+
+BAD_TEXTS: dict[str, tuple[Any, int, str]] = {
+    "a vocabulary below the bytes": (["text"], 255, "256 bytes"),
+    "one string": ("text", 300, "one string"),
+    "no document": ([], 300, "no text"),
+    "an iterator without documents": (iter(()), 300, "no text"),
+    "only empty documents": (["", ""], 300, "no text"),
+    "bytes": (["a", b"b"], 300, "document 1 is bytes"),
+    "nothing": (["a", "b", None], 300, "document 2 is NoneType"),
+    "half of a surrogate pair": (["a", "b\ud83d"], 300, "document 1 holds half of a surrogate pair"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TEXTS)
+@pytest.mark.parametrize("native", [True, False])
+def test_texts_that_cannot_be_learnt_from(case: str, native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, vocab_size, message = BAD_TEXTS[case]
+    if not native:
+        monkeypatch.setattr(train, "bpe", None)
+    elif case == "an iterator without documents":
+        texts = iter(())  # the other run has used it up
+    with pytest.raises(UserError, match=message):
+        train_bpe(texts, vocab_size)
+
+
+def test_texts_are_read_once_and_in_batches(monkeypatch: pytest.MonkeyPatch, texts: list[str]) -> None:
+    monkeypatch.setattr(train, "BATCH_CHARS", 500)
+    held = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal held
+        for text in texts:
+            held += 1
+            yield text
+
+    ranks = train_bpe(counted(), 700)
+    assert held == len(texts)
+    monkeypatch.undo()
+    assert ranks == train_bpe(texts, 700)
+
+
+def test_training_can_be_interrupted(texts: list[str]) -> None:
+    def interrupted() -> Iterator[str]:
+        yield from texts
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_bpe(interrupted(), 700)
+
+
+def test_the_native_tokenizer_was_built() -> None:
+    """Where there is a compiler; else a broken build would hide behind the fallback."""
+    assert bpe is not None or shutil.which("c++") is None
+
+
+def test_without_it_the_same_things_work(
+    texts: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    native = Tokenizer(train_bpe(texts, 700))
+    monkeypatch.setattr(train, "bpe", None)
+    monkeypatch.setattr(encoding, "bpe", None)
+    ranks = train_bpe(texts, 700)
+    assert capsys.readouterr().err.count("native tokenizer was not built") == 1
+    assert len(ranks) == 700 and len(ranks.keys() & native.ranks.keys()) > 600  # equals come in another order
+    slow = Tokenizer(native.ranks)
+    assert type(slow._encoder) is encoding.TiktokenEncoder
+    assert slow.encode_batch(texts) == native.encode_batch(texts) == [slow.encode(text) for text in texts]
+    slow.save(tmp_path / "slow")
+    assert Tokenizer.load(tmp_path / "slow").hash == native.hash
+
+
+def test_any_pattern_can_be_encoded_with(texts: list[str]) -> None:
+    tokenizer = Tokenizer(train_bpe(texts, 500, r"\S+|\s"), r"\S+|\s")
+    assert tokenizer.decode(tokenizer.encode(texts[0])) == texts[0]
+    with pytest.raises(UserError, match="regular expression"):
+        train_bpe(texts, 500, "(")
+
+
+def test_arrays_are_the_ids(tokenizer: Tokenizer, texts: list[str]) -> None:
+    arrays = tokenizer.encode_arrays(texts, threads=3)
+    assert [ids.tolist() for ids in arrays] == [tokenizer.encode(text) for text in texts]
+    assert {str(ids.dtype) for ids in arrays} == {"uint32"}
+    assert tokenizer.decode_batch(arrays) == texts
+    assert tokenizer.encode_arrays([]) == []
+    with pytest.raises(KeyError):
+        tokenizer.decode([tokenizer.vocab_size])
+
+
+def test_transformers_reads_tokenizer_json(tokenizer: Tokenizer, tmp_path: Path, texts: list[str]) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer.save(tmp_path / "tokenizer")
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer/tokenizer.json"))
+    for text in texts[:40]:
+        assert theirs.encode(text) == tokenizer.encode(text)
+        assert theirs.decode(tokenizer.encode(text), clean_up_tokenization_spaces=False) == text
+
+
+@pytest.mark.slow
+def test_a_chunk_of_100_mb() -> None:
+    text = "xyz" * 33_400_000
+    ranks = train_bpe([text, "abc abc"], 300)
+    assert {b"xyz", b"ab", b"abc", b"xyz" * 1024} <= set(ranks)
+    tokenizer = Tokenizer(ranks)
+    ids = tokenizer.encode(text)
+    assert len(ids) < 100_000
+    assert tokenizer.decode(ids) == text
 
 
 def test_every_token_is_a_merge_of_two(any_tokenizer: Tokenizer) -> None:

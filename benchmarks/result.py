@@ -1,0 +1,39 @@
+"""What a benchmark found, as every benchmark writes it."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat.machine import cpu_count, cpu_name
+from nanochat.paths import write_json
+
+VERSION = 1
+
+
+def machine() -> dict[str, Any]:
+    return {"cpu": cpu_name(), "cores": cpu_count(), "system": platform.system(), "python": platform.python_version()}
+
+
+def median(values: Sequence[float]) -> float:
+    return float(statistics.median(values))
+
+
+@dataclass
+class BenchmarkResult:
+    """ratio: peer -> metric -> how many times better ours is. checks: that both did the same work."""
+
+    name: str
+    ours: dict[str, Any]
+    peers: dict[str, dict[str, Any]]
+    ratio: dict[str, dict[str, float]]
+    checks: dict[str, bool]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, path: Path | None) -> None:
+        if path:
+            write_json(path, {"version": VERSION, "machine": machine(), **asdict(self)})

@@ -1,0 +1,160 @@
+"""The native splitter cuts where the pattern cuts, and encoding cuts where training did."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import regex
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from nanochat.tokenizer import Tokenizer, split_pattern, train_bpe
+from nanochat.tokenizer.native import bpe, native_digits
+from nanochat.tokenizer.samples import SAMPLES
+
+CSRC = Path(__file__).parents[2] / "csrc"
+SHARED = Path(__file__).parents[2] / "../shared/data/hub/local/debian-english"
+pytestmark = pytest.mark.skipif(bpe is None, reason="the native tokenizer was not built")
+checked = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+awkward = st.lists(
+    st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from([*"  \t\r\n\n'_.,a1éſ½\u00a0\u2028\u3000🎉"])),
+    max_size=60,
+).map("".join)
+
+
+def chunks(text: str, digits: int) -> list[str]:
+    data, ends = text.encode(), bpe.split(text, digits)
+    return [data[begin:end].decode() for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+# Every character goes into each {}: alone, between letters, digits, spaces and symbols, doubled, after an apostrophe.
+CONTEXTS = [
+    "{}",
+    "a{}b",
+    "1{}2",
+    " {}x",
+    "x {} y",
+    ".{}.",
+    "\n{}\n",
+    "'{}s",
+    "{}{}",
+    "{} {}",
+    "  {}",
+    "{}\r\n",
+    "'{}ll",
+]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_every_character_in_context(unicode_differences: set[str], context: str, digits: int) -> None:
+    pattern = regex.compile(split_pattern(digits))
+    points = [*range(0xD800), *range(0xE000, 0x110000)]
+    if digits != 2 and context not in ("1{}2", "{}{}"):  # where the number of digits says nothing new
+        points = random.Random(0).sample(points, 20_000)
+    wrong = []
+    for point in points:
+        char = chr(point)
+        text = context.replace("{}", char)
+        if char not in unicode_differences and chunks(text, digits) != pattern.findall(text):
+            wrong.append(text)
+    assert not wrong
+
+
+@checked
+@given(text=awkward, digits=st.integers(1, 3))
+@example(text="  \n \n  x", digits=2)
+@example(text=" " * 5000 + "\n" + " " * 5000 + "'ſx 'S'LL'vE1234", digits=2)
+@example(text="\r\n\r\n \t\n.\n\n\n!", digits=3)
+def test_any_text(unicode_differences: set[str], text: str, digits: int) -> None:
+    text = "".join(char for char in text if char not in unicode_differences)
+    assert chunks(text, digits) == regex.findall(split_pattern(digits), text)
+
+
+def test_the_tables_are_those_of_the_encoder(
+    unicode_ranges: ModuleType, capsys: pytest.CaptureFixture[str], unicode_differences: set[str]
+) -> None:
+    unicode_ranges.main()
+    asked = capsys.readouterr().out.splitlines()[1:]
+    assert asked == (CSRC / "unicode_ranges.inc").read_text().splitlines()[1:], "run csrc/unicode_ranges.py again"
+    assert bpe.UNICODE_VERSION == "16.0"
+    print(len(unicode_differences), "characters differ between packages")
+
+
+def test_case_and_number_patterns_are_native() -> None:
+    assert [native_digits(split_pattern(digits)) for digits in (1, 2, 3)] == [1, 2, 3]
+    assert native_digits(r"\S+") is None
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_encoding_cuts_where_training_cut(digits: int) -> None:
+    """Nothing that was counted in training is cut otherwise in encoding, for every character there is (issue #291 of
+    upstream). With only the bytes as tokens, and one more for each counted chunk, encoding gives the chunks back."""
+    every = [chr(point) for point in [*range(0xD800), *range(0xE000, 0x110000)]]
+    random.Random(0).shuffle(every)
+    texts = [*SAMPLES.values(), *("".join(every[at : at + 997]) for at in range(0, len(every), 997))]
+    counter = bpe.Counter(digits, 2)
+    counter.add(texts)
+    trained = Counter(dict(counter.counts()))
+    tokens = [bytes([value]) for value in range(256)] + [chunk for chunk in trained if len(chunk) > 1]
+    encoder = bpe.Encoder(tokens, digits)
+    seen = Counter(tokens[id] for ids in encoder.encode_arrays(texts, 2) for id in ids.tolist())
+    assert seen == trained
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="no shared data")
+def test_encoding_real_text_gives_the_chunks_it_was_trained_on() -> None:
+    import pyarrow.parquet as pq
+
+    texts = pq.ParquetFile(SHARED / "shard_00003.parquet").read_row_group(0, columns=["text"])["text"].to_pylist()
+    counter = bpe.Counter(2, 2)
+    counter.add(texts)
+    trained = Counter(dict(counter.counts()))
+    tokens = [bytes([value]) for value in range(256)] + [chunk for chunk in trained if len(chunk) > 1]
+    seen = Counter(tokens[id] for ids in bpe.Encoder(tokens, 2).encode_arrays(texts, 2) for id in ids.tolist())
+    assert seen == trained
+
+
+@pytest.fixture(scope="session")
+def tiktoken_twin(any_tokenizer: Tokenizer) -> object:
+    import tiktoken
+
+    return tiktoken.Encoding(
+        "twin", pat_str=any_tokenizer.pattern, mergeable_ranks=any_tokenizer.ranks, special_tokens={}
+    )
+
+
+@checked
+@given(text=awkward)
+@example(text="a" * 300 + "ab" * 200 + " " * 300 + "🎉" * 100)
+def test_ids_are_those_of_tiktoken(any_tokenizer: Tokenizer, tiktoken_twin, text: str) -> None:  # type: ignore[no-untyped-def]  # tiktoken is imported late
+    assert any_tokenizer.encode(text) == tiktoken_twin.encode_ordinary(text)
+
+
+def test_ids_of_every_character_are_those_of_tiktoken(any_tokenizer: Tokenizer, tiktoken_twin) -> None:  # type: ignore[no-untyped-def]  # as above
+    every = [chr(point) for point in [*range(0xD800), *range(0xE000, 0x110000)]]
+    random.Random(1).shuffle(every)
+    texts = ["".join(every[at : at + 1009]) for at in range(0, len(every), 1009)]
+    assert any_tokenizer.encode_batch(texts) == tiktoken_twin.encode_ordinary_batch(texts)
+
+
+def test_threads_and_pieces_change_nothing() -> None:
+    """A document of megabytes is cut into pieces for several threads."""
+    rng = random.Random(2)
+    words = " ".join(SAMPLES.values()).split(" ")
+    long = " ".join(rng.choices(words, k=600_000))
+    assert len(long) > 3_000_000
+    counts = []
+    for threads in (1, 2, 5):
+        counter = bpe.Counter(2, threads)
+        counter.add([long, "x" * 2_500_000, "", long[:1000]])
+        counts.append(dict(counter.counts()))
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0][b"x" * 2_500_000] == 1
+    del counts[0][b"x" * 2_500_000]
+    assert counts[0] == Counter(chunk.encode() for text in (long, long[:1000]) for chunk in chunks(text, 2))
+    assert train_bpe([long], 400) == train_bpe(iter([long]), 400)
