@@ -19,6 +19,13 @@ static_assert(std::endian::native == std::endian::little, "chunk keys are read a
 
 constexpr size_t kInlineSize = 23;
 
+// Asks for memory that will be written soon.
+inline void prefetch([[maybe_unused]] const void* memory) {
+#ifdef __GNUC__
+    __builtin_prefetch(memory, 1);
+#endif
+}
+
 // A chunk as three words. Short: its bytes, zero padded, and its size in the last byte. Long: hash, address of the
 // bytes, and the size below a last byte of 0xFF. An empty slot has c == 0.
 struct Key {
@@ -96,7 +103,7 @@ public:
             return;
         }
         const uint64_t hash = hash_key(key);
-        __builtin_prefetch(&slots_[hash & (slots_.size() - 1)], 1);
+        prefetch(&slots_[hash & (slots_.size() - 1)]);
         waiting_[waiting_count_++] = {key, hash};
         if (waiting_count_ == waiting_.size()) flush();
     }

@@ -259,7 +259,7 @@ private:
 
         int64_t twins = 0;  // weight of places where the token before is `made` too
         for (size_t i = 0; i < boundaries.size(); ++i) {
-            if (i + kAhead < boundaries.size()) __builtin_prefetch(&places_[boundaries[i + kAhead]], 1);
+            if (i + kAhead < boundaries.size()) prefetch(&places_[boundaries[i + kAhead]]);
             const uint32_t boundary = boundaries[i];
             if (places_[boundary - 1].id != left || places_[boundary].id != right) continue;
             const int64_t weight = weight_at(boundary);

@@ -44,28 +44,35 @@ struct Text {
     // The UTF-8 bytes: the string's own when it is ASCII, else written to `room`.
     std::pair<const uint8_t*, size_t> utf8(std::vector<uint8_t>& room) const {
         if (ascii) return {static_cast<const uint8_t*>(data) + begin, end - begin};
-        room.resize((end - begin) * (kind == 1 ? 2 : kind == 2 ? 3 : 4));
-        uint8_t* to = room.data();
+        const size_t most = (end - begin) * (kind == 1 ? 2 : kind == 2 ? 3 : 4);
+        if (room.size() < most) room.resize(most);
+        const size_t size = kind == 1   ? write_utf8(static_cast<const uint8_t*>(data), room.data())
+                            : kind == 2 ? write_utf8(static_cast<const uint16_t*>(data), room.data())
+                                        : write_utf8(static_cast<const uint32_t*>(data), room.data());
+        return {room.data(), size};
+    }
+
+    template <class Unit>
+    size_t write_utf8(const Unit* points, uint8_t* to) const {
+        const uint8_t* const start = to;
         for (size_t i = begin; i < end; ++i) {
-            const uint32_t c = (*this)[i];
-            if (c < 0x80) {
+            const uint32_t c = points[i];
+            const auto put = [&](uint32_t lead, int shift) {
+                *to++ = static_cast<uint8_t>(lead | c >> shift);
+                while (shift) *to++ = static_cast<uint8_t>(0x80 | (c >> (shift -= 6) & 0x3F));
+            };
+            if (c < 0x80) [[likely]] {
                 *to++ = static_cast<uint8_t>(c);
             } else if (c < 0x800) {
-                *to++ = static_cast<uint8_t>(0xC0 | c >> 6);
-                *to++ = static_cast<uint8_t>(0x80 | (c & 0x3F));
+                put(0xC0, 6);
             } else if (c < 0x10000) {
                 if (c >= 0xD800 && c < 0xE000) throw SurrogateError(document);
-                *to++ = static_cast<uint8_t>(0xE0 | c >> 12);
-                *to++ = static_cast<uint8_t>(0x80 | (c >> 6 & 0x3F));
-                *to++ = static_cast<uint8_t>(0x80 | (c & 0x3F));
+                put(0xE0, 12);
             } else {
-                *to++ = static_cast<uint8_t>(0xF0 | c >> 18);
-                *to++ = static_cast<uint8_t>(0x80 | (c >> 12 & 0x3F));
-                *to++ = static_cast<uint8_t>(0x80 | (c >> 6 & 0x3F));
-                *to++ = static_cast<uint8_t>(0x80 | (c & 0x3F));
+                put(0xF0, 18);
             }
         }
-        return {room.data(), static_cast<size_t>(to - room.data())};
+        return static_cast<size_t>(to - start);
     }
 };
 
