@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import run_command, say
+from nanochat.console import UserError, run_command, say
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Config:
 
 
 def run(config: Config) -> None:
+    if config.prompt is not None and not config.prompt.strip():
+        raise UserError("the prompt is empty", 'Give some text: -p "Who are you?"')
     from nanochat.inference import Request, load_engine
     from nanochat.serve import Terminal
 

@@ -36,16 +36,26 @@ def run(config: Config) -> None:
     if dataset:
         texts |= {split: _first(dataset, split, config.max_mb * 1e6) for split in ("train", "val")}
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
-    missing = [name for name in PEERS if name not in encoders]
-    if missing:
-        say(f"tok_eval: without {' and '.join(missing)}: they are not in tiktoken's cache {cache_dir()}")
+    for name in PEERS.keys() - encoders.keys():
+        say(
+            f"tok_eval: without {name}: its ranks are neither in tiktoken's cache {cache_dir()} "
+            f"nor in an installed {PEERS[name].package}"
+        )
     ours = {name: measure(tokenizer.encode_batch, group) for name, group in texts.items()}
     peers = {peer: {name: measure(encode, texts[name]) for name in texts} for peer, encode in encoders.items()}
 
-    say(f"{'bytes per token':<16} {'ours':>8} " + " ".join(f"{peer:>8}" for peer in peers))
+    names = ("ours", *peers)
+    say(f"{'':<10} {'':>11}" + "".join(f" | {name + ' tokens':>13} {'bytes/token':>11}" for name in names))
     for name, result in ours.items():
-        cells = [result.bytes_per_token, *(peer[name].bytes_per_token for peer in peers.values())]
-        say(f"{name:<16} " + " ".join(f"{cell:>8.2f}" for cell in cells))
+        rows = [result, *(peer[name] for peer in peers.values())]
+        cells = "".join(f" | {row.tokens:>13,} {row.bytes_per_token:>11.2f}" for row in rows)
+        fewer = "".join(
+            f" | {1 - result.tokens / max(row.tokens, 1):+7.1%} than {peer}"
+            for peer, row in zip(peers, rows[1:], strict=True)
+        )
+        say(f"{name:<10} {result.bytes:>9,} B{cells}{fewer}")
+    if peers:
+        say("  (the last columns: how many tokens fewer)")
     seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,

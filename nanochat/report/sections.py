@@ -69,6 +69,9 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
+MANY_CATEGORIES = 20  # from here on folded away: MMLU has 57 subjects
+
+
 def categories(runs: Runs) -> str:
     """Every task that has categories, each category beside the score of a constant answer."""
     by_task: dict[str, dict[str, dict[str, Any]]] = {}
@@ -86,7 +89,10 @@ def categories(runs: Runs) -> str:
             any_score = next(s for s in reversed(scores) if s)
             rows.append([category, any_score["n"], *map(_with_interval, scores), _score(any_score.get("baseline"))])
         head = ["Category", "n", *(f"{stage.upper()} (95% CI)" for stage in by_stage), "commonest answer"]
-        parts.append(f"## {name}\n\n" + table(head, rows))
+        shown = table(head, rows)
+        if len(rows) > MANY_CATEGORIES:
+            shown = f"<details><summary>{len(rows)} categories</summary>\n\n{shown}\n\n</details>"
+        parts.append(f"## {name}\n\n{shown}")
     return "\n\n".join(parts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,11 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-# addresses and digests as in tiktoken itself
-VOCAB_BPE = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
-ENCODER_JSON = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
-CL100K = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
-BLOBS = "https://openaipublic.blob.core.windows.net/"
+from nanochat.tokenizer.encoding import make_encoder
+from nanochat.tokenizer.pattern import split_pattern
+from nanochat.tokenizer.tokenizer import parse_ranks
+
+BLOBS = "https://openaipublic.blob.core.windows.net/encodings/"  # where tiktoken gets the ranks
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 
 @dataclass(frozen=True)
@@ -32,40 +34,48 @@ class Compression:
 
 @dataclass(frozen=True)
 class Peer:
-    """A tokenizer that tiktoken knows; files: address -> SHA-256."""
+    """A known tokenizer: its ranks file, which tiktoken caches and `package` carries as `inside`, and its pattern."""
 
-    encoding: str
-    files: dict[str, str]
+    file: str
+    sha256: str
+    package: str
+    inside: str
+    pattern: str
 
 
 PEERS = {
-    "gpt2": Peer(
-        "gpt2",
-        {
-            "gpt-2/encodings/main/vocab.bpe": VOCAB_BPE,
-            "gpt-2/encodings/main/encoder.json": ENCODER_JSON,
-        },
+    "GPT-2": Peer(
+        "r50k_base.tiktoken",
+        "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+        "whisper",  # pip install openai-whisper
+        "assets/gpt2.tiktoken",
+        GPT2_PATTERN,
     ),
-    "gpt4": Peer(
-        "cl100k_base",
-        {"encodings/cl100k_base.tiktoken": CL100K},
+    "GPT-4": Peer(
+        "cl100k_base.tiktoken",
+        "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
+        "litellm",
+        "litellm_core_utils/tokenizers/9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
+        split_pattern(3),
     ),
 }
 
+Encode = Callable[[list[str]], Sequence[Sequence[int]]]
 
-def measure(encode: Callable[[list[str]], Sequence[Sequence[int]]], texts: list[str]) -> Compression:
+
+def measure(encode: Encode, texts: list[str]) -> Compression:
     """Bytes and tokens of the texts together."""
     return Compression(sum(len(text.encode("utf-8")) for text in texts), sum(len(ids) for ids in encode(texts)))
 
 
-def peer_encoder(name: str) -> Callable[[list[str]], Sequence[Sequence[int]]] | None:
-    """Batch encoder of a peer, when tiktoken's cache has its files whole; never from the network."""
+def peer_encoder(name: str) -> Encode | None:
+    """Batch encoder of a peer whose ranks are on this machine; never from the network."""
     peer = PEERS[name]
-    if not all(_cached(file, digest) for file, digest in peer.files.items()):
-        return None
-    import tiktoken
-
-    return tiktoken.get_encoding(peer.encoding).encode_ordinary_batch
+    for path in _places(peer):
+        if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == peer.sha256:
+            encoder = make_encoder(parse_ranks(content.decode(), path), peer.pattern)
+            return lambda texts: encoder.encode_arrays(texts, 1)
+    return None
 
 
 def cache_dir() -> Path:
@@ -74,7 +84,9 @@ def cache_dir() -> Path:
     return Path(chosen) if chosen else Path(tempfile.gettempdir()) / "data-gym-cache"
 
 
-def _cached(file: str, digest: str) -> bool:
-    # checked whole, since tiktoken would download a damaged file again
-    path = cache_dir() / hashlib.sha1((BLOBS + file).encode()).hexdigest()
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digest
+def _places(peer: Peer) -> list[Path]:
+    # finding a package's folder does not import it
+    spec = importlib.util.find_spec(peer.package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    cached = cache_dir() / hashlib.sha1((BLOBS + peer.file).encode()).hexdigest()
+    return [cached, *(Path(folder) / peer.inside for folder in folders)]

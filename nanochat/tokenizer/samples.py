@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 SAMPLES: dict[str, str] = {
+    "news": """\
+HARBOUR COUNCIL APPROVES $48 MILLION BRIDGE REPAIR
+
+ELLINGTON, March 14 — After a debate that ran past midnight, the city council voted 7-2 on Tuesday to
+repair the 61-year-old Ferry Street Bridge, which about 23,400 vehicles cross every day. Work is to begin
+in September and should take 18 months, said Maria Okafor, the council's transport chair. "We've postponed
+this three times," she told reporters. "We can't do it a fourth." Two members voted against the plan,
+citing a rise of 12.5% in the estimated cost since last year's study. Shopkeepers on the eastern bank fear
+that they'll lose customers; the mayor's office says it will run free buses.
+""",
     "prose": """\
 The ferry left the island a little after six, when the harbour lamps were still lit and the gulls had begun to
 quarrel over the night's scraps. Anna stood at the rail with her collar up.

@@ -133,7 +133,7 @@ class Tokenizer:
         for name, text in contents.items():
             if _digest(text) != meta["files"].get(name):
                 raise _damaged(folder / name)
-        tokenizer = cls(_parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
+        tokenizer = cls(parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
         if (tokenizer.hash, tokenizer.vocab_size) != (meta["hash"], meta["vocab_size"]):
             raise _damaged(folder / "meta.json")
         return tokenizer
@@ -175,7 +175,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _parse_ranks(text: str, path: Path) -> dict[bytes, int]:
+def parse_ranks(text: str, path: Path) -> dict[bytes, int]:
+    """tiktoken's ranks file: a token in base64 and its id on each line. `path` is named when the text is damaged."""
     try:
         pairs = (line.split() for line in text.splitlines())
         return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}

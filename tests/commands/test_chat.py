@@ -178,6 +178,8 @@ def test_bad_settings() -> None:
     for config in (chat_cli.Config(prompt="x", temperature=-1), chat_cli.Config(prompt="x", max_tokens=0)):
         with pytest.raises(UserError):
             chat_cli.run(config)
+    with pytest.raises(UserError, match="the prompt is empty"):
+        chat_cli.run(chat_cli.Config(prompt=" "))
 
 
 def test_serve_is_chat_web() -> None:

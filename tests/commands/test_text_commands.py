@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import random
@@ -55,11 +56,11 @@ def test_from_text_to_a_measured_tokenizer(corpus: str, tmp_path: Path, capsys: 
 
     tok_eval.run(tok_eval.Config(json=tmp_path / "out.json"))
     printed = capsys.readouterr().out
-    assert printed.count("without gpt2 and gpt4") == 1
+    assert printed.count("without GPT-2: ") == printed.count("without GPT-4: ") == 1
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["command"], found["dataset"], found["peers"]) == ("tok_eval", "words", {})
     texts = found["texts"]
-    assert {"prose", "code", "math", "train", "val"} <= set(texts)
+    assert {"news", "prose", "code", "math", "korean", "train", "val"} <= set(texts)
     assert texts["val"]["bytes_per_token"] > texts["hindi"]["bytes_per_token"] == 1.0
     assert all(
         row["bytes_per_token"] == pytest.approx(row["bytes"] / row["tokens"], abs=1e-4) for row in texts.values()
@@ -103,22 +104,32 @@ def test_bad_settings(corpus: str) -> None:
         dataset.run_import(dataset.Import("tinyworld"))
 
 
-def test_a_peer_whose_files_are_cached(corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["cache", "package"])
+def test_a_peer_whose_ranks_are_here(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
     tok_train.run(tok_train.Config(dataset=corpus, vocab_size=300))
     ranks = (tokenizer_dir() / "ranks.tiktoken").read_bytes()
-    file = "encodings/cl100k_base.tiktoken"
-    cached = tmp_path / "tiktoken" / hashlib.sha1((compression.BLOBS + file).encode()).hexdigest()
-    cached.parent.mkdir()
-    cached.write_bytes(ranks)
-    assert compression.peer_encoder("gpt4") is None  # damaged: not the file that its digest says
+    gpt4 = compression.PEERS["GPT-4"]
+    if place == "cache":
+        path = tmp_path / "tiktoken" / hashlib.sha1((compression.BLOBS + gpt4.file).encode()).hexdigest()
+    else:
+        path = tmp_path / "packages" / gpt4.package / gpt4.inside
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+        (tmp_path / "packages" / gpt4.package).mkdir(parents=True)
+        (tmp_path / "packages" / gpt4.package / "__init__.py").write_text("raise ImportError")  # never imported
+    path.parent.mkdir(parents=True)
+    path.write_bytes(ranks)
+    assert compression.peer_encoder("GPT-4") is None  # damaged: not the file that its digest says
     digest = hashlib.sha256(ranks).hexdigest()
-    monkeypatch.setitem(compression.PEERS, "gpt4", compression.Peer("cl100k_base", {file: digest}))
-    monkeypatch.setattr("tiktoken.load.check_hash", lambda *_: True)
-    encode = compression.peer_encoder("gpt4")
+    monkeypatch.setitem(compression.PEERS, "GPT-4", dataclasses.replace(gpt4, sha256=digest))
+    encode = compression.peer_encoder("GPT-4")
     assert encode is not None
     assert compression.measure(encode, ["aé", "b"]).bytes == 4
     tok_eval.run(tok_eval.Config(json=tmp_path / "out.json"))
-    assert set(json.loads((tmp_path / "out.json").read_text())["peers"]) == {"gpt4"}
+    assert set(json.loads((tmp_path / "out.json").read_text())["peers"]) == {"GPT-4"}
+    printed = capsys.readouterr().out
+    assert "GPT-4 tokens" in printed and "+0.0% than GPT-4" in printed
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,14 @@ def test_categories_stand_beside_the_commonest_answer() -> None:
     assert "## SpellingBee" not in text  # it has no categories
 
 
+def test_many_categories_are_folded_away() -> None:
+    subjects = {f"subject {number}": score(0.3, 100) for number in range(57)}
+    evaluated("chat_eval", "sft", tasks={"MMLU": score(0.3, 5700, by_category=subjects)})
+    text = render(Runs.read(runs_dir()))
+    folded = text.split("<details><summary>57 categories</summary>\n\n")[1].split("\n\n</details>")[0]
+    assert folded.startswith("| Category |") and "| subject 56 | 100 |" in folded
+
+
 def test_core_tasks_are_not_in_the_metric_table() -> None:
     everything()
     text = render(Runs.read(runs_dir()))
