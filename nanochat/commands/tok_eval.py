@@ -36,7 +36,7 @@ def run(config: Config) -> None:
     if dataset:
         texts |= {split: _first(dataset, split, config.max_mb * 1e6) for split in ("train", "val")}
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
-    for name in PEERS.keys() - encoders.keys():
+    for name in (name for name in PEERS if name not in encoders):
         say(
             f"tok_eval: without {name}: its ranks are neither in tiktoken's cache {cache_dir()} "
             f"nor in an installed {PEERS[name].package}"
@@ -49,13 +49,13 @@ def run(config: Config) -> None:
     for name, result in ours.items():
         rows = [result, *(peer[name] for peer in peers.values())]
         cells = "".join(f" | {row.tokens:>13,} {row.bytes_per_token:>11.2f}" for row in rows)
-        fewer = "".join(
-            f" | {1 - result.tokens / max(row.tokens, 1):+7.1%} than {peer}"
+        ratios = "".join(
+            f" | {result.bytes_per_token / row.bytes_per_token:.2f} x {peer}"
             for peer, row in zip(peers, rows[1:], strict=True)
         )
-        say(f"{name:<10} {result.bytes:>9,} B{cells}{fewer}")
+        say(f"{name:<10} {result.bytes:>9,} B{cells}{ratios}")
     if peers:
-        say("  (the last columns: how many tokens fewer)")
+        say("  (the last columns: our bytes per token as a multiple of theirs)")
     seconds = time.monotonic() - began
     summary: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,

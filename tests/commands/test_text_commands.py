@@ -129,7 +129,7 @@ def test_a_peer_whose_ranks_are_here(
     tok_eval.run(tok_eval.Config(json=tmp_path / "out.json"))
     assert set(json.loads((tmp_path / "out.json").read_text())["peers"]) == {"GPT-4"}
     printed = capsys.readouterr().out
-    assert "GPT-4 tokens" in printed and "+0.0% than GPT-4" in printed
+    assert "GPT-4 tokens" in printed and "1.00 x GPT-4" in printed
 
 
 @pytest.mark.parametrize(
