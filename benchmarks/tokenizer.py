@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CORPUS_MB = 110  # the training shards of debian-english
 TRAINERS = ("ours", "rustbpe", "tokenizers")
 
 
@@ -36,45 +35,55 @@ class Config:
     encode_mb: float = 16
     """Text to encode."""
     data: Path | None = None
-    """Folder of parquet, jsonl or txt (default: local/debian-english under NANOCHAT_HUB_DIR)."""
+    """Folder of parquet shards, the last one to encode (default: local/debian-english under NANOCHAT_HUB_DIR)."""
     json: Path | None = None
     """Write the results to this file."""
 
 
-# What a fresh process runs. Nothing of nanochat is imported before the clock starts.
-def train_once(trainer: str, text_file: str, vocab: int) -> None:
+# What a fresh process runs. The clock starts before it imports its package, and nothing but that.
+def train_once(trainer: str, text_file: str, vocab: int, pattern: str) -> None:
     texts = [document.decode() for document in Path(text_file).read_bytes().split(b"\0")]
     forget_peak()
     began = time.perf_counter()
-    ranks = _train(trainer, texts, vocab)
+    ranks = {"ours": _ours, "rustbpe": _rustbpe, "tokenizers": _tokenizers}[trainer](texts, vocab, pattern)
     seconds = time.perf_counter() - began
     peak = peak_mb()
     tokens = [token.hex() for token in sorted(ranks, key=ranks.__getitem__)]
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "tokens": tokens}))
 
 
-def _train(trainer: str, texts: list[str], vocab: int) -> dict[bytes, int]:
-    if trainer == "ours":
-        from nanochat.tokenizer import train_bpe
+def _ours(texts: list[str], vocab: int, pattern: str) -> dict[bytes, int]:
+    from nanochat.tokenizer import train_bpe
 
-        return train_bpe(texts, vocab)
-    pattern = _pattern()
-    if trainer == "rustbpe":
-        import rustbpe
-
-        tokenizer = rustbpe.Tokenizer()
-        tokenizer.train_from_iterator(iter(texts), vocab, pattern=pattern)
-        return {bytes(token): rank for token, rank in tokenizer.get_mergeable_ranks()}
-    from nanochat.tokenizer.train import _learn_with_tokenizers
-
-    learnt = _learn_with_tokenizers(iter([texts]), vocab, pattern)
-    return {token: rank for rank, token in enumerate([bytes([value]) for value in range(256)] + learnt)}
+    return train_bpe(texts, vocab, pattern)
 
 
-def _pattern() -> str:
-    from nanochat.tokenizer.pattern import SPLIT_PATTERN
+def _rustbpe(texts: list[str], vocab: int, pattern: str) -> dict[bytes, int]:
+    import rustbpe
 
-    return SPLIT_PATTERN
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(iter(texts), vocab, pattern=pattern)
+    return {bytes(token): rank for token, rank in tokenizer.get_mergeable_ranks()}
+
+
+def _tokenizers(texts: list[str], vocab: int, pattern: str) -> dict[bytes, int]:
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.BPE())
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    learner.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=alphabet, special_tokens=[], show_progress=False)
+    )
+    vocabulary = learner.get_vocab()
+    from nanochat.tokenizer.bytechars import CHAR_TO_BYTE  # after its work: a fraction of a second for all tokens
+
+    return {bytes(CHAR_TO_BYTE[char] for char in token): rank for token, rank in vocabulary.items()}
 
 
 def forget_peak() -> None:
@@ -105,8 +114,11 @@ def load_texts(data: Path | None, split: str) -> Iterator[str]:
     yield from Shards(files[:-1] if split == "train" else files[-1:])
 
 
-def take(texts: Callable[[], Iterator[str]], mb: float) -> list[str]:
-    """Documents of `mb` MB in all; from the second reading on, every 17th word is another one each time."""
+def take(texts: Callable[[], Iterator[str]], mb: float) -> tuple[list[str], bool]:
+    """Documents of `mb` MB in all, and whether the corpus had to be read more than once: then every 17th word is
+    changed, differently in each further reading."""
+    from nanochat.console import UserError
+
     found: list[str] = []
     missing = round(mb * 1e6)
     reading = 0
@@ -121,13 +133,20 @@ def take(texts: Callable[[], Iterator[str]], mb: float) -> list[str]:
             missing -= len(text.encode())
             if missing <= 0:
                 break
+        if not found:
+            raise UserError("the corpus has no documents")
         reading += 1
-    return found
+    return found, reading > 1
+
+
+def size_mb(texts: list[str]) -> float:
+    return sum(len(text.encode()) for text in texts) / 1e6
 
 
 def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, ...] = TRAINERS) -> dict[str, Any]:
     """Per trainer: all runs, and the medians of seconds and peak memory. They take turns, so that noise is shared."""
     from benchmarks.result import median
+    from nanochat.tokenizer import SPLIT_PATTERN
 
     found: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in trainers}
     with tempfile.TemporaryDirectory() as folder:
@@ -135,10 +154,11 @@ def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, 
         file.write_bytes("\0".join(texts).encode())
         for _ in range(runs):
             for trainer in trainers:
-                code = f"from benchmarks.tokenizer import train_once; train_once({trainer!r}, {str(file)!r}, {vocab})"
+                arguments = f"{trainer!r}, {str(file)!r}, {vocab}, {SPLIT_PATTERN!r}"
+                code = f"from benchmarks.tokenizer import train_once; train_once({arguments})"
                 done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
                 found[trainer].append(json.loads(done.stdout.splitlines()[-1]))
-    size = sum(len(text.encode()) for text in texts) / 1e6
+    size = size_mb(texts)
     return {
         trainer: {
             "seconds": median([run["seconds"] for run in all_runs]),
@@ -166,17 +186,17 @@ def race_encoding(ranks: dict[bytes, int], texts: list[str], runs: int) -> tuple
         tokenizer.save(Path(folder) / "tokenizer")
         twin = tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer/tokenizer.json"))
     encoders: dict[str, Callable[[], Any]] = {
-        "ours, arrays": lambda: tokenizer.encode_arrays(texts),
-        "ours, arrays, 1 thread": lambda: tokenizer.encode_arrays(texts, threads=1),
         "ours, lists": lambda: tokenizer.encode_batch(texts),
         "tiktoken, lists": lambda: peer.encode_ordinary_batch(texts, num_threads=cpu_count()),
-        "tiktoken, 1 thread": lambda: [peer.encode_ordinary(text) for text in texts],
-        "tokenizers": lambda: twin.encode_batch_fast(texts, add_special_tokens=False),
+        "tokenizers, its objects": lambda: twin.encode_batch_fast(texts, add_special_tokens=False),
+        "ours, arrays": lambda: tokenizer.encode_arrays(texts),
+        "ours, arrays, 1 thread": lambda: tokenizer.encode_arrays(texts, threads=1),
+        "tiktoken, arrays, 1 thread": lambda: [peer.encode_to_numpy(text, disallowed_special=()) for text in texts],
     }
     seconds: dict[str, list[float]] = {name: [] for name in encoders}
-    agree = (
-        tokenizer.encode_batch(texts) == peer.encode_ordinary_batch(texts) == [x.ids for x in encoders["tokenizers"]()]
-    )
+    ids = encoders["ours, lists"]()
+    agree = ids == encoders["tiktoken, lists"]()
+    agree = agree and ids == [found.ids for found in encoders["tokenizers, its objects"]()]
     for _ in range(runs):
         for name, encode in encoders.items():
             began = time.perf_counter()
@@ -190,7 +210,7 @@ def run(config: Config) -> None:
     from nanochat.console import say
     from nanochat.tokenizer import train_bpe
 
-    texts = take(lambda: load_texts(config.data, "train"), config.mb)
+    texts, repeated = take(lambda: load_texts(config.data, "train"), config.mb)
     trained = race_training(texts, config.vocab, config.runs)
     ours = trained.pop("ours")
     ratio = {
@@ -204,36 +224,30 @@ def run(config: Config) -> None:
         # which numbers the bytes otherwise and so breaks ties otherwise
         f"{shared:.2%} of the tokens are tokenizers'": shared > 0.99,
     }
-    repeated = " (the corpus repeated with edits)" if config.mb > CORPUS_MB else ""
-    say(f"training {config.vocab:,} tokens on {config.mb:g} MB{repeated}, medians of {config.runs} fresh processes")
+    again = " (the corpus repeated with edits)" if repeated else ""
+    say(f"training {config.vocab:,} tokens on {config.mb:g} MB{again}, medians of {config.runs} fresh processes")
     for name, row in {"ours": ours, **trained}.items():
         better = f"  ours is {ratio[name]['speed']:.1f}x as fast" if name in ratio else ""
         say(f"  {name:<24} {row['seconds']:8.3f} s {row['mb_per_s']:8.1f} MB/s {row['peak_mb']:8.0f} MB peak{better}")
 
-    fresh = take(lambda: load_texts(config.data, "val"), config.encode_mb)
+    fresh, _ = take(lambda: load_texts(config.data, "val"), config.encode_mb)
     seconds, agree = race_encoding(train_bpe(texts, config.vocab), fresh, config.runs)
     checks["ids equal tiktoken's and tokenizers'"] = agree
-    speed = {name: config.encode_mb / taken for name, taken in seconds.items()}
+    speed = {name: size_mb(fresh) / taken for name, taken in seconds.items()}
     say(f"encoding {config.encode_mb:g} MB of other documents")
     for name, rate in speed.items():
-        say(f"  {name:<24} {rate:8.1f} MB/s")
-    ours["encode_mb_per_s"] = {name: rate for name, rate in speed.items() if name.startswith("ours")}
-    trained["tiktoken"] = {"encode_mb_per_s": {k: rate for k, rate in speed.items() if k.startswith("tiktoken")}}
-    trained["tokenizers"]["encode_mb_per_s"] = speed["tokenizers"]
+        say(f"  {name:<26} {rate:8.1f} MB/s")
+    trained["tiktoken"] = {}
+    for peer, row in {"ours": ours, **trained}.items():
+        row["encode_mb_per_s"] = {name: rate for name, rate in speed.items() if name.startswith(peer)}
     ratio["tiktoken"] = {
-        "encode_speed": speed["ours, arrays"] / speed["tiktoken, lists"],
-        "encode_speed_lists": speed["ours, lists"] / speed["tiktoken, lists"],
-        "encode_speed_1_thread": speed["ours, arrays, 1 thread"] / speed["tiktoken, 1 thread"],
+        "encode_speed": speed["ours, lists"] / speed["tiktoken, lists"],
+        "encode_speed_arrays_1_thread": speed["ours, arrays, 1 thread"] / speed["tiktoken, arrays, 1 thread"],
     }
-    ratio["tokenizers"]["encode_speed"] = speed["ours, arrays"] / speed["tokenizers"]
+    ratio["tokenizers"]["encode_speed"] = speed["ours, lists"] / speed["tokenizers, its objects"]
     for name, same in checks.items():
         say(f"  {name}: {'yes' if same else 'NO'}")
-    settings = {
-        "mb": config.mb,
-        "vocab": config.vocab,
-        "runs": config.runs,
-        "repeated": bool(repeated),
-    }
+    settings = {"mb": config.mb, "vocab": config.vocab, "runs": config.runs, "repeated": repeated}
     BenchmarkResult("tokenizer", ours, trained, ratio, checks, settings).write(config.json)
     if not all(checks.values()):
         sys.exit(1)

@@ -6,13 +6,13 @@
 #include <cstdlib>
 #include <map>
 #include <random>
-#include <set>
 #include <string>
 
 #include "chunks.hpp"
 #include "encoder.hpp"
 #include "learner.hpp"
 #include "split.hpp"
+#include "text.hpp"
 
 using namespace nanochat;
 using Bytes = std::string;
@@ -203,6 +203,32 @@ void require(bool holds, const char* what, uint64_t seed) {
     std::exit(1);
 }
 
+// Strings as Python keeps them, cut into pieces of any size, give the same bytes and chunks.
+void check_text(const Bytes& text, int max_digits, uint64_t seed) {
+    const std::vector<Point> p = points(text);
+    uint32_t widest = 0;
+    for (const Point& point : p) widest = std::max(widest, point.value);
+    const int kind = widest < 0x100 ? 1 : widest < 0x10000 ? 2 : 4;
+    std::vector<uint8_t> memory(p.size() * static_cast<size_t>(kind));
+    for (size_t i = 0; i < p.size(); ++i)
+        std::memcpy(memory.data() + i * static_cast<size_t>(kind), &p[i].value, static_cast<size_t>(kind));
+    const Text whole{memory.data(), kind, widest < 0x80, 0, p.size(), 0};
+    std::vector<Text> pieces;
+    add_pieces(whole, pieces, 1 + below(50));
+    std::vector<Bytes> chunks;
+    std::vector<uint8_t> room;
+    Bytes joined;
+    for (const Text& piece : pieces) {
+        const auto [bytes, size] = piece.utf8(room);
+        joined.append(reinterpret_cast<const char*>(bytes), size);
+        Splitter(max_digits).split(bytes, size, [&](const uint8_t* chunk, size_t length) {
+            chunks.emplace_back(reinterpret_cast<const char*>(chunk), length);
+        });
+    }
+    require(joined == text, "utf8", seed);
+    require(chunks == slow_split(text, max_digits), "pieces", seed);
+}
+
 void one_case(uint64_t seed) {
     rng.seed(seed);
     const int max_digits = 1 + static_cast<int>(below(3));
@@ -215,6 +241,7 @@ void one_case(uint64_t seed) {
     for (size_t n = 1 + below(6); n > 0; --n) {
         const Bytes text = random_text();
         originals.push_back(text);
+        check_text(text, max_digits, seed);
         buffers.push_back(std::make_unique_for_overwrite<uint8_t[]>(text.size()));
         uint8_t* own = buffers.back().get();
         if (!text.empty()) std::memcpy(own, text.data(), text.size());
@@ -246,12 +273,10 @@ void one_case(uint64_t seed) {
     std::map<Bytes, uint32_t> ranks;
     for (uint32_t id = 0; id < tokens.size(); ++id) ranks[tokens[id]] = id;
     const Encoder encoder(tokens, max_digits);
-    static Encoder::Recent* recent = nullptr;
-    delete recent;
-    recent = new Encoder::Recent;
+    Encoder::Recent recent;
     for (size_t n = 0; n < texts.size(); ++n) {
         Encoder::Ids fast, slow;
-        encoder.encode(texts[n].first, texts[n].second, *recent, fast);
+        encoder.encode(texts[n].first, texts[n].second, recent, fast);
         for (const Bytes& chunk : slow_split(originals[n], max_digits)) slow_encode(chunk, ranks, slow);
         require(fast == slow, "encode", seed);
     }

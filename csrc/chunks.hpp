@@ -86,9 +86,9 @@ inline bool same(const Key& x, const Key& y) {
     return x.is_long() ? std::memcmp(x.bytes(), y.bytes(), x.size()) == 0 : x.b == y.b;
 }
 
-class ChunkTable {
+class alignas(64) ChunkTable {
 public:
-    struct Slot {
+    struct alignas(32) Slot {
         Key key;
         uint64_t count;
     };
@@ -112,12 +112,12 @@ public:
     void absorb(ChunkTable& other) {
         flush();
         other.flush();
+        if (other.used_ > used_) std::swap(*this, other);
+        // Grown before, not in between: the other's slots come in order of their hashes, and would crowd the first half.
+        while ((used_ + other.used_) * 8 > slots_.size() * 5) grow();
         for (auto& block : other.blocks_) blocks_.push_back(std::move(block));
         for (const Slot& slot : other.slots_)
-            if (slot.key.c) {
-                if ((used_ + 1) * 8 > slots_.size() * 5) grow();
-                place(slot.key, hash_key(slot.key), slot.count, false);
-            }
+            if (slot.key.c) place(slot.key, hash_key(slot.key), slot.count, false);
         other.clear();
     }
 

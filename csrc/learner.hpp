@@ -27,15 +27,16 @@ class Learner {
 public:
     using Merge = std::pair<uint32_t, uint32_t>;
 
-    // Empties `chunks`. merges: how many will be asked for at most. heavy: from this count on a chunk's count does not
+    // Empties `chunks`. merges: how many will be asked for at most; there are never more than places. heavy: from this count on a chunk's count does not
     // fit in its places and is looked up (a test lowers it).
-    Learner(ChunkTable& chunks, size_t merges, uint32_t heavy = UINT32_MAX) : wanted_(merges), heavy_from_(heavy) {
+    Learner(ChunkTable& chunks, size_t merges, uint32_t heavy = UINT32_MAX) : heavy_from_(heavy) {
         lay_out(chunks);
         chunks.clear();
+        wanted_ = std::min(merges, places_.size());
         lengths_.assign(256, 1);
-        lengths_.reserve(256 + merges);
+        lengths_.reserve(256 + wanted_);
         // On English text the last of V merges occurs about (pairs / 16 V) times; start somewhat below.
-        threshold_ = std::max<int64_t>(1, total_ / static_cast<int64_t>(64 * (merges + 1)));
+        threshold_ = std::max<int64_t>(1, total_ / static_cast<int64_t>(64 * (wanted_ + 1)));
         scan();
     }
 
@@ -128,7 +129,7 @@ private:
         }
     };
 
-    size_t wanted_;
+    size_t wanted_ = 0;
     uint32_t heavy_from_;
     std::vector<Place> places_;
     std::vector<std::pair<uint32_t, uint64_t>> heavy_;  // first place of a heavy chunk, and its count

@@ -1,5 +1,5 @@
 // Python's door to the native tokenizer. Threads read Python's strings in place, without the GIL: a string never
-// changes, and the batch that holds it is kept until the threads are done.
+// changes, and a tuple of our own keeps it until the threads are done.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -16,65 +16,12 @@
 #include "encoder.hpp"
 #include "learner.hpp"
 #include "split.hpp"
+#include "text.hpp"
 
 namespace nb = nanobind;
 
 namespace nanochat {
 namespace {
-
-// A lone half of a surrogate pair is not text; `document` says where it is.
-struct SurrogateError : std::runtime_error {
-    explicit SurrogateError(size_t document)
-        : std::runtime_error("document " + std::to_string(document) + " holds half of a surrogate pair") {}
-};
-
-// A Python string, or a piece of one.
-struct Text {
-    const void* data;
-    int kind;  // bytes per code point
-    bool ascii;
-    size_t begin, end;  // code points
-    size_t document;
-
-    uint32_t operator[](size_t i) const {
-        if (kind == 1) return static_cast<const uint8_t*>(data)[i];
-        return kind == 2 ? static_cast<const uint16_t*>(data)[i] : static_cast<const uint32_t*>(data)[i];
-    }
-
-    // The UTF-8 bytes: the string's own when it is ASCII, else written to `room`.
-    std::pair<const uint8_t*, size_t> utf8(std::vector<uint8_t>& room) const {
-        if (ascii) return {static_cast<const uint8_t*>(data) + begin, end - begin};
-        const size_t most = (end - begin) * (kind == 1 ? 2 : kind == 2 ? 3 : 4);
-        if (room.size() < most) room.resize(most);
-        const size_t size = kind == 1   ? write_utf8(static_cast<const uint8_t*>(data), room.data())
-                            : kind == 2 ? write_utf8(static_cast<const uint16_t*>(data), room.data())
-                                        : write_utf8(static_cast<const uint32_t*>(data), room.data());
-        return {room.data(), size};
-    }
-
-    template <class Unit>
-    size_t write_utf8(const Unit* points, uint8_t* to) const {
-        const uint8_t* const start = to;
-        for (size_t i = begin; i < end; ++i) {
-            const uint32_t c = points[i];
-            const auto put = [&](uint32_t lead, int shift) {
-                *to++ = static_cast<uint8_t>(lead | c >> shift);
-                while (shift) *to++ = static_cast<uint8_t>(0x80 | (c >> (shift -= 6) & 0x3F));
-            };
-            if (c < 0x80) [[likely]] {
-                *to++ = static_cast<uint8_t>(c);
-            } else if (c < 0x800) {
-                put(0xC0, 6);
-            } else if (c < 0x10000) {
-                if (c >= 0xD800 && c < 0xE000) throw SurrogateError(document);
-                put(0xE0, 12);
-            } else {
-                put(0xF0, 18);
-            }
-        }
-        return static_cast<size_t>(to - start);
-    }
-};
 
 Text text_of(nb::handle item, size_t document) {
     if (!PyUnicode_Check(item.ptr()))
@@ -85,21 +32,6 @@ Text text_of(nb::handle item, size_t document) {
 #endif
     return {PyUnicode_DATA(item.ptr()), static_cast<int>(PyUnicode_KIND(item.ptr())),
             PyUnicode_IS_ASCII(item.ptr()) != 0, 0, static_cast<size_t>(PyUnicode_GET_LENGTH(item.ptr())), document};
-}
-
-constexpr size_t kPiece = 1 << 20;  // code points of one piece of work, about
-
-// Cuts a long text into pieces. Between a letter and a space is always a cut of the split pattern, whatever follows.
-void add_pieces(const Text& text, std::vector<Text>& pieces) {
-    Text piece = text;
-    while (piece.begin < text.end) {
-        size_t cut = std::min(text.end, piece.begin + kPiece);
-        while (cut < text.end && !(text[cut] == ' ' && (text[cut - 1] | 0x20) >= 'a' && (text[cut - 1] | 0x20) <= 'z'))
-            ++cut;
-        piece.end = cut;
-        pieces.push_back(piece);
-        piece.begin = cut;
-    }
 }
 
 // Runs work(worker) on each of `count` threads and raises the first error.
@@ -114,9 +46,10 @@ void on_threads(size_t count, Work&& work) {
         }
     };
     std::vector<std::thread> threads;
+    threads.reserve(count);
     try {
         while (threads.size() + 1 < count) threads.emplace_back(guarded, threads.size() + 1);
-    } catch (const std::system_error&) {  // no more threads to be had: this one does their work
+    } catch (const std::exception&) {  // no more threads to be had: this one does their work
     }
     guarded(0);
     for (size_t worker = threads.size() + 1; worker < count; ++worker) guarded(worker);
@@ -125,19 +58,19 @@ void on_threads(size_t count, Work&& work) {
         if (error) std::rethrow_exception(error);
 }
 
-// Counts the chunks of documents. Without digits every document is one chunk.
-class Counter {
+// Counts the chunks of documents, then learns merges. Without digits every document is one chunk.
+class Trainer {
 public:
-    Counter(int max_digits, size_t threads) : max_digits_(max_digits), tables_(std::max<size_t>(1, threads)) {
-        if (max_digits < 0 || max_digits > 3) throw nb::value_error("digits must be 0 to 3");
+    Trainer(int max_digits, size_t threads) : max_digits_(max_digits), tables_(std::max<size_t>(1, threads)) {
+        if (max_digits) Splitter{max_digits};  // checks it
     }
+    Trainer(const Trainer&) = delete;
 
-    Counter(const Counter&) = delete;
-
-    // Counts documents; on an error none of the later ones count, and the counter is spoilt.
+    // Counts documents. After an error the counts are of no use.
     void add(const nb::list& documents) {
+        const nb::tuple held(documents);  // other Python threads may empty the list
         std::vector<Text> pieces;
-        for (nb::handle item : documents) {
+        for (nb::handle item : held) {
             const Text text = text_of(item, documents_++);
             if (max_digits_)
                 add_pieces(text, pieces);
@@ -145,11 +78,12 @@ public:
                 pieces.push_back(text);
         }
         nb::gil_scoped_release unlocked;
+        const std::lock_guard<std::mutex> alone(lock_);
         std::atomic<size_t> next{0};
         on_threads(std::min(tables_.size(), std::max<size_t>(1, pieces.size())), [&](size_t worker) {
             std::vector<uint8_t> room;
             ChunkTable& table = tables_[worker];
-            const Splitter splitter(max_digits_);
+            const Splitter splitter(max_digits_ ? max_digits_ : 1);
             for (size_t i; (i = next++) < pieces.size();) {
                 const auto [text, size] = pieces[i].utf8(room);
                 if (!max_digits_) {
@@ -164,25 +98,47 @@ public:
         });
     }
 
-    // A learner of `merges` merges at most; the counter is empty afterwards.
-    Learner learner(size_t merges) {
-        nb::gil_scoped_release unlocked;
-        return Learner(gather(), merges);
-    }
-
     // Each distinct chunk and how often it occurs.
     std::vector<std::pair<nb::bytes, uint64_t>> counts() {
-        std::vector<std::pair<nb::bytes, uint64_t>> found;
-        gather().each([&](const Key& key, uint64_t count) {
-            found.emplace_back(nb::bytes(reinterpret_cast<const char*>(key.bytes()), key.size()), count);
-        });
-        return found;
+        std::vector<std::pair<std::string, uint64_t>> found;
+        {
+            nb::gil_scoped_release unlocked;
+            const std::lock_guard<std::mutex> alone(lock_);
+            gather().each([&](const Key& key, uint64_t count) {
+                found.emplace_back(std::string(reinterpret_cast<const char*>(key.bytes()), key.size()), count);
+            });
+        }
+        std::vector<std::pair<nb::bytes, uint64_t>> made;
+        for (const auto& [chunk, count] : found) made.emplace_back(nb::bytes(chunk.data(), chunk.size()), count);
+        return made;
+    }
+
+    // Ends the counting and makes ready to learn `merges` merges at most.
+    void prepare(size_t merges) {
+        nb::gil_scoped_release unlocked;
+        const std::lock_guard<std::mutex> alone(lock_);
+        learner_.emplace(gather(), merges);
+    }
+
+    // Learns up to `count` further merges and returns how many there were.
+    size_t learn(size_t count) {
+        nb::gil_scoped_release unlocked;
+        const std::lock_guard<std::mutex> alone(lock_);
+        return learner_ ? learner_->learn(count) : 0;
+    }
+
+    std::vector<Learner::Merge> merges() {
+        nb::gil_scoped_release unlocked;
+        const std::lock_guard<std::mutex> alone(lock_);
+        return learner_ ? learner_->merges() : std::vector<Learner::Merge>();
     }
 
 private:
     int max_digits_;
     std::vector<ChunkTable> tables_;  // one a thread
+    std::optional<Learner> learner_;
     size_t documents_ = 0;
+    std::mutex lock_;  // the GIL is not held while the tables and the learner work
 
     // All threads' tables in one, two by two as in a knock-out.
     ChunkTable& gather() {
@@ -234,8 +190,9 @@ public:
     }
 
     std::vector<Array> encode_arrays(const nb::list& documents, size_t threads) {
+        const nb::tuple held(documents);
         std::vector<Text> texts;
-        for (nb::handle item : documents) texts.push_back(text_of(item, texts.size()));
+        for (nb::handle item : held) texts.push_back(text_of(item, texts.size()));
         std::vector<Encoder::Ids> found(texts.size());
         {
             nb::gil_scoped_release unlocked;
@@ -297,14 +254,13 @@ NB_MODULE(_bpe, module) {
     nb::exception<SurrogateError>(module, "SurrogateError", PyExc_ValueError);
     module.attr("UNICODE_VERSION") = kUnicodeVersion;
     module.def("split", &split, nb::arg("text"), nb::arg("digits"));
-    nb::class_<Counter>(module, "Counter")
+    nb::class_<Trainer>(module, "Trainer")
         .def(nb::init<int, size_t>(), nb::arg("digits"), nb::arg("threads"))
-        .def("add", &Counter::add, nb::arg("documents"))
-        .def("counts", &Counter::counts)
-        .def("learner", &Counter::learner, nb::arg("merges"));
-    nb::class_<Learner>(module, "Learner")
-        .def("learn", &Learner::learn, nb::arg("count"), nb::call_guard<nb::gil_scoped_release>())
-        .def("merges", &Learner::merges);
+        .def("add", &Trainer::add, nb::arg("documents"))
+        .def("counts", &Trainer::counts)
+        .def("prepare", &Trainer::prepare, nb::arg("merges"))
+        .def("learn", &Trainer::learn, nb::arg("count"))
+        .def("merges", &Trainer::merges);
     nb::class_<TextEncoder>(module, "Encoder")
         .def(nb::init<std::vector<nb::bytes>, int>(), nb::arg("tokens"), nb::arg("digits"))
         .def("encode", &TextEncoder::encode, nb::arg("text"))

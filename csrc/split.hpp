@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 
 #ifdef __GNUC__
 #define NANOCHAT_INLINE [[gnu::always_inline]] inline  // the compiler's own choice cost a third of the speed
@@ -45,7 +46,9 @@ inline const uint8_t* class_table() {
 class Splitter {
 public:
     // max_digits: digits in one chunk at most, 1 to 3.
-    explicit Splitter(int max_digits) : classes_(class_table()), max_digits_(max_digits) {}
+    explicit Splitter(int max_digits) : classes_(class_table()), max_digits_(max_digits) {
+        if (max_digits < 1 || max_digits > 3) throw std::invalid_argument("digits must be 1, 2 or 3");
+    }
 
     // Calls emit(chunk, size) for each chunk in order. `text` is valid UTF-8.
     template <class Emit>
@@ -151,12 +154,11 @@ private:
     static size_t contraction(const uint8_t* p, const uint8_t* end) {
         if (p == end) return 0;
         const uint8_t a = p[0] | 0x20;
-        if (a == 's' || a == 'd' || a == 'm' || a == 't') return p[0] < 0x80 ? 1 : 0;
+        if (a == 's' || a == 'd' || a == 'm' || a == 't') return 1;
         if (end - p < 2) return 0;
         if (p[0] == 0xC5 && p[1] == 0xBF) return 2;
         const uint8_t b = p[1] | 0x20;
-        const bool ascii = p[0] < 0x80 && p[1] < 0x80;
-        return ascii && ((a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e')) ? 2 : 0;
+        return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 2 : 0;
     }
 
     // Up to the last newline of the run; without one, all of it but the character before a non-space.

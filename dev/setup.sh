@@ -1,5 +1,5 @@
 # Sourced by speedrun.sh and test.sh: make .venv beside them and install nanochat, once per change of its dependencies
-# or its native code.
+# or its native code, or when a compiler has come.
 # $EXTRAS: "" or "[dev]".
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python3}"
@@ -11,7 +11,7 @@ fi
     echo "error: cannot make $root/.venv. Install Python's venv module (Debian: apt install python3-venv)." >&2
     exit 2
 }
-wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*} | cksum) ${EXTRAS:-}"
+wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*.*} | cksum) $(command -v c++ || true) ${EXTRAS:-}"
 mark="$root/.venv/installed${EXTRAS:-}"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing nanochat${EXTRAS:-} into .venv (a minute or two) ..."

@@ -145,7 +145,7 @@ def test_the_race() -> None:
     from benchmarks.tokenizer import load_texts, race_training, take
 
     made = words("etaoinshrdlucmfw", "etaoinsäöü", "абвгдежз", count=90_000)
-    texts = take(lambda: load_texts(SHARED, "train") if SHARED.exists() else iter(made), 8)
+    texts, _ = take(lambda: load_texts(SHARED, "train") if SHARED.exists() else iter(made), 8)
     race = race_training(texts, 16384, runs=1)
     print(f"\n16,384 tokens from {sum(len(text.encode()) for text in texts) / 1e6:.0f} MB, a fresh process each:")
     for trainer, row in race.items():

@@ -6,17 +6,21 @@ import hashlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.tokenizer.encoding import make_encoder
-from nanochat.tokenizer.pattern import split_pattern
 from nanochat.tokenizer.tokenizer import parse_ranks
 
 BLOBS = "https://openaipublic.blob.core.windows.net/encodings/"  # where tiktoken gets the ranks
-GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# their split patterns, as in tiktoken
+GPT2_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+GPT4_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ PEERS = {
         "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
         "litellm",
         "litellm_core_utils/tokenizers/9b5ad71b2ce5302211f9c61530b329a4922fc6a4",
-        split_pattern(3),
+        GPT4_PATTERN,
     ),
 }
 
-Encode = Callable[[list[str]], Sequence[Sequence[int]]]
+Encode = Callable[[list[str]], Sequence[Sized]]
 
 
 def measure(encode: Encode, texts: list[str]) -> Compression:

@@ -1,4 +1,7 @@
-"""Text to ids: natively where that was built and knows the split pattern, else through tiktoken. The ids are equal."""
+"""Text to ids: natively where that was built and knows the split pattern, else through tiktoken.
+
+The ids are equal, but inside of 100,000 and more white space characters in a row, which tiktoken cannot match at once.
+"""
 
 from __future__ import annotations
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from nanochat.tokenizer.pattern import split_pattern
 
+# what a person is told when tokenizers and tiktoken have to do its work
+MISSING = ""
 try:
-    from nanochat.tokenizer import _bpe
-except ImportError:
-    _bpe = None  # type: ignore[assignment]  # installed without a C++20 compiler: tokenizers and tiktoken do its work
+    import nanochat.tokenizer._bpe as _bpe
+except ModuleNotFoundError:
+    _bpe = None  # type: ignore[assignment]
+    MISSING = (
+        "the native tokenizer was not built, since there was no C++20 compiler when nanochat was installed "
+        "(install one and nanochat again)"
+    )
+except ImportError as error:
+    _bpe = None  # type: ignore[assignment]
+    MISSING = f"the native tokenizer cannot be loaded ({error})"
 
 bpe = _bpe
-
-NOT_BUILT = "the native tokenizer was not built when nanochat was installed (it needs a C++20 compiler)"
 
 
 def native_digits(pattern: str) -> int | None:

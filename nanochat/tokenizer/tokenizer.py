@@ -65,6 +65,8 @@ class Tokenizer:
 
     def encode_arrays(self, texts: Sequence[str], threads: int | None = None) -> list[np.ndarray]:
         """As encode_batch, in arrays of uint32: the fast way."""
+        if isinstance(texts, str):
+            raise UserError("encode_batch needs many texts, not one string", "call encode, or pass a list")
         return self._encoder.encode_arrays(list(texts), threads or cpu_count())
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sized
 from nanochat.console import Progress, UserError, warn
 from nanochat.machine import cpu_count
 from nanochat.tokenizer.bytechars import CHAR_TO_BYTE
-from nanochat.tokenizer.native import NOT_BUILT, bpe, native_digits
+from nanochat.tokenizer.native import MISSING, bpe, native_digits
 from nanochat.tokenizer.pattern import SPLIT_PATTERN
 
 BATCH_CHARS = 16_000_000  # text handed to the native counter at once; what is held of a corpus
+MOST_MERGES = 2**31  # ids have 32 bits
 MERGES_AT_ONCE = 256  # learnt between two looks at Ctrl-C and the clock
 
 
@@ -30,7 +31,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, pattern: str = SPLIT_PATTER
     batches = _batches(_shown(texts, len(texts)) if isinstance(texts, Sized) else texts)
     tokens = [bytes([value]) for value in range(256)]
     if bpe is None:
-        warn(f"{NOT_BUILT}: training through the tokenizers package instead, which takes longer")
+        warn(f"{MISSING}: training through the tokenizers package instead, which takes longer")
         tokens += _learn_with_tokenizers(batches, vocab_size, pattern)
     else:
         for left, right in _learn(batches, vocab_size - 256, pattern):
@@ -55,9 +56,10 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
         batch.append(text)
         size += len(text)
         if size >= BATCH_CHARS:
-            yield batch
             total += size
-            batch, size = [], 0
+            full, batch, size = batch, [], 0
+            yield full
+            del full
     if total + size == 0:
         raise UserError("there is no text to learn from", "pass at least one document that is not empty")
     yield batch
@@ -66,17 +68,18 @@ def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
 def _learn(batches: Iterator[list[str]], wanted: int, pattern: str) -> list[tuple[int, int]]:
     """The merges as pairs of ids, by the native trainer."""
     digits = native_digits(pattern)
-    counter = bpe.Counter(digits or 0, cpu_count())
+    trainer = bpe.Trainer(digits or 0, cpu_count())
     for batch in batches:
         try:
-            counter.add(batch if digits else _chunks(batch, pattern))
+            trainer.add(batch if digits else _chunks(batch, pattern))
         except bpe.SurrogateError as error:
             raise _half_of_a_pair(str(error) if digits else "a document holds half of a surrogate pair") from None
+        del batch  # before the next one is read
     with Progress(wanted, "learning", "merges") as bar:
-        learner = counter.learner(wanted)
-        while found := learner.learn(MERGES_AT_ONCE):
+        trainer.prepare(min(wanted, MOST_MERGES))
+        while found := trainer.learn(MERGES_AT_ONCE):
             bar.advance(found)
-    return learner.merges()
+    return trainer.merges()
 
 
 def _half_of_a_pair(problem: str) -> UserError:

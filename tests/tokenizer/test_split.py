@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import regex
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from nanochat.tokenizer import Tokenizer, split_pattern, train_bpe
+from nanochat.tokenizer import Tokenizer, split_pattern
 from nanochat.tokenizer.native import bpe, native_digits
 from nanochat.tokenizer.samples import SAMPLES
 
@@ -75,14 +76,11 @@ def test_any_text(unicode_differences: set[str], text: str, digits: int) -> None
     assert chunks(text, digits) == regex.findall(split_pattern(digits), text)
 
 
-def test_the_tables_are_those_of_the_encoder(
-    unicode_ranges: ModuleType, capsys: pytest.CaptureFixture[str], unicode_differences: set[str]
-) -> None:
+def test_the_tables_are_those_of_the_encoder(unicode_ranges: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     unicode_ranges.main()
     asked = capsys.readouterr().out.splitlines()[1:]
     assert asked == (CSRC / "unicode_ranges.inc").read_text().splitlines()[1:], "run csrc/unicode_ranges.py again"
     assert bpe.UNICODE_VERSION == "16.0"
-    print(len(unicode_differences), "characters differ between packages")
 
 
 def test_case_and_number_patterns_are_native() -> None:
@@ -90,33 +88,59 @@ def test_case_and_number_patterns_are_native() -> None:
     assert native_digits(r"\S+") is None
 
 
+def assert_encoding_cuts_where_training_cut(texts: list[str], digits: int) -> None:
+    """With one token for each counted chunk, the native encoder and tiktoken both give the counted chunks back."""
+    import tiktoken
+
+    trainer = bpe.Trainer(digits, 2)
+    trainer.add(texts)
+    trained = Counter(dict(trainer.counts()))
+    tokens = [bytes([value]) for value in range(256)] + [chunk for chunk in trained if len(chunk) > 1]
+    native = bpe.Encoder(tokens, digits).encode_arrays(texts, 2)
+    assert Counter(tokens[id] for ids in native for id in ids.tolist()) == trained
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    peer = tiktoken.Encoding("chunks", pat_str=split_pattern(digits), mergeable_ranks=ranks, special_tokens={})
+    assert Counter(tokens[id] for ids in peer.encode_ordinary_batch(texts) for id in ids) == trained
+
+
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_encoding_cuts_where_training_cut(digits: int) -> None:
-    """Nothing that was counted in training is cut otherwise in encoding, for every character there is (issue #291 of
-    upstream). With only the bytes as tokens, and one more for each counted chunk, encoding gives the chunks back."""
+    """For every character there is (issue #291 of upstream)."""
     every = [chr(point) for point in [*range(0xD800), *range(0xE000, 0x110000)]]
     random.Random(0).shuffle(every)
-    texts = [*SAMPLES.values(), *("".join(every[at : at + 997]) for at in range(0, len(every), 997))]
-    counter = bpe.Counter(digits, 2)
-    counter.add(texts)
-    trained = Counter(dict(counter.counts()))
-    tokens = [bytes([value]) for value in range(256)] + [chunk for chunk in trained if len(chunk) > 1]
-    encoder = bpe.Encoder(tokens, digits)
-    seen = Counter(tokens[id] for ids in encoder.encode_arrays(texts, 2) for id in ids.tolist())
-    assert seen == trained
+    made = ["".join(every[at : at + 997]) for at in range(0, len(every), 997)]
+    assert_encoding_cuts_where_training_cut([*SAMPLES.values(), *made], digits)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="no shared data")
-def test_encoding_real_text_gives_the_chunks_it_was_trained_on() -> None:
+def test_encoding_real_text_cuts_where_training_cut() -> None:
     import pyarrow.parquet as pq
 
     texts = pq.ParquetFile(SHARED / "shard_00003.parquet").read_row_group(0, columns=["text"])["text"].to_pylist()
-    counter = bpe.Counter(2, 2)
-    counter.add(texts)
-    trained = Counter(dict(counter.counts()))
-    tokens = [bytes([value]) for value in range(256)] + [chunk for chunk in trained if len(chunk) > 1]
-    seen = Counter(tokens[id] for ids in bpe.Encoder(tokens, 2).encode_arrays(texts, 2) for id in ids.tolist())
-    assert seen == trained
+    assert_encoding_cuts_where_training_cut(texts, 2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranks_that_no_training_made_are_merged_as_tiktoken_does(seed: int) -> None:
+    """Tokens of any bytes in any order, many of them no merge of two others."""
+    import tiktoken
+
+    rng = random.Random(seed)
+    alphabet = rng.choice(["ab", "abc ", "aé中 ", " .x\n"])
+    texts = ["".join(rng.choices(alphabet, k=rng.randint(1, 200))) for _ in range(60)]
+    cuts = (rng.choice(texts).encode()[at : at + rng.randint(2, 150)] for at in rng.choices(range(100), k=400))
+    made = list({cut for cut in cuts if len(cut) > 1})
+    tokens = [bytes([value]) for value in range(256)]
+    rng.shuffle(tokens)
+    tokens += made
+    peer = tiktoken.Encoding(
+        "odd",
+        pat_str=split_pattern(2),
+        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
+        special_tokens={},
+    )
+    encoder = bpe.Encoder(tokens, 2)
+    assert [encoder.encode(text) for text in texts] == peer.encode_ordinary_batch(texts)
 
 
 @pytest.fixture(scope="session")
@@ -150,11 +174,46 @@ def test_threads_and_pieces_change_nothing() -> None:
     assert len(long) > 3_000_000
     counts = []
     for threads in (1, 2, 5):
-        counter = bpe.Counter(2, threads)
+        counter = bpe.Trainer(2, threads)
         counter.add([long, "x" * 2_500_000, "", long[:1000]])
         counts.append(dict(counter.counts()))
     assert counts[0] == counts[1] == counts[2]
     assert counts[0][b"x" * 2_500_000] == 1
     del counts[0][b"x" * 2_500_000]
     assert counts[0] == Counter(chunk.encode() for text in (long, long[:1000]) for chunk in chunks(text, 2))
-    assert train_bpe([long], 400) == train_bpe(iter([long]), 400)
+
+
+def test_what_the_module_refuses() -> None:
+    for digits in (0, -5, 4):
+        with pytest.raises(ValueError, match="digits"):
+            bpe.split("12345", digits)
+        with pytest.raises(ValueError, match="digits"):
+            bpe.Encoder([bytes([value]) for value in range(256)], digits)
+    with pytest.raises(TypeError, match="document 1 is int"):
+        bpe.Trainer(2, 2).add(["a", 1])  # type: ignore[list-item]  # on purpose
+    with pytest.raises(ValueError, match="same bytes"):
+        bpe.Encoder([*(bytes([value]) for value in range(256)), b"ab", b"ab"], 2)
+
+
+def test_threads_of_python_may_share_a_trainer() -> None:
+    texts = [f"{'word ' * 200}{number} é" for number in range(2000)]
+    expected = bpe.Trainer(2, 1)
+    expected.add(texts * 4)
+    trainer = bpe.Trainer(2, 2)
+    threads = [threading.Thread(target=trainer.add, args=(texts,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(trainer.counts()) == dict(expected.counts())
+
+
+def test_the_list_may_be_emptied_while_its_texts_are_read() -> None:
+    for _ in range(20):
+        texts = [f"{'word ' * 200}{number} é" for number in range(1000)]
+        trainer = bpe.Trainer(2, 2)
+        thread = threading.Thread(target=trainer.add, args=(texts,))
+        thread.start()
+        texts.clear()
+        thread.join()
+        assert dict(trainer.counts()).get(b" word", 0) in (0, 199_000)  # before it began, or not seen at all
