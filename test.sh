@@ -19,4 +19,4 @@ if [ ${#args[@]} -eq 0 ]; then
     .venv/bin/mypy
     .venv/bin/lint-imports
 fi
-.venv/bin/python -m pytest "${marks[@]}" --durations=10 "${args[@]}"
+.venv/bin/python -m pytest -q "${marks[@]}" --durations=10 "${args[@]}"

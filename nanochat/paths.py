@@ -110,6 +110,7 @@ def require_disk(folder: Path, need: int, what: str) -> None:
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
     """An empty folder beside `path` to fill; it takes its place when the block ends well, else it is removed."""
+    path = path.resolve()
     part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
     try:
         for left in (part, old):  # what a killed process left

@@ -1,17 +1,20 @@
-"""Get text ready: download shards, make the tiny world, or import files (`dataset import PATH`)."""
+"""Get text ready: download shards, make the tiny world, or turn your own text into shards (`dataset import SRC`)."""
 
 from __future__ import annotations
 
 import sys
 import time
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from nanochat.console import run_command, say
 from nanochat.metrics import MetricsWriter
 from nanochat.paths import runs_dir
+
+if TYPE_CHECKING:
+    from nanochat.dataset.info import CorpusInfo
 
 
 @dataclass
@@ -26,22 +29,45 @@ class Config:
     """Text to write about the tiny world, in MB."""
     name: str | None = None
     """Name for a dataset from a path (default: its folder or file name)."""
+    skip_bad: bool = False
+    """Leave out files and rows that cannot be read, and count them, instead of stopping at the first."""
 
 
 @dataclass
 class Import:
-    path: tyro.conf.Positional[str]
-    """File or folder of parquet, jsonl, txt or md (also .gz, .bz2, .zst)."""
+    src: tyro.conf.Positional[str]
+    """File or folder of parquet, jsonl, txt or md (also .gz, .bz2, .zst), or owner/name of a dataset on the Hub;
+    owner/name/train takes only its files whose path begins with train."""
     name: str | None = None
-    """Name to call it by (default: the folder or file name)."""
+    """Name to call it by (default: the folder, file or dataset name)."""
+    dedup: bool = False
+    """Leave out documents that are equal to another one, byte for byte."""
+    column: str | None = None
+    """Column of parquet or field of jsonl with the text or the messages (default: text, else messages)."""
+    skip_bad: bool = False
+    """Leave out files and rows that cannot be read, and count them, instead of stopping at the first."""
+    seed: int = 1337
+    """Of the shuffle."""
 
 
 def run(config: Config) -> None:
     from nanochat.dataset.corpora import prepare
 
     began = time.monotonic()
-    info = prepare(config.dataset, config.n, config.world_seed, config.world_mb, config.name)
-    seconds = time.monotonic() - began
+    info = prepare(config.dataset, config.n, config.world_seed, config.world_mb, config.name, config.skip_bad)
+    _finish(info, time.monotonic() - began)
+
+
+def run_import(config: Import) -> None:
+    from nanochat.dataset.corpora import import_text
+    from nanochat.dataset.importing import How
+
+    began = time.monotonic()
+    info = import_text(config.src, config.name, How(config.seed, config.dedup, config.column, config.skip_bad))
+    _finish(info, time.monotonic() - began)
+
+
+def _finish(info: CorpusInfo, seconds: float) -> None:
     MetricsWriter(runs_dir("dataset") / "metrics.jsonl", fresh=True).write(
         "summary",
         dataset=info.name,
@@ -56,17 +82,6 @@ def run(config: Config) -> None:
         f"dataset {info.name}: {info.train_docs:,} documents ({info.train_bytes / 1e6:,.1f} MB) to train on, "
         f"{info.val_docs:,} ({info.val_bytes / 1e6:,.1f} MB) for validation, in {info.folder}"
     )
-
-
-def run_import(config: Import) -> None:
-    from pathlib import Path
-
-    from nanochat.console import UserError
-
-    if not Path(config.path).exists():
-        raise UserError(f"there is no file or folder {config.path}", "Give the path of your text")
-    # absolute, so that a folder that is called like a built-in dataset is still a path
-    run(Config(dataset=str(Path(config.path).resolve()), name=config.name))
 
 
 def main() -> None:

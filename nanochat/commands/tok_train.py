@@ -62,7 +62,7 @@ def run(config: Config) -> None:
     if supported < config.vocab_size:
         raise UserError(
             f"the text of {info.name} supports only {supported:,} tokens, not {config.vocab_size:,}",
-            f"Use --vocab_size={supported} or less, or more text",
+            f"Use --vocab_size={supported} --digits={digits}, or more text (--doc_cap and --max_chars limit it)",
         )
     tokenizer = Tokenizer(ranks, split_pattern(digits))
     tokenizer.save(tokenizer_dir())

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nanochat.console import Progress, UserError, say
+from nanochat.console import UserError, say
 from nanochat.dataset import hub, textfiles
-from nanochat.dataset.info import META, CorpusInfo, ShardInfo, corpus_names, find_info, load_info
-from nanochat.dataset.shards import opened, scan
-from nanochat.dataset.shuffle import shuffled
-from nanochat.dataset.writing import VAL_EVERY, write_corpus
-from nanochat.paths import data_dir, slug, write_json
+from nanochat.dataset.arrival import download_shards
+from nanochat.dataset.importing import How, import_files, is_made, settings_of, tell
+from nanochat.dataset.info import CorpusInfo, corpus_names, find_info, load_info
+from nanochat.dataset.inplace import use_in_place
+from nanochat.dataset.shards import opened
+from nanochat.dataset.writing import write_corpus
+from nanochat.paths import data_dir, slug
 
 TINYWORLD = "tinyworld"
 WORLD_MB = 24
-IMPORT_SEED = 1337
 SHARD_NAME = re.compile(r"shard_\d{5,}\.parquet")
+REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and the beginning of paths in it
 MAX_GROUP_BYTES = 256 << 20  # a reader holds one row group in memory
 
 
@@ -38,13 +41,19 @@ HUB_CORPORA = {
 
 
 def prepare(
-    dataset: str, n_shards: int = 8, world_seed: int = 0, world_mb: int = WORLD_MB, name: str | None = None
+    dataset: str,
+    n_shards: int = 8,
+    world_seed: int = 0,
+    world_mb: int = WORLD_MB,
+    name: str | None = None,
+    skip_bad: bool = False,
 ) -> CorpusInfo:
     """Make, download or register a corpus; does only what is still missing.
 
     dataset: tinyworld, climbmix, fineweb-edu, the name of one prepared before, or a path.
     n_shards: training shards to download, for the corpora on the Hub.
     name: what a corpus from a path shall be called (default: after its file or folder).
+    skip_bad: leave out what cannot be read, and say so, instead of stopping there.
     """
     if n_shards < 1:
         raise UserError(f"cannot prepare {n_shards} shards", "Ask for at least 1")
@@ -55,13 +64,13 @@ def prepare(
     if dataset == TINYWORLD:
         return make_tinyworld(world_seed, world_mb)
     if dataset in HUB_CORPORA:
-        return _from_hub(dataset, HUB_CORPORA[dataset], n_shards)
+        return _from_hub(dataset, HUB_CORPORA[dataset], n_shards, skip_bad)
     path = Path(dataset).resolve()
     before = find_info(dataset) if slug(dataset) == dataset and name is None else None
     if before and not (is_path and before.source == str(path)):
         return load_info(dataset)
     if is_path:
-        return _from_path(path, name)
+        return _from_path(path, name, How(skip_bad=skip_bad), as_before=True)
     known = [
         TINYWORLD,
         *HUB_CORPORA,
@@ -89,7 +98,7 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
     if mb < 1:
         raise UserError(f"cannot make {mb} MB of the tiny world", "Ask for at least 1")
     settings = {"world_seed": world_seed, "mb": mb, "generator": _generator_digest()}
-    if _same_as_before(TINYWORLD, settings):
+    if is_made(find_info(TINYWORLD), settings):
         return load_info(TINYWORLD)
     texts = _first_bytes(documents(World(world_seed), 0, 0), mb * 1_000_000)
     return write_corpus(TINYWORLD, TINYWORLD, texts, settings, mb * 1_000_000, {"world.json": {"seed": world_seed}})
@@ -111,14 +120,8 @@ def _first_bytes(documents: Iterable[str], count: int) -> Iterator[str]:
         yield text
 
 
-def _same_as_before(name: str, settings: dict[str, object]) -> bool:
-    info = find_info(name)
-    return info is not None and info.settings == settings and all((info.folder / s.file).exists() for s in info.shards)
-
-
-def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
+def _from_hub(name: str, corpus: HubCorpus, n_shards: int, skip_bad: bool = False) -> CorpusInfo:
     """The first `n_shards` shards and the last one, from the mirror or downloaded; keeps what is there."""
-    before = find_info(name)
     mirror = hub.mirror_dir(corpus.repo)
     if mirror:
         files = sorted(file for file in mirror.iterdir() if SHARD_NAME.fullmatch(file.name))
@@ -126,78 +129,76 @@ def _from_hub(name: str, corpus: HubCorpus, n_shards: int) -> CorpusInfo:
             raise UserError(f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one")
         if len(files) - 1 < n_shards:
             say(f"{name}: the mirror has {len(files) - 1} training shards, not {n_shards}")
-        return _register(name, corpus.repo, mirror, [*files[:-1][:n_shards], files[-1]], before)
-    folder = data_dir(name)
-    names = [f"shard_{place:05d}.parquet" for place in [*range(min(n_shards, corpus.last)), corpus.last]]
-    had = [shard.file for shard in before.shards] if before and before.folder == folder else []
-    wanted = sorted({*names, *had})
-    missing = [file for file in wanted if not (folder / file).exists()]
-    if missing:
-        sizes = hub.remote_files(corpus.repo)
-        gone = [file for file in missing if file not in sizes]
-        if gone:
-            raise UserError(f"the Hub repository {corpus.repo} has no {gone[0]}", "Ask for fewer shards (-n)")
-        hub.download(corpus.repo, {file: sizes[file] for file in missing}, folder)
-    return _register(name, corpus.repo, folder, [folder / file for file in wanted], before)
+        return use_in_place(name, corpus.repo, [*files[:-1][:n_shards], files[-1]], find_info(name), skip_bad)
+    numbers = [*range(min(n_shards, corpus.last)), corpus.last]
+    return download_shards(name, corpus.repo, [f"shard_{number:05d}.parquet" for number in numbers], skip_bad)
 
 
-def _from_path(path: Path, name: str | None) -> CorpusInfo:
-    name = slug(name) if name is not None else corpus_name(str(path))
-    taken = "is built in" if name in (TINYWORLD, *HUB_CORPORA) or name == "hub" else ""
-    before = None if taken else find_info(name)
-    if before and before.source != str(path):
-        taken = f"already stands for {before.source}"
-    if taken:
-        raise UserError(f"the name {name!r} {taken}", f"Give {path} another one: --name NAME")
+def import_text(source: str, name: str | None = None, how: How | None = None) -> CorpusInfo:
+    """A path, or the dataset `owner/name` on the Hub, as a corpus; `owner/name/train` takes what begins with train.
+
+    name: what to call it (default: after the file, folder or data set). UserError says what cannot be read.
+    """
+    how = how or How()
+    path = Path(source)
+    if source and path.exists():
+        return _from_path(path.resolve(), name, how)
+    owner, _, rest = source.partition("/")
+    if not REPO.fullmatch(source) or Path(owner).exists():  # owner may well be a folder in a mistyped path
+        remedy = "Give the path of your text, or owner/name of a dataset on the Hub"
+        raise UserError(f"there is no file or folder {source}", remedy)
+    repo, _, prefix = rest.partition("/")
+    name = _free_name(slug(name or repo), source)
+    return import_files(name, source, hub.repo_parquets(f"{owner}/{repo}", prefix), how)
+
+
+def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) -> CorpusInfo:
+    """as_before: import in the way that was chosen before; files that have not changed are not read again."""
+    name = _free_name(slug(name) if name is not None else corpus_name(str(path)), str(path))
     files = textfiles.text_files(path)
-    if _has_shard_layout(path, files):
-        return _register(name, str(path), path, files, before)
-    settings = {"files": _fingerprint(path, files), "seed": IMPORT_SEED}
-    if _same_as_before(name, settings):
-        return load_info(name)
+    before = find_info(name)
+    if as_before and before:
+        if is_made(before, {**before.settings, "files": settings_of(files, how)["files"]}):
+            tell(before)
+            return before
+        names = [option.name for option in fields(How)]
+        then = {option: value for option, value in before.settings.items() if option in names}
+        how = How(**{**then, "skip_bad": how.skip_bad or then.get("skip_bad", False)})
+    if how.in_place and _has_shard_layout(path, files):
+        return use_in_place(name, str(path), files, before, how.skip_bad)
+    own = data_dir(name).resolve()
+    if own == path or own in path.parents:
+        raise UserError(f"{path} is where the dataset {name} would be written", "Give it another name: --name NAME")
     ignored = sum(file.is_file() for file in path.rglob("*")) - len(files) if path.is_dir() else 0
     if ignored:
-        say(f"{name}: leaving out {ignored} files that are not {textfiles.KINDS}")
-    size = sum(textfiles.text_size(file) for file in files)
-    # no document should be larger than all of validation
-    limit = min(max(size // VAL_EVERY, 2_000), textfiles.LIMIT)
-    texts = (text for file in files for text in textfiles.documents(file, limit))
-    scratch = data_dir(name).parent
-    scratch.mkdir(parents=True, exist_ok=True)
-    return write_corpus(name, str(path), shuffled(texts, IMPORT_SEED, size, scratch), settings, size)
+        say(f"{name}: leaving out {ignored} files that are hidden or not {textfiles.KINDS}")
+    return import_files(name, str(path), files, how)
+
+
+def _free_name(name: str, source: str) -> str:
+    """`name`, when it is not that of a built-in corpus or of one from another source."""
+    taken = "is built in" if name in (TINYWORLD, *HUB_CORPORA) or name == "hub" else ""
+    before = None if taken else find_info(name)
+    if before and before.source != source:
+        taken = f"already stands for {before.source}"
+    if taken:
+        raise UserError(f"the name {name!r} {taken}", f"Give {source} another one: --name NAME")
+    return name
 
 
 def _has_shard_layout(path: Path, files: list[Path]) -> bool:
-    """True for two or more files shard_NNNNN.parquet of a folder, in row groups that fit in memory."""
+    """True for two or more files shard_NNNNN.parquet of a folder, in row groups that fit in memory.
+
+    Of one that cannot be read only the name counts: whoever uses the shards says what is wrong with it.
+    """
     if not path.is_dir() or len(files) < 2:
         return False
     if any(file.parent != path or not SHARD_NAME.fullmatch(file.name) for file in files):
         return False
     for file in files:
-        with opened(file) as parquet:
+        with suppress(UserError), opened(file) as parquet:
             footer = parquet.metadata
             groups = (footer.row_group(place) for place in range(footer.num_row_groups))
             if any(group.total_byte_size > MAX_GROUP_BYTES for group in groups):
                 return False
     return True
-
-
-def _register(name: str, source: str, folder: Path, files: list[Path], before: CorpusInfo | None) -> CorpusInfo:
-    """Use the files where they are; a shard of the size it had before is not read through again."""
-    known = {(s.file, s.size): s for s in before.shards} if before and before.folder == folder else {}
-    shards: list[ShardInfo] = []
-    with Progress(len(files), f"check {name}", "shards") as bar:
-        for file in files:
-            shards.append(known.get((file.name, file.stat().st_size)) or scan(file))
-            bar.advance(1)
-    info = CorpusInfo(name, source, folder, tuple(shards))
-    if info != before:
-        write_json(data_dir(name) / META, info.to_json())
-    return info
-
-
-def _fingerprint(path: Path, files: list[Path]) -> str:
-    """Changes when a file is added, removed or edited."""
-    root = path if path.is_dir() else path.parent
-    facts = [(file.relative_to(root).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]

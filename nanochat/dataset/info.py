@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.paths import base_dir, data_dir
+from nanochat.paths import base_dir, data_dir, slug
 
 FORMAT_VERSION = 1
 META = "meta.json"
@@ -16,12 +16,20 @@ META = "meta.json"
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One parquet file: its name, number of documents, bytes of UTF-8 text, bytes on disk."""
+    """One parquet file: its name, number of documents, bytes of UTF-8 text, bytes on disk.
+
+    One that is still being downloaded has 0 documents and 0 bytes of text.
+    """
 
     file: str
     documents: int
     bytes: int
     size: int
+
+    @property
+    def pending(self) -> bool:
+        """Whether it is planned but had not arrived when meta.json was written."""
+        return self.documents == 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,16 @@ class CorpusInfo:
     def bytes(self) -> int:
         """Bytes of text in all shards."""
         return self.train_bytes + self.val_bytes
+
+    @property
+    def pending(self) -> tuple[ShardInfo, ...]:
+        """The shards that are still to come."""
+        return tuple(shard for shard in self.shards if shard.pending)
+
+    @property
+    def train_size(self) -> int:
+        """Bytes of the training shards on disk: the same while some of them still arrive."""
+        return sum(shard.size for shard in self.shards[:-1])
 
     def files(self, split: str) -> list[Path]:
         """Paths of the shards of "train" or "val"."""
@@ -102,14 +120,21 @@ def find_info(name: str) -> CorpusInfo | None:
 
 
 def load_info(name: str) -> CorpusInfo:
-    """The prepared corpus `name`, with all its shards in place; else UserError."""
-    info = find_info(name)
+    """The prepared corpus `name`, or the one of that path; UserError when a shard is missing and is not on its way."""
+    from nanochat.dataset.hub import downloading
+
+    path = Path(name)
+    info = find_info(name) or find_info(slug(path.stem if path.is_file() else path.name))
     if info is None:
         ready = ", ".join(corpus_names())
         remedy = f"Run python -m nanochat.dataset --dataset {name}" + (f", or use one of: {ready}" if ready else "")
         raise UserError(f"there is no prepared dataset {name!r}", remedy)
+    arriving = bool(info.pending) and downloading(info.folder)  # asked first: it may end while we look
     for shard in info.shards:
-        if not (info.folder / shard.file).is_file():
-            remedy = f"Run python -m nanochat.dataset --dataset {info.source} again"
+        if not (info.folder / shard.file).is_file() and not (shard.pending and arriving):
+            again = f"--dataset {info.source if Path(info.source).exists() else name}"
+            if "files" in info.settings:  # which an import writes down
+                again = f"import {info.source} --name {info.name}"
+            remedy = f"Run python -m nanochat.dataset {again} again"
             raise UserError(f"the dataset {name} lacks {info.folder / shard.file}", remedy)
     return info

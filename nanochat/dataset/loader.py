@@ -1,7 +1,7 @@
 """From documents to the micro-batches of one optimiser step, the same whatever the number of ranks.
 
 Row n of the run comes from stream n % STREAMS and goes to rank n % world, so that a rank packs only its own streams and
-the union over ranks does not change with their number. Packing runs ahead in a thread.
+the union over ranks does not change with their number. Reading, tokenising and packing run ahead in a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import UserError
-from nanochat.dataset.packing import Sequence, Source, Stream
+from nanochat.dataset.packing import ENDLESS, Sequence, Source, Stream
 from nanochat.machine import Ranks
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 STREAMS = 16  # any number of ranks that divides it sees the same stream
 AHEAD = 4  # steps packed in advance
-STATE_VERSION = 1
+LEAVE = 2.0  # seconds to wait for the thread that packs, when no more is wanted
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,22 @@ class Step:
 
 
 class TextSource:
-    """Documents of text shards as <|bos|> + tokens."""
+    """Documents of text shards as <|bos|> + tokens, without end.
+
+    After the last document it starts over by itself, so that their number need not be known (nor all shards be there)
+    before the first epoch has ended.
+    """
 
     def __init__(self, shards: Shards, tokenizer: Tokenizer):
         self.shards, self.tokenizer = shards, tokenizer
+        self._bos = np.array([tokenizer.bos], np.uint32)
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return ENDLESS
 
     def get(self, indices: list[int]) -> list[Sequence]:
-        bos = np.array([self.tokenizer.bos], np.int64)
-        encoded = self.tokenizer.encode_arrays(self.shards.get_many(indices))
-        return [Sequence(np.concatenate([bos, ids], dtype=np.int64)) for ids in encoded]
+        texts = self.shards.get_many([self.shards.wrapped(index) for index in indices])
+        return [Sequence(np.concatenate([self._bos, ids])) for ids in self.tokenizer.encode_arrays(texts)]
 
 
 class Loader:
@@ -79,6 +84,12 @@ class Loader:
     ):
         if len(source) == 0:
             raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
+        if state and state["version"] != STATE_VERSION:
+            raise UserError(
+                f"the place in the data that this checkpoint saved has format version {state['version']}, "
+                f"not {STATE_VERSION}",
+                "Leave --resume out to start anew",
+            )
         self.streams = state["of"] if state else max(STREAMS, ranks.world)
         if self.streams % ranks.world or rows % ranks.world:
             raise UserError(
@@ -102,12 +113,15 @@ class Loader:
         mine = range(self.row + self.ranks.rank, self.row + self.rows, self.ranks.world)
         packed = [self._streams[n % self.streams].next_row() for n in mine]
         self.row += self.rows
-        ids = torch.from_numpy(np.stack([p[0] for p in packed]))
-        mask = torch.from_numpy(np.stack([p[1] for p in packed]))
-        targets = ids[:, 1:].masked_fill(~mask[:, 1:], -1)
+        # numpy, since torch would start threads of its own here, in the way of the training step
+        ids = np.stack([row for row, _ in packed])
+        targets = np.where(np.stack([mask[1:] for _, mask in packed]), ids[:, 1:], -1)
         micro = [
-            Batch(i.contiguous(), t.contiguous())
-            for i, t in zip(ids[:, :-1].split(self.micro_rows), targets.split(self.micro_rows), strict=True)
+            Batch(
+                torch.from_numpy(ids[i : i + self.micro_rows, :-1].copy()),
+                torch.from_numpy(targets[i : i + self.micro_rows]),
+            )
+            for i in range(0, len(packed), self.micro_rows)
         ]
         return Step(micro, int((targets >= 0).sum()), self._state())
 
@@ -137,7 +151,7 @@ class Loader:
                 yield item
         finally:
             stop.set()
-            thread.join()
+            thread.join(LEAVE)  # one that waits for a shard stays behind, and ends with the process
 
 
 def _put(ready: queue.Queue[Step | BaseException], item: Step | BaseException, stop: threading.Event) -> None:

@@ -1,25 +1,33 @@
 """Best-fit packing of token sequences into rows of one length, as exactly resumable streams.
 
-Every row starts at a document's first token (<|bos|>). The longest document that still fits goes in next; what is left
-of the row is filled by the head of the shortest one (`crop`, for pretraining: no padding) or padded (for conversations,
-which are never cut). The idea is upstream nanochat's; the state here is a handful of document numbers.
+Every row starts with <|bos|>, and so does every document in it. A document longer than a row is cut into pieces of a
+row's length, each behind a <|bos|> of its own; a shorter one is never cut. A row starts with the document whose turn it
+is, and then the longest piece that still fits goes in. When none does, the rest of the row shows the beginning of
+the piece that the next row starts with (`crop`, for pretraining: no padding, and nothing is lost, since that piece then
+comes whole) or is padded (conversations).
+
+Best fit and rows that start with a document are upstream nanochat's, pieces are those of "Fewer Truncations Improve
+Language Modeling" (2024). What is saved of a stream is a few document numbers.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+import sys
+from bisect import bisect_left, insort
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-BUFFER = 64  # documents a stream chooses from
+BUFFER = 128  # documents a stream chooses from
 REFILL = 32  # documents fetched (and tokenised) at once
+ENDLESS = sys.maxsize  # the length of a source that starts over by itself
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """One tokenised document: ids (L,), and whether the loss falls on each (None: on all)."""
+    """One tokenised document: ids (L,), the first <|bos|>, and whether the loss falls on each (None: on all)."""
 
     ids: np.ndarray
     mask: np.ndarray | None = None
@@ -38,22 +46,19 @@ class Stream:
 
     def __init__(self, source: Source, index: int, of: int, row: int, crop: bool, state: dict[str, Any] | None = None):
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
-        self.next = 0
-        self.cropped = 0  # tokens thrown away since the start
-        self._lengths: list[tuple[int, int]] = []  # (length, number), ascending: the shortest first
+        self.next = 0  # the documents of the stream are counted 0, 1, 2, ... on through all epochs
+        self.repeated = 0  # tokens since the start that filled up rows and came again
         self._docs: dict[int, Sequence] = {}
+        # A document's next piece is <|bos|> and then the ids from its start on. In the order of their turn:
+        self._starts: dict[int, int] = {}
+        self._pieces: list[tuple[int, int]] = []  # (length of the next piece, number), ascending
         if state is not None:
-            self.next, self.cropped = state["next"], state["cropped"]
-            self._take(state["buffer"])
+            self.next, self.repeated = state["next"], state["repeated"]
+            self._take(state["docs"])
 
     def state(self) -> dict[str, Any]:
-        return {"next": self.next, "buffer": sorted(self._docs), "cropped": self.cropped}
-
-    def _take(self, numbers: list[int]) -> None:
-        docs = self.source.get([(self.index + n * self.of) % len(self.source) for n in numbers])
-        for n, doc in zip(numbers, docs, strict=True):
-            self._docs[n] = doc
-            insort(self._lengths, (len(doc.ids), n))
+        """docs: (number, start of its next piece) of every document that is not used up."""
+        return {"next": self.next, "docs": list(self._starts.items()), "repeated": self.repeated}
 
     def next_row(self) -> tuple[np.ndarray, np.ndarray]:
         """ids (row,) int64 and mask (row,) bool: whether the loss falls on predicting that token."""
@@ -62,19 +67,50 @@ class Stream:
         at = 0
         while at < self.row:
             while len(self._docs) < BUFFER:
-                numbers = list(range(self.next, self.next + REFILL))
-                self._take(numbers)
+                self._take((number, 1) for number in range(self.next, self.next + REFILL))
                 self.next += REFILL
-            fit = bisect_right(self._lengths, (self.row - at, 1 << 62))
-            if fit == 0 and at > 0 and not self.crop:
+            turn = next(iter(self._starts))
+            fits = bisect_left(self._pieces, (self.row - at + 1,))
+            if at == 0 or fits:
+                at += self._place(ids[at:], mask[at:], self._pieces[fits - 1][1] if at else turn)
+            elif self.crop:
+                self._copy(ids[at:], mask[at:], turn)
+                self.repeated += self.row - at
+                break
+            else:
                 ids[at:], mask[at:] = ids[0], False  # <|bos|> as padding, never predicted
                 break
-            _, n = self._lengths.pop(fit - 1 if fit else 0)
-            doc = self._docs.pop(n)
-            take = min(len(doc.ids), self.row - at)
-            ids[at : at + take] = doc.ids[:take]
-            if doc.mask is not None:
-                mask[at : at + take] = doc.mask[:take]
-            self.cropped += len(doc.ids) - take
-            at += take
         return ids, mask
+
+    def _take(self, docs: Iterable[tuple[int, int]]) -> None:
+        """Fetch documents by number, to go on with each at its `start`."""
+        wanted = list(docs)
+        found = self.source.get([(self.index + number * self.of) % len(self.source) for number, _ in wanted])
+        for (number, start), doc in zip(wanted, found, strict=True):
+            self._docs[number], self._starts[number] = doc, start
+            insort(self._pieces, self._piece(number))
+
+    def _piece(self, number: int) -> tuple[int, int]:
+        return 1 + min(len(self._docs[number].ids) - self._starts[number], self.row - 1), number
+
+    def _place(self, ids: np.ndarray, mask: np.ndarray, number: int) -> int:
+        """Use up the next piece of a document, whose turn is over then; returns the length."""
+        piece = self._piece(number)
+        del self._pieces[bisect_left(self._pieces, piece)]
+        self._copy(ids[: piece[0]], mask[: piece[0]], number)
+        start = self._starts.pop(number) + piece[0] - 1
+        if start < len(self._docs[number].ids):
+            self._starts[number] = start
+            insort(self._pieces, self._piece(number))
+        else:
+            del self._docs[number]
+        return piece[0]
+
+    def _copy(self, ids: np.ndarray, mask: np.ndarray, number: int) -> None:
+        """The next piece of a document, or as much of it as `ids` has room for."""
+        doc, start = self._docs[number], self._starts[number]
+        ids[0] = doc.ids[0]
+        ids[1:] = doc.ids[start : start + len(ids) - 1]
+        if doc.mask is not None:
+            mask[0] = doc.mask[0]
+            mask[1:] = doc.mask[start : start + len(mask) - 1]

@@ -1,45 +1,88 @@
-"""A fixed random order for more text than fits in memory."""
+"""A fixed random order for more text than fits in memory, without duplicates when asked."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import struct
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
-PILE = 512 << 20  # bytes of text shuffled in memory at once
+PILE = 64 << 20  # bytes shuffled in memory at once
+OVERHEAD = 100  # bytes that Python needs for a document beside its text
+MAX_PILES = 256  # files open at once
+
+OnDuplicate = Callable[[], None] | None
 
 
-def shuffled(documents: Iterable[str], seed: int, expected_bytes: int, scratch: Path) -> Iterator[str]:
-    """All documents in an order that the seed decides.
+def shuffled(
+    documents: Iterable[str], seed: int, expected_bytes: int, scratch: Path, on_duplicate: OnDuplicate = None
+) -> Iterator[str]:
+    """All documents in an order that the seed decides; memory does not grow with their number.
 
-    When they are too many, each goes to one of several random piles in files under `scratch`, and the
-    piles are shuffled one after the other: the same as shuffling all at once.
+    expected_bytes: about how much text will come; a wrong guess costs time, not memory.
+    scratch: a folder that can hold all the text for a while.
+    on_duplicate: called for each document that came before, which is then left out; None keeps them all.
     """
-    rng = random.Random(seed)
-    piles = -(-expected_bytes // PILE)
-    if piles <= 1:
-        everything = list(documents)
-        rng.shuffle(everything)
-        yield from everything
+    texts = (text.encode("utf-8") for text in documents)
+    for data in _shuffled(texts, random.Random(seed), expected_bytes, scratch, on_duplicate):
+        yield data.decode("utf-8")
+
+
+def _shuffled(
+    documents: Iterator[bytes], rng: random.Random, expected_bytes: int, scratch: Path, on_duplicate: OnDuplicate
+) -> Iterator[bytes]:
+    """What fits in memory is shuffled there. More is dealt to random piles in files, which are shuffled one after the
+    other: the same as shuffling all at once. A pile that is itself too large is dealt again.
+
+    When duplicates shall go, a document's text decides its pile, so that equal ones meet.
+    """
+    held, rest = _fill(documents, on_duplicate)
+    if rest is None:
+        rng.shuffle(held)
+        yield from held
         return
+    count = min(max(2, -(-expected_bytes // PILE)), MAX_PILES)
+    salt = rng.randbytes(16)
     with tempfile.TemporaryDirectory(prefix=".piles-", dir=scratch) as folder:
-        names = [Path(folder) / str(place) for place in range(piles)]
+        names = [Path(folder) / str(place) for place in range(count)]
         with ExitStack() as stack:
             files = [stack.enter_context(name.open("wb")) for name in names]
-            for text in documents:
-                data = text.encode("utf-8")
-                files[rng.randrange(piles)].write(struct.pack("<Q", len(data)) + data)
+            for data in chain(held, rest):
+                place = rng.randrange(count) if on_duplicate is None else _number(data, salt) % count
+                files[place].write(struct.pack("<Q", len(data)) + data)
+        held.clear()
         for name in names:
-            pile = list(_read_pile(name))
+            yield from _shuffled(_read_pile(name), rng, name.stat().st_size, scratch, on_duplicate)
             name.unlink()
-            rng.shuffle(pile)
-            yield from pile
 
 
-def _read_pile(name: Path) -> Iterator[str]:
+def _fill(documents: Iterator[bytes], on_duplicate: OnDuplicate) -> tuple[list[bytes], Iterator[bytes] | None]:
+    """The first documents, as many as fit in memory, and the others (None: there are none)."""
+    held: list[bytes] = []
+    seen: set[bytes] = set()
+    size = 0
+    for data in documents:
+        if on_duplicate is not None:
+            if data in seen:
+                on_duplicate()
+                continue
+            seen.add(data)
+        if held and size + len(data) > PILE:
+            return held, chain([data], documents)
+        held.append(data)
+        size += len(data) + OVERHEAD
+    return held, None
+
+
+def _number(data: bytes, salt: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8, key=salt).digest(), "little")
+
+
+def _read_pile(name: Path) -> Iterator[bytes]:
     with name.open("rb") as file:
         while head := file.read(8):
-            yield file.read(struct.unpack("<Q", head)[0]).decode("utf-8")
+            yield file.read(struct.unpack("<Q", head)[0])

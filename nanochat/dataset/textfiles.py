@@ -5,18 +5,22 @@ from __future__ import annotations
 import codecs
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
 from nanochat.console import UserError
-from nanochat.tokenizer.conversation import Conversation
+from nanochat.dataset.rows import parquet_texts, row_text
+from nanochat.dataset.tally import BROKEN, BadText, Tally, unreadable
 
 TEXT = {".txt", ".text", ".md"}
 LINES = {".jsonl", ".ndjson"}
 PACKED = {".gz", ".bz2", ".zst"}
 KINDS = "txt, md, jsonl (each also with .gz, .bz2 or .zst) and parquet"
+COLUMNS = ("text", "messages")  # where the text of a row is, unless said otherwise
 LIMIT = 100_000  # characters: a longer text file becomes several documents
+ROW_LIMIT = 1_000_000  # and so does a longer row of jsonl or parquet
+LINE_LIMIT = 1 << 30  # bytes of a line of jsonl, which is held in memory
 BLOCK = 1 << 20  # bytes read at once
 
 
@@ -42,23 +46,40 @@ def text_files(path: Path) -> list[Path]:
 def text_size(path: Path) -> int:
     """About how many bytes of text a file holds (packed files: four times their size)."""
     size = path.stat().st_size
-    return size * 4 if path.suffix in PACKED or path.suffix == ".parquet" else size
+    return size * 4 if path.suffix.lower() in {*PACKED, ".parquet"} else size
 
 
-def documents(path: Path, limit: int = LIMIT) -> Iterator[str]:
+def documents(path: Path, limit: int = LIMIT, column: str | None = None, tally: Tally | None = None) -> Iterator[str]:
     """Documents of one file; those without a visible character are left out.
 
-    A row of parquet (column `text`, or a conversation in `messages`) or a line of jsonl (likewise) is a
-    document. A text file is one up to `limit` characters; beyond, it is cut at paragraph ends.
+    A row of parquet or a line of jsonl is a document: its `column`, or else its text, or the conversation in its
+    messages. A text file is one up to `limit` characters; beyond, it is cut at paragraph ends, and so are rows
+    above ROW_LIMIT characters.
+
+    tally: counts what is left out or cut, and decides about what cannot be read; without it, that is BadText.
     """
+    tally = tally or Tally()
     kind = _kind(path)
+    columns = (column,) if column else COLUMNS
     if kind == ".parquet":
-        found = _parquet(path)
+        found = _whole(parquet_texts(path, columns, tally), tally)
     elif kind in LINES:
-        found = _jsonl(path)
+        found = _whole(_jsonl(path, columns, tally), tally)
     else:
         found = _cut(_decoded(path), limit)
-    return (text for text in found if text.strip())
+    some = False
+    try:
+        for text in found:
+            some = True
+            if text.strip():
+                yield text
+            else:
+                tally.drop("empty")
+    except BadText as error:  # nothing more can be read of this file
+        if not tally.skip_bad:
+            raise
+        part = "the rest" if some else "all"
+        tally.bad(BadText(f"{part} of {path} ({error.problem})", error.remedy, error.reason))
 
 
 def _kind(path: Path) -> str:
@@ -80,19 +101,19 @@ def _open(path: Path) -> BinaryIO:
         packing = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}[path.suffix.lower()]
         return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(path), compression=packing)))
     except OSError as error:
-        raise UserError(f"cannot open {path}: {error.strerror or error}") from None
+        raise unreadable(path, error, "Check that the file is there and that you may read it") from None
 
 
 def _read(file: BinaryIO, path: Path) -> bytes:
     try:
         return file.read(BLOCK)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}", "The file may be damaged") from None
+        raise unreadable(path, error, BROKEN) from None
 
 
-def _not_utf8(path: Path, offset: int) -> UserError:
+def _not_utf8(path: Path, offset: int, reason: str) -> BadText:
     remedy = f"Convert it, for example: iconv -f latin1 -t utf-8 {path.name}"
-    return UserError(f"{path} is not UTF-8 text at byte {offset}", remedy)
+    return BadText(f"{path} is not UTF-8 text at byte {offset}", remedy, reason)
 
 
 def _decoded(path: Path) -> Iterator[str]:
@@ -107,7 +128,8 @@ def _decoded(path: Path) -> Iterator[str]:
                 text = decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 # the decoder may have kept back bytes of the block before
-                raise _not_utf8(path, offset - (len(error.object) - len(block)) + error.start) from None
+                start = offset - (len(error.object) - len(block)) + error.start
+                raise _not_utf8(path, start, "files that are not UTF-8 to their end") from None
             if offset == 0:
                 text = text.removeprefix("\ufeff")
             offset += len(block)
@@ -116,9 +138,19 @@ def _decoded(path: Path) -> Iterator[str]:
                 return
 
 
-def _cut(blocks: Iterator[str], limit: int) -> Iterator[str]:
+def _whole(rows: Iterator[str], tally: Tally) -> Iterator[str]:
+    """Rows as documents; those above ROW_LIMIT cut, since packing and the tokenizer hold a document in memory."""
+    for text in rows:
+        if len(text) <= ROW_LIMIT:
+            yield text
+        else:
+            tally.cut += 1
+            yield from _cut([text], ROW_LIMIT)
+
+
+def _cut(blocks: Iterable[str], limit: int) -> Iterator[str]:
     """Stretches of at most `limit` characters, which end where a paragraph, else a line, else a word does."""
-    rest = ""
+    rest, some = "", False
     for block in blocks:
         rest += block
         start = 0
@@ -126,70 +158,59 @@ def _cut(blocks: Iterator[str], limit: int) -> Iterator[str]:
             ends = (rest.rfind(mark, start + 1, start + limit) + len(mark) for mark in ("\n\n", "\n", " "))
             end = next((end for end in ends if end > start + limit // 4), start + limit)
             yield rest[start:end]
-            start = end
+            start, some = end, True
         rest = rest[start:]
-    yield rest
+    if rest or not some:
+        yield rest
 
 
-def _jsonl(path: Path) -> Iterator[str]:
-    offset = 0
+def _jsonl(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
     with _open(path) as file:
-        for number, line in enumerate(_lines(file, path), 1):
+        for number, (offset, line) in enumerate(_lines(file, path), 1):
+            place = f"line {number} of {path}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, offset + error.start) from None
-            offset += len(line)
-            if not text.strip():
+                text = _line_text(line, number, offset, path, place, columns)
+            except BadText as error:
+                tally.bad(error)
                 continue
-            try:
-                row = json.loads(text)
-            except ValueError as error:
-                raise UserError(f"line {number} of {path} is not JSON ({error})") from None
-            yield _row_text(row, f"line {number} of {path}")
+            if text is not None:
+                yield text
 
 
-def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    rest = b""
+def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes | None]]:
+    """(offset in the file, bytes) of every line; None for bytes of a line above LINE_LIMIT."""
+    parts: list[bytes] = []  # of the line that is being read
+    size, offset = 0, 0
     while block := _read(file, path):
-        *whole, rest = (rest + block).split(b"\n")
-        yield from (line + b"\n" for line in whole)
-    yield rest
+        *ends, rest = block.split(b"\n")
+        for end in ends:
+            size += len(end) + 1
+            line = b"".join([*parts, end]) if size <= LINE_LIMIT else None
+            parts = []  # before the line is used, since it may be large
+            yield offset, line
+            offset, size = offset + size, 0
+        size += len(rest)
+        if size <= LINE_LIMIT:
+            parts.append(rest)
+        else:
+            parts.clear()
+    yield offset, b"".join(parts) if size <= LINE_LIMIT else None
 
 
-def _row_text(row: Any, place: str) -> str:
-    if not isinstance(row, dict) or not ("text" in row or "messages" in row):
-        raise UserError(f"{place} has neither text nor messages", 'Write {"text": "..."} or {"messages": [...]}')
-    text = row["text"] if "text" in row else _conversation_text(row, place)
-    if not isinstance(text, str):
-        raise UserError(f"the text in {place} is not a string")
-    # JSON can spell half of a surrogate pair, which no UTF-8 file can hold
-    return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def _conversation_text(row: dict[str, Any], place: str) -> str:
-    """A conversation as plain text to pretrain on."""
+def _line_text(
+    line: bytes | None, number: int, offset: int, path: Path, place: str, columns: tuple[str, ...]
+) -> str | None:
+    """The text of one line of jsonl; None for a blank line."""
+    if line is None:
+        raise BadText(f"{place} is longer than {LINE_LIMIT:,} bytes", "Cut it into several", "lines too long")
     try:
-        messages = Conversation.from_dict(row).messages
-    except UserError as error:
-        raise UserError(f"{place}: {error.problem}", error.remedy) from None
-    return "\n\n".join(f"{message.role.capitalize()}: {message.text}" for message in messages)
-
-
-def _parquet(path: Path) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, offset + error.start, "not UTF-8") from None
+    if not text.strip():
+        return None
     try:
-        with pq.ParquetFile(path) as file:
-            columns = [name for name in ("text", "messages") if name in file.schema_arrow.names][:1]
-            if not columns:
-                raise UserError(f"{path} has no column text", f"Its columns are {', '.join(file.schema_arrow.names)}")
-            number = 0
-            for batch in file.iter_batches(256, columns=columns):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield _row_text(row, f"row {number} of {path}")
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n")[0][:150]
-        raise UserError(f"cannot read {path}: {reason}", "The file may be damaged; get it again") from None
+        row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadText(f"{place} is not JSON ({error})", "Write one JSON object a line", "not JSON") from None
+    return row_text(row, place, columns)

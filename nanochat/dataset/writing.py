@@ -13,7 +13,7 @@ from nanochat.paths import data_dir, replace_folder, require_disk, write_json
 GROUP_ROWS = 1024
 GROUP_BYTES = 32 << 20  # a group ends earlier when its documents are long
 SHARD_BYTES = 100 << 20  # of text
-VAL_EVERY = 50  # one document in 50 (2%) is for validation
+VAL_EVERY = 50  # one document in 50 (2%) is for validation, until that shard is full
 
 
 class ShardWriter:
@@ -53,6 +53,7 @@ class ShardWriter:
     def close(self) -> None:
         self._flush()
         self._file.close()
+        del self._file  # a closed writer still holds the footer of its file
 
     def renamed(self, name: str) -> ShardInfo:
         """Give the closed file its final name."""
@@ -80,7 +81,7 @@ def write_corpus(
         try:
             for number, text in enumerate(documents):
                 size = len(text.encode("utf-8"))
-                if number % VAL_EVERY == 0:
+                if number % VAL_EVERY == 0 and not val.full:
                     val.add(text, size)
                 else:
                     if writers[-1].full:

@@ -133,7 +133,8 @@ def _run(stage: Stage, plan: Plan, resume: bool, lock: int) -> float:
         return seconds
     if code == 2:
         raise UserError(
-            f"the stage {stage.name} could not run", "The line above says why; finished stages stay finished"
+            f"the stage {stage.name} could not run",
+            "The line above says why; finished stages stay finished, and speedrun has flags for settings: --help",
         )
     say(f"error: the stage {stage.name} failed with exit code {code}; the same command goes on from here")
     sys.exit(1 if code < 0 else code)

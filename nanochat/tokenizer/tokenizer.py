@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FORMAT_VERSION = 1
+META = "meta.json"
 FILES = ("ranks.tiktoken", "token_bytes.json", "tokenizer.json")
 UNICODE_NOTE = (
     "what counts as a letter or a number follows the Unicode 16.0 tables of tiktoken, in training and in encoding; "
@@ -104,7 +105,10 @@ class Tokenizer:
         return tokenizer_json(self.ranks, self.pattern, SPECIAL_TOKENS)
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder whole, in place of one that may be there."""
+        """Write the folder whole, in place of a tokenizer that may be there; UserError when it holds other things."""
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*FILES, META)):
+            raise UserError(f"the folder {folder} holds other files, which would be lost", "choose a new or empty one")
         contents = {
             "ranks.tiktoken": self._ranks_text,
             "token_bytes.json": json.dumps(self.token_bytes),
@@ -119,10 +123,10 @@ class Tokenizer:
             "files": {name: _digest(contents[name]) for name in FILES},
             "unicode": UNICODE_NOTE,
         }
-        with replace_folder(Path(folder)) as beside:
+        with replace_folder(folder) as beside:
             for name, text in contents.items():
                 (beside / name).write_text(text, encoding="utf-8", newline="\n")
-            (beside / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8", newline="\n")
+            (beside / META).write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8", newline="\n")
 
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
@@ -137,7 +141,7 @@ class Tokenizer:
                 raise _damaged(folder / name)
         tokenizer = cls(parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
         if (tokenizer.hash, tokenizer.vocab_size) != (meta["hash"], meta["vocab_size"]):
-            raise _damaged(folder / "meta.json")
+            raise _damaged(folder / META)
         return tokenizer
 
 
@@ -161,7 +165,7 @@ def _read(path: Path) -> str:
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / "meta.json"
+    path = folder / META
     try:
         meta = json.loads(_read(path))
     except ValueError:

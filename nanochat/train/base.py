@@ -67,7 +67,7 @@ def train_base(config: BaseConfig) -> TrainState:
         tag=tag,
         dataset=config.dataset,
         world_seed=corpus.settings.get("world_seed"),
-        settings={**fingerprint(config), "tokenizer": tokenizer.hash, "train_bytes": corpus.train_bytes},
+        settings={**fingerprint(config), "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
     )
     resumed = states.find_resumable("base", tag, plan.settings, config.resume)
     if resumed:

@@ -18,6 +18,7 @@ import pytest
 from nanochat.console import UserError
 from nanochat.dataset import Shards, corpora, hub, prepare, repo_parquets
 from nanochat.dataset.corpora import corpus_name, make_tinyworld
+from nanochat.dataset.importing import LOCK
 from nanochat.paths import data_dir
 
 SHARED = Path(__file__).parents[2] / "../shared/data/hub"
@@ -45,7 +46,8 @@ def notes(tmp_path: Path) -> Path:
 
 
 def files_under(folder: Path) -> list[str]:
-    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return [file for file in files if file != f"data/{LOCK}"]
 
 
 def test_text_files_are_imported(base: Path, notes: Path) -> None:
@@ -63,7 +65,7 @@ def test_importing_again_does_nothing_until_the_text_changes(
 ) -> None:
     first = prepare(str(notes))
     with monkeypatch.context() as patch:
-        patch.setattr(corpora, "write_corpus", lambda *_: pytest.fail("imported again"))
+        patch.setattr(corpora, "import_files", lambda *_: pytest.fail("imported again"))
         assert prepare(str(notes)) == first
         assert prepare("my-notes") == first
     (notes / "new.txt").write_text("a new note")
@@ -164,7 +166,7 @@ def test_bad_text_leaves_nothing_behind(base: Path, notes: Path) -> None:
     (notes / "latin.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"latin.txt is not UTF-8 text at byte 3"):
         prepare(str(notes))
-    assert list((base / "data").iterdir()) == []
+    assert [path.name for path in (base / "data").iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("dataset", ["notes", "tinyworld"])
@@ -228,53 +230,6 @@ def test_what_no_mirror_has(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("NANOCHAT_HUB_DIR", str(mirror / "nothing"))
     with pytest.raises(UserError, match="NANOCHAT_HUB_DIR"):
         repo_parquets("someone/set")
-
-
-@pytest.fixture
-def fake_hub(base: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A Hub whose every shard is a copy of one file; the names of what was downloaded."""
-    import huggingface_hub
-
-    source = shard_folder / "shard_00000.parquet"
-    got: list[str] = []
-
-    def download(repo: str, name: str, *, local_dir: Path, **_: object) -> str:
-        if name == "shard_00003.parquet":
-            raise ConnectionError("the line is broken")
-        (Path(local_dir) / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, Path(local_dir) / name)
-        got.append(name)
-        return name
-
-    names = [f"shard_{place:05d}.parquet" for place in [*range(5), 1822]]
-    monkeypatch.setattr(hub, "remote_files", lambda repo: dict.fromkeys(names, source.stat().st_size))
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return got
-
-
-def test_downloads_go_on_where_they_stopped(base: Path, fake_hub: list[str]) -> None:
-    info = prepare("fineweb-edu", n_shards=2)
-    assert sorted(fake_hub) == ["shard_00000.parquet", "shard_00001.parquet", "shard_01822.parquet"]
-    assert (info.train_docs, info.val_docs) == (14, 7)
-    assert prepare("fineweb-edu", n_shards=1) == info
-    assert prepare("fineweb-edu", n_shards=3).train_docs == 21
-    assert len(fake_hub) == 4
-    with pytest.raises(UserError, match="the line is broken"):
-        prepare("fineweb-edu", n_shards=5)
-    assert len(Shards.open("fineweb-edu", "train")) == 21
-    with pytest.raises(UserError, match=r"has no shard_00005"):
-        prepare("fineweb-edu", n_shards=6)
-
-
-def test_a_broken_download_of_a_set_is_not_taken_for_whole(base: Path, fake_hub: list[str]) -> None:
-    for _ in range(2):
-        with pytest.raises(UserError, match="the line is broken"):
-            repo_parquets("someone/set", "shard_0000")
-    files = repo_parquets("someone/set", "shard_01")
-    assert [file.name for file in files] == ["shard_01822.parquet"]
-    before = len(fake_hub)
-    assert repo_parquets("someone/set", "shard_01") == files
-    assert len(fake_hub) == before
 
 
 @pytest.fixture

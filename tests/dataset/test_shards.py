@@ -81,7 +81,7 @@ def test_threads_share_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_damaged_shards_are_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "shard_00007.parquet").write_bytes(data)
     with pytest.raises(UserError, match=r"cannot read .*shard_00007.parquet"):
-        Shards([tmp_path / "shard_00007.parquet"])
+        len(Shards([tmp_path / "shard_00007.parquet"]))
 
 
 def test_a_shard_damaged_in_the_middle(tmp_path: Path) -> None:
@@ -99,9 +99,24 @@ def test_shards_without_text(tmp_path: Path) -> None:
     write_parquet(tmp_path / "c.parquet", [])
     for name, complaint in (("a", "no column text"), ("b", "holds int64"), ("c", "no rows")):
         with pytest.raises(UserError, match=complaint):
-            Shards([tmp_path / f"{name}.parquet"])
-    with pytest.raises(UserError, match="1 rows without text"):
-        scan(write_parquet(tmp_path / "d.parquet", ["a", None]))
+            len(Shards([tmp_path / f"{name}.parquet"]))
+    with pytest.raises(UserError, match=r"row 5 of .*d.parquet has no text.*--skip-bad"):
+        scan(write_parquet(tmp_path / "d.parquet", ["a", "b", "c", "d", None, "f", None]))
+
+
+def test_a_shard_that_is_not_utf8(tmp_path: Path) -> None:
+    latin = pa.array([b"caf\xe9"], pa.binary())
+    pq.write_table(pa.table({"text": latin.view(pa.string())}), tmp_path / "latin.parquet")
+    with pytest.raises(UserError, match=r"latin\.parquet.*UTF8"):
+        scan(tmp_path / "latin.parquet")
+
+
+def test_a_corpus_is_found_by_the_name_or_path_that_was_typed(base: Path) -> None:
+    write_corpus("my-texts", "made here", [f"text {number}" for number in range(60)], {}, 600)
+    for typed in ("my-texts", "my_texts", "My Texts", "some/where/my_texts"):
+        assert load_info(typed).name == "my-texts"
+    with pytest.raises(UserError, match="no prepared dataset 'mine'"):
+        load_info("mine")
 
 
 def test_written_shards(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_parquet_without_text(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no column text.*columns are title"):
         list(documents(tmp_path / "a.parquet"))
     pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "b.parquet")
-    with pytest.raises(UserError, match=r"row 2 of .*b.parquet is not a string"):
+    with pytest.raises(UserError, match=r"row 2 of .*b.parquet has null as its text"):
         list(documents(tmp_path / "b.parquet"))
 
 

@@ -313,6 +313,22 @@ def test_a_folder_that_is_not_whole(tokenizer: Tokenizer, tmp_path: Path, name: 
         Tokenizer.load(tmp_path / "nothing")
 
 
+def test_other_peoples_files_are_not_replaced(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.txt").write_text("keep")
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, "."):
+        with pytest.raises(UserError, match="other files"):
+            tokenizer.save(folder)
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "tokenizer").mkdir()
+    tokenizer.save("tokenizer")
+    (tmp_path / "tokenizer/meta.json").unlink()  # a damaged one may be written again
+    tokenizer.save("tokenizer")
+    assert Tokenizer.load("tokenizer").hash == tokenizer.hash
+
+
 def test_a_save_that_fails_leaves_the_old_one(
     tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

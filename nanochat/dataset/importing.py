@@ -1,0 +1,151 @@
+"""Files of one's own as a corpus: read, shuffled and written as shards, with a summary of what was left out."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import Progress, UserError, say
+from nanochat.dataset import textfiles
+from nanochat.dataset.info import CorpusInfo, find_info
+from nanochat.dataset.shuffle import shuffled
+from nanochat.dataset.tally import BadText, Tally
+from nanochat.dataset.writing import VAL_EVERY, write_corpus
+from nanochat.paths import data_dir, require_disk, write_json
+
+SUMMARY = "import.json"  # stands beside the shards: what was kept and what was left out
+LOCK = ".import.lock"  # in the folder of all corpora
+SHORTEST_CUT = 2_000  # characters
+
+
+@dataclass(frozen=True)
+class How:
+    """Ways to import. seed: of the shuffle. dedup: leave out documents that are equal to another one.
+
+    column: of parquet or jsonl, with the text (None: text, else messages). skip_bad: leave out what cannot be read.
+    """
+
+    seed: int = 1337
+    dedup: bool = False
+    column: str | None = None
+    skip_bad: bool = False
+
+    @property
+    def in_place(self) -> bool:
+        """Whether shards that are there already could be used as they are."""
+        return self == How(skip_bad=self.skip_bad)
+
+
+def settings_of(files: list[Path], how: How) -> dict[str, Any]:
+    """What a corpus depends on: `how`, and facts that change when a file is added, removed or edited."""
+    root = os.path.commonpath([file.parent for file in files])
+    facts = [(file.relative_to(root).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return {"files": hashlib.sha256(repr(facts).encode()).hexdigest()[:16], **asdict(how)}
+
+
+def is_made(info: CorpusInfo | None, settings: dict[str, Any]) -> bool:
+    """Whether the corpus is there, in all its files, and was made with these settings."""
+    return (
+        info is not None
+        and info.settings == settings
+        and all((info.folder / shard.file).exists() for shard in info.shards)
+    )
+
+
+def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusInfo:
+    """Write the documents of `files` as the shards of corpus `name`, in memory that does not grow with them.
+
+    Does nothing when that was done before, and waits while another process imports.
+    """
+    folder = data_dir(name)
+    size = sum(textfiles.text_size(file) for file in files)
+    require_disk(folder, size, f"the dataset {name}")
+    settings = settings_of(files, how)
+    with _one_at_a_time(folder.parent):
+        before = find_info(name)
+        if before and is_made(before, settings):
+            tell(before)
+            return before
+        # no document of a text file should be larger than all of validation
+        limit = min(max(size // VAL_EVERY, SHORTEST_CUT), textfiles.LIMIT)
+        tally = Tally(how.skip_bad)
+        found = (text for file in files for text in textfiles.documents(file, limit, how.column, tally))
+        on_duplicate = partial(tally.drop, "duplicate") if how.dedup else None
+        try:
+            with _empty_folder(folder.with_name(f".{folder.name}.piles")) as scratch:
+                with Progress(size / 1e6, f"read {name}", "MB") as bar:
+                    texts = shuffled(_watched(found, bar), how.seed, size, scratch, on_duplicate)
+                    first = list(islice(texts, 1))  # which takes reading all of them
+                texts = _counted(chain(first, texts), tally)
+                info = write_corpus(name, source, texts, settings, round(bar.done * 1e6))
+        except BadText as error:
+            raise or_skip(error) from None
+        except OSError as error:
+            problem = f"cannot write beside {folder}: {error.strerror or error}"
+            raise UserError(problem, "Free some disk space or set NANOCHAT_BASE_DIR to another disk") from None
+        except UserError:
+            if tally.dropped:  # which may be why too little is left
+                say(f"{name}: {tally.summary()}")
+            raise
+        write_json(folder / SUMMARY, tally.to_json())
+    say(f"{name}: {tally.summary()}")
+    return info
+
+
+def or_skip(error: UserError) -> UserError:
+    """The same error with one more way out."""
+    return UserError(error.problem, f"{error.remedy or 'Mend it'}, or leave out what is bad with --skip-bad")
+
+
+def tell(info: CorpusInfo) -> None:
+    """Say what an import kept and left out; nothing about a corpus that was not imported."""
+    path = data_dir(info.name) / SUMMARY
+    if path.exists():
+        say(f"{info.name}: {Tally.from_json(json.loads(path.read_text(encoding='utf-8'))).summary()}")
+
+
+def _watched(documents: Iterable[str], bar: Progress) -> Iterator[str]:
+    for text in documents:
+        bar.advance(len(text.encode("utf-8")) / 1e6)
+        yield text
+
+
+def _counted(documents: Iterable[str], tally: Tally) -> Iterator[str]:
+    for text in documents:
+        tally.documents += 1
+        tally.characters += len(text)
+        yield text
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of the processes that come here with the same folder one goes on; the kernel frees the lock when it dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is importing text: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _empty_folder(path: Path) -> Iterator[Path]:
+    """A new folder that is gone afterwards, and so is what a killed process left of it."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
