@@ -201,7 +201,7 @@ def load_peer(peer: Path, shards: list[Path]) -> ModuleType:
     """Upstream's dataloader module, and of the rest of its package only the two functions that it asks for."""
     package, common, dataset = (ModuleType(f"nanochat{name}") for name in ("", ".common", ".dataset"))
     setattr(common, "get_dist_info", lambda: (False, 0, 0, 1))  # noqa: B010 (a module has no such attribute)
-    setattr(dataset, "list_parquet_files", lambda **_: shards)  # noqa: B010
+    setattr(dataset, "list_parquet_files", lambda **_: shards)  # noqa: B010 (likewise)
     sys.modules.update({module.__name__: module for module in (package, common, dataset)})
     spec = importlib.util.spec_from_file_location("nanochat.dataloader", peer / PEER_FILE)
     assert spec and spec.loader

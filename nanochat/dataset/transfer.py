@@ -102,7 +102,7 @@ def _receive(
 ) -> None:
     """One request for the bytes that are still missing."""
     from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
 
     there = _size(part)
     if there > file.size:

@@ -9,13 +9,13 @@ MISSING = ""
 try:
     import nanochat.tokenizer._bpe as _bpe
 except ModuleNotFoundError:
-    _bpe = None  # type: ignore[assignment]
+    _bpe = None  # type: ignore[assignment]  # mypy sees the stub, so a module
     MISSING = (
         "the native tokenizer was not built, since there was no C++20 compiler when nanochat was installed "
         "(install one and nanochat again)"
     )
 except ImportError as error:
-    _bpe = None  # type: ignore[assignment]
+    _bpe = None  # type: ignore[assignment]  # mypy sees the stub, so a module
     MISSING = f"the native tokenizer cannot be loaded ({error})"
 
 bpe = _bpe
