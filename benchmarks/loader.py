@@ -62,7 +62,7 @@ def prepare(config: Config) -> None:
 
 def load(seq_len: int, tokens: int, world: int, one_core: bool) -> dict[str, Any]:
     """Load `tokens` tokens as the first of `world` ranks, and do nothing with them."""
-    if one_core:
+    if one_core and hasattr(os, "sched_setaffinity"):  # macOS has no such thing: there, all threads count
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from benchmarks.tokenizer import peak_mb
     from nanochat.dataset import Shards
@@ -162,7 +162,7 @@ def run(config: Config) -> None:
         cores = H100S_TOKENS / found["a rank of 8"]["tokens_per_cpu_s"]
         found["cores_for_8_h100s"] = cores
         say(f"eight H100s at {H100S_TOKENS:,} tokens/s need {cores:.2f} cores")
-        file = Path(base) / "documents.npz"
+        file = Path(base) / "documents.npy"
         packing.save_documents(packing.Config(mb=config.mtokens * 4, vocab=config.vocab, data=config.data), file)
         shares = fresh(f"pack_ours({str(file)!r}, {config.seq_len})", base)
         found |= {name: shares[name] for name in ("cropped", "repeated", "without_beginning")}

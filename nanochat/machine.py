@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
@@ -37,6 +38,10 @@ GPU_PEAKS = {
     "V100": 125e12,
     "T4": 65e12,
 }
+
+
+# How long ranks wait for one that downloads, verifies a checkpoint or writes one: NCCL's own 10 minutes are too few.
+PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -74,16 +79,19 @@ class Machine:
         return cpu_name() if self.device.type == "cpu" else self.device.type
 
 
-def setup(device: str = "auto", dtype: str = "auto") -> Machine:
+def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False) -> Machine:
     """Choose device and dtype and join the process group when torchrun started several ranks.
 
     device: auto (cuda, then mps, then cpu) or a torch device name. dtype: auto, or one of DTYPES;
-    NANOCHAT_DTYPE decides when it is auto.
+    NANOCHAT_DTYPE decides when it is auto. deterministic: only algorithms that give the same bits every time.
     """
     import torch
     import torch.distributed as dist
 
     me = ranks()
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -97,7 +105,7 @@ def setup(device: str = "auto", dtype: str = "auto") -> Machine:
         first = str(error).splitlines()[0]
         raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
     if me.world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     if where.type == "cpu":
         share_cores(me)
         keep_freed_memory()

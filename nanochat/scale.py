@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
+Arch = Literal["modern", "classic"]
 ASPECT = 64  # width per layer
 REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
@@ -36,8 +38,18 @@ class Shape:
         return self.matrix_params + self.vocab_size * self.width
 
     @property
+    def windows(self) -> str:
+        """Short windows from a context on where attention costs enough to be worth cutting."""
+        return "SSSL" if self.seq_len >= 1024 else "L"
+
+    @property
+    def bigram(self) -> int:
+        """Rows of the hashed table of token pairs, which cost memory but no FLOPs."""
+        return 0
+
+    @property
     def flops_per_token(self) -> int:
-        """Training FLOPs per token, forward and backward (https://arxiv.org/abs/2204.02311)."""
+        """Training FLOPs per token, forward and backward (https://arxiv.org/abs/2204.02311), with full attention."""
         return 6 * self.scaling_params + 12 * self.depth * self.width * self.seq_len
 
 
@@ -57,9 +69,16 @@ class Rates:
     embedding: float = 0.3
     head: float = 0.008
     weight_decay: float = 0.28
+    scalar: float = 0.5
 
     def scaled(self, factor: float) -> Rates:
-        return replace(self, matrix=self.matrix * factor, embedding=self.embedding * factor, head=self.head * factor)
+        return replace(
+            self,
+            matrix=self.matrix * factor,
+            embedding=self.embedding * factor,
+            head=self.head * factor,
+            scalar=self.scalar * factor,
+        )
 
 
 def tokens(s: Shape, per_param: float) -> int:
@@ -84,10 +103,16 @@ def rates(s: Shape, batch: int, n_tokens: int, per_param: float) -> Rates:
     r = Rates()
     root = math.sqrt(batch / REFERENCE_BATCH)
     matrix, adamw = (1.0, 0.4) if batch <= SMALL_BATCH else (root, root)
+    scalar = r.scalar * adamw
     adamw *= (s.width / 768) ** -0.5
     reference = tokens(shape(REFERENCE_DEPTH, REFERENCE_VOCAB, 2048), per_param)
     decay = r.weight_decay * (batch / REFERENCE_BATCH) * (reference / n_tokens) / matrix
-    return Rates(r.matrix * matrix, r.embedding * adamw, r.head * adamw, decay)
+    return Rates(r.matrix * matrix, r.embedding * adamw, r.head * adamw, decay, scalar)
+
+
+def muon_steps(batch: int) -> int:
+    """Newton-Schulz iterations of Muon: its cost does not depend on the batch, so small ones get fewer."""
+    return 3 if batch <= SMALL_BATCH else 5
 
 
 def default_seq_len(depth: int) -> int:

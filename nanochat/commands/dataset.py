@@ -1,4 +1,4 @@
-"""Get text ready: download shards, make the tiny world, or turn your own text into shards (`dataset import SRC`)."""
+"""Get text ready: download shards, make the tiny world, or turn your own text into shards (`dataset import --help`)."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Import:
     skip_bad: bool = False
     """Leave out files and rows that cannot be read, and count them, instead of stopping at the first."""
     seed: int = 1337
-    """Of the shuffle."""
+    """Seed of the shuffle."""
 
 
 def run(config: Config) -> None:
@@ -86,7 +86,7 @@ def _finish(info: CorpusInfo, seconds: float) -> None:
 
 def main() -> None:
     if sys.argv[1:2] == ["import"]:
-        run_command(Import, run_import, description=__doc__, argv=sys.argv[2:], prog="dataset import")
+        run_command(Import, run_import, description=__doc__, argv=sys.argv[2:], prog="nanochat dataset import")
     else:
         run_command(Config, run, description=__doc__)
 

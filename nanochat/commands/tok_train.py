@@ -49,7 +49,7 @@ def run(config: Config) -> None:
     def texts() -> Iterator[str]:
         nonlocal read
         with Progress(min(config.max_chars, info.train_bytes) / 1e6, "tok_train", "M characters") as bar:
-            for document in Shards(info.files("train")):
+            for document in Shards.of(info, "train"):
                 text = document[: min(config.doc_cap, config.max_chars - read)]
                 read += len(text)
                 yield text

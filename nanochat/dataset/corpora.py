@@ -12,18 +12,18 @@ from pathlib import Path
 from nanochat.console import UserError, say
 from nanochat.dataset import hub, textfiles
 from nanochat.dataset.arrival import download_shards
-from nanochat.dataset.importing import How, import_files, is_made, settings_of, tell
+from nanochat.dataset.importing import How, import_files, is_made, one_at_a_time, settings_of, tell
 from nanochat.dataset.info import CorpusInfo, corpus_names, find_info, load_info
 from nanochat.dataset.inplace import use_in_place
 from nanochat.dataset.shards import opened
 from nanochat.dataset.writing import write_corpus
-from nanochat.paths import data_dir, slug
+from nanochat.paths import data_dir, require_disk, slug
 
 TINYWORLD = "tinyworld"
 WORLD_MB = 24
 SHARD_NAME = re.compile(r"shard_\d{5,}\.parquet")
 REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and the beginning of paths in it
-MAX_GROUP_BYTES = 256 << 20  # a reader holds one row group in memory
+MAX_GROUP_BYTES = 64 << 20  # a reader holds one row group in memory
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,13 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
     settings = {"world_seed": world_seed, "mb": mb, "generator": _generator_digest()}
     if is_made(find_info(TINYWORLD), settings):
         return load_info(TINYWORLD)
-    texts = _first_bytes(documents(World(world_seed), 0, 0), mb * 1_000_000)
-    return write_corpus(TINYWORLD, TINYWORLD, texts, settings, mb * 1_000_000, {"world.json": {"seed": world_seed}})
+    with one_at_a_time():
+        if is_made(find_info(TINYWORLD), settings):  # by another process while this one waited
+            return load_info(TINYWORLD)
+        size = mb * 1_000_000
+        require_disk(data_dir(TINYWORLD), size, f"the dataset {TINYWORLD}")
+        texts = _first_bytes(documents(World(world_seed), 0, 0), size)
+        return write_corpus(TINYWORLD, TINYWORLD, texts, settings, size, {"world.json": {"seed": world_seed}})
 
 
 def _generator_digest() -> str:
@@ -129,7 +134,7 @@ def _from_hub(name: str, corpus: HubCorpus, n_shards: int, skip_bad: bool = Fals
             raise UserError(f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one")
         if len(files) - 1 < n_shards:
             say(f"{name}: the mirror has {len(files) - 1} training shards, not {n_shards}")
-        return use_in_place(name, corpus.repo, [*files[:-1][:n_shards], files[-1]], find_info(name), skip_bad)
+        return use_in_place(name, corpus.repo, [*files[:-1][:n_shards], files[-1]], skip_bad)
     numbers = [*range(min(n_shards, corpus.last)), corpus.last]
     return download_shards(name, corpus.repo, [f"shard_{number:05d}.parquet" for number in numbers], skip_bad)
 
@@ -165,7 +170,7 @@ def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) 
         then = {option: value for option, value in before.settings.items() if option in names}
         how = How(**{**then, "skip_bad": how.skip_bad or then.get("skip_bad", False)})
     if how.in_place and _has_shard_layout(path, files):
-        return use_in_place(name, str(path), files, before, how.skip_bad)
+        return use_in_place(name, str(path), files, how.skip_bad)
     own = data_dir(name).resolve()
     if own == path or own in path.parents:
         raise UserError(f"{path} is where the dataset {name} would be written", "Give it another name: --name NAME")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from nanochat import lock
 from nanochat.console import Progress, UserError, say
 from nanochat.dataset import retrying
-from nanochat.dataset.transfer import RemoteFile, fetch, first_line
+from nanochat.dataset.transfer import RemoteFile, Stopped, fetch, first_line
 from nanochat.paths import base_dir, require_disk, slug, write_json
 
 TIMEOUT = 10.0  # seconds without an answer after which the Hub counts as out of reach
@@ -23,6 +24,7 @@ LISTING_TIMEOUTS = 3  # of those: thousands of files take the Hub longer to list
 LISTING_RETRIES = 2  # where nothing answers: most often there is no network
 CONNECTIONS = 8
 LOCK = ".lock"
+MAIN = "main"  # what a mirror that tells no commit has
 
 
 class Unreachable(UserError):
@@ -51,25 +53,39 @@ def repo_parquets(repo: str, prefix: str = "") -> list[Path]:
         return found
     folder = base_dir() / "data" / "hub" / repo
     # the list of a finished download: without it, a download cut short would look whole
-    listing = folder / f".files-{slug(prefix)}.json"
-    if listing.exists():
-        found = [folder / name for name in json.loads(listing.read_text())]
-        if all(file.exists() for file in found):
-            return found
+    mark = hashlib.sha256(prefix.encode()).hexdigest()[:8]  # main/train and main-train have the same slug
+    listing = folder / f".files-{slug(prefix)}-{mark}.json"
+    found = _listed(listing)
+    if found:
+        return found
     files = {name: file for name, file in remote_files(repo).items() if name.startswith(prefix)}
     if not files:
         raise Unreachable(f"the Hub repository {repo} has no parquet files under {prefix!r}")
     with download_lock(folder):
-        download([file for name, file in files.items() if not (folder / name).exists()], folder)
-        write_json(listing, sorted(files))
-    return [folder / name for name in sorted(files)]
+        if not _listed(listing):  # by another process while this one waited
+            download(missing(files.values(), folder), folder)
+            write_json(listing, sorted(files))
+    return _listed(listing)
 
 
-def remote_files(repo: str) -> dict[str, RemoteFile]:
-    """Path in the repository -> file, of all parquet files that the Hub has for `repo`; asks the network."""
+def _listed(listing: Path) -> list[Path]:
+    """The files of a finished download, when all of them are there."""
+    names = json.loads(listing.read_text()) if listing.exists() else []
+    found = [listing.parent / name for name in names]
+    return found if all(file.exists() for file in found) else []
+
+
+def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
+    """Path in the repository -> file, of all parquet files that the Hub has for `repo`; asks the network.
+
+    commit: the one that earlier files are of, to go on with; else the newest one.
+    """
     if repo.startswith("local/"):  # sets of one's own, which no Hub has
         raise Unreachable(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
     info = _asked(repo)
+    if commit and (info.sha or MAIN) != commit:
+        say(f"{repo} has changed on the Hub: going on with commit {commit[:12]}, of which the files are that are there")
+        info = _asked(repo, commit)
     files: dict[str, RemoteFile] = {}
     for entry in sorted(info.siblings or [], key=lambda entry: entry.rfilename):
         if not entry.rfilename.endswith(".parquet"):
@@ -80,19 +96,25 @@ def remote_files(repo: str) -> dict[str, RemoteFile]:
                 f"the Hub does not tell the size and hash of {entry.rfilename} of {repo}",
                 "Unset HF_ENDPOINT, or set it to a mirror that passes all metadata on",
             )
-        files[entry.rfilename] = RemoteFile(repo, entry.rfilename, info.sha or "main", entry.size, digest)
+        files[entry.rfilename] = RemoteFile(repo, entry.rfilename, info.sha or MAIN, entry.size, digest)
     return files
 
 
-def _asked(repo: str) -> Any:
+def _asked(repo: str, commit: str | None = None) -> Any:
     """What the Hub says about `repo`; patient with a busy server, but not with a network that is not there."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RevisionNotFoundError
 
     timeout: Any = (TIMEOUT, LISTING_TIMEOUTS * TIMEOUT, TIMEOUT, TIMEOUT)  # connect, read, write, pool
     failures = 0
     while True:
         try:
-            return HfApi(library_name="nanochat").dataset_info(repo, files_metadata=True, timeout=timeout)
+            return HfApi(library_name="nanochat").dataset_info(
+                repo, revision=commit, files_metadata=True, timeout=timeout
+            )
+        except RevisionNotFoundError:
+            problem = f"the Hub no longer has commit {commit} of {repo}, of which the files are that are there"
+            raise UserError(problem, "Delete them and run this again, or ask for no more than there is") from None
         except Exception as error:  # the client lets errors of its HTTP library through, whichever that is
             failures += 1
             retries = retrying.RETRIES if retrying.is_answer(error) else LISTING_RETRIES
@@ -101,6 +123,21 @@ def _asked(repo: str) -> Any:
             seconds = retrying.pause(error, failures)
             say(f"{repo}: {first_line(error)}; trying again in {seconds:.0f} s")
             time.sleep(seconds)
+
+
+def missing(files: Iterable[RemoteFile], folder: Path) -> list[RemoteFile]:
+    """Those of `files` that `folder` does not have as the Hub has them; reads through what is there."""
+    found: list[RemoteFile] = []
+    there: list[RemoteFile] = []
+    for file in files:
+        (there if (folder / file.name).exists() else found).append(file)
+    with Progress(sum(file.size for file in there) / 1e6, f"check {folder.name}", "MB") as bar:
+        for file in there:
+            if not file.is_at(folder / file.name):
+                say(f"{folder / file.name} is not as the Hub has it: downloading it again")
+                found.append(file)
+            bar.advance(file.size / 1e6)
+    return found
 
 
 def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str], None] | None = None) -> None:
@@ -115,7 +152,7 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
     sizes = [_partial_size(file, folder) for file in files]
     total, there = sum(file.size for file in files), sum(sizes)
     require_disk(folder, total - there, f"downloading {len(files)} files of {repo}")
-    stop, lock = threading.Event(), threading.Lock()
+    stop, counting = threading.Event(), threading.Lock()
     began, got = time.monotonic(), 0
 
     with (
@@ -125,12 +162,17 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
 
         def advance(count: int) -> None:
             nonlocal got
-            with lock:
+            with counting:
                 got += max(count, 0)
                 bar.advance(count / 1e6, speed=f"{got / 1e6 / max(time.monotonic() - began, 1e-3):.1f} MB/s")
 
         def get(file: RemoteFile) -> None:
-            fetch(file, folder, advance, stop, TIMEOUT)
+            try:
+                fetch(file, folder, advance, stop, TIMEOUT)
+            except (UserError, Stopped):
+                raise
+            except Exception as error:
+                raise _unreachable(repo, error) from error
             if arrived:
                 arrived(file.name)
 
@@ -139,55 +181,22 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
         try:
             for count, done in enumerate(as_completed(waiting), 1):
                 done.result()
-                with lock:
+                with counting:
                     bar.advance(0, files=f"{count}/{len(files)}")
-        except BaseException as error:
+        except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, Exception) and not isinstance(error, UserError):
-                raise _unreachable(repo, error) from error
             raise
 
 
-@contextmanager
-def download_lock(folder: Path) -> Iterator[None]:
+def download_lock(folder: Path) -> AbstractContextManager[int]:
     """Held by the one process that downloads into `folder`; another one waits here, and says so."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a")
-    except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror}", "Choose another NANOCHAT_BASE_DIR") from None
-    with file:
-        if not _locked_soon(file.fileno()):
-            say(f"another process is downloading into {folder}: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return lock.hold(folder / LOCK, f"another process is downloading into {folder}")
 
 
 def downloading(folder: Path) -> bool:
-    """Whether some process holds the download lock of `folder`."""
-    try:
-        handle = os.open(folder / LOCK, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
-
-
-def _locked_soon(handle: int) -> bool:
-    """Take the lock if it is free; twice, because `downloading` of another process holds it for a moment."""
-    for wait in (0.1, 0.0):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            time.sleep(wait)
-    return False
+    """Whether some process holds the download lock of `folder`; when none does, what it downloaded is to be seen."""
+    return lock.is_held(folder / LOCK)
 
 
 def _partial_size(file: RemoteFile, folder: Path) -> int:

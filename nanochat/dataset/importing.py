@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from nanochat import lock
 from nanochat.console import Progress, UserError, say
 from nanochat.dataset import textfiles
 from nanochat.dataset.info import CorpusInfo, find_info
-from nanochat.dataset.shuffle import shuffled
+from nanochat.dataset.shuffle import disk_needed, shuffled
 from nanochat.dataset.tally import BadText, Tally
 from nanochat.dataset.writing import VAL_EVERY, write_corpus
-from nanochat.paths import data_dir, require_disk, write_json
+from nanochat.paths import base_dir, data_dir, require_disk
 
 SUMMARY = "import.json"  # stands beside the shards: what was kept and what was left out
 LOCK = ".import.lock"  # in the folder of all corpora
@@ -69,9 +69,8 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
     """
     folder = data_dir(name)
     size = sum(textfiles.text_size(file) for file in files)
-    require_disk(folder, size, f"the dataset {name}")
     settings = settings_of(files, how)
-    with _one_at_a_time(folder.parent):
+    with one_at_a_time():
         before = find_info(name)
         if before and is_made(before, settings):
             tell(before)
@@ -83,11 +82,12 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
         on_duplicate = partial(tally.drop, "duplicate") if how.dedup else None
         try:
             with _empty_folder(folder.with_name(f".{folder.name}.piles")) as scratch:
+                require_disk(folder, disk_needed(size), f"the dataset {name}")
                 with Progress(size / 1e6, f"read {name}", "MB") as bar:
                     texts = shuffled(_watched(found, bar), how.seed, size, scratch, on_duplicate)
                     first = list(islice(texts, 1))  # which takes reading all of them
                 texts = _counted(chain(first, texts), tally)
-                info = write_corpus(name, source, texts, settings, round(bar.done * 1e6))
+                info = write_corpus(name, source, texts, settings, round(bar.done * 1e6), {SUMMARY: tally.to_json})
         except BadText as error:
             raise or_skip(error) from None
         except OSError as error:
@@ -97,7 +97,6 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
             if tally.dropped:  # which may be why too little is left
                 say(f"{name}: {tally.summary()}")
             raise
-        write_json(folder / SUMMARY, tally.to_json())
     say(f"{name}: {tally.summary()}")
     return info
 
@@ -127,17 +126,9 @@ def _counted(documents: Iterable[str], tally: Tally) -> Iterator[str]:
         yield text
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of the processes that come here with the same folder one goes on; the kernel frees the lock when it dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is importing text: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def one_at_a_time() -> AbstractContextManager[int]:
+    """Held by the one process that makes corpora of what is on this machine; another one waits, and says so."""
+    return lock.hold(base_dir() / "data" / LOCK, "another process is importing text")
 
 
 @contextmanager

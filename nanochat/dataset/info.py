@@ -34,13 +34,17 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class CorpusInfo:
-    """A corpus on disk. source: where it came from; settings: how it was made; last shard: validation."""
+    """A corpus on disk. source: where it came from; settings: how it was made; last shard: validation.
+
+    skipped: shards for training that were planned too, and turned out to be bad. They stay left out.
+    """
 
     name: str
     source: str
     folder: Path
     shards: tuple[ShardInfo, ...]
     settings: dict[str, Any] = field(default_factory=dict)
+    skipped: tuple[ShardInfo, ...] = ()
 
     @property
     def train_docs(self) -> int:
@@ -70,8 +74,8 @@ class CorpusInfo:
 
     @property
     def train_size(self) -> int:
-        """Bytes of the training shards on disk: the same while some of them still arrive."""
-        return sum(shard.size for shard in self.shards[:-1])
+        """Bytes of all training shards that were planned: the same while they arrive, and when one must be skipped."""
+        return sum(shard.size for shard in (*self.shards[:-1], *self.skipped))
 
     def files(self, split: str) -> list[Path]:
         """Paths of the shards of "train" or "val"."""
@@ -92,6 +96,7 @@ class CorpusInfo:
             "bytes": self.bytes,
             "settings": self.settings,
             "shards": [asdict(shard) for shard in self.shards],
+            "skipped": [asdict(shard) for shard in self.skipped],
         }
 
 
@@ -110,8 +115,9 @@ def find_info(name: str) -> CorpusInfo | None:
         if data["version"] != FORMAT_VERSION:
             raise UserError(f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder")
         shards = tuple(ShardInfo(**shard) for shard in data["shards"])
+        skipped = tuple(ShardInfo(**shard) for shard in data.get("skipped", []))
         folder = path.parent if data["folder"] == "." else Path(data["folder"])
-        info = CorpusInfo(data["name"], data["source"], folder, shards, data["settings"])
+        info = CorpusInfo(data["name"], data["source"], folder, shards, data["settings"], skipped)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged", f"Delete {path.parent} and prepare the corpus again") from None
     if len(info.shards) < 2:
@@ -129,12 +135,19 @@ def load_info(name: str) -> CorpusInfo:
         ready = ", ".join(corpus_names())
         remedy = f"Run python -m nanochat.dataset --dataset {name}" + (f", or use one of: {ready}" if ready else "")
         raise UserError(f"there is no prepared dataset {name!r}", remedy)
-    arriving = bool(info.pending) and downloading(info.folder)  # asked first: it may end while we look
+    arriving = bool(info.pending) and downloading(info.folder)
+    if info.pending and not arriving:
+        info = find_info(info.name) or info  # the last one may have arrived while we asked
     for shard in info.shards:
-        if not (info.folder / shard.file).is_file() and not (shard.pending and arriving):
+        if shard.pending and arriving:
+            continue
+        if shard.pending or not (info.folder / shard.file).is_file():
             again = f"--dataset {info.source if Path(info.source).exists() else name}"
             if "files" in info.settings:  # which an import writes down
                 again = f"import {info.source} --name {info.name}"
             remedy = f"Run python -m nanochat.dataset {again} again"
+            if shard.pending:
+                planned = len(info.shards) - 1 + len(info.skipped)
+                remedy = f"Run python -m nanochat.dataset {again} -n {planned} again, or with a smaller -n for less"
             raise UserError(f"the dataset {name} lacks {info.folder / shard.file}", remedy)
     return info

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.console import Progress, UserError, say, warn
-from nanochat.dataset.importing import SUMMARY, How, is_made, or_skip, settings_of, tell
-from nanochat.dataset.info import META, CorpusInfo, ShardInfo
+from nanochat.dataset.importing import SUMMARY, How, is_made, one_at_a_time, or_skip, settings_of, tell
+from nanochat.dataset.info import META, CorpusInfo, ShardInfo, find_info
 from nanochat.dataset.rows import parquet_texts
 from nanochat.dataset.shards import scan
 from nanochat.dataset.tally import BadText, Tally
@@ -16,25 +16,49 @@ from nanochat.paths import data_dir, replace_folder, write_json
 MENDED = "mended"
 
 
-def use_in_place(
-    name: str, source: str, files: list[Path], before: CorpusInfo | None, skip_bad: bool = False
-) -> CorpusInfo:
+def use_in_place(name: str, source: str, files: list[Path], skip_bad: bool = False) -> CorpusInfo:
     """The shards `files` of one folder, the last one for validation, as corpus `name`.
 
-    A shard of the size that it had in `before` is not read through again. With skip_bad, one with bad rows is copied
+    A shard of the size that it had before is not read through again. With skip_bad, one with bad rows is copied
     without them to MENDED in the corpus's folder, beside links to the others, and one that cannot be read is left out.
     """
-    folder = files[0].parent
+    ready = _ready(name, source, files, skip_bad)
+    if ready:
+        return ready
+    with one_at_a_time():
+        # again: another process may have been at work while this one waited
+        return _ready(name, source, files, skip_bad) or _read_through(name, source, files, skip_bad)
+
+
+def _ready(name: str, source: str, files: list[Path], skip_bad: bool) -> CorpusInfo | None:
+    """The corpus, when there is nothing left to do."""
+    before = find_info(name)
     if skip_bad and before and is_made(before, settings_of(files, How(skip_bad=True))):
         tell(before)
         return before
-    known = {(s.file, s.size): s for s in before.shards} if before and before.folder == folder else {}
+    known = _known(before, files)
+    shards = tuple(known[file] for file in files if file in known)
+    info = CorpusInfo(name, source, files[0].parent, shards)
+    return info if info == before and len(shards) == len(files) else None
+
+
+def _known(before: CorpusInfo | None, files: list[Path]) -> dict[Path, ShardInfo]:
+    """What was found out before about those of `files` that have the size they had then."""
+    if before is None or before.folder != files[0].parent:
+        return {}
+    shards = {(shard.file, shard.size): shard for shard in before.shards}
+    found = {file: shards.get((file.name, file.stat().st_size)) for file in files}
+    return {file: shard for file, shard in found.items() if shard}
+
+
+def _read_through(name: str, source: str, files: list[Path], skip_bad: bool) -> CorpusInfo:
+    known = _known(find_info(name), files)
     shards: dict[Path, ShardInfo] = {}
     bad: list[Path] = []
     with Progress(len(files), f"check {name}", "shards") as bar:
         for file in files:
             try:
-                shards[file] = known.get((file.name, file.stat().st_size)) or scan(file)
+                shards[file] = known.get(file) or scan(file)
             except UserError as error:
                 if not skip_bad:
                     raise or_skip(_first_bad(file) or error) from None
@@ -42,9 +66,8 @@ def use_in_place(
             bar.advance(1)
     if bad:
         return _without_bad(name, source, files, shards)
-    info = CorpusInfo(name, source, folder, tuple(shards.values()))
-    if info != before:
-        write_json(data_dir(name) / META, info.to_json())
+    info = CorpusInfo(name, source, files[0].parent, tuple(shards.values()))
+    write_json(data_dir(name) / META, info.to_json())
     return info
 
 

@@ -1,14 +1,21 @@
 """From documents to the micro-batches of one optimiser step, the same whatever the number of ranks.
 
-Row n of the run comes from stream n % STREAMS and goes to rank n % world, so that a rank packs only its own streams and
-the union over ranks does not change with their number. Reading, tokenising and packing run ahead in a thread.
+Row n of the run comes from stream n % STREAMS and goes to rank n % world, so the union over ranks does not change with
+their number, which only has to divide the rows of a step. A rank packs the streams that some row of its own comes
+from: STREAMS / gcd(STREAMS, world) of them. So 2, 4, 8 and 16 ranks share the work; an odd number of ranks each does
+all of it, and beyond 16 ranks each does at least a sixteenth. Since one core packs 8 million tokens a second, that only
+matters from about fifty GPUs on: take a number of ranks with a large power of two in it.
+
+Reading, tokenising and packing run ahead in a thread.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from nanochat.dataset.shards import Shards
     from nanochat.tokenizer import Tokenizer
 
-STREAMS = 16  # any number of ranks that divides it sees the same stream
+STREAMS = 16
 AHEAD = 4  # steps packed in advance
 LEAVE = 2.0  # seconds to wait for the thread that packs, when no more is wanted
 STATE_VERSION = 2
@@ -90,28 +97,34 @@ class Loader:
                 f"not {STATE_VERSION}",
                 "Leave --resume out to start anew",
             )
-        self.streams = state["of"] if state else max(STREAMS, ranks.world)
-        if self.streams % ranks.world or rows % ranks.world:
+        if rows % ranks.world:
+            fewer = max(n for n in range(1, ranks.world) if rows % n == 0)
             raise UserError(
-                f"{rows} sequences a step in {self.streams} streams cannot be dealt to {ranks.world} ranks",
-                f"Use a number of ranks that divides both, such as {np.gcd(rows, self.streams)}",
+                f"{rows} sequences a step cannot be dealt to {ranks.world} ranks",
+                f"Use a number of ranks that divides {rows}, such as {fewer}",
             )
         if rows // ranks.world % micro_rows:
             raise UserError(
                 f"{rows // ranks.world} sequences a step and rank are no multiple of the device batch of {micro_rows}",
-                f"Use --device_batch_size={np.gcd(rows // ranks.world, micro_rows)} or another --total_batch_size",
+                f"Use --device_batch_size={math.gcd(rows // ranks.world, micro_rows)} or another --total_batch_size",
             )
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
+        self.streams = state["of"] if state else STREAMS
+        apart = math.gcd(self.streams, ranks.world)  # a rank's rows, and so its streams, are as far apart
         states = state["streams"] if state else {}
         self._streams = {
             i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i)))
-            for i in range(ranks.rank, self.streams, ranks.world)
+            for i in range(ranks.rank % apart, self.streams, apart)
         }
 
     def _make(self) -> Step:
-        mine = range(self.row + self.ranks.rank, self.row + self.rows, self.ranks.world)
-        packed = [self._streams[n % self.streams].next_row() for n in mine]
+        packed = []
+        for n in range(self.row, self.row + self.rows):
+            if stream := self._streams.get(n % self.streams):
+                row = stream.next_row()  # also one of another rank: the stream moves on
+                if n % self.ranks.world == self.ranks.rank:
+                    packed.append(row)
         self.row += self.rows
         # numpy, since torch would start threads of its own here, in the way of the training step
         ids = np.stack([row for row, _ in packed])
@@ -130,40 +143,57 @@ class Loader:
         streams = {str(i): s.state() for i, s in self._streams.items()}
         return {"version": STATE_VERSION, "row": self.row, "of": self.streams, "streams": streams}
 
+    def ahead(self) -> Ahead:
+        return Ahead(self._make)
+
     def __iter__(self) -> Iterator[Step]:
-        ready: queue.Queue[Step | BaseException] = queue.Queue(AHEAD)
-        stop = threading.Event()
-
-        def work() -> None:
-            try:
-                while not stop.is_set():
-                    _put(ready, self._make(), stop)
-            except BaseException as error:  # handed to the consumer, who raises it
-                _put(ready, error, stop)
-
-        thread = threading.Thread(target=work, daemon=True, name="loader")
-        thread.start()
-        try:
+        with closing(self.ahead()) as ahead:
             while True:
-                item = ready.get()
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            thread.join(LEAVE)  # one that waits for a shard stays behind, and ends with the process
+                if step := ahead.get(1.0):
+                    yield step
 
 
-def _put(ready: queue.Queue[Step | BaseException], item: Step | BaseException, stop: threading.Event) -> None:
-    while not stop.is_set():
+class Ahead:
+    """Steps made in advance, in a thread that runs until `close`."""
+
+    def __init__(self, make: Callable[[], Step]) -> None:
+        self._make = make
+        self._ready: queue.Queue[Step | BaseException] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="loader")
+        self._thread.start()
+
+    def get(self, seconds: float) -> Step | None:
+        """The next step, or None when it is not there within so many seconds; raises what went wrong in the thread."""
         try:
-            return ready.put(item, timeout=0.2)
-        except queue.Full:
-            continue
+            item = self._ready.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(LEAVE)  # one that waits for a shard stays behind, and ends with the process
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._put(self._make())
+        except BaseException as error:  # handed to the consumer, who raises it
+            self._put(error)
+
+    def _put(self, item: Step | BaseException) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
 
 
 def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """One state for any number of ranks from the states of all ranks."""
+    """One state for any number of ranks from the states of all ranks; those with the same stream agree on it."""
     merged: dict[str, Any] = {**states[0], "streams": {}}
     for s in states:
         merged["streams"].update(s["streams"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.dataset.tally import BROKEN, BadText, Tally, unreadable
+from nanochat.dataset.tally import BadText, Tally, again, unreadable
 from nanochat.tokenizer.conversation import Conversation
 
 BUFFER = 1 << 20  # bytes read at once
@@ -29,10 +29,6 @@ def row_text(row: Any, place: str, columns: tuple[str, ...]) -> str:
         text = _conversation_text({"messages": text}, place)
     if not isinstance(text, str):
         raise BadText(f"the {column} in {place} is not a string", "Mend or remove the row", "not strings")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no UTF-8 file can hold
-        return text.encode("utf-8", errors="replace").decode("utf-8")
     return text
 
 
@@ -57,7 +53,7 @@ def parquet_texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterato
         # buffered, since one row group can be larger than memory
         file = pq.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error, BROKEN) from None
+        raise unreadable(path, error, again(path)) from None
     with file:
         names = file.schema_arrow.names
         column = next((name for name in columns if name in names), None)
@@ -66,14 +62,14 @@ def parquet_texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterato
             raise BadText(f"{path} has no column {columns[0]}", remedy, f"files without a column {columns[0]}")
         footer = file.metadata
         if footer.num_rows == 0:
-            raise BadText(f"{path} has no rows", "Delete it or get it again", "files without rows")
+            raise BadText(f"{path} has no rows", again(path), "files without rows")
         before = 0  # rows of the groups before this one
         for group in range(footer.num_row_groups):
             yield from _group_texts(file, group, column, path, before, tally)
             before += footer.row_group(group).num_rows
         if before < footer.num_rows:
             problem = f"{path} has {before} rows and should have {footer.num_rows}"
-            tally.bad(BadText(problem, BROKEN, LOST_ROWS), footer.num_rows - before)
+            tally.bad(BadText(problem, again(path), LOST_ROWS), footer.num_rows - before)
 
 
 def _group_texts(file: Any, group: int, column: str, path: Path, before: int, tally: Tally) -> Iterator[str]:
@@ -96,7 +92,7 @@ def _group_texts(file: Any, group: int, column: str, path: Path, before: int, ta
         reason = str(error).split("\n")[0][:150]
     if number < footer.num_rows:
         problem = f"cannot read rows {before + number + 1} to {before + footer.num_rows} of {path} ({reason})"
-        tally.bad(BadText(problem, BROKEN, LOST_ROWS), footer.num_rows - number)
+        tally.bad(BadText(problem, again(path), LOST_ROWS), footer.num_rows - number)
 
 
 def _value_text(value: Any, column: str, place: str) -> str:

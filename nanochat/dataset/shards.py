@@ -4,42 +4,54 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from time import sleep
 from typing import Any
 
 from nanochat.console import UserError, say
-from nanochat.dataset.info import ShardInfo, load_info
+from nanochat.dataset.info import META, CorpusInfo, ShardInfo, find_info, load_info
 
 CACHE_BYTES = 256 << 20  # of decoded row groups, per reader
+FOOTERS = 8  # kept in memory, per reader: the streams of a training are never far apart
 POLL = 1.0  # seconds between two looks for a shard that is being downloaded
+NO_TEXT = "Prepare it with --skip-bad, which leaves out such rows, or all of the shard where it is from the Hub"
 
 
 class Shards:
     """The documents of one split by number: `shards.get_many([3, 1]) -> [text, text]`.
 
-    Files are opened in order, once a document in them is asked for; one that is being downloaded is waited for.
+    A file is opened when a document in it is asked for. One that is being downloaded is waited for, until meta.json
+    says that it has arrived or was skipped: then the documents are numbered as if it had never been planned.
     Any size of row groups works; those used last stay in memory, so neighbours are cheap.
     Threads may share one.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = list(files)
-        self._groups: list[tuple[int, int]] = []  # (file, row group in it)
-        self._starts: list[int] = []  # document number at which the group begins
-        self._footers: list[Any] = []  # of the files opened so far
+    def __init__(self, files: Sequence[Path], corpus: CorpusInfo | None = None) -> None:
+        """corpus: the one whose files these are; its meta.json is believed about them."""
+        self._corpus = corpus
+        self._notes = {shard.file: shard for shard in corpus.shards} if corpus else {}
+        self._coming = deque(files)  # files whose documents have no numbers yet
+        self._files: list[Path] = []  # files whose documents have
+        self._starts: list[int] = []  # document number at which the file begins
         self._count = 0  # documents in them
-        self._cache: OrderedDict[int, Any] = OrderedDict()  # group number -> its texts as an arrow array
+        self._layout = lru_cache(FOOTERS)(self._read_layout)
+        self._cache: OrderedDict[tuple[int, int], Any] = OrderedDict()  # (file, group) -> its texts as an arrow array
         self._cached = 0
-        self._opening, self._caching = threading.Lock(), threading.Lock()
+        self._numbering, self._caching = threading.Lock(), threading.Lock()
 
     @classmethod
     def open(cls, corpus: str, split: str) -> Shards:
         """Split "train" or "val" of a prepared corpus."""
-        return cls(load_info(corpus).files(split))
+        return cls.of(load_info(corpus), split)
+
+    @classmethod
+    def of(cls, corpus: CorpusInfo, split: str) -> Shards:
+        return cls(corpus.files(split), corpus)
 
     def __len__(self) -> int:
         """All documents: waits for the last shard."""
@@ -57,78 +69,107 @@ class Shards:
     def get_many(self, indices: Sequence[int]) -> list[str]:
         """The documents with these numbers, in this order."""
         texts = [""] * len(indices)
-        wanted: dict[int, list[int]] = {}
+        wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (file, group) -> (place in texts, row in the group)
         for place, index in enumerate(indices):
             if index < 0 or not self._reaches(index):
                 raise IndexError(f"document {index} of {self._count}")
-            wanted.setdefault(bisect_right(self._starts, index) - 1, []).append(place)
-        for group, places in wanted.items():
-            column = self._column(group)
-            found = column.take([indices[place] - self._starts[group] for place in places]).to_pylist()
-            for place, text in zip(places, found, strict=True):
+            file = bisect_right(self._starts, index) - 1
+            row = index - self._starts[file]
+            _, starts = self._layout(self._files[file])
+            group = bisect_right(starts, row) - 1
+            wanted.setdefault((file, group), []).append((place, row - starts[group]))
+        for (file, group), places in wanted.items():
+            found = self._column(file, group).take([row for _, row in places]).to_pylist()
+            for (place, _), text in zip(places, found, strict=True):
                 texts[place] = text
         return texts
 
     def __iter__(self) -> Iterator[str]:
         """All documents in order."""
-        group = 0
-        while group < len(self._groups) or self._reaches(self._count):
-            yield from self._read(group).to_pylist()
-            group += 1
+        file = 0
+        while file < len(self._files) or self._reaches(self._count):
+            _, starts = self._layout(self._files[file])
+            for group in range(len(starts)):
+                yield from self._read(file, group).to_pylist()
+            file += 1
 
     def _reaches(self, index: int) -> bool:
-        """Whether there is a document `index`; opens the files up to it."""
+        """Whether there is a document `index`; numbers the documents of the files up to it."""
         if index < self._count:
             return True
-        with self._opening:
-            while index >= self._count and len(self._footers) < len(self.files):
-                self._open_next()
+        with self._numbering:
+            while index >= self._count and self._coming:
+                self._number_next()
             return index < self._count
 
-    def _open_next(self) -> None:
-        place, path = len(self._footers), self.files[len(self._footers)]
-        _wait_for(path)
+    def _number_next(self) -> None:
+        path = self._coming[0]
+        if self._corpus and self._notes[path.name].pending:
+            arrived = _arrival(self._corpus, path)
+            if not arrived:
+                self._coming.popleft()
+                return
+            self._notes[path.name] = arrived
+        documents = self._notes[path.name].documents if self._corpus else self._layout(path)[0].num_rows
+        self._coming.popleft()
+        self._files.append(path)
+        self._starts.append(self._count)
+        self._count += documents  # last: other threads may read below it now
+
+    def _read_layout(self, path: Path) -> tuple[Any, list[int]]:
+        """A file's footer, and for each of its row groups the number of rows before it."""
         with opened(path) as file:
             footer = file.metadata
-        start = self._count
-        for group in range(footer.num_row_groups):
-            self._groups.append((place, group))
-            self._starts.append(start)
-            start += footer.row_group(group).num_rows
-        self._footers.append(footer)
-        self._count = start  # last: other threads may read below it now
+        note = self._notes.get(path.name)
+        if note and note.documents != footer.num_rows:
+            problem = f"{path} has {footer.num_rows:,} documents, and {META} says {note.documents:,}"
+            raise UserError(problem, "Delete it and prepare the dataset again")
+        rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+        return footer, list(accumulate(rows[:-1], initial=0))
 
-    def _column(self, group: int) -> Any:
+    def _column(self, file: int, group: int) -> Any:
+        key = file, group
         with self._caching:
-            if group in self._cache:
-                self._cache.move_to_end(group)
-                return self._cache[group]
-            column = self._read(group)
-            self._cache[group] = column
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+            column = self._read(file, group)
+            self._cache[key] = column
             self._cached += column.nbytes
             while self._cached > CACHE_BYTES and len(self._cache) > 1:
                 self._cached -= self._cache.popitem(last=False)[1].nbytes
             return column
 
-    def _read(self, group: int) -> Any:
-        place, inside = self._groups[group]
-        with opened(self.files[place], self._footers[place]) as file:
-            return _texts(file, inside, self.files[place])
+    def _read(self, file: int, group: int) -> Any:
+        path = self._files[file]
+        footer, _ = self._layout(path)
+        with opened(path, footer) as content:
+            return _texts(content, group, path)
 
 
-def _wait_for(path: Path) -> None:
-    """Return when the file is there; UserError when it is not and nobody is downloading it."""
+def _arrival(corpus: CorpusInfo, path: Path) -> ShardInfo | None:
+    """Wait until meta.json has the planned shard `path`: what it says, or None for one that was skipped.
+
+    The file may be there long before: it counts when it was read through. UserError when nobody is downloading.
+    """
     from nanochat.dataset.hub import downloading
 
-    said = False
-    while not path.exists():
-        # A download may end between two questions, so the file is looked for once more after this one.
-        if not downloading(path.parent) and not path.exists():
+    idle, said = 0, False
+    while True:
+        # Asked first: a download may end between two questions, and what it wrote last is read after this one.
+        idle = 0 if downloading(corpus.folder) else idle + 1
+        now = find_info(corpus.name)
+        if now and any(shard.file == path.name for shard in now.skipped):
+            return None
+        note = next((shard for shard in now.shards if shard.file == path.name), None) if now else None
+        if note and not note.pending:
+            return note
+        if idle == 2:  # in a row: somebody may just be starting it again
             raise UserError(
                 f"{path} is missing, and no download is under way",
                 "Run the download again (python -m nanochat.dataset), which goes on where it was",
             )
-        if not said:
+        if not idle and not said:
             say(f"waiting for {path.name}, which is being downloaded")
             said = True
         sleep(POLL)
@@ -153,7 +194,7 @@ def opened(path: Path, footer: Any = None) -> Iterator[Any]:
             yield file
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:150]
-        raise UserError(f"cannot read {path} ({reason})", "It may be damaged; get it again") from None
+        raise UserError(f"cannot read {path} ({reason})", "It may be damaged: delete it and get it again") from None
 
 
 def scan(path: Path) -> ShardInfo:
@@ -178,5 +219,5 @@ def _texts(file: Any, group: int, path: Path) -> Any:
     if column.null_count:
         before = sum(file.metadata.row_group(place).num_rows for place in range(group))
         row = before + pc.index(pc.is_null(column), True).as_py() + 1
-        raise UserError(f"row {row:,} of {path} has no text", "Prepare it with --skip-bad to leave out such rows")
+        raise UserError(f"row {row:,} of {path} has no text", NO_TEXT)
     return column

@@ -18,6 +18,14 @@ MAX_PILES = 256  # files open at once
 OnDuplicate = Callable[[], None] | None
 
 
+def disk_needed(text_bytes: int) -> int:
+    """Bytes on the disk that `text_bytes` of text take while they are shuffled and what comes out is written.
+
+    A pile goes when the next one is begun, so that up to one pile of text is there twice.
+    """
+    return text_bytes + max(min(text_bytes, PILE), text_bytes // MAX_PILES)
+
+
 def shuffled(
     documents: Iterable[str], seed: int, expected_bytes: int, scratch: Path, on_duplicate: OnDuplicate = None
 ) -> Iterator[str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError, warn
+from nanochat.paths import base_dir
 
-BROKEN = "The file may be damaged or cut short; get it again"
 NAMED = 20  # bad rows that are named one by one; the rest is only counted
 
 
@@ -18,6 +18,13 @@ class BadText(UserError):
     def __init__(self, problem: str, remedy: str, reason: str):
         super().__init__(problem, remedy)
         self.reason = reason
+
+
+def again(path: Path) -> str:
+    """What to do about a damaged file: those under the base dir were made or downloaded, which is done again."""
+    if path.absolute().is_relative_to(base_dir().absolute()):
+        return f"Delete {path} and run the command again"
+    return "The file may be damaged or cut short; get it again"
 
 
 def unreadable(path: Path, error: Exception, remedy: str) -> BadText:
@@ -32,6 +39,7 @@ class Tally:
 
     skip_bad: leave bad rows out, naming the first ones, instead of stopping at the first.
     documents, characters: what was kept. cut: rows so long that they became several documents.
+    halved: rows with half of a surrogate pair, which JSON can spell and UTF-8 cannot hold, so that it became a ?.
     dropped: what was left out, by reason.
     """
 
@@ -39,6 +47,7 @@ class Tally:
     documents: int = 0
     characters: int = 0
     cut: int = 0
+    halved: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     _named: int = 0
 
@@ -61,12 +70,13 @@ class Tally:
             "documents": self.documents,
             "characters": self.characters,
             "cut": self.cut,
+            "halved": self.halved,
             "dropped": dict(sorted(self.dropped.items())),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Tally:
-        return cls(False, data["documents"], data["characters"], data["cut"], data["dropped"])
+        return cls(False, data["documents"], data["characters"], data["cut"], data.get("halved", 0), data["dropped"])
 
     def summary(self) -> str:
         """One line: documents and characters, what was cut, what was left out and why."""
@@ -75,5 +85,7 @@ class Tally:
             line += f", {self.characters:,} characters"
         if self.cut:
             line += f"; {self.cut:,} long ones were cut into several"
+        if self.halved:
+            line += f"; {self.halved:,} have a ? for half a character (an unpaired surrogate)"
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.dropped.items()))
         return f"{line}; left out: {reasons or 'nothing'}"

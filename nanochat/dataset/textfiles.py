@@ -11,7 +11,7 @@ from typing import BinaryIO, cast
 
 from nanochat.console import UserError
 from nanochat.dataset.rows import parquet_texts, row_text
-from nanochat.dataset.tally import BROKEN, BadText, Tally, unreadable
+from nanochat.dataset.tally import BadText, Tally, again, unreadable
 
 TEXT = {".txt", ".text", ".md"}
 LINES = {".jsonl", ".ndjson"}
@@ -108,7 +108,7 @@ def _read(file: BinaryIO, path: Path) -> bytes:
     try:
         return file.read(BLOCK)
     except OSError as error:
-        raise unreadable(path, error, BROKEN) from None
+        raise unreadable(path, error, again(path)) from None
 
 
 def _not_utf8(path: Path, offset: int, reason: str) -> BadText:
@@ -174,7 +174,17 @@ def _jsonl(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
                 tally.bad(error)
                 continue
             if text is not None:
-                yield text
+                yield _utf8(text, tally)
+
+
+def _utf8(text: str, tally: Tally) -> str:
+    """`text` without halves of surrogate pairs, which JSON can spell and no UTF-8 file can hold."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        tally.halved += 1
+        return text.encode("utf-8", errors="replace").decode("utf-8")
+    return text
 
 
 def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes | None]]:

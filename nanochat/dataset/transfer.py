@@ -10,8 +10,10 @@ import glob
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from nanochat.console import UserError, say
@@ -40,6 +42,26 @@ class RemoteFile:
         path = folder / self.name
         return path.with_name(f".{path.name}.{self.digest[:12]}.part")
 
+    def is_at(self, path: Path) -> bool:
+        """Whether `path` is this file; reads it through."""
+        try:
+            with open(path, "rb") as content:
+                return not self.difference(content)
+        except OSError:
+            return False
+
+    def difference(self, content: BufferedReader) -> str:
+        """What shows that an open file is not this one; "" when it is."""
+        size = os.fstat(content.fileno()).st_size
+        if size != self.size:
+            return f"{size} bytes instead of {self.size}"
+        if len(self.digest) == 64:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        else:
+            header = b"blob %d\0" % self.size
+            digest = hashlib.file_digest(content, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
+        return "" if digest == self.digest else f"hash {digest[:12]}… instead of {self.digest[:12]}…"
+
 
 class Stopped(Exception):
     """The download was called off; what had arrived of the file is kept."""
@@ -56,7 +78,7 @@ def fetch(
 
     advance: told of every change of the bytes that are there (a negative number when some are thrown away).
     timeout: seconds without a byte after which the connection counts as broken.
-    Raises the HTTP client's error when it fails for good, UserError for wrong content or a full disk, Stopped.
+    Raises the HTTP client's error when it fails for good, UserError for wrong content or a disk that fails, Stopped.
     """
     part = file.partial(folder)
     failures = damaged = 0
@@ -70,7 +92,8 @@ def fetch(
             raise
         except _Damaged as error:
             advance(-_size(part))
-            part.unlink(missing_ok=True)
+            with _disk(part):
+                part.unlink(missing_ok=True)
             damaged, most = damaged + 1, 0
             if damaged == DAMAGED_TRIES:
                 problem = f"{file.name} of {file.repo} arrived damaged {damaged} times ({error})"
@@ -87,10 +110,11 @@ def fetch(
             say(f"{file.name}: {reason}; trying again in {seconds:.0f} s")
         if stop.wait(seconds):
             raise Stopped
-    os.replace(part, folder / file.name)
-    sync_folder(part.parent)
-    for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.*.part"):  # of what the name once stood for
-        old.unlink()
+    with _disk(part):
+        os.replace(part, folder / file.name)
+        sync_folder(part.parent)
+        for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.*.part"):  # of what the name once stood for
+            old.unlink()
 
 
 def first_line(error: Exception) -> str:
@@ -120,37 +144,40 @@ def _receive(
         if there and response.status_code != 206:  # the server sends all of it again
             advance(-there)
             there = 0
-        try:
+        with _disk(part):
             part.parent.mkdir(parents=True, exist_ok=True)
             with open(part, "ab" if there else "wb") as out:
                 for chunk in response.iter_bytes():
                     if stop.is_set():
                         raise Stopped
+                    there += len(chunk)
+                    if there > file.size:
+                        raise _Damaged(f"the server sends more than {file.size} bytes")
                     out.write(chunk)
                     out.flush()  # what has arrived survives a kill
                     advance(len(chunk))
-        except (ConnectionError, TimeoutError):
-            raise
-        except OSError as error:
-            remedy = "Free some disk space or choose another folder, then run this again"
-            raise UserError(f"cannot write {part}: {error.strerror or error}", remedy) from None
     if _size(part) < file.size:
         raise ConnectionError(f"the connection ended after {_size(part)} of {file.size} bytes")
 
 
 def _verify(file: RemoteFile, part: Path) -> None:
     """Make `part` last on the disk; _Damaged when it is not `file`."""
-    with open(part, "rb") as content:
+    with _disk(part), open(part, "rb") as content:
         os.fsync(content.fileno())
-        if os.fstat(content.fileno()).st_size != file.size:
-            raise _Damaged(f"{_size(part)} bytes instead of {file.size}")
-        if len(file.digest) == 64:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        else:
-            header = b"blob %d\0" % file.size
-            digest = hashlib.file_digest(content, lambda: hashlib.sha1(header, usedforsecurity=False)).hexdigest()
-    if digest != file.digest:
-        raise _Damaged(f"hash {digest[:12]}… instead of {file.digest[:12]}…")
+        difference = file.difference(content)
+    if difference:
+        raise _Damaged(difference)
+
+
+@contextmanager
+def _disk(part: Path) -> Iterator[None]:
+    """What the system refuses in here is the fault of the disk: the client has errors of its own for the network."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"the disk failed while {part} was written: {error.strerror or error}"
+        remedy = "Free some disk space or choose another folder, then run this again"
+        raise UserError(problem, remedy) from None
 
 
 def _size(path: Path) -> int:

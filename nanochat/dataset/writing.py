@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat.console import Progress, UserError
 from nanochat.dataset.info import META, CorpusInfo, ShardInfo
-from nanochat.paths import data_dir, replace_folder, require_disk, write_json
+from nanochat.paths import data_dir, replace_folder, write_json
 
 GROUP_ROWS = 1024
 GROUP_BYTES = 32 << 20  # a group ends earlier when its documents are long
@@ -71,11 +71,10 @@ def write_corpus(
 ) -> CorpusInfo:
     """Write documents, which come in random order, as the shards of corpus `name`: all of it or nothing.
 
-    expected_bytes: about how much text will come, for the progress bar and the check of free disk space.
-    extra: file name -> JSON value to stand beside the shards.
+    expected_bytes: about how much text will come, for the progress bar.
+    extra: file name -> JSON value to stand beside the shards, or a function that gives it when all is written.
     """
     folder = data_dir(name)
-    require_disk(folder, expected_bytes, f"the dataset {name}")
     with replace_folder(folder) as part, Progress(expected_bytes / 1e6, f"dataset {name}", "MB") as bar:
         val, writers = ShardWriter(part / "val"), [ShardWriter(part / "train_0")]
         try:
@@ -98,6 +97,6 @@ def write_corpus(
         shards = tuple(writer.renamed(f"shard_{place:05d}.parquet") for place, writer in enumerate([*writers, val]))
         info = CorpusInfo(name, source, folder, shards, settings)
         for file, value in (extra or {}).items():
-            write_json(part / file, value)
+            write_json(part / file, value() if callable(value) else value)
         write_json(part / META, info.to_json())
     return info

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 from nanochat.console import UserError
-from nanochat.scale import Shape, shape
+from nanochat.scale import Arch, Shape, shape
 
-ARCHITECTURES = ("classic",)
+ARCHITECTURES = get_args(Arch)
 FORMAT_VERSION = 1
+SHORT_TILE = 128  # a short window is a quarter of the context, rounded up to this (FlashAttention's tile)
+UNLIMITED = 1 << 30
+GATE_CHANNELS, SMEAR_CHANNELS = 12, 24  # leading channels that the gates of the modern model look at
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of one GPT. `heads` query heads share `kv_heads` key/value heads (equal: plain multi-head attention)."""
+    """Sizes of one GPT. `heads` query heads share `kv_heads` key/value heads (equal: plain multi-head attention).
+
+    windows: "S" (short, a quarter of the context) or "L" (the whole) for every layer in turn; the last one is always L.
+    bigram: rows of the hashed table of token pairs (0: none); modern only.
+    """
 
     depth: int
     width: int
@@ -22,9 +29,11 @@ class ModelConfig:
     kv_heads: int
     vocab_size: int
     seq_len: int
-    arch: str = "classic"
+    arch: Arch = "classic"
     rope_base: float = 10000.0
     softcap: float = 15.0
+    windows: str = "L"
+    bigram: int = 0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -39,20 +48,60 @@ class ModelConfig:
                 f"width {self.width} with {self.heads} heads and {self.kv_heads} key/value heads do not divide",
                 "Make width a multiple of heads (with an even quotient) and heads a multiple of kv_heads",
             )
+        if not self.windows or set(self.windows) - set("SL"):
+            raise UserError(
+                f"{self.windows!r} is no pattern of windows",
+                'Write S (short) or L (long) for layers in turn, as in "SSSL"',
+            )
+        if self.arch == "classic" and (self.bigram or "S" in self.windows):
+            raise UserError("the classic model has neither windows nor bigrams", "Leave them out, or use --arch=modern")
 
     @property
     def head_dim(self) -> int:
         return self.width // self.heads
 
-    @classmethod
-    def of(cls, s: Shape) -> ModelConfig:
-        return cls(s.depth, s.width, s.heads, s.heads, s.vocab_size, s.seq_len)
+    @property
+    def modern(self) -> bool:
+        return self.arch == "modern"
+
+    def window(self, layer: int) -> int:
+        """Tokens before its own that a position of this layer sees."""
+        if layer == self.depth - 1 or self.windows[layer % len(self.windows)] == "L":
+            return UNLIMITED
+        return -(-self.seq_len // 4 // SHORT_TILE) * SHORT_TILE
+
+    def has_value_embedding(self, layer: int) -> bool:
+        """Every second layer of the modern model, the last one among them."""
+        return self.modern and layer % 2 == (self.depth - 1) % 2
+
+    @property
+    def flops_per_token(self) -> int:
+        """Training FLOPs per token, forward and backward, as upstream counts them (https://arxiv.org/abs/2204.02311):
+        6 per weight that multiplies, and 12 per channel and key within the window, as if no key were masked."""
+        weights = self.shape.scaling_params - 2 * self.depth * self.width * (self.width - self.kv_heads * self.head_dim)
+        if self.modern:
+            layers = sum(self.has_value_embedding(i) for i in range(self.depth))
+            weights += layers * GATE_CHANNELS * self.kv_heads + SMEAR_CHANNELS
+        keys = sum(min(self.window(i), self.seq_len) for i in range(self.depth))
+        return 6 * weights + 12 * self.width * keys
 
     @classmethod
-    def from_depth(cls, depth: int, vocab_size: int, seq_len: int) -> ModelConfig:
+    def of(cls, s: Shape, arch: Arch = "modern", windows: str = "", bigram: int = -1) -> ModelConfig:
+        """A model of this shape; windows "" and bigram -1: what is best for it."""
+        if arch == "classic":
+            return cls(s.depth, s.width, s.heads, s.heads, s.vocab_size, s.seq_len, windows=windows or "L")
+        return cls(
+            s.depth, s.width, s.heads, s.heads, s.vocab_size, s.seq_len, arch, rope_base=100000.0,
+            windows=windows or s.windows, bigram=s.bigram if bigram < 0 else bigram,
+        )  # fmt: skip
+
+    @classmethod
+    def from_depth(
+        cls, depth: int, vocab_size: int, seq_len: int, arch: Arch = "modern", windows: str = ""
+    ) -> ModelConfig:
         if depth < 1:
             raise UserError(f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4")
-        return cls.of(shape(depth, vocab_size, seq_len))
+        return cls.of(shape(depth, vocab_size, seq_len), arch, windows)
 
     @property
     def shape(self) -> Shape:

@@ -1,17 +1,27 @@
-"""The classic GPT: RoPE, QK norm, ReLU^2 MLP, RMSNorm without weights, no biases, untied head, logit softcap.
+"""The GPT. One token's way: embedding -> norm -> depth x (attention, MLP) -> norm -> head.
 
-One token's way: embedding -> norm -> depth x (attention, MLP) -> norm -> head.
+classic, the seed's: RoPE, QK norm, ReLU^2 MLP, RMSNorm without weights, no biases, untied head, logit softcap.
+modern adds upstream nanochat's finds of 2026: smear, residual scalars, gated value embeddings, windows, backout, and a
+scale of queries and keys; and, for small models, a hashed table of token pairs.
 """
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from nanochat.model.attention import attend, attend_cached
 from nanochat.model.cache import KVCache
-from nanochat.model.config import ModelConfig
-from nanochat.model.loss import linear_cross_entropy, softcap_logits, token_losses
+from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
+from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
+
+QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
 
 
 def norm(x: Tensor) -> Tensor:
@@ -35,34 +45,68 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
+def pair_hash(before: Tensor, ids: Tensor, size: int) -> Tensor:
+    """A row in [0, size) for every pair of tokens; pairs share rows at random."""
+    return ((before + 1) * 36313 ^ ids * 27191) % size
+
+
+@dataclass
+class Place:
+    """Where the tokens of a forward pass stand; with a cache, their positions (B, T) and the end of the longest row."""
+
+    cos: Tensor
+    sin: Tensor
+    cache: KVCache | None = None
+    positions: Tensor | None = None
+    end: int = 0
+
+
 class Attention(nn.Module):
-    """Causal self-attention with normalised queries and keys (https://arxiv.org/abs/2010.04245)."""
+    """Causal self-attention with normalised queries and keys (https://arxiv.org/abs/2010.04245).
+
+    With a value embedding (https://arxiv.org/abs/2410.17897), every head adds to its values what a gate lets through.
+    """
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.config, self.layer = config, layer
         kv_width = config.kv_heads * config.head_dim
+        self.window = config.window(layer)
+        self.scale = config.head_dim**-0.5 * (QK_SCALE**2 if config.modern else 1.0)
         self.q = Linear(config.width, config.width)
         self.k = Linear(config.width, kv_width)
         self.v = Linear(config.width, kv_width)
         self.out = Linear(config.width, config.width)
+        if config.has_value_embedding(layer):
+            self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None) -> Tensor:
-        B, T, _ = x.shape
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, width) -> queries (B, T, H, D), keys and values (B, T, G, D)."""
         c = self.config
-        q = self.q(x).view(B, T, c.heads, c.head_dim).transpose(1, 2)
-        k = self.k(x).view(B, T, c.kv_heads, c.head_dim).transpose(1, 2)
-        v = self.v(x).view(B, T, c.kv_heads, c.head_dim).transpose(1, 2)
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        mask = None
-        if cache is not None and positions is not None:
-            k, v = cache.put(self.layer, positions, k, v)
-            # A row sees its own past only: a longer neighbour in the batch leaves stale positions behind its end.
-            mask = torch.arange(k.size(2), device=x.device) <= positions[:, None, :, None]
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=c.kv_heads != c.heads
+        return (
+            self.q(x).unflatten(-1, (c.heads, c.head_dim)),
+            self.k(x).unflatten(-1, (c.kv_heads, c.head_dim)),
+            self.v(x).unflatten(-1, (c.kv_heads, c.head_dim)),
         )
-        return self.out(y.transpose(1, 2).reshape(B, T, c.width))
+
+    def add_value(self, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
+        """v plus as much of the value embedding (B, T, G * D) as each head's gate on x says, up to three times."""
+        gate = 3 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
+        return v + gate[..., None] * value.view_as(v)
+
+    def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+        """What `project` gave -> (B, T, width)."""
+        T = q.size(1)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        q, k = norm(rotate(q, place.cos, place.sin)), norm(rotate(k, place.cos, place.sin))
+        held = None
+        if place.cache is not None and place.positions is not None:
+            held = place.cache.put(self.layer, place.positions, k, v, place.end)
+        if held is None or place.positions is None or place.end == T:  # the new tokens are all there is to see
+            y = attend(q, k, v, self.window, self.scale)
+        else:
+            y = attend_cached(q, *held, place.positions, self.window, self.scale)
+        return self.out(y.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
@@ -77,14 +121,35 @@ class MLP(nn.Module):
         return self.down(F.relu(self.up(x)).square())
 
 
+Mixed = tuple[tuple[Tensor, Tensor], ...]  # weights () and parts (B, T, width) whose sum is meant
+
+
 class Block(nn.Module):
+    """Attention and MLP, in two halves that are the same code in every layer, and so compiled once for all."""
+
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
         self.attn = Attention(config, layer)
         self.mlp = MLP(config)
+        self.halves = (self.before, self.after)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache | None, positions: Tensor | None) -> Tensor:
-        x = x + self.attn(norm(x), cos, sin, cache, positions)
+    def forward(self, x: Tensor | Mixed, place: Place, value: Tensor | None = None) -> Tensor:
+        """x (B, T, width) or a sum of such; value as in Attention.add_value."""
+        # Evaluation is not worth compiling: other shapes, and no backward pass to save.
+        before, after = self.halves if torch.is_grad_enabled() else (self.before, self.after)
+        x, seen, q, k, v = before(x)
+        if value is not None:
+            v = self.attn.add_value(seen, v, value)
+        return after(x, q, k, v, place)
+
+    def before(self, x: Tensor | Mixed) -> tuple[Tensor, ...]:
+        if isinstance(x, tuple):
+            x = functools.reduce(torch.add, (weight.to(part.dtype) * part for weight, part in x))
+        seen = norm(x)
+        return x, seen, *self.attn.project(seen)
+
+    def after(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
+        x = x + self.attn.look(q, k, v, place)
         return x + self.mlp(norm(x))
 
 
@@ -96,12 +161,39 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype = torch.float32):
         super().__init__()
+        c = config
         self.config = config
         self.dtype = dtype
-        self.embed = nn.Embedding(config.vocab_size, config.width)
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.depth))
-        self.head = Linear(config.width, config.vocab_size)
-        self._set_rope(config.seq_len)
+        self.embed = nn.Embedding(c.vocab_size, c.width)
+        self.blocks = nn.ModuleList(Block(c, i) for i in range(c.depth))
+        self.head = Linear(c.width, c.vocab_size)
+        if c.modern:
+            kv_width = c.kv_heads * c.head_dim
+            self.value_embeds = nn.ModuleDict(
+                {str(i): nn.Embedding(c.vocab_size, kv_width) for i in range(c.depth) if c.has_value_embedding(i)}
+            )
+            self.resid_lambdas = nn.Parameter(torch.empty(c.depth))
+            self.x0_lambdas = nn.Parameter(torch.empty(c.depth))
+            self.smear_gate = Linear(min(SMEAR_CHANNELS, c.width), 1)
+            self.smear_lambda = nn.Parameter(torch.empty(1))
+            self.backout_lambda = nn.Parameter(torch.empty(1))
+        if c.bigram:
+            self.bigram = nn.Embedding(c.bigram, c.width)
+            self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
+        self._slopes = slopes
+        self.checkpoint_activations = False  # keep the layers' inputs only, and compute the rest again backwards
+        self._set_rope(c.seq_len)
+
+    @property
+    def layers(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def compile_parts(self) -> None:
+        """torch.compile for what costs time, in pieces that all layers share: a CPU compiles them in seconds where the
+        whole takes a minute."""
+        self._slopes = torch.compile(slopes, dynamic=False)
+        for block in self.layers:
+            block.halves = (torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False))
 
     def _set_rope(self, length: int) -> None:
         c = self.config
@@ -115,21 +207,37 @@ class GPT(nn.Module):
     def init_weights(self, seed: int) -> GPT:
         """Fill all weights from `seed`: the same on every device and rank. Projections into the residual start at 0."""
         g = torch.Generator().manual_seed(seed)
+        modern, depth = self.config.modern, self.config.depth
         bound = (3 / self.config.width) ** 0.5  # uniform with the standard deviation 1/sqrt(width)
 
-        def uniform(p: Tensor, bound: float) -> None:
-            p.copy_(torch.empty(p.shape).uniform_(-bound, bound, generator=g))
+        def uniform(p: Tensor, low: float, high: float) -> None:
+            p.copy_(torch.empty(p.shape).uniform_(low, high, generator=g))
 
-        self.embed.weight.copy_(torch.randn(self.embed.weight.shape, generator=g))
+        self.embed.weight.copy_(torch.randn(self.embed.weight.shape, generator=g) * (0.8 if modern else 1.0))
         self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=g) * 0.001)
+        up = bound * (0.4 if modern else 1.0)
         for module in self.modules():
             if isinstance(module, Attention):
                 for matrix in (module.q, module.k, module.v):
-                    uniform(matrix.weight, bound)
+                    uniform(matrix.weight, -bound, bound)
                 module.out.weight.zero_()
+                if hasattr(module, "gate"):
+                    uniform(module.gate.weight, 0.0, 0.02)  # a little above neutral
             elif isinstance(module, MLP):
-                uniform(module.up.weight, bound)
+                uniform(module.up.weight, -up, up)
                 module.down.weight.zero_()
+        if modern:
+            at = torch.arange(depth) / max(1, depth - 1)
+            self.resid_lambdas.copy_(1.15 - 0.10 * at)
+            self.x0_lambdas.copy_(0.20 - 0.15 * at)
+            uniform(self.smear_gate.weight, 0.0, 0.02)
+            self.smear_lambda.zero_()
+            self.backout_lambda.fill_(0.2)
+            for embedding in self.value_embeds.parameters():
+                uniform(embedding, -bound, bound)
+        if self.config.bigram:
+            self.bigram.weight.zero_()
+            self.bigram_lambdas.fill_(0.1)
         return self
 
     @property
@@ -141,24 +249,58 @@ class GPT(nn.Module):
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Final normalised states (B, T, width) of ids (B, T); with a cache, ids continue every row."""
-        T = ids.size(1)
-        positions = None
-        if cache is None:
-            if self.cos.size(0) < T:
-                self._set_rope(T)
-            cos, sin = self.cos[None, None, :T], self.sin[None, None, :T]
-        else:
-            if cache.max_len > self.cos.size(0):
-                self._set_rope(cache.max_len)
-            positions = cache.positions(T)
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
-        cos, sin = cos.to(self.dtype), sin.to(self.dtype)
+        place = self._place(ids.size(1), cache)
         x = norm(self.embed(ids).to(self.dtype))
-        for block in self.blocks:
-            x = block(x, cos, sin, cache, positions)
+        if self.config.modern:
+            x = self._modern(ids, x, place)
+        else:
+            for block in self.blocks:
+                x = self._layer(block, x, place)
         if cache is not None:
-            cache.advance(T)
+            cache.advance(ids)
         return norm(x)
+
+    def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
+        first = ids.new_full((ids.size(0),), -1) if place.cache is None else place.cache.last
+        before = torch.cat((first[:, None], ids[:, :-1]), 1)  # (B, T) the token before each, -1 where there is none
+        # Smear: a little of the token before, as much as a gate says.
+        gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
+        x = x + gate * self._embedded_before(x, first)
+        pairs = self.bigram(pair_hash(before, ids, self.config.bigram)).to(x.dtype) if self.config.bigram else None
+        x0 = x.clone()  # not x itself: the first layer would be compiled apart, for two inputs that are one
+        middle = x
+        for i, block in enumerate(self.blocks):
+            mixed: Mixed = ((self.resid_lambdas[i], x), (self.x0_lambdas[i], x0))
+            if pairs is not None:
+                mixed += ((self.bigram_lambdas[i], pairs),)
+            value = self.value_embeds[str(i)](ids).to(x.dtype) if str(i) in self.value_embeds else None
+            x = self._layer(block, mixed, place, value)
+            if i == self.config.depth // 2:
+                middle = x
+        # Backout: low-level features of the middle are of no use to the head.
+        return x - self.backout_lambda.to(x.dtype) * middle
+
+    def _layer(self, block: nn.Module, *given: Any) -> Tensor:
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            y: Tensor = checkpoint(block, *given, use_reentrant=False)
+            return y
+        y = block(*given)
+        return y
+
+    def _embedded_before(self, x: Tensor, first: Tensor) -> Tensor:
+        """x (B, T, width) moved on by one position, behind the embedding of `first` (B,), which is 0 where it is -1."""
+        start = norm(self.embed(first.clamp_min(0)).to(x.dtype)) * (first >= 0).to(x.dtype)[:, None]
+        return torch.cat((start[:, None], x[:, :-1]), 1)
+
+    def _place(self, T: int, cache: KVCache | None) -> Place:
+        needed = T if cache is None else cache.max_len
+        if self.cos.size(0) < needed:
+            self._set_rope(needed)
+        if cache is None:
+            return Place(self.cos[None, None, :T].to(self.dtype), self.sin[None, None, :T].to(self.dtype))
+        positions = cache.positions(T)
+        cos, sin = (table[positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
+        return Place(cos, sin, cache, positions, cache.longest + T)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
         """Logits, float32 (float64 in a float64 model), (B, T, vocab), or (B, 1, vocab) with `last_only`."""
@@ -179,7 +321,7 @@ class GPT(nn.Module):
         h = self.hidden(ids).flatten(0, 1)
         if reduction == "none":
             return token_losses(h, self.head.weight, targets.flatten(), self.config.softcap).view_as(targets)
-        total = linear_cross_entropy(h, self.head.weight, targets.flatten(), self.config.softcap)
+        total = linear_cross_entropy(h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes)
         if reduction == "sum":
             return total
         # A batch without any target has loss 0, not 0/0 (upstream #590).

@@ -7,6 +7,8 @@ output row or column (NorMuon, https://arxiv.org/abs/2510.05491) and cautious we
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -20,18 +22,43 @@ POLAR_EXPRESS = (
 )
 
 
-def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrices, of Frobenius norm sqrt(min(m, n)); g (..., m, n), m <= n."""
-    x = g.to(dtype)
-    frobenius = x.float().norm(dim=(-2, -1), keepdim=True)
-    rows = x.float().norm(dim=-1, keepdim=True).clamp_min(1e-7)
-    x = x * (frobenius / (x.size(-2) ** 0.5 * rows)).to(dtype)
-    x = x / (x.float().norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7).to(dtype)
-    for a, b, c in POLAR_EXPRESS:
+def orthogonalize(x: Tensor, steps: int = len(POLAR_EXPRESS)) -> Tensor:
+    """Towards the nearest semi-orthogonal matrices; x (n, m, k), m <= k, whose singular values are below 1.
+
+    With fewer steps small singular values stay small, and little else changes.
+    """
+    for a, b, c in POLAR_EXPRESS[:steps]:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * (gram @ gram)) @ x
-    y = x.to(g.dtype)
-    return y * (y.size(-2) ** 0.5 / y.norm(dim=(-2, -1), keepdim=True).clamp_min(1e-7))
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def prepare(grad: Tensor, momentum_buffer: Tensor, momentum: Tensor, tall: bool, dtype: torch.dtype) -> Tensor:
+    """Nesterov momentum, then what `orthogonalize` wants: wide matrices with rows of one length, small enough."""
+    momentum = momentum.to(grad.device, grad.dtype)
+    momentum_buffer.lerp_(grad, 1 - momentum)
+    g = grad.lerp(momentum_buffer, momentum)
+    g = g.mT if tall else g
+    length = g.square().sum(-1, keepdim=True).sqrt().clamp_min(1e-7)
+    return (g / (length * (1.01 * g.size(-2) ** 0.5))).to(dtype)
+
+
+def apply(
+    x: Tensor, second_moment: Tensor, params: Tensor, lr: Tensor, weight_decay: Tensor, tall: bool, beta2: float = 0.9
+) -> None:
+    """Frobenius norm sqrt(min(m, k)), then rows (columns) as long as their second moments say, then the step itself."""
+    lr, weight_decay = (t.to(params.device, params.dtype) for t in (lr, weight_decay))
+    g = (x.mT if tall else x).to(params.dtype)
+    dim = -1 if g.size(-2) >= g.size(-1) else -2
+    mean_square = g.square().mean(dim, keepdim=True)
+    all_square = mean_square.sum((-2, -1), keepdim=True).clamp_min(1e-14) * g.size(dim)
+    mean_square = mean_square * (x.size(-2) / all_square)
+    second_moment.lerp_(mean_square, 1 - beta2)
+    scale = second_moment.clamp_min(1e-10).rsqrt()
+    before, after = mean_square.sum((-2, -1), keepdim=True), (mean_square * scale.square()).sum((-2, -1), keepdim=True)
+    g = g * (scale * ((x.size(-2) / all_square) * (before / after.clamp_min(1e-20))).sqrt())
+    # Cautious decay: only where the update moves the weight towards zero anyway.
+    params.sub_(lr * (g + weight_decay * params * (g * params >= 0)))
 
 
 def muon_update(
@@ -39,24 +66,17 @@ def muon_update(
     momentum_buffer: Tensor,
     second_moment: Tensor,
     params: Tensor,
-    lr: float,
-    momentum: float,
-    weight_decay: float,
-    tall: bool,
+    lr: Tensor,
+    momentum: Tensor,
+    weight_decay: Tensor,
     dtype: torch.dtype,
-    beta2: float = 0.9,
+    steps: int = len(POLAR_EXPRESS),
+    prepare: Callable[..., Tensor] = prepare,
+    apply: Callable[..., None] = apply,
 ) -> None:
     """One step, in place, for a stack (n, m, k) of matrices of one shape; second_moment (n, m, 1), or (n, 1, k) when
-    m < k, holds the running mean square of each row (column). lr is scaled by sqrt(max(1, m / k)) by the caller."""
-    momentum_buffer.lerp_(grad, 1 - momentum)
-    g = grad.lerp(momentum_buffer, momentum)
-    g = orthogonalize(g.mT, dtype).mT if tall else orthogonalize(g, dtype)
-    dim = -1 if tall or g.size(-2) == g.size(-1) else -2
-    mean_square = g.square().mean(dim=dim, keepdim=True)
-    second_moment.lerp_(mean_square, 1 - beta2)
-    scale = second_moment.clamp_min(1e-10).rsqrt()
-    before = mean_square.sum(dim=(-2, -1), keepdim=True).sqrt()
-    after = (mean_square * scale.square()).sum(dim=(-2, -1), keepdim=True).sqrt()
-    g = g * (scale * (before / after.clamp_min(1e-10)))
-    # Cautious decay: only where the update moves the weight towards zero anyway.
-    params.sub_(lr * (g + weight_decay * params * (g * params >= 0)))
+    m < k, holds the running mean square of each row (column). lr is scaled by sqrt(max(1, m / k)) by the caller; it,
+    momentum and weight_decay are tensors () on the CPU, so that compiled parts serve all steps."""
+    tall = grad.size(-2) > grad.size(-1)
+    x = orthogonalize(prepare(grad, momentum_buffer, momentum, tall, dtype), steps)
+    apply(x, second_moment, params, lr, weight_decay, tall)

@@ -1,98 +1,245 @@
-"""Parameter groups and their updates; state by parameter name, so that it fits any number of ranks."""
+"""Parameter groups and their updates, shared out among the ranks; state by parameter name, so that it fits any number.
+
+Every rank owns a part of the optimiser's state (as ZeRO-2, https://arxiv.org/abs/1910.02054): gradients are summed and
+scattered to the owners, updated weights gathered from them, the one while the other groups still compute.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.optim.muon import muon_update
+from nanochat.optim.muon import POLAR_EXPRESS, apply, muon_update, prepare
 from nanochat.optim.schedule import Schedule
 from nanochat.scale import Rates
 
-BETAS = {"embed.weight": (0.8, 0.995), "head.weight": (0.8, 0.96)}
+SMALL = 1024  # weights that are not worth sharing out
+
+
+def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
+    """Peak learning rate, betas and weight decay of a parameter that is no matrix of a block. Figures: upstream's."""
+    kind = name.split(".")[0]
+    lr, betas, decay = {
+        "embed": (rates.embedding, (0.8, 0.995), 0.001),
+        "value_embeds": (rates.embedding * 0.5, (0.8, 0.995), 0.01),
+        "bigram": (rates.embedding, (0.8, 0.995), 0.01),
+        "head": (rates.head, (0.8, 0.96), 0.01),
+        "resid_lambdas": (rates.scalar * 0.01, (0.8, 0.95), 0.05),
+        "bigram_lambdas": (rates.scalar * 0.01, (0.8, 0.95), 0.0),
+        "x0_lambdas": (rates.scalar, (0.96, 0.95), 0.0),
+    }.get(kind, (rates.scalar * 0.4, (0.8, 0.95), 0.0))
+    # Fine-tuning runs without decay: it would pull towards zero what pretraining has learnt.
+    return {"lr": lr, "betas": betas, "weight_decay": decay if rates.weight_decay else 0.0}
+
+
+class _Share:
+    """This rank's part of a flat tensor of `size` numbers, which are padded to divide."""
+
+    def __init__(self, size: int, rank: int, world: int):
+        self.part = -(-size // world)
+        self.padded = self.part * world
+        self.begin, self.end = min(rank * self.part, size), min((rank + 1) * self.part, size)
 
 
 class Optimizer:
-    """Muon for the blocks' matrices, torch's fused AdamW for embedding and head.
+    """Muon for the blocks' matrices, torch's fused AdamW for everything else.
 
-    `step` expects gradients already summed over micro-batches; it averages nothing but sums them over ranks.
+    `step` expects gradients already summed over micro-batches, and sums them over ranks: divided by all ranks' targets.
+    Weights of one shape are moved into one tensor, of which they become views: their update is one batched product.
+    compiled: fuse Muon's element-wise work with torch.compile.
     """
 
-    def __init__(self, model: nn.Module, rates: Rates, muon_dtype: torch.dtype = torch.float32):
-        self.rates, self.muon_dtype = rates, muon_dtype
+    def __init__(
+        self,
+        model: nn.Module,
+        rates: Rates,
+        muon_dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+        muon_steps: int = len(POLAR_EXPRESS),
+    ):
+        self.rates, self.muon_dtype, self.muon_steps = rates, muon_dtype, muon_steps
+        self.world = dist.get_world_size() if dist.is_initialized() else 1
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.named = dict(model.named_parameters())
-        self.stacks: dict[tuple[int, int], list[str]] = {}
+        self._parts = (torch.compile(prepare), torch.compile(apply)) if compiled else (prepare, apply)
+        by_shape: dict[tuple[int, int], list[str]] = {}
         for name, p in self.named.items():
             if name.startswith("blocks.") and p.ndim == 2:
-                self.stacks.setdefault((p.size(0), p.size(1)), []).append(name)
-        in_stacks = {n for names in self.stacks.values() for n in names}
-        groups = [
-            {"params": [p], "lr": self._adam_rate(n), "betas": BETAS.get(n, (0.8, 0.95)), "name": n}
-            for n, p in self.named.items()
-            if n not in in_stacks
-        ]
-        self.adamw = torch.optim.AdamW(
-            groups, weight_decay=0.0, eps=1e-10, fused=next(model.parameters()).device.type != "mps"
-        )
-        self.state: dict[str, Tensor] = {}
-        for (m, k), names in self.stacks.items():
-            for name in names:
-                p = self.named[name]
-                self.state[f"{name}.momentum"] = torch.zeros_like(p)
-                self.state[f"{name}.second"] = p.new_zeros((m, 1) if m >= k else (1, k))
-
-    def _adam_rate(self, name: str) -> float:
-        return self.rates.embedding if name == "embed.weight" else self.rates.head
+                by_shape.setdefault((p.size(0), p.size(1)), []).append(name)
+        self.stacks = [_Stack(names, self.named, self.rank, self.world) for names in by_shape.values()]
+        in_stacks = {name for stack in self.stacks for name in stack.names}
+        self.rest = [name for name in self.named if name not in in_stacks]
+        self.shares: dict[str, _Share] = {}
+        self.owned: dict[str, nn.Parameter] = {}
+        for name in self.rest:
+            p = self.named[name]
+            world = self.world if p.numel() >= SMALL else 1
+            self.shares[name] = share = _Share(p.numel(), self.rank if world > 1 else 0, world)
+            self.owned[name] = nn.Parameter(p.data.view(-1)[share.begin : share.end])
+        groups = [{"params": [self.owned[n]], "name": n, **adamw_group(n, rates)} for n in self.rest]
+        self.peaks = [float(group["lr"]) for group in groups]
+        device = next(model.parameters()).device.type
+        self.adamw = torch.optim.AdamW(groups, eps=1e-10, fused=device != "mps")
 
     @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:
         """Update all weights for `step` (0-based) and drop the gradients."""
-        self._sum_over_ranks()
         rate, momentum = schedule.rate(step), schedule.momentum(step)
         decay = self.rates.weight_decay * schedule.decay(step)
-        for (m, k), names in self.stacks.items():
-            params: list[Tensor] = [self.named[n] for n in names]
-            stacked = torch.stack(params)  # one batched product for all matrices of a shape
-            momenta = torch.stack([self.state[f"{n}.momentum"] for n in names])
-            seconds = torch.stack([self.state[f"{n}.second"] for n in names])
-            grads = torch.stack([p.grad for p in params if p.grad is not None])
-            lr = self.rates.matrix * rate * max(1.0, m / k) ** 0.5
-            muon_update(grads, momenta, seconds, stacked, lr, momentum, decay, m > k, self.muon_dtype)
-            for name, p, new, mom, sec in zip(names, params, stacked, momenta, seconds, strict=True):
-                p.copy_(new)
-                self.state[f"{name}.momentum"].copy_(mom)
-                self.state[f"{name}.second"].copy_(sec)
-        for group in self.adamw.param_groups:
-            group["lr"] = self._adam_rate(group["name"]) * rate
+        arrivals = [stack.collect() for stack in self.stacks]
+        for name in self.rest:
+            arrivals.append(self._collect(name))
+        gathers = []
+        for stack, (arrived, grads) in zip(self.stacks, arrivals, strict=False):
+            arrived()
+            lr = self.rates.matrix * rate * max(1.0, stack.shape[0] / stack.shape[1]) ** 0.5
+            now = [torch.tensor(x) for x in (lr, momentum, decay)]
+            muon_update(
+                grads, stack.momentum, stack.second, stack.own, now[0], now[1], now[2],
+                self.muon_dtype, self.muon_steps, *self._parts,
+            )  # fmt: skip
+            gathers.append(stack.share_out())
+        for name, (arrived, grad) in zip(self.rest, arrivals[len(self.stacks) :], strict=True):
+            arrived()
+            self.owned[name].grad = grad
+        for group, peak in zip(self.adamw.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * rate
         self.adamw.step()
-        for p in self.named.values():
+        gathers += [self._share_out(name) for name in self.rest]
+        for gathered in gathers:
+            gathered()
+        for p in (*self.named.values(), *self.owned.values()):
             p.grad = None
 
-    def _sum_over_ranks(self) -> None:
-        if not dist.is_initialized():
-            return
-        for p in self.named.values():
-            dist.all_reduce(p.grad)
+    def _collect(self, name: str) -> tuple[Callable[[], Any], Tensor]:
+        """Start summing the gradient over ranks; returns how to wait for it and where this rank's part will be."""
+        share = self.shares[name]
+        grad = _grad(self.named[name]).view(-1)
+        if self.world == 1:
+            return _nothing, grad
+        if share.part == grad.numel():
+            return _work(dist.all_reduce(grad, async_op=True)), grad
+        part = grad.new_empty(share.part)
+        work = _reduce_scatter(part, _padded(grad, share.padded))
+        return work, part[: share.end - share.begin]
+
+    def _share_out(self, name: str) -> Callable[[], Any]:
+        """Start giving this rank's updated part to the others; returns how to wait for theirs."""
+        share, flat = self.shares[name], self.named[name].data.view(-1)
+        if share.part == flat.numel():
+            return _nothing
+        whole = flat.new_empty(share.padded)
+        work = _all_gather(whole, _padded(self.owned[name].data, share.part))
+
+        def finish() -> None:
+            work()
+            flat.copy_(whole[: flat.numel()])
+
+        return finish
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state as flat named tensors, for safetensors."""
-        out = dict(self.state)
-        for group in self.adamw.param_groups:
-            state: dict[str, Any] = self.adamw.state.get(group["params"][0], {})
-            out.update({f"{group['name']}.{k}": v for k, v in state.items()})
+        """All state as flat named tensors on the CPU, for safetensors. With several ranks, all of them must call it."""
+        out: dict[str, Tensor] = {}
+        for stack in self.stacks:
+            for kind, part in (("momentum", stack.momentum), ("second", stack.second)):
+                whole = _gathered(part, self.world)
+                out.update({f"{name}.{kind}": t.clone().cpu() for name, t in zip(stack.names, whole, strict=False)})
+        for name in self.rest:
+            share, p = self.shares[name], self.named[name]
+            state: dict[str, Any] = self.adamw.state.get(self.owned[name], {})
+            for key, value in state.items():
+                if key == "step":
+                    out[f"{name}.step"] = value.cpu()
+                elif share.part == p.numel():
+                    out[f"{name}.{key}"] = value.view(p.shape).cpu()
+                else:
+                    whole = _gathered(_padded(value, share.part), self.world)
+                    out[f"{name}.{key}"] = whole[: p.numel()].view(p.shape).clone().cpu()
         return out
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave; KeyError when the model is another one."""
-        for name, t in self.state.items():
-            t.copy_(tensors[name])
-        for group in self.adamw.param_groups:
-            p, name = group["params"][0], group["name"]
+        """Take back what `state_dict` gave, whole, on every rank; KeyError when the model is another one."""
+        for stack in self.stacks:
+            for row, name in enumerate(stack.mine):
+                stack.momentum[row].copy_(tensors[f"{name}.momentum"])
+                stack.second[row].copy_(tensors[f"{name}.second"])
+        for name in self.rest:
+            share, own = self.shares[name], self.owned[name]
             if f"{name}.step" in tensors:
-                # The fused kernel reads all of them, the step too, where the weights are.
-                self.adamw.state[p] = {
-                    k: tensors[f"{name}.{k}"].to(p.device, copy=True) for k in ("step", "exp_avg", "exp_avg_sq")
+                state = {
+                    k: tensors[f"{name}.{k}"].reshape(-1)[share.begin : share.end] for k in ("exp_avg", "exp_avg_sq")
                 }
+                # The fused kernel reads all of them, the step too, where the weights are.
+                self.adamw.state[own] = {
+                    k: v.to(own.device, copy=True) for k, v in {**state, "step": tensors[f"{name}.step"]}.items()
+                }
+
+
+class _Stack:
+    """All matrices (m, k) of one shape: n of them in one tensor, padded to a multiple of the ranks."""
+
+    def __init__(self, names: list[str], named: dict[str, nn.Parameter], rank: int, world: int):
+        self.names, self.world = names, world
+        first = named[names[0]].data
+        self.shape = m, k = first.size(0), first.size(1)
+        chunk = -(-len(names) // world)
+        self.whole = first.new_zeros((chunk * world, m, k))
+        self.params = [named[name] for name in names]
+        for row, p in enumerate(self.params):
+            self.whole[row].copy_(p.data)
+            p.data = self.whole[row]
+        self.own = self.whole[rank * chunk : (rank + 1) * chunk]
+        self.mine = names[rank * chunk : (rank + 1) * chunk]
+        self.momentum = torch.zeros_like(self.own)
+        self.second = first.new_zeros((chunk, m, 1) if m >= k else (chunk, 1, k))
+
+    def collect(self) -> tuple[Callable[[], Any], Tensor]:
+        grads = torch.stack([_grad(p) for p in self.params])
+        for p in self.params:
+            p.grad = None
+        if self.world == 1:
+            return _nothing, grads
+        part = torch.empty_like(self.own)
+        return _reduce_scatter(part, _padded(grads, self.whole.size(0))), part
+
+    def share_out(self) -> Callable[[], Any]:
+        return _nothing if self.world == 1 else _all_gather(self.whole, self.own.clone())
+
+
+def _grad(p: nn.Parameter) -> Tensor:
+    return torch.zeros_like(p) if p.grad is None else p.grad
+
+
+def _nothing() -> None:
+    """Nothing to wait for."""
+
+
+def _work(work: Any) -> Callable[[], Any]:
+    wait: Callable[[], Any] = work.wait
+    return wait
+
+
+def _padded(t: Tensor, length: int) -> Tensor:
+    """t with zeros behind it, `length` along its first dimension."""
+    return t if t.size(0) == length else torch.cat((t, t.new_zeros((length - t.size(0), *t.shape[1:]))))
+
+
+def _reduce_scatter(part: Tensor, whole: Tensor) -> Callable[[], Any]:
+    return _work(dist.reduce_scatter_single(part, whole, async_op=True))
+
+
+def _all_gather(whole: Tensor, part: Tensor) -> Callable[[], Any]:
+    return _work(dist.all_gather_single(whole, part, async_op=True))
+
+
+def _gathered(part: Tensor, world: int) -> Tensor:
+    """All ranks' parts, one behind the other."""
+    if world == 1:
+        return part
+    whole = part.new_empty((world * part.size(0), *part.shape[1:]))
+    _all_gather(whole, part.contiguous())()
+    return whole

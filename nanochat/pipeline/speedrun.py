@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from types import FrameType
 
-from nanochat import checkpoint
+from nanochat import checkpoint, lock
 from nanochat.console import UserError, duration, say
 from nanochat.metrics import MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
@@ -33,7 +31,7 @@ def speedrun(config: SpeedrunConfig) -> None:
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
     began = time.monotonic()
-    with _alone() as lock:
+    with _alone() as handle:
         log, plan = _begin(config)
         log.save()  # with the depth chosen
         for n, (stage, mark) in enumerate(zip(plan.stages, fingerprints(plan.stages), strict=True), 1):
@@ -49,7 +47,7 @@ def speedrun(config: SpeedrunConfig) -> None:
                 if moved:
                     say(f"Kept the older run as {moved}")
             log.start(stage, mark, plan.stages[n:])
-            seconds = _run(stage, plan, resume, lock)
+            seconds = _run(stage, plan, resume, handle)
             log.finish(stage, mark)
             say(f"{head}: finished in {duration(seconds)}")
     say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
@@ -65,24 +63,10 @@ def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     return log, plan
 
 
-@contextmanager
-def _alone() -> Iterator[int]:
+def _alone() -> AbstractContextManager[int]:
     """Hold <base>/speedrun.lock. Stages inherit it, so one that outlives a killed speedrun holds up the next."""
-    with open(base_dir() / "speedrun.lock", "w") as lock:
-        for waited in range(int(GRACE)):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if waited == 0:
-                    say("Another speedrun, or a stage it left behind, is at work here: waiting for it to end")
-                time.sleep(1)
-        else:
-            raise UserError(
-                f"another speedrun is at work in {base_dir()}",
-                "Wait for it, or set NANOCHAT_BASE_DIR to another folder",
-            )
-        yield lock.fileno()
+    busy = f"another speedrun is at work in {base_dir()}, or a stage that it left behind"
+    return lock.hold(base_dir() / "speedrun.lock", busy, GRACE)
 
 
 def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
@@ -102,11 +86,11 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _run(stage: Stage, plan: Plan, resume: bool, lock: int) -> float:
+def _run(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
     writer = MetricsWriter(runs_dir("speedrun") / "metrics.jsonl")
     began = time.monotonic()
-    process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(lock,), preexec_fn=_end_with_parent)
+    process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(handle,), preexec_fn=_end_with_parent)
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)

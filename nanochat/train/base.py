@@ -13,18 +13,22 @@ from nanochat.dataset.loader import Loader, TextSource
 from nanochat.dataset.shards import Shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.machine import Machine, describe, peak_flops, setup
+from nanochat.model.attention import choose
 from nanochat.model.config import ModelConfig
+from nanochat.model.float8 import use_float8
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
-from nanochat.train.config import BaseConfig, check, fingerprint, horizon, parse_duration
-from nanochat.train.loop import Job, train
+from nanochat.train.config import BaseConfig, TrainConfig, check, fingerprint, horizon, parse_duration
+from nanochat.train.loop import Job, compiles, train
 from nanochat.train.state import TrainState
 
 FEWEST_STEPS = 20
+DEPTH = 20  # without any wish: the seed's
+EFFICIENCY = 0.5  # share of the matmul peak that training reaches, before it is measured
 
 
 def choose_rows(total_rows: int, world: int, seq_len: int, wanted: int, device_type: str) -> int:
@@ -39,13 +43,6 @@ def choose_rows(total_rows: int, world: int, seq_len: int, wanted: int, device_t
     return max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
 
 
-def for_training(machine: Machine) -> Machine:
-    """float16 is refused: without loss scaling, most of its small gradients are zero."""
-    if machine.dtype == torch.float16:
-        raise UserError("float16 is for inference: training would lose its small gradients", "Use --dtype=float32")
-    return machine
-
-
 def muon_dtype(machine: Machine) -> torch.dtype:
     return torch.bfloat16 if machine.dtype == torch.bfloat16 else torch.float32
 
@@ -54,20 +51,25 @@ def train_base(config: BaseConfig) -> TrainState:
     """Train, save and validate; see BaseConfig."""
     check(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
-    machine = for_training(setup(config.device, config.dtype))
+    machine = setup(config.device, config.dtype, config.deterministic)
     tokenizer = Tokenizer.load(tokenizer_dir())
-    seq_len = config.max_seq_len or scale.default_seq_len(config.depth)
-    model_config = ModelConfig.from_depth(config.depth, tokenizer.vocab_size, seq_len)
-    tag = config.model_tag or f"d{config.depth}"
-    corpus = load_info(config.dataset)
-    plan = states.shared(_plan(config, model_config.shape, machine, budget))
+    depth = config.depth or states.shared(lambda: _depth(config, tokenizer.vocab_size, machine, budget))
+    seq_len = config.max_seq_len or scale.default_seq_len(depth)
+    model_config = ModelConfig.from_depth(
+        depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper()
+    )
+    tag = config.model_tag or f"d{depth}"
+    corpus = states.shared(lambda: load_info(config.dataset))
+    val = Shards.of(corpus, "val")
+    len(val)  # waits for it while there is nothing to lose, instead of in the first validation
+    plan = states.shared(lambda: _plan(config, model_config, machine, budget))
     # The same flags over other text or other ids are another run.
     plan = replace(
         plan,
         tag=tag,
         dataset=config.dataset,
         world_seed=corpus.settings.get("world_seed"),
-        settings={**fingerprint(config), "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
+        settings={**fingerprint(config), "depth": depth, "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
     )
     resumed = states.find_resumable("base", tag, plan.settings, config.resume)
     if resumed:
@@ -76,16 +78,15 @@ def train_base(config: BaseConfig) -> TrainState:
         model = load(resumed, machine.device, machine.dtype).train()
     else:
         model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
-    optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
+    optimizer = make_optimizer(model, plan, config, machine)
     if resumed:
         states.load_optimizer(resumed, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
     rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
-    shards = Shards.open(config.dataset, "train")
-    loader = Loader(TextSource(shards, tokenizer), seq_len, total_rows, rows, machine.ranks, True, plan.loader)
+    source = TextSource(Shards.of(corpus, "train"), tokenizer)
+    loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
-    val = Shards.open(config.dataset, "val")
 
     def validate(m: GPT) -> dict[str, float]:
         batches = text_batches(
@@ -95,8 +96,9 @@ def train_base(config: BaseConfig) -> TrainState:
         return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes)}
 
     say(
-        f"base: d{config.depth} ({model.num_params():,} parameters, width {model_config.width}, "
-        f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}"
+        f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
+        f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}, "
+        f"attention {choose(machine.device, machine.dtype)}"
     )
     say(
         f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) of {config.dataset}"
@@ -105,15 +107,39 @@ def train_base(config: BaseConfig) -> TrainState:
     return train(job)
 
 
-def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -> TrainState:
+def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: Machine) -> Optimizer:
+    """The model as the settings want it trained, and its optimiser."""
+    model.checkpoint_activations = config.checkpoint_activations
+    if config.fp8:
+        use_float8(model, machine.device)
+    return Optimizer(
+        model,
+        scale.Rates(**plan.rates),
+        muon_dtype(machine),
+        compiles(config.compile, machine),
+        scale.muon_steps(plan.batch_tokens),
+    )
+
+
+def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:
+    """Without a depth given: the one whose best run fits the FLOPs or the time there is."""
+    flops = config.target_flops if config.target_flops > 0 else budget * EFFICIENCY * peak_flops(machine)
+    if flops <= 0:
+        return DEPTH
+    flops *= 1 if config.target_flops > 0 else machine.ranks.world
+    return scale.depth_for_flops(flops, config.target_param_data_ratio, vocab_size, config.max_seq_len)
+
+
+def _plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: float) -> TrainState:
     """Horizon, batch and learning rates before the first step."""
+    s = model.shape
     ratio = config.target_param_data_ratio
     if config.num_iterations > 0 and config.total_batch_size > 0:
         n_tokens = config.num_iterations * config.total_batch_size
     elif config.target_flops > 0:
-        n_tokens = int(config.target_flops / s.flops_per_token)
+        n_tokens = int(config.target_flops / model.flops_per_token)
     elif budget:
-        n_tokens = int(budget * 0.5 * peak_flops(machine) * machine.ranks.world / s.flops_per_token)
+        n_tokens = int(budget * EFFICIENCY * peak_flops(machine) * machine.ranks.world / model.flops_per_token)
     else:
         n_tokens = scale.tokens(s, ratio)
     whole = s.seq_len * machine.ranks.world  # a batch is some sequences on every rank
@@ -132,6 +158,7 @@ def _plan(config: BaseConfig, s: scale.Shape, machine: Machine, budget: float) -
         "embedding": config.embedding_lr,
         "head": config.unembedding_lr,
         "matrix": config.matrix_lr,
+        "scalar": config.scalar_lr,
         "weight_decay": config.weight_decay,
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from nanochat.dataset.packing import Sequence, Stream
 from nanochat.machine import Machine, describe, setup
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
-from nanochat.optim import Optimizer, Schedule
+from nanochat.optim import Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
-from nanochat.train.base import choose_rows, for_training, muon_dtype
+from nanochat.train.base import choose_rows, make_optimizer
 from nanochat.train.config import ChatConfig, check, fingerprint, horizon
 from nanochat.train.loop import Job, train
 from nanochat.train.state import TrainState
@@ -50,7 +50,7 @@ class ConversationSource:
 def train_chat(config: ChatConfig) -> TrainState:
     """Continue the newest (or the named) model of the stage before; see ChatConfig."""
     check(config)
-    machine = for_training(setup(config.device, config.dtype))
+    machine = setup(config.device, config.dtype, config.deterministic)
     stage = config.stage
     parent = checkpoint.find(
         PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
@@ -87,7 +87,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     if resumed:
         plan = states.continued(states.read(resumed), plan)
         say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
-    optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine))
+    optimizer = make_optimizer(model, plan, config, machine)
     states.load_optimizer(resumed or parent, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
@@ -121,17 +121,7 @@ def _mixtures(
         size = config.conversations or None
         return default_mixture(config.stage, dataset, config.data, size, split, world_seed=world_seed, without=without)
 
-    decided: list[Any] = [None, None]
-    if machine.ranks.is_main:
-        try:
-            decided[0] = make("train", None)[1]
-        except UserError as error:
-            decided[1] = (error.problem, error.remedy)
-    if machine.ranks.world > 1:
-        torch.distributed.broadcast_object_list(decided)
-    if decided[1] is not None:
-        raise UserError(*decided[1])
-    missing: list[str] = decided[0]
+    missing = states.shared(lambda: make("train", None)[1])
     return make("train", missing)[0], make("test", missing)[0], missing
 
 
@@ -154,7 +144,7 @@ def _plan(
     used = before.settings.get("lr_scale", -1.0) if before.stage != "base" else 1.0
     rates = scale.Rates(**before.rates).scaled(share / (used if used > 0 else LR_SCALE[before.stage]))
     # No decay here: it would pull towards zero what pretraining has learnt.
-    rates = scale.Rates(rates.matrix, rates.embedding, rates.head, 0.0)
+    rates = replace(rates, weight_decay=0.0)
     return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
 
 

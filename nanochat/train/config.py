@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from nanochat.console import UserError
+from nanochat.scale import Arch
 
 Compile = Literal["auto", "on", "off"]
 
@@ -50,6 +51,18 @@ class TrainConfig:
     """newest checkpoints of this run to keep, at least 1"""
     seed: int = 42
     """seed of the initial weights and of sampling"""
+    deterministic: bool = False
+    """the same bits in every run on the same machine and number of threads; slower on a GPU"""
+    checkpoint_activations: bool = False
+    """keep only every layer's input for the backward pass: a third slower, and several times less memory"""
+    fp8: bool = False
+    """matrix products in float8 (NVIDIA from compute capability 8.9 on; needs torchao)"""
+    max_hours: float = 0.0
+    """save and stop after so many hours of this training; 0: no limit"""
+    max_dollars: float = 0.0
+    """save and stop when this training has cost so much, at --price_per_hour; 0: no limit"""
+    price_per_hour: float = 0.0
+    """what the machine costs an hour, for --max_dollars"""
     resume: bool = False
     """go on from the newest checkpoint of this tag, when it was made with the same settings"""
 
@@ -58,8 +71,13 @@ class TrainConfig:
 class BaseConfig(TrainConfig):
     """Pretrain a model on text."""
 
-    depth: int = 20
-    """layers; the one dial: width, heads, batch, tokens and learning rates follow"""
+    depth: int = 0
+    """layers; the one dial: width, heads, batch, tokens and learning rates follow. 0: what suits --time_budget or
+    --target_flops, else 20"""
+    arch: Arch = "modern"
+    """modern: upstream's finds of 2026, best bits per byte; classic: the seed's, which other programs run as it is"""
+    window_pattern: str = ""
+    """S (a quarter of the context) or L (all of it) for layers in turn, as in SSSL; empty: by the dial"""
     dataset: str = "climbmix"
     """corpus to train on: a name, or a folder prepared by python -m nanochat.dataset"""
     max_seq_len: int = 0
@@ -76,6 +94,8 @@ class BaseConfig(TrainConfig):
     """peak learning rate of the head (AdamW)"""
     matrix_lr: float = -1.0
     """peak learning rate of the matrices (Muon)"""
+    scalar_lr: float = -1.0
+    """peak learning rate of the scalars that mix layers (AdamW)"""
     weight_decay: float = -1.0
     """cautious weight decay of the matrices"""
     model_tag: str = ""
@@ -109,7 +129,8 @@ HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_bu
 # What else may differ between a run and its continuation.
 FREE = {
     "run", "model_tag", "device", "compile", "device_batch_size", "resume", "save_every", "keep",
-    "eval_every", "eval_tokens",
+    "eval_every", "eval_tokens", "deterministic", "checkpoint_activations",
+    "max_hours", "max_dollars", "price_per_hour",
 }  # fmt: skip
 
 
@@ -127,12 +148,17 @@ def check(config: TrainConfig) -> None:
     for name in ("device_batch_size", "eval_tokens"):
         if getattr(config, name) < 0:
             raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
+    for name in ("max_hours", "max_dollars", "price_per_hour"):
+        if getattr(config, name) < 0:
+            raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
+    if config.max_dollars and not config.price_per_hour:
+        raise UserError("--max_dollars needs to know what an hour costs", "Add --price_per_hour")
     if config.keep < 1:
         raise UserError(f"--keep is {config.keep}, which would keep no checkpoint", "Give 1 or more")
     if config.num_iterations == 0 or config.num_iterations < -1:
         raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
     if isinstance(config, BaseConfig):
-        if config.depth < 1:
+        if config.depth < 0:
             raise UserError(f"depth is {config.depth}, which makes no model", "Give at least 1, such as --depth=4")
         if config.max_seq_len < 0:
             raise UserError(f"--max_seq_len is {config.max_seq_len}", "Give a positive number, or leave it out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import statistics
@@ -19,7 +18,7 @@ import torch.distributed as dist
 
 from nanochat import checkpoint
 from nanochat.console import Progress, UserError, duration, is_main_rank, say
-from nanochat.dataset.loader import Batch, Loader, Step, merge_states
+from nanochat.dataset.loader import Ahead, Loader, Step, merge_states
 from nanochat.machine import Machine, has_compiler, peak_flops
 from nanochat.metrics import read_metrics
 from nanochat.model.gpt import GPT
@@ -29,9 +28,11 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
 from nanochat.train.config import Compile, TrainConfig, settings
 from nanochat.train.state import TrainState
+from nanochat.train.step import LossScale, NotFiniteError, Stepper
 from nanochat.train.tracker import Tracker
 
 RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
+WAIT = 1.0  # seconds that a rank waits for its loader before it looks at what the person and the other ranks want
 CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many steps
 
 
@@ -51,22 +52,29 @@ class Job:
     budget: float = 0.0  # seconds; 0: state.steps is fixed
 
 
+def compiles(mode: Compile, machine: Machine) -> bool:
+    """Whether torch.compile is possible and wanted."""
+    if mode == "on" and not has_compiler():
+        raise UserError(
+            "torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off"
+        )
+    return mode == "on" or (mode == "auto" and machine.device.type != "mps" and has_compiler())
+
+
 def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch.Tensor]:
-    """`model.loss`, compiled where that is possible and wanted."""
-    if mode == "off" or (mode == "auto" and machine.device.type == "mps"):
+    """`model.loss`, compiled as a whole on a GPU and in parts on a CPU, where compiling takes long."""
+    if not compiles(mode, machine):
+        if mode == "auto" and not has_compiler():
+            say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
         return model.loss
-    if not has_compiler():
-        if mode == "on":
-            raise UserError(
-                "torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off"
-            )
-        say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
+    if machine.device.type == "cpu":
+        model.compile_parts()
         return model.loss
     return torch.compile(model.loss, dynamic=False)
 
 
 class _Stop:
-    """Ctrl-C or SIGTERM: finish the step, save, leave. A second Ctrl-C leaves at once."""
+    """Ctrl-C or SIGTERM: finish the step or stop waiting for it, save, leave. A second Ctrl-C leaves at once."""
 
     def __init__(self) -> None:
         self.asked = 0.0  # when, 0: not yet
@@ -101,22 +109,34 @@ def train(job: Job) -> TrainState:
     writer = Tracker(path, s.step == 0, job.config.run, s.stage, facts)
     if s.step == 0:
         writer.write("settings", **facts)
-    loss_fn = compiled(job.model, job.config.compile, machine)
+    scale = LossScale(s.loss_scale)
+    stepper = Stepper(machine, job.model, job.optimizer, compiled(job.model, job.config.compile, machine), scale)
     began, seconds_before = time.monotonic(), s.seconds
     calibrate = _Calibration(job.budget) if job.budget else None
     require_disk(checkpoints_dir(s.stage), _checkpoint_bytes(job), f"keeping the checkpoints of {s.stage} {s.tag}")
-    steps = iter(job.loader)
     last_saved = s.step
     unit = s.batch_tokens
     speed = 0.0
-    with _Stop() as stop, Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar:
+    with (
+        _Stop() as stop,
+        Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar,
+        contextlib.closing(job.loader.ahead()) as ahead,
+    ):
         while s.step < s.steps:
             t0 = time.monotonic()
-            step = next(steps)
+            found = _next(machine, ahead, stop, _over(job))
+            if isinstance(found, BaseException):
+                if last_saved < s.step:
+                    _save(job)
+                raise found
+            step, valid = found
             waited = time.monotonic() - t0
             schedule = job.schedule(s.steps)
             try:
-                loss, asked = _step(job, loss_fn, step, schedule, bool(stop.asked))
+                loss = stepper(step, valid, schedule, s.step)
+                s.loss_scale = scale.value
+            except NotFiniteError as error:
+                raise _diverged(s, error, step) from None
             except Exception:
                 if stop.asked and s.step == last_saved:
                     raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
@@ -143,11 +163,9 @@ def train(job: Job) -> TrainState:
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
                 bar.total = s.steps * unit
-            if asked or (_due(job.config.save_every, s, 10) and s.step < s.steps):
+            if _due(job.config.save_every, s, 10) and s.step < s.steps:
                 _save(job)
                 last_saved = s.step
-            if asked:
-                raise KeyboardInterrupt
             if _due(job.config.eval_every, s, 5) and s.step < s.steps:
                 s.val = job.validate(job.model)
                 writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
@@ -180,38 +198,76 @@ def _due(every: int, s: TrainState, times: int) -> bool:
     return every > 0 and s.step % every == 0
 
 
-def _step(
-    job: Job, loss_fn: Callable[..., torch.Tensor], step: Step, schedule: Schedule, stop: bool
-) -> tuple[float, bool]:
-    """Forward, backward and update. Returns the mean loss over all ranks' targets and whether any was asked to stop."""
-    machine, s = job.machine, job.state
-    valid = step.valid
-    if machine.ranks.world > 1:
-        counts = torch.tensor([valid, int(stop)], device=machine.device)
-        dist.all_reduce(counts)
-        valid, stop = int(counts[0]), bool(counts[1])
-    total = torch.zeros((), device=machine.device)
-    for batch in step.micro:
-        # Divided by the targets of the whole step, not of the micro-batch: each target weighs the same.
-        loss = loss_fn(*_to(machine, batch), reduction="sum") / max(1, valid)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach().float()
-    if machine.ranks.world > 1:
-        dist.all_reduce(total)
-    value = float(total)
-    if not math.isfinite(value):
-        have = checkpoint.steps(s.stage, s.tag)
-        good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
-        raise UserError(
-            f"the loss became {value} in step {s.step + 1}",
-            f"{good}; try lower learning rates or --dtype=float32",
+def _over(job: Job) -> UserError | None:
+    """What to say when the time or the money that this training may take has been taken."""
+    config, hours = job.config, job.state.seconds / 3600
+    if config.max_hours and hours >= config.max_hours:
+        limit = f"--max_hours={config.max_hours:g}"
+    elif config.max_dollars and hours * config.price_per_hour >= config.max_dollars:
+        limit = f"--max_dollars={config.max_dollars:g}"
+    else:
+        return None
+    return UserError(
+        f"{limit} is reached at step {job.state.step} of {job.state.steps}, which is saved",
+        "Go on with --resume and a higher limit",
+    )
+
+
+def _diverged(s: TrainState, error: NotFiniteError, step: Step) -> UserError:
+    have = checkpoint.steps(s.stage, s.tag)
+    good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
+    return UserError(
+        f"{error} in step {s.step + 1}, with the batch that ends at row {step.state['row']} of the text",
+        f"{good}; try lower learning rates or --dtype=float32",
+    )
+
+
+def _next(machine: Machine, ahead: Ahead, stop: _Stop, over: UserError | None) -> tuple[Step, int] | BaseException:
+    """This rank's part of the next step and the targets of all ranks' parts, once every rank has its own.
+
+    Until then the ranks tell each other every WAIT seconds how they are: so no collective lasts longer (they time out),
+    and when one was asked to stop or its loader failed, all return that, to leave together.
+    """
+    step: Step | None = None
+    error: Exception | None = None
+    while True:
+        if step is None:
+            try:
+                step = ahead.get(WAIT)
+            except Exception as failure:
+                error = failure
+        counts = torch.tensor(
+            [
+                step.valid if step else 0,
+                step is None,
+                error is not None,
+                stop.asked > 0,
+                bool(over and machine.ranks.is_main),
+            ]
         )
-    job.optimizer.step(schedule, s.step)
-    return value, stop
+        if machine.ranks.world > 1:
+            counts = counts.to(machine.device)
+            dist.all_reduce(counts)
+        valid, missing, failed, stopped, enough = counts.tolist()
+        if stopped:  # first, since the same signal may have ended the download
+            return KeyboardInterrupt()
+        if enough:
+            return over or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
+        if failed:
+            return _first_error(error, machine.ranks.world)
+        if step and not missing:
+            return step, valid
 
 
-def _to(machine: Machine, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    return batch.ids.to(machine.device), batch.targets.to(machine.device)
+def _first_error(error: Exception | None, world: int) -> Exception:
+    """This rank's error, else that of the first rank that has one."""
+    texts: list[str | None] = [None] * world
+    if world > 1:
+        dist.all_gather_object(texts, str(error) if error else None)
+    if error:
+        return error
+    rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)
+    return UserError(f"rank {rank} cannot go on: {text}")
 
 
 def _save(job: Job) -> None:
@@ -221,8 +277,9 @@ def _save(job: Job) -> None:
         gathered: list[Any] = [None] * job.machine.ranks.world
         dist.all_gather_object(gathered, s.loader)
         s.loader = merge_states(gathered)
+    optimizer = job.optimizer.state_dict()  # of which every rank may have a part
     if job.machine.ranks.is_main:
-        states.save(s, job.model, job.optimizer, job.tokenizer)
+        states.save(s, job.model, optimizer, job.tokenizer)
         checkpoint.prune(s.stage, s.tag, job.config.keep)
     if job.machine.ranks.world > 1:
         dist.barrier()
@@ -271,7 +328,7 @@ def _facts(job: Job) -> dict[str, Any]:
 def _summary(job: Job) -> dict[str, Any]:
     """tok_per_s is the median over the steps, so that compilation and other pauses do not count."""
     s = job.state
-    flops = job.model.config.shape.flops_per_token
+    flops = job.model.config.flops_per_token
     rows = read_metrics(runs_dir(RUNS[s.stage]) / "metrics.jsonl") if job.machine.ranks.is_main else []
     speed = statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0])
     return {

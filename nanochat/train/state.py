@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from nanochat import checkpoint
 from nanochat.console import UserError, duration, is_main_rank, say
@@ -20,6 +22,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train.config import parse_duration
 
 VERSION = 1
+T = TypeVar("T")
 
 
 @dataclass
@@ -42,14 +45,15 @@ class TrainState:
     dataset: str = ""
     world_seed: int | None = None  # of the tiny world it was trained on
     parent: str = ""
+    loss_scale: float = 2.0**16  # of float16
     version: int = VERSION
 
 
-def save(state: TrainState, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer) -> Path:
-    """Write the checkpoint of the current step (first rank only) and return its folder."""
+def save(state: TrainState, model: GPT, optimizer: dict[str, Tensor], tokenizer: Tokenizer) -> Path:
+    """Write the checkpoint of the current step (first rank only) and return its folder. optimizer: its state_dict."""
     with checkpoint.create(state.stage, state.tag, state.step) as folder:
         save_weights(model, folder)
-        tensors = {k: v.detach().contiguous().cpu() for k, v in optimizer.state_dict().items()}
+        tensors = {k: v.detach().contiguous().cpu() for k, v in optimizer.items()}
         save_file(tensors, folder / "optimizer.safetensors")
         (folder / "train_state.json").write_text(json.dumps(asdict(state)))
         tokenizer.save(folder / "tokenizer")
@@ -71,31 +75,25 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
         raise UserError(f"{path} does not fit this model: {error}", "Choose another checkpoint") from None
 
 
-def shared(state: TrainState) -> TrainState:
-    """The first rank's: measured speeds differ, and ranks with different plans would drift apart."""
+def shared(decide: Callable[[], T]) -> T:
+    """What the first rank decides, or its UserError, for all: ranks with different plans would drift apart."""
+    decided: list[Any] = [None, None]
+    if is_main_rank():
+        try:
+            decided[0] = decide()
+        except UserError as error:
+            decided[1] = (error.problem, error.remedy)
     if dist.is_initialized():
-        box = [state]
-        dist.broadcast_object_list(box)
-        return box[0]
-    return state
+        dist.broadcast_object_list(decided)
+    if decided[1] is not None:
+        raise UserError(*decided[1])
+    result: T = decided[0]
+    return result
 
 
 def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first.
-
-    The first rank looks and decides for all.
-    """
-    found: list[Any] = [None, None]
-    if is_main_rank():
-        try:
-            found[0] = _decide(stage, tag, settings, resume)
-        except UserError as error:
-            found[1] = (error.problem, error.remedy)
-    if dist.is_initialized():
-        dist.broadcast_object_list(found)
-    if found[1] is not None:
-        raise UserError(*found[1])
-    return found[0]
+    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first."""
+    return shared(lambda: _decide(stage, tag, settings, resume))
 
 
 def _decide(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:

@@ -46,14 +46,16 @@ class Request:
 
 
 class HubServer:
-    """Serves `repos` (name -> path -> content); each request for content takes one of `faults`,
-    and each request for a list one of `listing_faults`.
+    """Serves `repos` (name -> path -> content) at `commit`, and what they were at `old` ones; each request for content
+    takes one of `faults`, and each request for a list one of `listing_faults`.
 
     `large`: whether files are in LFS (with SHA-256, behind a redirect) or in git. `on_request` runs before each answer.
     """
 
     def __init__(self, repos: dict[str, dict[str, bytes]]) -> None:
         self.repos = repos
+        self.commit = COMMIT
+        self.old: dict[str, dict[str, dict[str, bytes]]] = {}
         self.faults: list[Fault] = []
         self.listing_faults: list[Fault] = []
         self.large = True
@@ -83,12 +85,23 @@ class HubServer:
         """The requests for the content of the file `name`."""
         return [request for request in self.requests if request.path.endswith(f"/{name}")]
 
-    def listing(self, repo: str, metadata: bool) -> dict[str, Any]:
+    def push(self, repo: str, files: dict[str, bytes]) -> None:
+        """A new commit, in which `repo` has `files`."""
+        self.old[self.commit] = dict(self.repos)
+        self.repos[repo] = files
+        self.commit = git_id(self.commit.encode())
+
+    def files(self, repo: str, revision: str) -> dict[str, bytes] | None:
+        """The files of `repo` at a commit or at main; None when there is no such thing."""
+        return (self.repos if revision in ("main", self.commit) else self.old.get(revision, {})).get(repo)
+
+    def listing(self, repo: str, metadata: bool, revision: str = "main") -> dict[str, Any]:
+        files = self.files(repo, revision) or {}
         return {
             "id": repo,
-            "sha": COMMIT,
+            "sha": self.commit if revision == "main" else revision,
             "private": False,
-            "siblings": [self._sibling(path, data, metadata) for path, data in self.repos[repo].items()],
+            "siblings": [self._sibling(path, data, metadata) for path, data in files.items()],
         }
 
     def _sibling(self, path: str, data: bytes, metadata: bool) -> dict[str, Any]:
@@ -134,8 +147,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._list(listed[1], listed[2] or "main", "blobs" in parse_qs(url.query))
             elif asked := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._resolve(asked[1], asked[2], asked[3])
-            elif stored := re.fullmatch(r"/storage/([^/]+/[^/]+)/(.+)", path):
-                self._content(stored[1], stored[2])
+            elif stored := re.fullmatch(r"/storage/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+                self._content(stored[1], stored[2], stored[3])
             else:
                 self._answer(404, {"X-Error-Message": f"no route {path}"})
         except (BrokenPipeError, ConnectionResetError):
@@ -149,24 +162,25 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(fault)
         elif repo not in self.hub.repos:
             self._answer(404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        elif revision not in ("main", COMMIT):
+        elif self.hub.files(repo, revision) is None:
             self._answer(404, {"X-Error-Code": "RevisionNotFound"})
         else:
-            body = json.dumps(self.hub.listing(repo, metadata)).encode()
+            body = json.dumps(self.hub.listing(repo, metadata, revision)).encode()
             self._answer(200, {"Content-Type": "application/json"}, body)
 
     def _resolve(self, repo: str, revision: str, name: str) -> None:
-        data = self.hub.repos.get(repo, {}).get(name)
-        if revision not in ("main", COMMIT) or data is None:
-            self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+        commit = self.hub.commit if revision == "main" else revision
+        data = (self.hub.files(repo, commit) or {}).get(name)
+        if data is None:
+            self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         elif self.hub.large:
-            headers = {"X-Repo-Commit": COMMIT, "X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
-            self._answer(302, {**headers, "Location": f"{self.hub.url}/storage/{repo}/{name}"})
+            headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
+            self._answer(302, {**headers, "Location": f"{self.hub.url}/storage/{repo}/{commit}/{name}"})
         else:
-            self._content(repo, name)
+            self._content(repo, commit, name)
 
-    def _content(self, repo: str, name: str) -> None:
-        data = self.hub.repos[repo][name]
+    def _content(self, repo: str, commit: str, name: str) -> None:
+        data = (self.hub.files(repo, commit) or {})[name]
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         offset = int(wanted[1]) if wanted else 0
         with self.hub.lock:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -20,13 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.dataset import Shards, hub, load_info, prepare, repo_parquets, retrying
+from nanochat.dataset import Shards, documents, hub, load_info, prepare, repo_parquets, retrying, transfer
 from nanochat.dataset.arrival import download_shards
 from nanochat.dataset.hub import download_lock, downloading
 from nanochat.dataset.info import CorpusInfo, find_info
 from nanochat.paths import data_dir
 from tests.dataset.conftest import write_parquet
-from tests.dataset.hubserver import Fault, HubServer, sha256
+from tests.dataset.hubserver import COMMIT, Fault, HubServer, sha256
 
 REPO = "karpathy/fineweb-edu-100b-shuffle"
 VAL = "shard_01822.parquet"
@@ -163,17 +164,63 @@ def test_what_is_not_the_file_is_thrown_away(
         assert later[0].offset == 0
 
 
+def test_a_server_that_sends_too_much_is_cut_off(server: HubServer, shards: dict[str, bytes], tmp_path: Path) -> None:
+    file = hub.remote_files(REPO)[VAL]
+    server.faults = [Fault("long")] * transfer.DAMAGED_TRIES
+    there = [0]
+
+    def advance(count: int) -> None:
+        there.append(there[-1] + count)
+
+    with pytest.raises(UserError, match=rf"damaged 3 times \(the server sends more than {file.size} bytes"):
+        transfer.fetch(file, tmp_path / "new", advance, threading.Event(), 10)
+    assert max(there) <= file.size
+    assert there[-1] == 0
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def fail(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+DISK_FAULTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "mkdir": lambda patch: patch.setattr(Path, "mkdir", fail),
+    "open": lambda patch: patch.setattr(transfer, "open", fail, raising=False),
+    "write": lambda patch: patch.setattr(transfer, "open", lambda _, mode: open("/dev/full", mode), raising=False),
+    "fsync": lambda patch: patch.setattr(os, "fsync", fail),
+    "read": lambda patch: patch.setattr(transfer.hashlib, "file_digest", fail),
+    "rename": lambda patch: patch.setattr(os, "replace", fail),
+    "fsync of the folder": lambda patch: patch.setattr(transfer, "sync_folder", fail),
+}
+
+
+@pytest.mark.parametrize("fault", DISK_FAULTS)
+def test_a_disk_that_fails_is_named_and_nothing_is_asked_again(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
+) -> None:
+    if fault == "write" and not Path("/dev/full").exists():
+        pytest.skip("this system has no full device")
+    file = hub.remote_files(REPO)[VAL]
+    server.on_request = lambda: None  # it would meet the fault, too
+    DISK_FAULTS[fault](monkeypatch)
+    said = r"^the disk failed while .*\.part was written: (Input/output error|No space left on device)\. Free"
+    with pytest.raises(UserError, match=said) as raised:
+        hub.download([file], tmp_path / "new")
+    assert not isinstance(raised.value, hub.Unreachable)
+    assert len(server.contents(VAL)) == 1
+
+
 def test_a_hash_that_stays_wrong_is_an_error(server: HubServer, shards: dict[str, bytes]) -> None:
     prepare("fineweb-edu", n_shards=1)
     bad = bytearray(shards[shard(1)])
     bad[len(bad) // 2] ^= 1
     listing = server.listing(REPO, metadata=True)
-    server.listing = lambda repo, metadata: listing  # type: ignore[method-assign]
+    server.listing = lambda *_: listing  # type: ignore[method-assign]
     server.repos[REPO][shard(1)] = bytes(bad)
     with pytest.raises(UserError, match=r"shard_00001.parquet .*damaged 3 times \(hash .*HF_ENDPOINT"):
         prepare("fineweb-edu", n_shards=2)
     assert len(server.contents(shard(1))) == 3
-    assert_all_there(load_info("fineweb-edu"), shards, 1)
+    assert_all_there(prepare("fineweb-edu", n_shards=1), shards, 1)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -212,7 +259,9 @@ def test_it_gives_up_at_last_and_keeps_what_it_has(
     with pytest.raises(UserError, match="500"):
         prepare("fineweb-edu", n_shards=2)
     assert [request.fault for request in server.contents(shard(1))] == ["drop", "status", "status"]
-    assert load_info("fineweb-edu").train_docs == 20
+    info = find_info("fineweb-edu")
+    assert info and info.train_docs == 20
+    assert [s.file for s in info.pending] == [shard(1)]
     assert_all_there(prepare("fineweb-edu", n_shards=2), shards, 2)
     assert server.contents(shard(1))[-1].offset == len(shards[shard(1)]) // 2
 
@@ -225,7 +274,7 @@ def test_a_file_that_changed_on_the_hub_is_begun_anew(server: HubServer, shards:
     server.repos["someone/set"] = {"a.parquet": shards[shard(1)]}
     (file,) = repo_parquets("someone/set")
     assert file.read_bytes() == shards[shard(1)]
-    assert sorted(left.name for left in file.parent.iterdir()) == [".files-unnamed.json", ".lock", "a.parquet"]
+    assert sorted(left.name for left in file.parent.iterdir()) == [".files-unnamed-e3b0c442.json", ".lock", "a.parquet"]
 
 
 def test_an_unknown_repository(server: HubServer, base: Path) -> None:
@@ -257,9 +306,51 @@ def test_a_set_cut_short_is_not_taken_for_whole(server: HubServer, shards: dict[
     assert [file.name for file in repo_parquets("someone/set")] == sorted(shards)
 
 
+def test_a_set_is_compared_with_the_hub_where_no_download_proved_it(
+    server: HubServer, shards: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rot that keeps the size, and what a download of an older commit left: both are got again, and only they."""
+    server.repos["someone/set"] = {"a.parquet": shards[shard(0)], "b.parquet": shards[shard(1)]}
+    first, second = repo_parquets("someone/set")
+    content = second.read_bytes()
+    second.write_bytes(content[:4] + b"\xff" * 200 + content[204:])
+    with pytest.raises(UserError, match=rf"{second}.*\. Delete {second} and run the command again"):
+        list(documents(second))
+    for listing in first.parent.glob(".files-*"):
+        listing.unlink()
+    server.requests.clear()
+    server.repos["someone/set"]["c.parquet"] = shards[shard(2)]
+    assert [file.read_bytes() for file in repo_parquets("someone/set")] == [shards[shard(n)] for n in range(3)]
+    assert not server.contents("a.parquet")
+    assert f"{second} is not as the Hub has it: downloading it again" in capsys.readouterr().out
+
+
+def test_prefixes_that_look_alike_are_two_sets(server: HubServer, shards: dict[str, bytes]) -> None:
+    server.repos["someone/set"] = {"main/train.parquet": shards[shard(0)], "main-train.parquet": shards[shard(1)]}
+    for prefix in ("main/train", "main-train"):
+        (file,) = repo_parquets("someone/set", prefix)
+        assert file.as_posix().endswith(f"someone/set/{prefix}.parquet")
+
+
+def test_files_of_an_old_commit(
+    server: HubServer, shards: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert hub.remote_files(REPO, COMMIT) == hub.remote_files(REPO)
+    assert capsys.readouterr().out == ""
+    server.push(REPO, {VAL: shards[shard(0)]})
+    assert [file.commit for file in hub.remote_files(REPO).values()] == [server.commit]
+    then = hub.remote_files(REPO, COMMIT)
+    assert f"{REPO} has changed on the Hub: going on with commit {COMMIT[:12]}" in capsys.readouterr().out
+    hub.download([then[VAL]], tmp_path)
+    assert (tmp_path / VAL).read_bytes() == shards[VAL]
+    server.old.clear()
+    with pytest.raises(UserError, match=f"no longer has commit {COMMIT} of {REPO}.*Delete them"):
+        hub.remote_files(REPO, COMMIT)
+
+
 def test_a_hub_that_tells_no_hash_is_not_trusted(server: HubServer) -> None:
     listing = server.listing(REPO, metadata=False)
-    server.listing = lambda repo, metadata: listing  # type: ignore[method-assign]
+    server.listing = lambda *_: listing  # type: ignore[method-assign]
     with pytest.raises(UserError, match=r"does not tell the size and hash of shard_00000.*HF_ENDPOINT"):
         prepare("fineweb-edu")
 
@@ -274,6 +365,54 @@ def test_a_shard_that_was_changed_is_downloaded_again(
     assert_all_there(prepare("fineweb-edu", n_shards=2), shards, 2)
     assert "shard_00001.parquet has 1,000 bytes" in capsys.readouterr().out
     assert len(server.contents(shard(1))) == 2
+
+
+def rot(path: Path, content: bytes) -> None:
+    path.write_bytes(content[:4] + b"\xff" * 200 + content[204:])
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_shard_that_rotted_at_equal_size_is_downloaded_again(
+    server: HubServer, shards: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, noted: bool
+) -> None:
+    folder = prepare("fineweb-edu", n_shards=2).folder
+    server.on_request = lambda: None
+    rot(folder / shard(1), shards[shard(1)])
+    if noted:  # meta.json has it, and nothing reads it again: whoever trains on it is told what to do
+        with pytest.raises(UserError, match="shard_00001.*elete"):
+            list(Shards.open("fineweb-edu", "train"))
+        (folder / shard(1)).unlink()
+    else:
+        (folder / "meta.json").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(constants, "HF_HUB_OFFLINE", True)
+            patch.setattr(hub, "LISTING_RETRIES", 0)
+            with pytest.raises(UserError, match=f"shard_00001.*Delete {folder / shard(1)} and run the command again"):
+                prepare("fineweb-edu", n_shards=2)
+    asked = len(server.contents(shard(0)))
+    assert_all_there(prepare("fineweb-edu", n_shards=2), shards, 2)
+    assert len(server.contents(shard(1))) == 2
+    assert len(server.contents(shard(0))) == asked
+
+
+def test_a_corpus_is_of_one_commit(
+    server: HubServer, shards: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = prepare("fineweb-edu", n_shards=1)
+    assert info.settings == {"commit": COMMIT}
+    server.push(REPO, {name: shards[shard(3)] for name in shards})
+    assert_all_there(prepare("fineweb-edu", n_shards=2), shards, 2)
+    assert f"going on with commit {COMMIT[:12]}" in capsys.readouterr().out
+    (info.folder / "meta.json").unlink()  # and without one of their own, files are those of the newest
+    server.on_request = lambda: None
+    info = prepare("fineweb-edu", n_shards=1)
+    assert info.settings == {"commit": server.commit}
+    assert (info.folder / shard(0)).read_bytes() == shards[shard(3)]
+    server.push(REPO, dict(shards))
+    server.old.clear()
+    with pytest.raises(UserError, match=r"no longer has commit .*Delete them"):
+        prepare("fineweb-edu", n_shards=2)
+    assert load_info("fineweb-edu") == info
 
 
 def test_a_full_disk_is_seen_before_downloading(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +445,7 @@ def test_a_shard_that_is_bad_on_the_hub(
     server.repos[REPO][shard(0)] = write_parquet(tmp_path / "empty.parquet", []).read_bytes()
     server.repos[REPO][shard(2)] = b"PAR1 this is no parquet file"
     wanted = [*map(shard, range(4)), VAL]
-    for _ in range(2):  # a shard that is there already is no better
+    for again in (False, True):  # a shard that is there already is no better
         if not skip_bad:
             with pytest.raises(UserError, match=r"shard_0000[02].parquet"):
                 download_shards("fineweb-edu", REPO, wanted)
@@ -315,7 +454,7 @@ def test_a_shard_that_is_bad_on_the_hub(
         assert [s.file for s in info.shards] == [shard(1), shard(3), VAL]
         assert len(Shards.open("fineweb-edu", "train")) == info.train_docs == 40
         out = capsys.readouterr().out
-        assert "left out shard_00000.parquet: " in out
+        assert again or "left out shard_00000.parquet: " in out
         assert "left out 2 of 5 shards" in out
 
 
@@ -366,7 +505,9 @@ def test_after_any_faults_the_shards_are_those_of_the_hub(
                 break
             except UserError:
                 assert_nothing_looks_whole_that_is_not(data_dir("fineweb-edu"), shards)
-                assert find_info("fineweb-edu") is None or load_info("fineweb-edu").pending == ()
+                there = find_info("fineweb-edu")
+                for s in there.shards if there else ():
+                    assert s.pending or (there.folder / s.file).stat().st_size == s.size
         assert_all_there(info, shards, 4)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 import subprocess
 import sys
 import tracemalloc
-from collections import Counter
+from collections import Counter, namedtuple
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,54 @@ def test_a_full_disk_while_reading(base: Path, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UserError, match="No space left on device"):
         import_text(str(lines(tmp_path / "a.jsonl", [{"text": "x" * 80}] * 9)))
     assert files_under(base) == []
+
+
+def test_the_disk_is_asked_about_once_for_the_text_and_one_pile(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shuffle, "PILE", 1000)
+    source = lines(tmp_path / "a.jsonl", [{"text": "x" * 90}] * 100)
+    need = source.stat().st_size + 1000
+    free = [int(need * 1.05) - 1]
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, free.pop()))
+    with pytest.raises(UserError, match="GB free"):
+        import_text(str(source))
+    assert files_under(base) == []
+    free = [int(need * 1.05) + 1]  # and when the piles are there, nobody asks any more
+    assert import_text(str(source)).train_docs == 98
+    assert free == []
+    assert import_text(str(source)).train_docs == 98  # nor when there is nothing to do
+
+
+def test_the_summary_is_there_as_soon_as_the_corpus_is(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def killed(path: Path, target: Path) -> Path:
+        renamed = rename(path, target)
+        if target == data_dir("a"):
+            raise KeyboardInterrupt
+        return renamed
+
+    source = lines(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "b"}, {"text": " "}])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            import_text(str(source))
+    assert summary("a") == {"documents": 2, "characters": 2, "cut": 0, "halved": 0, "dropped": {"empty": 1}}
+    assert len(everything("a")) == 2
+
+
+def test_halves_of_characters_are_counted(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chat = {"messages": [{"role": "user", "content": "\ude00"}]}
+    source = lines(tmp_path / "a.jsonl", [{"text": "a\ud83d"}, {"text": "\ud83d\ude00"}, chat])
+    for _ in range(2):
+        import_text(str(source))
+        said = "a: 3 documents, 10 characters; 2 have a ? for half a character (an unpaired surrogate); left out: "
+        assert said in capsys.readouterr().out
+    assert sorted(everything("a")) == ["User: ?", "a?", "😀"]
 
 
 @pytest.mark.parametrize("dedup", [False, True])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -160,22 +163,27 @@ def test_streams_take_turns() -> None:
 
 
 @pytest.mark.parametrize("crop", [True, False])
-@pytest.mark.parametrize("world", [2, 4, 8])
+@pytest.mark.parametrize("world", [2, 3, 4, 5, 6, 8, 12, 16, 24, 32, 64])
 def test_ranks_together_see_what_one_rank_sees(world: int, crop: bool) -> None:
+    rows = math.lcm(world, 8)
+
     def steps(r: Ranks) -> list:
-        return rows_of(take(Loader(Numbers(longest=30), 31, 16, 2, r, crop), 12))
+        loader = Loader(Numbers(longest=30), 31, rows, 1, r, crop)
+        if r.world > 1:
+            assert len(loader._streams) == {2: 8, 6: 8, 4: 4, 12: 4, 8: 2, 24: 2, 3: 16, 5: 16}.get(world, 1)
+        return rows_of(take(loader, 6))
 
     alone = steps(Ranks())
     parts = [steps(Ranks(rank=r, world=world)) for r in range(world)]
     for n, step in enumerate(alone):
-        assert step == [parts[row % world][n][row // world] for row in range(16)]
+        assert step == [parts[row % world][n][row // world] for row in range(rows)]
 
 
 @settings(deadline=None, max_examples=40)
 @given(
     after=st.integers(1, 9),
-    before_world=st.sampled_from([1, 2, 4, 8]),
-    after_world=st.sampled_from([1, 2, 4, 8]),
+    before_world=st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]),
+    after_world=st.sampled_from([1, 2, 3, 4, 6, 8, 12, 24]),
     n=st.integers(1, 60),
     longest=st.integers(1, 120),
     crop=st.booleans(),
@@ -186,14 +194,14 @@ def test_resuming_yields_the_batches_of_an_uninterrupted_run(
     """Also into later epochs: 16 streams of up to 96 documents run through 60 in a moment."""
 
     def loader(rank: int, world: int, state: dict | None) -> Loader:
-        return Loader(Numbers(n, longest if crop else 31), 31, 8, 1, Ranks(rank=rank, world=world), crop, state)
+        return Loader(Numbers(n, longest if crop else 31), 31, 24, 1, Ranks(rank=rank, world=world), crop, state)
 
     whole = rows_of(take(loader(0, 1, None), after + 3))
     states = [take(loader(r, before_world, None), after)[-1].state for r in range(before_world)]
     state = json.loads(json.dumps(merge_states(states)))
     parts = [rows_of(take(loader(r, after_world, state), 3)) for r in range(after_world)]
     for step in range(3):
-        assert whole[after + step] == [parts[row % after_world][step][row // after_world] for row in range(8)]
+        assert whole[after + step] == [parts[row % after_world][step][row // after_world] for row in range(24)]
 
 
 def test_a_resumed_run_can_be_saved_and_resumed_again() -> None:
@@ -216,8 +224,8 @@ def test_the_state_stays_small(longest: int) -> None:
 
 
 def test_uneven_sizes_and_empty_data_are_refused_with_a_remedy() -> None:
-    with pytest.raises(UserError, match="cannot be dealt to 3 ranks"):
-        Loader(Numbers(), 31, 8, 1, Ranks(world=3), True)
+    with pytest.raises(UserError, match="8 sequences a step cannot be dealt to 6 ranks.*divides 8, such as 4"):
+        Loader(Numbers(), 31, 8, 1, Ranks(world=6), True)
     with pytest.raises(UserError, match="device_batch_size=2"):
         Loader(Numbers(), 31, 8, 6, Ranks(), True)
     with pytest.raises(UserError, match="no documents"):
@@ -237,3 +245,19 @@ def test_an_error_in_the_background_reaches_the_training_loop() -> None:
 
     with pytest.raises(UserError, match="the shard is gone"):
         next(iter(Loader(Broken(), 31, 8, 1, Ranks(), True)))
+
+
+def test_whoever_waits_for_a_step_can_look_around() -> None:
+    there = threading.Event()
+
+    class Late(Numbers):
+        def get(self, indices: list[int]) -> list[Sequence]:
+            there.wait()
+            return super().get(indices)
+
+    with closing(Loader(Late(), 31, 8, 1, Ranks(), True).ahead()) as ahead:
+        assert ahead.get(0.01) is None
+        there.set()
+        step = ahead.get(60)
+    assert step
+    assert rows_of([step]) == rows_of(take(Loader(Numbers(), 31, 8, 1, Ranks(), True), 1))

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from nanochat.console import UserError
 from nanochat.dataset import Shards, shards, writing
-from nanochat.dataset.info import find_info, load_info
+from nanochat.dataset.info import CorpusInfo, find_info, load_info
 from nanochat.dataset.shards import scan
 from nanochat.dataset.shuffle import shuffled
 from nanochat.dataset.writing import write_corpus
@@ -61,11 +64,64 @@ def test_a_group_is_read_once_while_it_is_in_memory(tmp_path: Path, monkeypatch:
     reader = Shards([write_parquet(tmp_path / "a.parquet", [str(number) for number in range(12)], 3)])
     reads: list[int] = []
     read = reader._read
-    monkeypatch.setattr(reader, "_read", lambda group: reads.append(group) or read(group))
+    monkeypatch.setattr(reader, "_read", lambda file, group: reads.append(group) or read(file, group))
     for start in range(0, 12, 2):
         reader.get_many([start, start + 1])
     reader.get_many([0, 11])
     assert reads == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def opened_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were opened."""
+    names: list[str] = []
+    real = shards.opened
+
+    @contextmanager
+    def opened(path: Path, footer: Any = None) -> Iterator[Any]:
+        names.append(path.stem)
+        with real(path, footer) as file:
+            yield file
+
+    monkeypatch.setattr(shards, "opened", opened)
+    return names
+
+
+def corpus_of(folder: Path, files: int) -> CorpusInfo:
+    infos = [scan(write_parquet(folder / f"{place}.parquet", [f"{place}.{row}" for row in range(9)])) for place in
+             range(files)]  # fmt: skip
+    return CorpusInfo("mine", "here", folder, tuple(infos))
+
+
+def test_only_files_that_are_read_are_opened(tmp_path: Path, opened_files: list[str]) -> None:
+    """So a resumed training begins in the last of many files as quickly as in the first."""
+    reader = Shards.of(corpus_of(tmp_path, 7), "train")
+    opened_files.clear()
+    assert len(reader) == 54
+    assert reader.wrapped(54 + 50) == 50
+    assert not opened_files
+    assert reader[50] == "5.5"
+    assert set(opened_files) == {"5"}
+
+
+def test_few_footers_stay_in_memory(tmp_path: Path, opened_files: list[str]) -> None:
+    reader = Shards.of(corpus_of(tmp_path, shards.FOOTERS + 9), "train")
+    assert [reader[place * 9] for place in range(shards.FOOTERS + 8)] == [
+        f"{place}.0" for place in range(shards.FOOTERS + 8)
+    ]
+    assert reader._layout.cache_info().currsize == shards.FOOTERS
+    opened_files.clear()
+    assert reader[9 * shards.FOOTERS + 1] == f"{shards.FOOTERS}.1"  # its footer and its row group are still there
+    assert reader[1] == "0.1"
+    assert opened_files == ["0"]  # its row group is, and only the footer is read again
+
+
+def test_a_file_that_is_not_what_the_notes_say(tmp_path: Path) -> None:
+    reader = Shards.of(corpus_of(tmp_path, 3), "train")
+    write_parquet(tmp_path / "1.parquet", ["only one"])
+    assert reader[8] == "0.8"
+    with pytest.raises(UserError, match=r"1.parquet has 1 documents, and meta.json says 9"):
+        reader.get_many([9])
 
 
 def test_threads_share_a_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +156,9 @@ def test_shards_without_text(tmp_path: Path) -> None:
     for name, complaint in (("a", "no column text"), ("b", "holds int64"), ("c", "no rows")):
         with pytest.raises(UserError, match=complaint):
             len(Shards([tmp_path / f"{name}.parquet"]))
-    with pytest.raises(UserError, match=r"row 5 of .*d.parquet has no text.*--skip-bad"):
+    with pytest.raises(
+        UserError, match=r"row 5 of .*d.parquet has no text.*--skip-bad.* all of the shard where it is from the Hub"
+    ):
         scan(write_parquet(tmp_path / "d.parquet", ["a", "b", "c", "d", None, "f", None]))
 
 

@@ -15,6 +15,7 @@ from nanochat.console import UserError
 from nanochat.dataset import textfiles
 from nanochat.dataset.textfiles import documents, text_files
 
+pytestmark = pytest.mark.usefixtures("base")  # errors compare paths with it
 checked = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 

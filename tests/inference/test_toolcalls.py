@@ -23,7 +23,7 @@ class Parrot:
     dtype = torch.float32
 
     def __call__(self, ids: torch.Tensor, cache: KVCache, last_only: bool) -> torch.Tensor:
-        cache.advance(ids.shape[1])
+        cache.advance(ids)
         logits = torch.zeros(len(ids), 1, self.config.vocab_size)
         for row, length in enumerate(cache.length.tolist()):
             logits[row, 0, self.script[min(max(length - self.start, 0), len(self.script) - 1)]] = 50.0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +13,11 @@ from nanochat.model import GPT, KVCache, ModelConfig
 
 SMALL = ModelConfig(depth=3, width=64, heads=4, kv_heads=4, vocab_size=97, seq_len=32)
 GROUPED = ModelConfig(depth=2, width=64, heads=4, kv_heads=2, vocab_size=97, seq_len=32)
+MODERN = ModelConfig(3, 64, 4, 2, 97, 32, "modern", 100000.0)
+PAIRS = replace(MODERN, bigram=53)
+# Windows of 128 in the first two layers, which the last tokens of a row leave behind.
+WINDOWED = ModelConfig(3, 32, 2, 2, 97, 300, "modern", 100000.0, windows="SSL")
+EVERY = [SMALL, GROUPED, MODERN, PAIRS, WINDOWED]
 
 
 def make(config: ModelConfig, dtype: torch.dtype = torch.float64) -> GPT:
@@ -26,15 +34,59 @@ def ids_of(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("config", [SMALL, GROUPED])
+@pytest.mark.parametrize("config", EVERY)
 @torch.no_grad()
 def test_cached_decoding_equals_the_full_forward(config: ModelConfig) -> None:
-    model, ids = make(config), ids_of(2, 20)
+    """From an empty cache, token by token, and several tokens behind others."""
+    model, length = make(config), min(config.seq_len, 200)
+    ids = ids_of(2, length)
     full = model(ids)
-    cache = KVCache(config, 2, 20, "cpu", torch.float64)
-    parts = [model(ids[:, :7], cache), model(ids[:, 7:8], cache), model(ids[:, 8:12], cache)]
-    parts += [model(ids[:, t : t + 1], cache) for t in range(12, 20)]
+    cache = KVCache(config, 2, length, "cpu", torch.float64)
+    cuts = [0, 7, 8, 12, length - 8, *range(length - 7, length + 1)]
+    parts = [model(ids[:, a:b], cache) for a, b in itertools.pairwise(cuts)]
     assert (torch.cat(parts, 1) - full).abs().max() < 1e-8
+
+
+PARTS = [
+    "resid_lambdas", "x0_lambdas", "smear_lambda", "smear_gate.weight", "backout_lambda", "value_embeds.0.weight",
+    "blocks.2.attn.gate.weight", "bigram.weight", "bigram_lambdas",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PARTS)
+@torch.no_grad()
+def test_every_part_of_the_modern_model_matters_cached_as_uncached(name: str) -> None:
+    """A part that decoding forgot would leave the logits as they were."""
+    model, ids = make(PAIRS), ids_of(2, 12)
+
+    def decoded() -> torch.Tensor:
+        cache = KVCache(PAIRS, 2, 12, "cpu", torch.float64)
+        return torch.cat([model(ids[:, t : t + 1], cache) for t in range(12)], 1)
+
+    before_full, before_cached = model(ids), decoded()
+    model.get_parameter(name).mul_(1.5).add_(0.1)
+    changed = model(ids) - before_full
+    assert changed.abs().max() > 1e-4
+    assert (decoded() - before_cached - changed).abs().max() < 1e-8
+
+
+@torch.no_grad()
+def test_a_window_hides_what_is_behind_it_and_nothing_else() -> None:
+    """One layer with a window of 128: the token 128 before is seen, the one 129 before is not."""
+    config = ModelConfig(2, 32, 2, 2, 97, 300, "modern", 100000.0, windows="S")
+    model, ids = make(config), ids_of(1, 300)
+    model.blocks[1].attn.out.weight.zero_()  # the last layer sees everything: leave the first alone
+    for back, seen in ((127, True), (128, True), (130, False), (250, False)):
+        changed = ids.clone()
+        changed[0, 299 - back] = (changed[0, 299 - back] + 1) % 97
+        # The smear carries a token one further: 129 back is still seen through its right neighbour.
+        assert (model(changed)[0, -1] != model(ids)[0, -1]).any() == seen
+
+
+def test_windows_and_bigrams_are_for_the_modern_model() -> None:
+    for bad in ({"windows": "SL"}, {"bigram": 10}, {"windows": ""}, {"windows": "X"}):
+        with pytest.raises(UserError):
+            replace(SMALL, **bad)
 
 
 @torch.no_grad()
@@ -53,27 +105,30 @@ def test_greedy_ids_are_the_same_cached_and_full_in_float32() -> None:
     assert cached.tolist() == full.tolist()
 
 
+@pytest.mark.parametrize("config", [SMALL, PAIRS])
 @torch.no_grad()
-def test_rows_of_different_lengths_do_not_see_each_other() -> None:
-    model = make(SMALL)
+def test_rows_of_different_lengths_do_not_see_each_other(config: ModelConfig) -> None:
+    model = make(config)
     ids = ids_of(2, 12)
-    cache = KVCache(SMALL, 1, 16, "cpu", torch.float64)
+    cache = KVCache(config, 1, 16, "cpu", torch.float64)
     model(ids[:1, :9], cache)
-    short = KVCache(SMALL, 1, 16, "cpu", torch.float64)
+    short = KVCache(config, 1, 16, "cpu", torch.float64)
     model(ids[1:, :4], short)
-    both = KVCache(SMALL, 2, 16, "cpu", torch.float64)
+    both = KVCache(config, 2, 16, "cpu", torch.float64)
     both.keys = torch.cat((cache.keys, short.keys), 1)
     both.values = torch.cat((cache.values, short.values), 1)
     both.length = torch.cat((cache.length, short.length))
+    both.last = torch.cat((cache.last, short.last))
     together = model(torch.stack((ids[0, 9:10], ids[1, 4:5])), both)
     assert (together[0] - model(ids[:1, :10])[0, -1:]).abs().max() < 1e-8
     assert (together[1] - model(ids[1:, :5])[0, -1:]).abs().max() < 1e-8
 
 
+@pytest.mark.parametrize("config", [SMALL, PAIRS])
 @torch.no_grad()
-def test_select_repeats_and_reorders_rows_and_reset_forgets_them() -> None:
-    model, ids = make(SMALL), ids_of(2, 6)
-    cache = KVCache(SMALL, 2, 16, "cpu", torch.float64)
+def test_select_repeats_and_reorders_rows_and_reset_forgets_them(config: ModelConfig) -> None:
+    model, ids = make(config), ids_of(2, 6)
+    cache = KVCache(config, 2, 16, "cpu", torch.float64)
     model(ids, cache)
     chosen = cache.select(torch.tensor([1, 0, 1]))
     nxt = torch.tensor([[3], [4], [5]])
@@ -83,6 +138,7 @@ def test_select_repeats_and_reorders_rows_and_reset_forgets_them() -> None:
         assert (out[row] - alone).abs().max() < 1e-8
     cache.reset(torch.tensor([0]))
     assert cache.length.tolist() == [0, 6]
+    assert cache.last.tolist() == [-1, int(ids[1, -1])]
 
 
 def test_a_full_cache_is_refused() -> None:
@@ -91,9 +147,10 @@ def test_a_full_cache_is_refused() -> None:
         make(SMALL, torch.float32)(ids_of(1, 5), cache)
 
 
+@pytest.mark.parametrize("config", EVERY)
 @torch.no_grad()
-def test_a_position_never_sees_the_future() -> None:
-    model, ids = make(SMALL), ids_of(1, 16)
+def test_a_position_never_sees_the_future(config: ModelConfig) -> None:
+    model, ids = make(config), ids_of(1, 16)
     changed = ids.clone()
     changed[0, 10:] = (changed[0, 10:] + 1) % 97
     assert torch.equal(model(ids)[:, :10], model(changed)[:, :10])
@@ -128,7 +185,8 @@ def test_depth_zero_is_refused_with_a_remedy() -> None:
 
 
 def test_config_round_trip_and_newer_versions_are_refused() -> None:
-    assert ModelConfig.from_dict(SMALL.to_dict()) == SMALL
+    for config in EVERY:
+        assert ModelConfig.from_dict(config.to_dict()) == config
     with pytest.raises(UserError, match="version"):
         ModelConfig.from_dict({**SMALL.to_dict(), "format_version": 99})
     with pytest.raises(UserError, match="unknown keys: extra"):

@@ -3,27 +3,59 @@
 from __future__ import annotations
 
 import itertools
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from nanochat.model import GPT, ModelConfig
-from nanochat.optim import Optimizer, Schedule
-from nanochat.optim.muon import muon_update, orthogonalize
+from nanochat.optim import Optimizer, Schedule, muon
+from nanochat.optim.muon import muon_update, orthogonalize, prepare
 from nanochat.scale import Rates
 
+MODERN = ModelConfig(3, 32, 2, 2, 50, 16, "modern", 100000.0, bigram=37)
 CONFIG = ModelConfig(depth=2, width=32, heads=2, kv_heads=2, vocab_size=50, seq_len=16)
+
+
+def t(x: float) -> torch.Tensor:
+    return torch.tensor(x, dtype=torch.float64)
+
+
+def wide(g: torch.Tensor) -> torch.Tensor:
+    """As `prepare` leaves a gradient without momentum."""
+    return prepare(g, torch.zeros_like(g), t(0.0), g.size(-2) > g.size(-1), g.dtype)
 
 
 def test_orthogonalize_comes_near_the_polar_factor() -> None:
     g = torch.randn(3, 24, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x = orthogonalize(g, torch.float64)
+    x = orthogonalize(wide(g))
     rows = g / g.norm(dim=-1, keepdim=True)  # what is orthogonalised has rows of one length
     u, _, vt = torch.linalg.svd(rows, full_matrices=False)
     polar = u @ vt
     cosine = (x * polar).sum((-2, -1)) / (x.norm(dim=(-2, -1)) * polar.norm(dim=(-2, -1)))
     assert (cosine > 0.99).all()
-    assert torch.allclose(x.norm(dim=(-2, -1)), torch.full((3,), 24**0.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(16, 48), (48, 16), (24, 24)])
+def test_the_direction_is_that_of_torch_muon(shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its coefficients, and a gradient whose rows have one length already. It computes in bfloat16."""
+    monkeypatch.setattr(muon, "POLAR_EXPRESS", ((3.4445, -4.775, 2.0315),) * 5)
+    grads = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    dim = -2 if shape[0] > shape[1] else -1
+    p = torch.nn.Parameter(torch.zeros(shape))
+    reference = torch.optim.Muon([p], lr=1.0, momentum=0.9, weight_decay=0.0, nesterov=True)
+    momentum = torch.zeros(1, *shape)
+    for grad in grads / grads.norm(dim=dim, keepdim=True):
+        before = p.detach().clone()
+        p.grad = grad.clone()
+        reference.step()
+        x = orthogonalize(prepare(grad[None], momentum, t(0.9), shape[0] > shape[1], torch.float32), 5)[0]
+        ours, theirs = (x.T if shape[0] > shape[1] else x), before - p.detach()
+        assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.98
 
 
 @pytest.mark.parametrize(("m", "k"), [(16, 64), (64, 16), (32, 32)])
@@ -37,44 +69,43 @@ def test_a_stack_is_updated_like_its_matrices_one_by_one(m: int, k: int) -> None
         return [grad, mom, second, params]
 
     together, alone = state(), state()
-    muon_update(*together, 0.1, 0.9, 0.2, m > k, torch.float64)
+    muon_update(*together, t(0.1), t(0.9), t(0.2), torch.float64)
     for i in range(3):
-        muon_update(*(t[i : i + 1] for t in alone), 0.1, 0.9, 0.2, m > k, torch.float64)
+        muon_update(*(x[i : i + 1] for x in alone), t(0.1), t(0.9), t(0.2), torch.float64)
     for a, b in zip(together, alone, strict=True):
         assert torch.allclose(a, b, atol=1e-12)
 
 
-def test_the_update_has_the_size_of_an_orthogonal_matrix_and_decay_only_shrinks() -> None:
+@pytest.mark.parametrize(("m", "k"), [(12, 20), (20, 12), (16, 16)])
+def test_the_update_is_the_definition(m: int, k: int) -> None:
+    """NorMuon's scaling and Muon+'s norm, written down matrix by matrix in float64."""
+    g = torch.Generator().manual_seed(3)
+    grad, mom, start = (torch.randn(m, k, dtype=torch.float64, generator=g) for _ in range(3))
+    second = torch.rand((m, 1) if m >= k else (1, k), dtype=torch.float64, generator=g)
+    got = [x[None].clone() for x in (grad, mom, second, start)]
+    muon_update(*got, t(0.1), t(0.9), t(0.2), torch.float64)
+    new_mom = 0.9 * mom + 0.1 * grad
+    blend = 0.1 * grad + 0.9 * new_mom
+    y = orthogonalize(wide(blend[None]))[0]
+    y = y.T if m > k else y
+    y = y * min(m, k) ** 0.5 / y.norm()
+    mean = (y**2).mean(1 if m >= k else 0, keepdim=True)
+    new_second = 0.9 * second + 0.1 * mean
+    scaled = y / new_second.sqrt()
+    scaled = scaled * y.norm() / scaled.norm()
+    want = start - 0.1 * (scaled + 0.2 * start * (scaled * start >= 0))
+    assert torch.allclose(got[1][0], new_mom) and torch.allclose(got[2][0], new_second)
+    assert torch.allclose(got[3][0], want, atol=1e-12)
+
+
+def test_decay_only_shrinks() -> None:
     g = torch.Generator().manual_seed(0)
-    grad = torch.randn(1, 32, 32, dtype=torch.float64, generator=g)
-    zero = torch.zeros_like(grad)
-    params = torch.zeros_like(grad)
-    muon_update(
-        grad,
-        zero.clone(),
-        torch.zeros(1, 32, 1, dtype=torch.float64),
-        params,
-        0.5,
-        0.9,
-        0.0,
-        False,
-        torch.float64,
-    )
-    assert float(params.norm()) == pytest.approx(0.5 * 32**0.5, rel=1e-6)
-    start = torch.randn(1, 32, 32, dtype=torch.float64, generator=g)
+    grad, start = (torch.randn(1, 32, 32, dtype=torch.float64, generator=g) for _ in range(2))
     free, decayed = start.clone(), start.clone()
     for p, decay in ((free, 0.0), (decayed, 0.3)):
-        muon_update(
-            grad,
-            zero.clone(),
-            torch.zeros(1, 32, 1, dtype=torch.float64),
-            p,
-            0.01,
-            0.9,
-            decay,
-            False,
-            torch.float64,
-        )
+        second = torch.zeros(1, 32, 1, dtype=torch.float64)
+        muon_update(grad, torch.zeros_like(grad), second, p, t(0.01), t(0.9), t(decay), torch.float64)
+    assert float((free - start).norm()) == pytest.approx(0.01 * 32**0.5, rel=1e-6)
     extra = decayed - free
     assert (extra * start <= 0).all()
     assert extra.abs().sum() > 0
@@ -126,16 +157,82 @@ def test_embedding_and_head_follow_torch_adamw() -> None:
     optimizer = Optimizer(model, rates)
     adamw = torch.optim.AdamW(
         [
-            {"params": [reference.embed.weight], "lr": rates.embedding, "betas": (0.8, 0.995)},
-            {"params": [reference.head.weight], "lr": rates.head, "betas": (0.8, 0.96)},
+            {"params": [reference.embed.weight], "lr": rates.embedding, "betas": (0.8, 0.995), "weight_decay": 0.001},
+            {"params": [reference.head.weight], "lr": rates.head, "betas": (0.8, 0.96), "weight_decay": 0.01},
         ],
-        weight_decay=0.0,
         eps=1e-10,
     )
-    ids = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
-    for m in (model, reference):
-        m.loss(ids, ids.roll(-1, 1)).backward()
-    optimizer.step(Schedule(10, warmup=0, warmdown=0.1), 0)
-    adamw.step()
+    schedule = Schedule(10, warmup=0, warmdown=0.1)
+    for i in range(3):
+        ids = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(i))
+        for m in (model, reference):
+            m.loss(ids, ids.roll(-1, 1)).backward()
+        with torch.no_grad():  # the matrices are Muon's: take them over, so that only AdamW is compared
+            optimizer.step(schedule, i)
+            adamw.step()
+            for p, q in zip(model.blocks.parameters(), reference.blocks.parameters(), strict=True):
+                q.copy_(p)
+        reference.zero_grad()
     assert torch.allclose(model.embed.weight, reference.embed.weight, atol=1e-6)
     assert torch.allclose(model.head.weight, reference.head.weight, atol=1e-6)
+
+
+def test_every_parameter_is_updated_and_none_twice() -> None:
+    model = GPT(MODERN).init_weights(0)
+    optimizer = Optimizer(model, Rates())
+    stacked = [name for stack in optimizer.stacks for name in stack.names]
+    assert sorted(stacked + optimizer.rest) == sorted(n for n, _ in model.named_parameters())
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    run(model, optimizer, range(3))
+    assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
+
+
+def sharded(rank: int, world: int, port: int, folder: str) -> None:
+    """One of `world` ranks: three steps, each on its share of the same batch, a state saved and loaded in between."""
+    if world > 1:
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo")
+    model = GPT(MODERN, torch.float64).init_weights(0).double()
+    optimizer = Optimizer(model, Rates(), torch.float64)
+    for i in range(4):
+        ids = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(i))
+        mine = ids[rank::world]
+        (model.loss(mine, mine.roll(-1, 1), reduction="sum") / ids.numel()).backward()
+        optimizer.step(Schedule(10, warmup=0), i)
+        if i == 1:
+            state = {k: v.clone() for k, v in optimizer.state_dict().items()}
+            optimizer = Optimizer(model, Rates(), torch.float64)
+            optimizer.load_state_dict(state)
+    torch.save(
+        {**model.state_dict(), **{f"o.{k}": v for k, v in optimizer.state_dict().items()}},
+        f"{folder}/{world}-{rank}.pt",
+    )
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def test_one_rank_equals_two_equals_four(tmp_path: Path) -> None:
+    """Three of the stacks do not divide by two or four ranks, nor does a vocabulary of 50 by four."""
+    sharded(0, 1, 0, str(tmp_path))
+    for world in (2, 4):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        torch.multiprocessing.spawn(sharded, (world, port, str(tmp_path)), world)
+    one = torch.load(tmp_path / "1-0.pt")
+    for world in (2, 4):
+        for rank in range(world):
+            other = torch.load(tmp_path / f"{world}-{rank}.pt")
+            assert other.keys() == one.keys()
+            assert max(float((other[k] - one[k]).abs().max()) for k in one) < 1e-7
+
+
+def test_a_rank_holds_its_part_of_the_state_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 4)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    optimizer = Optimizer(GPT(replace(CONFIG, depth=4)).init_weights(0), Rates())
+    whole = sum(p.numel() for p in optimizer.named.values())
+    held = sum(s.momentum.numel() for s in optimizer.stacks) + sum(p.numel() for p in optimizer.owned.values())
+    assert held < 0.3 * whole

@@ -20,7 +20,7 @@ from nanochat import checkpoint
 from nanochat.console import UserError
 from nanochat.model import GPT
 from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
-from nanochat.train import loop as loop_module
+from nanochat.train.step import Stepper
 
 COMMON: dict[str, Any] = {
     "device": "cpu",
@@ -39,6 +39,9 @@ BASE: dict[str, Any] = {
     "matrix_lr": 0.002,
     "embedding_lr": 0.01,
     "unembedding_lr": 0.001,
+    "scalar_lr": 0.001,
+    # That of a run of ten steps would be large, and cautious decay switches on a sign, too.
+    "weight_decay": 0.01,
     **COMMON,
 }
 
@@ -75,7 +78,7 @@ def test_accumulation_equals_one_big_batch_with_masked_targets(base: Path) -> No
         "num_iterations": 6,
         "conversations": 300,
         "total_batch_size": 2048,
-        "lr_scale": 0.01,
+        "lr_scale": 0.003,
     }
     train_chat(ChatConfig(**common, device_batch_size=16))
     whole = weights("mid", "d1")
@@ -89,7 +92,7 @@ class Interrupted(Exception):
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Die right after the given number of steps, as a machine does."""
-    real, done = loop_module._step, [0]
+    real, done = Stepper.__call__, [0]
 
     def step(*args: Any, **kwargs: Any) -> Any:
         if done[0] == steps:
@@ -97,7 +100,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         done[0] += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop_module, "_step", step)
+    monkeypatch.setattr(Stepper, "__call__", step)
 
 
 def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,7 @@ def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(base: Path, monk
         "num_iterations": 6,
         "conversations": 300,
         "total_batch_size": 2048,
-        "lr_scale": 0.01,
+        "lr_scale": 0.003,
     }
     train_chat(ChatConfig(**common))
     whole = weights("sft", "d1")
@@ -182,14 +185,17 @@ def test_other_text_or_another_tokenizer_is_another_run(base: Path) -> None:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"depth": 0}, "depth is 0.*--depth=4"),
+        ({"depth": -1}, "depth is -1.*--depth=4"),
         ({"keep": 0}, "--keep is 0"),
         ({"device_batch_size": -1}, "--device_batch_size is -1"),
         ({"eval_tokens": -5}, "--eval_tokens is -5"),
         ({"target_param_data_ratio": 0.0}, "target_param_data_ratio"),
         ({"time_budget": "5m"}, "both set the horizon"),
         ({"total_batch_size": 1000}, "multiple of 1 x 64.*--total_batch_size=960"),
-        ({"dtype": "float16"}, "float16 is for inference"),
+        ({"fp8": True}, "--fp8 needs an NVIDIA GPU"),
+        ({"max_dollars": 1.0}, "what an hour costs.*--price_per_hour"),
+        ({"max_hours": -1.0}, "--max_hours is -1"),
+        ({"window_pattern": "SX"}, "no pattern of windows"),
         ({"dtype": "int8"}, "unknown dtype 'int8'"),
         ({"device": "tpu9"}, "cannot use device 'tpu9'"),
         pytest.param(
@@ -263,7 +269,7 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
         "conversations": 300,
         "total_batch_size": 2048,
         "model_tag": "d1",
-        "lr_scale": 0.01,
+        "lr_scale": 0.003,
     }
     train_chat(ChatConfig(**chat, stage="sft"))
     one = weights("sft", "d1")
@@ -309,3 +315,35 @@ def test_not_a_number_stops_and_names_the_step(base: Path, monkeypatch: pytest.M
     monkeypatch.setattr(GPT, "loss", loss)
     with pytest.raises(UserError, match="the loss became nan in step 1.*no checkpoint yet"):
         train_base(BaseConfig(**BASE, model_tag="nan"))
+
+
+def test_deterministic_runs_are_equal_bit_for_bit(base: Path) -> None:
+    values = {**BASE, "deterministic": True, "num_iterations": 5}
+    try:
+        train_base(BaseConfig(**values, model_tag="one"))
+        train_base(BaseConfig(**values, model_tag="two"))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert furthest(weights("base", "one"), weights("base", "two")) == 0.0
+
+
+def test_classic_trains_and_resumes_as_classic(base: Path) -> None:
+    values = {**BASE, "arch": "classic", "model_tag": "old", "num_iterations": 4}
+    train_base(BaseConfig(**values))
+    assert "x0_lambdas" not in weights("base", "old")
+    state = train_base(BaseConfig(**{**values, "num_iterations": 6}, resume=True))
+    assert state.step == 6
+
+
+@pytest.mark.parametrize("limit", [{"max_hours": 1e-9}, {"max_dollars": 1e-9, "price_per_hour": 2.0}])
+def test_a_limit_saves_and_stops_and_a_higher_one_goes_on(base: Path, limit: dict[str, float]) -> None:
+    values = {**BASE, "model_tag": "limited"}
+    with pytest.raises(UserError, match=r"--max_\w+=1e-09 is reached at step 1 of 10, which is saved.*--resume"):
+        train_base(BaseConfig(**values, **limit))
+    assert list(checkpoint.steps("base", "limited")) == [1]
+    assert train_base(BaseConfig(**values, resume=True)).step == 10
+
+
+def test_depth_follows_the_flops(base: Path) -> None:
+    state = train_base(BaseConfig(**{**BASE, "depth": 0, "num_iterations": -1, "target_flops": 1e10, "model_tag": ""}))
+    assert state.tag == "d1"

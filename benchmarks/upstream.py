@@ -1,0 +1,103 @@
+"""Runs karpathy/nanochat from a checkout, as a script of its own: its package has the same name as this one.
+
+    PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|base_train ...
+
+Only benchmarks.train starts it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import runpy
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+# An editable installation of ours would answer for the name before the path is looked at.
+sys.meta_path[:] = [f for f in sys.meta_path if str(getattr(f, "__module__", "")).startswith("_frozen_importlib")]
+sys.path[:] = [os.environ["PYTHONPATH"], *(p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__)))]
+
+
+def model_of(depth: int, vocab: int, seq_len: int) -> Any:
+    """As its base_train makes it with the settings of its runs/runcpu.sh: heads of 64, full windows."""
+    import torch
+    from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found, unused-ignore]
+
+    torch.manual_seed(0)
+    width = 64 * depth
+    model = GPT(GPTConfig(seq_len, vocab, depth, depth, depth, width, "L"))
+    model.init_weights()
+    return model
+
+
+def step(depth: int, vocab: int, seq_len: int, rows: int, steps: int) -> dict[str, Any]:
+    """Seconds of each training step, the optimiser included, and of the optimiser alone."""
+    import torch
+
+    model = model_of(depth, vocab, seq_len)
+    optimizer = model.setup_optimizer()
+    forward = torch.compile(model, dynamic=False)
+    ids = torch.randint(0, vocab, (rows, seq_len + 1), generator=torch.Generator().manual_seed(0))
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    seconds, updates = [], []
+    for _ in range(steps):
+        began = time.perf_counter()
+        forward(x, y).backward()
+        middle = time.perf_counter()
+        optimizer.step()
+        model.zero_grad(set_to_none=True)
+        seconds.append(time.perf_counter() - began)
+        updates.append(time.perf_counter() - middle)
+    return {"seconds": seconds, "updates": updates, "flops_per_token": model.estimate_flops()}
+
+
+def logits(folder: str) -> dict[str, Any]:
+    """Write a model with random weights everywhere, ids and its logits: is ours the same model?"""
+    import torch
+
+    model = model_of(3, 256, 64)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.05)
+        ids = torch.randint(0, 256, (2, 64), generator=g)
+        torch.save({"weights": model.state_dict(), "ids": ids, "logits": model(ids)}, f"{folder}/logits.pt")
+    return {}
+
+
+def tokenizer(ranks: str, pattern: str, specials: list[str]) -> dict[str, Any]:
+    """Save a tokenizer of tiktoken's ranks where its scripts look for one, with the lengths of its tokens."""
+    import tiktoken
+    import torch
+    from nanochat.common import get_base_dir  # type: ignore[import-not-found, unused-ignore]
+    from tiktoken.load import load_tiktoken_bpe
+
+    from nanochat.tokenizer import RustBPETokenizer  # type: ignore[attr-defined, unused-ignore]
+
+    table = load_tiktoken_bpe(ranks)
+    ids = {name: len(table) + i for i, name in enumerate(specials)}
+    encoding = tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=table, special_tokens=ids)
+    folder = os.path.join(get_base_dir(), "tokenizer")
+    RustBPETokenizer(encoding, "<|bos|>").save(folder)
+    lengths = [len(encoding.decode_single_token_bytes(i)) for i in range(len(table))] + [0] * len(specials)
+    torch.save(torch.tensor(lengths, dtype=torch.int32), os.path.join(folder, "token_bytes.pt"))
+    return {}
+
+
+def main() -> None:
+    what, *given = sys.argv[1:]
+    if what == "base_train":
+        sys.argv = ["base_train", *given]
+        runpy.run_module("scripts.base_train", run_name="__main__")
+        return
+    tasks: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "logits": logits, "tokenizer": tokenizer}
+    result = tasks[what](*(json.loads(x) for x in given))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    print(json.dumps({**result, "peak_mb": peak}))
+
+
+if __name__ == "__main__":
+    main()

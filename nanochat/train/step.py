@@ -1,0 +1,104 @@
+"""One optimiser step: forward and backward in pieces that fit into memory, the guard against NaN, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanochat.console import UserError, say
+from nanochat.dataset.loader import Step
+from nanochat.machine import Machine
+from nanochat.model.gpt import GPT
+from nanochat.optim import Optimizer, Schedule
+
+
+class NotFiniteError(ArithmeticError):
+    """The loss or a gradient is infinite or not a number; no weight has been touched."""
+
+
+@dataclass
+class LossScale:
+    """float16 loses small gradients, so the loss is multiplied by as much as they bear: halved when one overflows (that
+    step is left out), doubled after `patience` steps without (https://arxiv.org/abs/1710.03740)."""
+
+    value: float = 2.0**16
+    good: int = 0
+    patience: int = 1000
+
+    def overflowed(self) -> None:
+        self.value, self.good = self.value / 2, 0
+
+    def held(self) -> None:
+        self.good += 1
+        if self.good == self.patience:
+            self.value, self.good = self.value * 2, 0
+
+
+class Stepper:
+    """Takes steps. rows: sequences in a forward pass where memory sufficed for no more; 0: as the loader gives."""
+
+    def __init__(
+        self, machine: Machine, model: GPT, optimizer: Optimizer, loss: Callable[..., Tensor], scale: LossScale
+    ) -> None:
+        self.machine, self.model, self.optimizer, self.loss = machine, model, optimizer, loss
+        self.scale = scale if machine.dtype == torch.float16 else None
+        self.rows = 0
+
+    def __call__(self, step: Step, valid: int, schedule: Schedule, number: int) -> float:
+        """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them."""
+        total = self._gradients(step, valid)
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        bad = ~torch.stack(torch._foreach_norm(grads)).isfinite().all()
+        facts = torch.stack((total, bad.to(total.dtype)))
+        if self.machine.ranks.world > 1:
+            dist.all_reduce(facts)
+        loss, overflows = facts.tolist()
+        if self.scale and overflows and math.isfinite(loss):
+            self.scale.overflowed()
+            self._drop()
+            return loss
+        if overflows or not math.isfinite(loss):
+            self._drop()
+            raise NotFiniteError("the loss became " + str(loss) if not math.isfinite(loss) else "a gradient overflowed")
+        if self.scale:
+            torch._foreach_div_(grads, self.scale.value)
+            self.scale.held()
+        self.optimizer.step(schedule, number)
+        return loss
+
+    def _gradients(self, step: Step, valid: int) -> Tensor:
+        """Sum the gradients over the step's pieces, halving the pieces for as long as memory does not suffice."""
+        while True:
+            try:
+                total = torch.zeros((), device=self.machine.device)
+                for batch in step.micro:
+                    size = self.rows or len(batch.ids)
+                    for ids, targets in zip(batch.ids.split(size), batch.targets.split(size), strict=True):
+                        ids, targets = ids.to(self.machine.device), targets.to(self.machine.device)
+                        # Divided by the targets of the whole step, not of the piece: each target weighs the same.
+                        loss = self.loss(ids, targets, reduction="sum") / max(1, valid)
+                        (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
+                        total += loss.detach().float()
+                return total
+            except torch.OutOfMemoryError as error:
+                rows = self.rows or max(len(batch.ids) for batch in step.micro)
+                if rows == 1:
+                    raise UserError(
+                        f"one sequence of {step.micro[0].ids.size(1)} tokens does not fit into memory: {error}",
+                        "Use --checkpoint_activations, a shorter --max_seq_len, or a smaller --depth",
+                    ) from None
+                self.rows = rows // 2
+            # Outside of the handler, which keeps the failed pass alive.
+            self._drop()
+            if self.machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+            say(f"Out of memory with {rows} sequences at once: going on with {self.rows}")
+
+    def _drop(self) -> None:
+        for p in self.model.parameters():
+            p.grad = None

@@ -1,0 +1,73 @@
+"""Blocked and flexible attention against plain masked attention in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.model import attention
+
+
+def plain(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int, scale: float) -> torch.Tensor:
+    k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    distance = torch.arange(q.size(2))[:, None] - torch.arange(q.size(2))[None]
+    scores = (q @ k.mT * scale).masked_fill((distance < 0) | (distance > window), float("-inf"))
+    return scores.softmax(-1) @ v
+
+
+def inputs(T: int, heads: int, kv_heads: int, seed: int) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    sizes = ((2, heads, T, 4), (2, kv_heads, T, 4), (2, kv_heads, T, 4))
+    return [torch.randn(size, dtype=torch.float64, generator=g, requires_grad=True) for size in sizes]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    T=st.integers(1, 40), window=st.integers(0, 50), block=st.integers(1, 20), groups=st.sampled_from([(2, 2), (4, 2)]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_blocked_values_and_gradients(T: int, window: int, block: int, groups: tuple[int, int], seed: int) -> None:
+    qkv = inputs(T, *groups, seed)
+    expected, got = plain(*qkv, window, 0.3), attention.blocked(*qkv, window, 0.3, block)
+    assert torch.allclose(got, expected, atol=1e-12)
+    weight = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), qkv), torch.autograd.grad((expected * weight).sum(), qkv), strict=True
+    ):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [3, 17, attention.LONGEST * 2])
+def test_the_flexible_backend_gives_the_same(window: int) -> None:
+    qkv = [x.detach().float() for x in inputs(40, 4, 2, 0)]
+    assert torch.allclose(attention._flex(*qkv, window, 0.3), plain(*qkv, window, 0.3), atol=1e-5)
+
+
+def test_longer_than_blocks_may_see() -> None:
+    qkv = [x.detach().float() for x in inputs(attention.LONGEST + 5, 2, 2, 0)]
+    full = attention.attend(*qkv, 1 << 30, 0.3)
+    assert torch.allclose(full, plain(*qkv, 1 << 30, 0.3), atol=1e-5)
+
+
+def test_a_window_never_builds_a_square_of_the_context() -> None:
+    """The largest tensor that 4,096 tokens with a window of 128 need is a block of scores (upstream #825)."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    q = torch.randn(1, 1, 4096, 8)
+    with Watch():
+        attention.attend(q, q, q, 128, 0.3)
+    assert largest == attention.BLOCK * (attention.BLOCK + 128)
+
+
+def test_a_cpu_uses_blocks() -> None:
+    assert attention.choose(torch.device("cpu"), torch.bfloat16) == "blocked"
