@@ -46,6 +46,11 @@ BASE: dict[str, Any] = {
 }
 
 
+# At the modern model's start some rows of gradients are nothing but rounding, and Muon gives every row one length. What
+# ranks do is the same for both: tests/optim compares them for the modern one, in float64.
+CLASSIC: dict[str, Any] = {**BASE, "arch": "classic"}
+
+
 @pytest.fixture
 def base(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shared run without its base checkpoints' tag in the way."""
@@ -258,9 +263,9 @@ def flags(values: dict[str, Any]) -> list[str]:
 
 
 def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> None:
-    train_base(BaseConfig(**BASE, model_tag="one"))
+    train_base(BaseConfig(**CLASSIC, model_tag="one"))
     one = weights("base", "one")
-    torchrun(base, 2, "scripts.base_train", *flags({**BASE, "model_tag": "two"}))
+    torchrun(base, 2, "scripts.base_train", *flags({**CLASSIC, "model_tag": "two"}))
     assert furthest(one, weights("base", "two")) < 1e-4
 
     chat = {
@@ -298,10 +303,10 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
 
 def test_a_checkpoint_made_by_two_ranks_resumes_on_one(base: Path) -> None:
     """The two-rank run is cut by deleting its last step, which leaves step 8 of 10."""
-    train_base(BaseConfig(**BASE, model_tag="one"))
-    torchrun(base, 2, "scripts.base_train", *flags({**BASE, "model_tag": "two", "save_every": 4}), "--keep=9")
+    train_base(BaseConfig(**CLASSIC, model_tag="one"))
+    torchrun(base, 2, "scripts.base_train", *flags({**CLASSIC, "model_tag": "two", "save_every": 4}), "--keep=9")
     shutil.rmtree(checkpoint.steps("base", "two")[10])
-    state = train_base(BaseConfig(**BASE, model_tag="two", resume=True))
+    state = train_base(BaseConfig(**CLASSIC, model_tag="two", resume=True))
     assert state.step == 10
     assert furthest(weights("base", "one"), weights("base", "two")) < 1e-4
 
