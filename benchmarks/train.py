@@ -79,7 +79,7 @@ def step(depth: int, rows: int, steps: int) -> dict[str, Any]:
     model = GPT(config, machine.dtype).init_weights(0)
     n_tokens = scale.tokens(config.shape, 12.0)
     rates = scale.rates(config.shape, batch, n_tokens, 12.0)
-    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_steps(batch))
+    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch))
     loss = compiled(model, "auto", machine)
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()

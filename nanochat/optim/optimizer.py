@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from nanochat.optim.muon import POLAR_EXPRESS, apply, muon_update, prepare
+from nanochat.optim.muon import apply, muon_update, prepare
 from nanochat.optim.schedule import Schedule
 from nanochat.scale import Rates
 
@@ -50,6 +50,8 @@ class Optimizer:
 
     `step` expects gradients already summed over micro-batches, and sums them over ranks: divided by all ranks' targets.
     Weights of one shape are moved into one tensor, of which they become views: their update is one batched product.
+    muon_every: steps between two updates of a matrix, each as large as that many: momentum, which takes in every
+    gradient, turns slowly. The shapes take turns.
     compiled: fuse Muon's element-wise work with torch.compile.
     """
 
@@ -59,9 +61,9 @@ class Optimizer:
         rates: Rates,
         muon_dtype: torch.dtype = torch.float32,
         compiled: bool = False,
-        muon_steps: int = len(POLAR_EXPRESS),
+        muon_every: int = 1,
     ):
-        self.rates, self.muon_dtype, self.muon_steps = rates, muon_dtype, muon_steps
+        self.rates, self.muon_dtype, self.muon_every = rates, muon_dtype, muon_every
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.named = dict(model.named_parameters())
@@ -94,13 +96,16 @@ class Optimizer:
         for name in self.rest:
             arrivals.append(self._collect(name))
         gathers = []
-        for stack, (arrived, grads) in zip(self.stacks, arrivals, strict=False):
+        for turn, (stack, (arrived, grads)) in enumerate(zip(self.stacks, arrivals, strict=False)):
             arrived()
-            lr = self.rates.matrix * rate * max(1.0, stack.shape[0] / stack.shape[1]) ** 0.5
+            if (step + turn) % self.muon_every:
+                stack.momentum.lerp_(grads, 1 - momentum)
+                continue
+            lr = self.muon_every * self.rates.matrix * rate * max(1.0, stack.shape[0] / stack.shape[1]) ** 0.5
             now = [torch.tensor(x) for x in (lr, momentum, decay)]
             muon_update(
                 grads, stack.momentum, stack.second, stack.own, now[0], now[1], now[2],
-                self.muon_dtype, self.muon_steps, *self._parts,
+                self.muon_dtype, *self._parts,
             )  # fmt: skip
             gathers.append(stack.share_out())
         for name, (arrived, grad) in zip(self.rest, arrivals[len(self.stacks) :], strict=True):

@@ -39,7 +39,7 @@ def choose_rows(total_rows: int, world: int, seq_len: int, wanted: int, device_t
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    limit = wanted or max(1, (65536 if device_type == "cuda" else 16384) // seq_len)
+    limit = wanted or max(1, (65536 if device_type == "cuda" else 2048) // seq_len)
     return max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
 
 
@@ -117,7 +117,7 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
         scale.Rates(**plan.rates),
         muon_dtype(machine),
         compiles(config.compile, machine),
-        scale.muon_steps(plan.batch_tokens),
+        scale.muon_every(plan.batch_tokens),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import socket
 from dataclasses import replace
@@ -30,6 +31,28 @@ def wide(g: torch.Tensor) -> torch.Tensor:
     return prepare(g, torch.zeros_like(g), t(0.0), g.size(-2) > g.size(-1), g.dtype)
 
 
+def test_singular_values_come_near_one() -> None:
+    values = torch.logspace(math.log10(0.002), 0, 200, dtype=torch.float64)
+    assert (orthogonalize(values.diag()[None])[0].diag() - 1).abs().max() < 0.15
+
+
+def test_matrices_updated_in_turns_go_as_far_and_forget_no_gradient() -> None:
+    """The same gradient in every step: every second step twice as far is every step."""
+    models = [GPT(CONFIG, torch.float64).init_weights(0).double() for _ in range(2)]
+    start = [p.detach().clone() for p in models[0].blocks.parameters()]
+    for model, every in zip(models, (1, 2), strict=True):
+        optimizer = Optimizer(model, Rates(weight_decay=0.0), torch.float64, muon_every=every)
+        for i in range(20):
+            for name, p in model.named_parameters():
+                p.grad = torch.randn(p.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(len(name)))
+            optimizer.step(Schedule(1000, warmup=0), i)
+        # Momentum took in as many gradients, whoever had the turn.
+        assert all((stack.momentum != 0).any() for stack in optimizer.stacks)
+    for a, b, c in zip(*(m.blocks.parameters() for m in models), start, strict=True):
+        moved, lazily = (a - c).norm(), (b - c).norm()
+        assert lazily / moved == pytest.approx(1.0, abs=0.06)
+
+
 def test_orthogonalize_comes_near_the_polar_factor() -> None:
     g = torch.randn(3, 24, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = orthogonalize(wide(g))
@@ -53,7 +76,7 @@ def test_the_direction_is_that_of_torch_muon(shape: tuple[int, int], monkeypatch
         before = p.detach().clone()
         p.grad = grad.clone()
         reference.step()
-        x = orthogonalize(prepare(grad[None], momentum, t(0.9), shape[0] > shape[1], torch.float32), 5)[0]
+        x = orthogonalize(prepare(grad[None], momentum, t(0.9), shape[0] > shape[1], torch.float32))[0]
         ours, theirs = (x.T if shape[0] > shape[1] else x), before - p.detach()
         assert torch.nn.functional.cosine_similarity(ours.flatten(), theirs.flatten(), dim=0) > 0.98
 
