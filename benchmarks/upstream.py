@@ -13,12 +13,17 @@ import resource
 import runpy
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
 # An editable installation of ours would answer for the name before the path is looked at.
 sys.meta_path[:] = [f for f in sys.meta_path if str(getattr(f, "__module__", "")).startswith("_frozen_importlib")]
-sys.path[:] = [os.environ["PYTHONPATH"], *(p for p in sys.path if p != os.path.dirname(os.path.abspath(__file__)))]
+# So would our package of scripts, wherever it lies: theirs is a folder without __init__.py, which comes last.
+sys.path[:] = [
+    os.environ["PYTHONPATH"],
+    *(p for p in sys.path if not os.path.exists(f"{p or '.'}/scripts/__init__.py")),
+]
 
 
 def model_of(depth: int, vocab: int, seq_len: int) -> Any:
@@ -90,6 +95,7 @@ def tokenizer(ranks: str, pattern: str, specials: list[str]) -> dict[str, Any]:
 def main() -> None:
     what, *given = sys.argv[1:]
     if what == "base_train":
+        sys.modules.setdefault("wandb", types.ModuleType("wandb"))  # imported, and not used by a run without a name
         sys.argv = ["base_train", *given]
         runpy.run_module("scripts.base_train", run_name="__main__")
         return
