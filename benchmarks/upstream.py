@@ -2,7 +2,7 @@
 
     PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|base_train ...
 
-Only benchmarks.train starts it.
+Only benchmarks.train starts it. The ignored types below are upstream's package: not installed where types are checked.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
                 done.result()
                 with counting:
                     bar.advance(0, files=f"{count}/{len(files)}")
-        except BaseException:
+        except BaseException:  # Ctrl-C too: the other threads must not download on; it is raised again
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise

@@ -54,7 +54,7 @@ class TrainConfig:
     deterministic: bool = False
     """the same bits in every run on the same machine and number of threads; slower on a GPU"""
     checkpoint_activations: bool = False
-    """keep only every layer's input for the backward pass: a third slower, and several times less memory"""
+    """keep only every layer's input for the backward pass and compute the rest again: less memory, slower"""
     fp8: bool = False
     """matrix products in float8 (NVIDIA from compute capability 8.9 on; needs torchao)"""
     max_hours: float = 0.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from nanochat.console import UserError, say
 from nanochat.dataset.loader import Step
@@ -53,7 +54,7 @@ class Stepper:
         """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them."""
         total = self._gradients(step, valid)
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        bad = ~torch.stack(torch._foreach_norm(grads)).isfinite().all()
+        bad = ~get_total_norm(grads).isfinite()
         facts = torch.stack((total, bad.to(total.dtype)))
         if self.machine.ranks.world > 1:
             dist.all_reduce(facts)
