@@ -62,15 +62,15 @@ class Config:
 
 
 def step(depth: int, rows: int, steps: int) -> dict[str, Any]:
-    """Our training step, as nanochat.train.loop does it."""
+    """Our training step as nanochat.train does it: sequences in a pass, release of memory."""
     import torch
 
     from benchmarks.tokenizer import peak_mb
     from nanochat import scale
-    from nanochat.machine import peak_flops, setup
+    from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
-    from nanochat.train.base import muon_dtype
+    from nanochat.train.base import choose_rows, muon_dtype
     from nanochat.train.loop import compiled
 
     machine = setup("cpu")
@@ -83,14 +83,18 @@ def step(depth: int, rows: int, steps: int) -> dict[str, Any]:
     loss = compiled(model, "auto", machine)
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    at_once = choose_rows(rows, config.shape, 0, machine)
     seconds, updates = [], []
     for i in range(steps):
         began = time.perf_counter()
-        (loss(x, y, reduction="sum") / batch).backward()
+        for ids, targets in zip(x.split(at_once), y.split(at_once), strict=True):
+            (loss(ids, targets, reduction="sum") / batch).backward()
         middle = time.perf_counter()
         optimizer.step(Schedule(steps), i)
         seconds.append(time.perf_counter() - began)
         updates.append(time.perf_counter() - middle)
+        if i == 0:
+            release_memory()
     return {
         "seconds": seconds,
         "updates": updates,

@@ -213,6 +213,16 @@ def keep_freed_memory() -> None:
     libc.mallopt(top_pad, 64 << 20)
 
 
+def release_memory() -> None:
+    """Give what is free back to the system (glibc): compiling leaves some hundred megabytes behind."""
+    import ctypes
+    import gc
+
+    gc.collect()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def has_compiler() -> bool:
     """Whether torch.compile can build its kernels here (on a GPU, Triton needs a C compiler for its launchers)."""
     import shutil

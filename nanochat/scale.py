@@ -13,6 +13,7 @@ Arch = Literal["modern", "classic"]
 ASPECT = 64  # width per layer
 REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
+EFFICIENCY = 0.5  # share of the matmul peak that training reaches, for plans made before it is measured
 BIGRAM_DEPTH = 10  # below it, models have a table of token pairs
 MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gives up batch size before it gives up updates
 SMALL_BATCH = 2**14  # runs of minutes; see `rates`

@@ -5,11 +5,16 @@ A window of W lets a token see itself and the W tokens before it.
 
 from __future__ import annotations
 
-from typing import Literal
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 Backend = Literal["flash", "flex", "blocked"]
 BLOCK = 256  # queries at a time: three times as fast as scaled_dot_product_attention at T 512 on 2 cores, both ways
@@ -26,8 +31,14 @@ def choose(device: torch.device, dtype: torch.dtype) -> Backend:
     return "flex"
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only."""
+Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, parts: Parts | None = None) -> Tensor:
+    """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
+
+    parts: `softmax` and `softmax_slopes`, compiled.
+    """
     backend = choose(q.device, q.dtype)
     if window >= q.size(2) - 1 and (backend != "blocked" or q.size(2) > LONGEST):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
@@ -35,22 +46,85 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor
         return _flash(q, k, v, window, scale)
     if backend == "flex":
         return _flex(q, k, v, window, scale)
-    return blocked(q, k, v, window, scale)
+    return blocked(q, k, v, window, scale, BLOCK, parts)
 
 
-def blocked(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK) -> Tensor:
+def blocked(
+    q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK, parts: Parts | None = None
+) -> Tensor:
     """Plain products, `block` queries at a time against the keys they can see: no (T, T) mask, half the work."""
     if q.size(1) != k.size(1):
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
-    wide = torch.promote_types(q.dtype, torch.float32)
-    out = []
-    for start in range(0, q.size(2), block):
-        end, first = min(start + block, q.size(2)), max(0, start - window)
-        scores = (q[:, :, start:end] @ k[:, :, first:end].mT).to(wide) * scale
-        distance = torch.arange(start, end, device=q.device)[:, None] - torch.arange(first, end, device=q.device)[None]
-        scores = scores.masked_fill((distance < 0) | (distance > window), float("-inf"))
-        out.append(scores.softmax(-1).to(v.dtype) @ v[:, :, first:end])
-    return torch.cat(out, 2)
+    window = min(window, q.size(2))
+    flat = _Blocked.apply(
+        *(x.flatten(0, 1) for x in (q, k, v)), window, scale, block, parts or (softmax, softmax_slopes)
+    )
+    y: Tensor = flat.unflatten(0, q.shape[:2])
+    return y
+
+
+def _seen(scores: Tensor, window: int, scale: float) -> Tensor:
+    """Scores (n, queries, keys), wide, with -inf where a query may not look; the last query and key are one token."""
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
+    queries, keys = (torch.arange(size, device=scores.device) for size in scores.shape[1:])
+    distance = queries[:, None] + (scores.size(2) - scores.size(1)) - keys
+    return wide.masked_fill((distance < 0) | (distance > window), float("-inf"))
+
+
+def softmax(scores: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Softmax of scores (n, queries, keys) in their dtype, and the logarithms of its sums (n, queries, 1)."""
+    wide = _seen(scores, window, scale)
+    top = wide.amax(-1, keepdim=True)
+    e = (wide - top).exp()
+    sums = e.sum(-1, keepdim=True)
+    return (e / sums).to(scores.dtype), top + sums.log()
+
+
+def softmax_slopes(scores: Tensor, logs: Tensor, grad: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
+    """The softmax once more, from the logarithms of its sums, and the gradient of the scores, given the softmax's."""
+    p = (_seen(scores, window, scale) - logs).exp()
+    wide = grad.to(p.dtype)
+    inner = (p * wide).sum(-1, keepdim=True)
+    return p.to(scores.dtype), (p * (wide - inner) * scale).to(scores.dtype)
+
+
+class _Blocked(torch.autograd.Function):
+    """q, k, v (n, T, D) -> (n, T, D). Keeps a number per query instead of the softmax, which the backward pass computes
+    again (the idea of https://arxiv.org/abs/2205.14135)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int, parts: Parts
+    ) -> Tensor:
+        out = torch.empty_like(q)
+        logs = []
+        for queries, keys in _spans(q.size(1), window, block):
+            p, log = parts[0](q[:, queries] @ k[:, keys].mT, window, scale)
+            out[:, queries] = p @ v[:, keys]
+            logs.append(log)
+        ctx.save_for_backward(q, k, v, *logs)
+        ctx.given = window, scale, block, parts
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *logs = ctx.saved_tensors
+        window, scale, block, parts = ctx.given
+        (grad,) = grads
+        grad_q, grad_k, grad_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        for (queries, keys), log in zip(_spans(q.size(1), window, block), logs, strict=True):
+            near_q, near_grad = q[:, queries], grad[:, queries]
+            p, slope = parts[1](near_q @ k[:, keys].mT, log, near_grad @ v[:, keys].mT, window, scale)
+            grad_q[:, queries] = slope @ k[:, keys]
+            grad_k[:, keys] += slope.mT @ near_q
+            grad_v[:, keys] += p.mT @ near_grad
+        return grad_q, grad_k, grad_v, None, None, None, None
+
+
+def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:
+    """Blocks of queries, and the keys that each can see."""
+    starts = range(0, T, block)
+    return [(slice(s, min(s + block, T)), slice(max(0, s - window), min(s + block, T))) for s in starts]
 
 
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int, scale: float) -> Tensor:
@@ -74,12 +148,18 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    from torch.nn.attention.flex_attention import flex_attention
+
+    mask = _near(q.size(2), window, q.device)
+    y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
+    return y
+
+
+@functools.lru_cache(32)  # the same for all layers and steps
+def _near(T: int, window: int, device: torch.device) -> BlockMask:
+    from torch.nn.attention.flex_attention import create_block_mask
 
     def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key <= window)
 
-    T = q.size(2)
-    mask = create_block_mask(near, None, None, T, T, device=q.device)
-    y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
-    return y
+    return create_block_mask(near, None, None, T, T, device=device)

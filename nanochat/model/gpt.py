@@ -8,6 +8,7 @@ scale of queries and keys; and, for small models, a hashed table of token pairs.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import attend, attend_cached
+from nanochat.model.attention import attend, attend_cached, softmax, softmax_slopes
 from nanochat.model.cache import KVCache
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
@@ -37,6 +38,29 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
+
+
+def _look_up(table: Tensor, ids: Tensor) -> Tensor:
+    return F.embedding(ids, table)
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of a table (n, width) for ids (...), whose gradient goes straight to where the table's is summed up.
+    Autograd would fill a second table with zeros in every backward pass, and add all of it."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.table = table
+        ctx.save_for_backward(ids)
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, None]:
+        (ids,), (grad,), table = ctx.saved_tensors, grads, ctx.table
+        if table.grad is None:
+            table.grad = torch.zeros_like(table)
+        table.grad.index_add_(0, ids.flatten(), grad.flatten(0, -2))
+        return None, None
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -77,36 +101,31 @@ class Attention(nn.Module):
         self.k = Linear(config.width, kv_width)
         self.v = Linear(config.width, kv_width)
         self.out = Linear(config.width, config.width)
+        self.parts = (softmax, softmax_slopes)
         if config.has_value_embedding(layer):
             self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, width) -> queries (B, T, H, D), keys and values (B, T, G, D)."""
-        c = self.config
-        return (
-            self.q(x).unflatten(-1, (c.heads, c.head_dim)),
-            self.k(x).unflatten(-1, (c.kv_heads, c.head_dim)),
-            self.v(x).unflatten(-1, (c.kv_heads, c.head_dim)),
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, width) -> queries (B, H, T, D), keys and values (B, G, T, D)."""
+        q, k, v = (
+            matrix(x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for matrix in (self.q, self.k, self.v)
         )
+        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        return q.contiguous(), k.contiguous(), v.contiguous()
 
     def add_value(self, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
         """v plus as much of the value embedding (B, T, G * D) as each head's gate on x says, up to three times."""
         gate = 3 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
-        return v + gate[..., None] * value.view_as(v)
+        return v + (gate[..., None] * value.unflatten(-1, (-1, self.config.head_dim))).transpose(1, 2)
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        """What `project` gave -> (B, T, width)."""
-        T = q.size(1)
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        q, k = norm(rotate(q, place.cos, place.sin)), norm(rotate(k, place.cos, place.sin))
+        """What `project` gave -> (B, H, T, D)."""
         held = None
         if place.cache is not None and place.positions is not None:
             held = place.cache.put(self.layer, place.positions, k, v, place.end)
-        if held is None or place.positions is None or place.end == T:  # the new tokens are all there is to see
-            y = attend(q, k, v, self.window, self.scale)
-        else:
-            y = attend_cached(q, *held, place.positions, self.window, self.scale)
-        return self.out(y.transpose(1, 2).flatten(2))
+        if held is None or place.positions is None or place.end == q.size(2):  # the new tokens are all there is to see
+            return attend(q, k, v, self.window, self.scale, self.parts)
+        return attend_cached(q, *held, place.positions, self.window, self.scale)
 
 
 class MLP(nn.Module):
@@ -137,19 +156,19 @@ class Block(nn.Module):
         """x (B, T, width) or a sum of such; value as in Attention.add_value."""
         # Evaluation is not worth compiling: other shapes, and no backward pass to save.
         before, after = self.halves if torch.is_grad_enabled() else (self.before, self.after)
-        x, seen, q, k, v = before(x)
+        x, seen, q, k, v = before(x, place.cos, place.sin)
         if value is not None:
             v = self.attn.add_value(seen, v, value)
-        return after(x, q, k, v, place)
+        return after(x, self.attn.look(q, k, v, place))
 
-    def before(self, x: Tensor | Mixed) -> tuple[Tensor, ...]:
+    def before(self, x: Tensor | Mixed, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         if isinstance(x, tuple):
             x = functools.reduce(torch.add, (weight.to(part.dtype) * part for weight, part in x))
         seen = norm(x)
-        return x, seen, *self.attn.project(seen)
+        return x, seen, *self.attn.project(seen, cos, sin)
 
-    def after(self, x: Tensor, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        x = x + self.attn.look(q, k, v, place)
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x + self.attn.out(y.transpose(1, 2).flatten(2))
         return x + self.mlp(norm(x))
 
 
@@ -181,6 +200,7 @@ class GPT(nn.Module):
             self.bigram = nn.Embedding(c.bigram, c.width)
             self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
         self._slopes = slopes
+        self._lookup: Callable[[Any, Tensor], Tensor] = _look_up
         self.checkpoint_activations = False  # keep the layers' inputs only, and compute the rest again backwards
         self._set_rope(c.seq_len)
 
@@ -191,8 +211,11 @@ class GPT(nn.Module):
     def compile_parts(self) -> None:
         """torch.compile for what costs time, in pieces that all layers share: a CPU compiles them in seconds where the
         whole takes a minute."""
+        self._lookup = _Lookup.apply
         self._slopes = torch.compile(slopes, dynamic=False)
+        parts = torch.compile(softmax, dynamic=True), torch.compile(softmax_slopes, dynamic=True)
         for block in self.layers:
+            block.attn.parts = parts
             block.halves = (torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False))
 
     def _set_rope(self, length: int) -> None:
@@ -250,7 +273,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Final normalised states (B, T, width) of ids (B, T); with a cache, ids continue every row."""
         place = self._place(ids.size(1), cache)
-        x = norm(self.embed(ids).to(self.dtype))
+        x = norm(self._rows(self.embed, ids))
         if self.config.modern:
             x = self._modern(ids, x, place)
         else:
@@ -266,19 +289,24 @@ class GPT(nn.Module):
         # Smear: a little of the token before, as much as a gate says.
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
         x = x + gate * self._embedded_before(x, first)
-        pairs = self.bigram(pair_hash(before, ids, self.config.bigram)).to(x.dtype) if self.config.bigram else None
+        pairs = self._rows(self.bigram, pair_hash(before, ids, self.config.bigram)) if self.config.bigram else None
         x0 = x.clone()  # not x itself: the first layer would be compiled apart, for two inputs that are one
         middle = x
         for i, block in enumerate(self.blocks):
             mixed: Mixed = ((self.resid_lambdas[i], x), (self.x0_lambdas[i], x0))
             if pairs is not None:
                 mixed += ((self.bigram_lambdas[i], pairs),)
-            value = self.value_embeds[str(i)](ids).to(x.dtype) if str(i) in self.value_embeds else None
+            value = self._rows(self.value_embeds[str(i)], ids) if str(i) in self.value_embeds else None
             x = self._layer(block, mixed, place, value)
             if i == self.config.depth // 2:
                 middle = x
         # Backout: low-level features of the middle are of no use to the head.
         return x - self.backout_lambda.to(x.dtype) * middle
+
+    def _rows(self, table: nn.Module, ids: Tensor) -> Tensor:
+        """(..., width) of a table for ids (...), in the compute dtype."""
+        y: Tensor = self._lookup(table.weight, ids)
+        return y.to(self.dtype)
 
     def _layer(self, block: nn.Module, *given: Any) -> Tensor:
         if self.checkpoint_activations and torch.is_grad_enabled():
@@ -289,7 +317,7 @@ class GPT(nn.Module):
 
     def _embedded_before(self, x: Tensor, first: Tensor) -> Tensor:
         """x (B, T, width) moved on by one position, behind the embedding of `first` (B,), which is 0 where it is -1."""
-        start = norm(self.embed(first.clamp_min(0)).to(x.dtype)) * (first >= 0).to(x.dtype)[:, None]
+        start = norm(self._rows(self.embed, first.clamp_min(0))) * (first >= 0).to(x.dtype)[:, None]
         return torch.cat((start[:, None], x[:, :-1]), 1)
 
     def _place(self, T: int, cache: KVCache | None) -> Place:

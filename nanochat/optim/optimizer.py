@@ -49,6 +49,7 @@ class Optimizer:
     """Muon for the blocks' matrices, torch's fused AdamW for everything else.
 
     `step` expects gradients already summed over micro-batches, and sums them over ranks: divided by all ranks' targets.
+    Gradients live in buffers made here, which are filled with zeros instead of dropped: memory does not go to pieces.
     Weights of one shape are moved into one tensor, of which they become views: their update is one batched product.
     muon_every: steps between two updates of a matrix, each as large as that many: momentum, which takes in every
     gradient, turns slowly. The shapes take turns.
@@ -76,12 +77,16 @@ class Optimizer:
         in_stacks = {name for stack in self.stacks for name in stack.names}
         self.rest = [name for name in self.named if name not in in_stacks]
         self.shares: dict[str, _Share] = {}
+        self.grads: dict[str, Tensor] = {}  # flat, with room for zeros behind, so that the ranks' parts are equal
         self.owned: dict[str, nn.Parameter] = {}
         for name in self.rest:
             p = self.named[name]
             world = self.world if p.numel() >= SMALL else 1
             self.shares[name] = share = _Share(p.numel(), self.rank if world > 1 else 0, world)
             self.owned[name] = nn.Parameter(p.data.view(-1)[share.begin : share.end])
+            self.grads[name] = p.data.new_zeros(share.padded)
+            p.grad = self.grads[name][: p.numel()].view_as(p)
+        self.buffers = {name: p.grad for name, p in self.named.items()}
         groups = [{"params": [self.owned[n]], "name": n, **adamw_group(n, rates)} for n in self.rest]
         self.peaks = [float(group["lr"]) for group in groups]
         device = next(model.parameters()).device.type
@@ -89,9 +94,14 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:
-        """Update all weights for `step` (0-based) and drop the gradients."""
+        """Update all weights for `step` (0-based) and clear the gradients."""
         rate, momentum = schedule.rate(step), schedule.momentum(step)
         decay = self.rates.weight_decay * schedule.decay(step)
+        for name, p in self.named.items():
+            if p.grad is not (buffer := self.buffers[name]):  # somebody has put another tensor there, or None
+                assert buffer is not None
+                buffer.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
+                p.grad = buffer
         arrivals = [stack.collect() for stack in self.stacks]
         for name in self.rest:
             arrivals.append(self._collect(name))
@@ -117,20 +127,24 @@ class Optimizer:
         gathers += [self._share_out(name) for name in self.rest]
         for gathered in gathers:
             gathered()
-        for p in (*self.named.values(), *self.owned.values()):
-            p.grad = None
+        self.clear()
+
+    @torch.no_grad()
+    def clear(self) -> None:
+        """Zero all gradients."""
+        for grads in (*(stack.grads for stack in self.stacks), *self.grads.values()):
+            grads.zero_()
 
     def _collect(self, name: str) -> tuple[Callable[[], Any], Tensor]:
         """Start summing the gradient over ranks; returns how to wait for it and where this rank's part will be."""
         share = self.shares[name]
-        grad = _grad(self.named[name]).view(-1)
+        grad = self.grads[name]
         if self.world == 1:
             return _nothing, grad
         if share.part == grad.numel():
             return _work(dist.all_reduce(grad, async_op=True)), grad
         part = grad.new_empty(share.part)
-        work = _reduce_scatter(part, _padded(grad, share.padded))
-        return work, part[: share.end - share.begin]
+        return _reduce_scatter(part, grad), part[: share.end - share.begin]
 
     def _share_out(self, name: str) -> Callable[[], Any]:
         """Start giving this rank's updated part to the others; returns how to wait for theirs."""
@@ -193,30 +207,24 @@ class _Stack:
         self.shape = m, k = first.size(0), first.size(1)
         chunk = -(-len(names) // world)
         self.whole = first.new_zeros((chunk * world, m, k))
-        self.params = [named[name] for name in names]
-        for row, p in enumerate(self.params):
+        self.grads = torch.zeros_like(self.whole)
+        for row, name in enumerate(names):
+            p = named[name]
             self.whole[row].copy_(p.data)
-            p.data = self.whole[row]
+            p.data, p.grad = self.whole[row], self.grads[row]
         self.own = self.whole[rank * chunk : (rank + 1) * chunk]
         self.mine = names[rank * chunk : (rank + 1) * chunk]
         self.momentum = torch.zeros_like(self.own)
         self.second = first.new_zeros((chunk, m, 1) if m >= k else (chunk, 1, k))
 
     def collect(self) -> tuple[Callable[[], Any], Tensor]:
-        grads = torch.stack([_grad(p) for p in self.params])
-        for p in self.params:
-            p.grad = None
         if self.world == 1:
-            return _nothing, grads
+            return _nothing, self.grads
         part = torch.empty_like(self.own)
-        return _reduce_scatter(part, _padded(grads, self.whole.size(0))), part
+        return _reduce_scatter(part, self.grads), part
 
     def share_out(self) -> Callable[[], Any]:
         return _nothing if self.world == 1 else _all_gather(self.whole, self.own.clone())
-
-
-def _grad(p: nn.Parameter) -> Tensor:
-    return torch.zeros_like(p) if p.grad is None else p.grad
 
 
 def _nothing() -> None:

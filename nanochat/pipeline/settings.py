@@ -15,7 +15,6 @@ from nanochat.paths import STAGES, eval_bundle_dir
 from nanochat.tasks import CustomJSON
 from nanochat.train.config import parse_duration
 
-EFFICIENCY = 0.4  # share of the matmul peak that training small models reaches, for choosing a depth
 DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU when nothing is said
 RATIO = 12.0  # tokens per scaling parameter
 FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # the seed's classic model, about four hours on 8 H100
@@ -138,7 +137,7 @@ def _choose_depth(config: SpeedrunConfig, dataset: str, budget: float, gpus: int
         return FULL_DEPTH
     question = f"{dataset} {budget:g}s vocab {config.vocab_size} on {gpus} GPUs"
     if question not in choices:
-        ready = (budget or DEFAULT_BUDGET) * EFFICIENCY * peak_flops(setup()) * max(1, gpus)
+        ready = (budget or DEFAULT_BUDGET) * scale.EFFICIENCY * peak_flops(setup()) * max(1, gpus)
         choices[question] = scale.depth_for_flops(ready, RATIO, config.vocab_size)
     return choices[question]
 

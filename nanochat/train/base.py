@@ -28,18 +28,20 @@ from nanochat.train.state import TrainState
 
 FEWEST_STEPS = 20
 DEPTH = 20  # without any wish: the seed's
-EFFICIENCY = 0.5  # share of the matmul peak that training reaches, before it is measured
 
 
-def choose_rows(total_rows: int, world: int, seq_len: int, wanted: int, device_type: str) -> int:
+def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
     """Sequences per forward pass: the largest divisor of a rank's share that is not above the wish (or the default)."""
+    world = machine.ranks.world
     share = total_rows // world
     if share < 1:
         raise UserError(
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    limit = wanted or max(1, (65536 if device_type == "cuda" else 2048) // seq_len)
+    # On CPUs, as many tokens as keep the cores busy: more only cost memory.
+    tokens = 65536 if machine.device.type == "cuda" else max(1024, 2**19 // s.width)
+    limit = wanted or max(1, tokens // s.seq_len)
     return max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
 
 
@@ -83,7 +85,7 @@ def train_base(config: BaseConfig) -> TrainState:
         states.load_optimizer(resumed, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
+    rows = choose_rows(total_rows, model_config.shape, config.device_batch_size, machine)
     source = TextSource(Shards.of(corpus, "train"), tokenizer)
     loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
@@ -123,7 +125,7 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
 
 def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:
     """Without a depth given: the one whose best run fits the FLOPs or the time there is."""
-    flops = config.target_flops if config.target_flops > 0 else budget * EFFICIENCY * peak_flops(machine)
+    flops = config.target_flops if config.target_flops > 0 else budget * scale.EFFICIENCY * peak_flops(machine)
     if flops <= 0:
         return DEPTH
     flops *= 1 if config.target_flops > 0 else machine.ranks.world
@@ -139,7 +141,7 @@ def _plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: floa
     elif config.target_flops > 0:
         n_tokens = int(config.target_flops / model.flops_per_token)
     elif budget:
-        n_tokens = int(budget * EFFICIENCY * peak_flops(machine) * machine.ranks.world / model.flops_per_token)
+        n_tokens = int(budget * scale.EFFICIENCY * peak_flops(machine) * machine.ranks.world / model.flops_per_token)
     else:
         n_tokens = scale.tokens(s, ratio)
     whole = s.seq_len * machine.ranks.world  # a batch is some sequences on every rank

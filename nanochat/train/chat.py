@@ -91,7 +91,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     states.load_optimizer(resumed or parent, optimizer)
 
     total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, machine.ranks.world, seq_len, config.device_batch_size, machine.device.type)
+    rows = choose_rows(total_rows, model.config.shape, config.device_batch_size, machine)
     loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
     val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
     eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)

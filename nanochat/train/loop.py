@@ -19,7 +19,7 @@ import torch.distributed as dist
 from nanochat import checkpoint
 from nanochat.console import Progress, UserError, duration, is_main_rank, say
 from nanochat.dataset.loader import Ahead, Loader, Step, merge_states
-from nanochat.machine import Machine, has_compiler, peak_flops
+from nanochat.machine import Machine, has_compiler, peak_flops, release_memory
 from nanochat.metrics import read_metrics
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
@@ -109,7 +109,7 @@ def train(job: Job) -> TrainState:
     writer = Tracker(path, s.step == 0, job.config.run, s.stage, facts)
     if s.step == 0:
         writer.write("settings", **facts)
-    scale = LossScale(s.loss_scale)
+    scale = LossScale(s.loss_scale, s.good_steps)
     stepper = Stepper(machine, job.model, job.optimizer, compiled(job.model, job.config.compile, machine), scale)
     began, seconds_before = time.monotonic(), s.seconds
     calibrate = _Calibration(job.budget) if job.budget else None
@@ -134,7 +134,7 @@ def train(job: Job) -> TrainState:
             schedule = job.schedule(s.steps)
             try:
                 loss = stepper(step, valid, schedule, s.step)
-                s.loss_scale = scale.value
+                s.loss_scale, s.good_steps = scale.value, scale.good
             except NotFiniteError as error:
                 raise _diverged(s, error, step) from None
             except Exception:
@@ -142,6 +142,8 @@ def train(job: Job) -> TrainState:
                     raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
                 raise
             took = time.monotonic() - t0
+            if not speed:  # the first step, which compiled
+                release_memory()
             s.step += 1
             s.tokens += unit
             s.seconds = seconds_before + time.monotonic() - began

@@ -46,6 +46,7 @@ class TrainState:
     world_seed: int | None = None  # of the tiny world it was trained on
     parent: str = ""
     loss_scale: float = 2.0**16  # of float16
+    good_steps: int = 0  # since the loss scale changed
     version: int = VERSION
 
 

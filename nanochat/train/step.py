@@ -61,10 +61,10 @@ class Stepper:
         loss, overflows = facts.tolist()
         if self.scale and overflows and math.isfinite(loss):
             self.scale.overflowed()
-            self._drop()
+            self.optimizer.clear()
             return loss
         if overflows or not math.isfinite(loss):
-            self._drop()
+            self.optimizer.clear()
             raise NotFiniteError("the loss became " + str(loss) if not math.isfinite(loss) else "a gradient overflowed")
         if self.scale:
             torch._foreach_div_(grads, self.scale.value)
@@ -95,11 +95,7 @@ class Stepper:
                     ) from None
                 self.rows = rows // 2
             # Outside of the handler, which keeps the failed pass alive.
-            self._drop()
+            self.optimizer.clear()
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()
             say(f"Out of memory with {rows} sequences at once: going on with {self.rows}")
-
-    def _drop(self) -> None:
-        for p in self.model.parameters():
-            p.grad = None
