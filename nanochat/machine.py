@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import platform
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
@@ -42,6 +44,7 @@ GPU_PEAKS = {
 
 # How long ranks wait for one that downloads, verifies a checkpoint or writes one: NCCL's own 10 minutes are too few.
 PATIENCE = timedelta(hours=1)
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -107,18 +110,43 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
     if me.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
     if where.type == "cpu":
-        share_cores(me)
+        share_cores(me, measure=not deterministic)
         keep_freed_memory()
     return Machine(where, resolve_dtype(where, dtype), me)
 
 
-def share_cores(me: Ranks) -> None:
-    """Ranks on one CPU split its cores; torchrun would leave one thread to each whatever their number."""
+def share_cores(me: Ranks, measure: bool = True) -> None:
+    """Ranks on one CPU split its cores; torchrun would leave one thread to each whatever their number.
+
+    One alone takes a thread per core, or per hardware thread where those are faster. measure: may find that out.
+    """
     import torch
 
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", me.world))
-    if "OMP_NUM_THREADS" not in os.environ or local_world > 1:
+    if local_world > 1:
         torch.set_num_threads(max(1, cpu_count() // local_world))
+    elif "OMP_NUM_THREADS" not in os.environ:
+        choices = {core_count(), cpu_count()}
+        torch.set_num_threads(fastest_threads(choices) if measure and len(choices) > 1 else min(choices))
+
+
+def fastest_threads(choices: set[int]) -> int:
+    """The number of threads that multiply and exponentiate matrices of a small model's sizes fastest."""
+    import time
+
+    import torch
+
+    a, b = torch.randn(1024, 256), torch.randn(256, 1024)
+    best = dict.fromkeys(choices, math.inf)
+    for _ in range(5):
+        for threads in choices:
+            torch.set_num_threads(threads)
+            (a @ b).exp()  # wakes new threads up
+            start = time.perf_counter()
+            for _ in range(4):
+                (a @ b).exp()
+            best[threads] = min(best[threads], time.perf_counter() - start)
+    return min(best, key=lambda threads: best[threads])
 
 
 def resolve_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
@@ -157,8 +185,19 @@ def cpu_name() -> str:
     return line.partition(":")[2].strip() or platform.processor() or platform.machine()
 
 
+def core_count() -> int:
+    """Cores this process may use, where a core with two hardware threads counts once (Linux; else as cpu_count)."""
+    if not hasattr(os, "sched_getaffinity"):
+        return cpu_count()
+    try:
+        cores = {(TOPOLOGY / f"cpu{i}/topology/thread_siblings_list").read_text() for i in os.sched_getaffinity(0)}
+    except OSError:
+        return cpu_count()
+    return len(cores)
+
+
 def cpu_count() -> int:
-    """Cores this process may use."""
+    """Hardware threads this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -244,18 +245,26 @@ def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: in
     assert (state["step"], state["tokens"]) == (step + 2, (step + 2) * 1024)
 
 
-def torchrun(base: Path, ranks: int, module: str, *args: str) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    done = subprocess.run(
-        [*command, "-m", module, "--", *args],
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def torchrun(base: Path, ranks: int, module: str, *args: str, nodes: int = 1) -> None:
+    """As a person starts it; nodes: that many launchers of `ranks` ranks each, which find each other by a port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = [f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free.getsockname()[1]}"]
+    where = meeting if nodes > 1 else ["--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc_per_node={ranks}", "-m", module]
+    launchers = [
+        subprocess.Popen(
+            [*command, "--", *args],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(nodes)
+    ]
+    errors = [launcher.communicate(timeout=300)[1] for launcher in launchers]
+    assert not any(launcher.returncode for launcher in launchers), errors[0][-3000:]
 
 
 def flags(values: dict[str, Any]) -> list[str]:
@@ -299,6 +308,13 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
         torchrun(base, ranks, "scripts.chat_eval", *args)
         scores.append(json.loads(out.read_text())["tasks"])
     assert scores[0] == scores[1]
+
+
+def test_two_nodes_equal_one_rank(base: Path) -> None:
+    """Two launchers that share a base dir, as machines with a common file system do; each has its own rank 0 of one."""
+    train_base(BaseConfig(**CLASSIC, model_tag="one"))
+    torchrun(base, 1, "scripts.base_train", *flags({**CLASSIC, "model_tag": "two"}), nodes=2)
+    assert furthest(weights("base", "one"), weights("base", "two")) < 1e-4
 
 
 def test_a_checkpoint_made_by_two_ranks_resumes_on_one(base: Path) -> None:
