@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,15 @@ def same_logits(peer: Path) -> bool:
         return bool((model(saved["ids"]) - saved["logits"]).abs().max() < 1e-4)
 
 
+def train_ours(tag: str, minutes: float, script: Sequence[str], **env: str) -> None:
+    """On the Arena's text for that time, in a fresh process."""
+    subprocess.run(
+        [sys.executable, *script, f"--dataset={NAME}", f"--model_tag={tag}", f"--time_budget={round(60 * minutes)}s",
+         "--eval_every=-1", "--save_every=-1"],
+        env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=True,
+    )  # fmt: skip
+
+
 class Arena:
     """The base dir of whole trainings: the text, one tokenizer for both, and what peers reached before."""
 
@@ -225,7 +235,7 @@ class Arena:
         return text_bpb(model, tokenizer, Shards.open(NAME, "val"), self.config.eval_tokens)
 
     def ours(self, minutes: float) -> dict[str, Any]:
-        """Depth and everything else as the dial says, from a cold compile cache."""
+        """Depth and everything else as the dial says, from an empty compile cache."""
         import torch
 
         from nanochat.model import load
@@ -234,11 +244,7 @@ class Arena:
         tag = f"ours-{minutes:g}"
         with tempfile.TemporaryDirectory() as cold:
             began = time.time()
-            subprocess.run(
-                [sys.executable, "-m", "scripts.base_train", f"--dataset={NAME}", f"--model_tag={tag}",
-                 f"--time_budget={round(60 * minutes)}s", "--eval_every=-1", "--save_every=-1", "--eval_tokens=4096"],
-                env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": cold}, stdout=subprocess.DEVNULL, check=True,
-            )  # fmt: skip
+            train_ours(tag, minutes, ["-m", "scripts.base_train", "--eval_tokens=4096"], TORCHINDUCTOR_CACHE_DIR=cold)
             seconds = time.time() - began
         folder = max((checkpoints_dir("base") / tag).glob("step_*"))
         state = json.loads((folder / "train_state.json").read_text())
