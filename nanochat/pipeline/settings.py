@@ -90,7 +90,7 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    nproc = _ranks(os.environ.get("NPROC_PER_NODE", ""), gpus)
+    nproc = rank_count(os.environ.get("NPROC_PER_NODE", ""), gpus)
     dataset = config.dataset if config.dataset != "auto" else ("climbmix" if gpus else "tinyworld")
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     if config.depth < 0:
@@ -123,7 +123,7 @@ def _check_inputs(config: SpeedrunConfig, dataset: str) -> None:
         CustomJSON(path)
 
 
-def _ranks(wanted: str, gpus: int) -> int:
+def rank_count(wanted: str, gpus: int) -> int:
     """NPROC_PER_NODE, else the largest power of two of the GPUs: batches are powers of two."""
     if wanted:
         if not wanted.isdecimal() or int(wanted) < 1:

@@ -47,7 +47,7 @@ def speedrun(config: SpeedrunConfig) -> None:
                 if moved:
                     say(f"Kept the older run as {moved}")
             log.start(stage, mark, plan.stages[n:])
-            seconds = _run(stage, plan, resume, handle)
+            seconds = run_stage(stage, plan, resume, handle)
             log.finish(stage, mark)
             say(f"{head}: finished in {duration(seconds)}")
     say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
@@ -86,7 +86,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
-def _run(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
+def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
     writer = MetricsWriter(runs_dir("speedrun") / "metrics.jsonl")
     began = time.monotonic()

@@ -64,7 +64,7 @@ def train_base(config: BaseConfig) -> TrainState:
     corpus = states.shared(lambda: load_info(config.dataset))
     val = Shards.of(corpus, "val")
     len(val)  # waits for it while there is nothing to lose, instead of in the first validation
-    plan = states.shared(lambda: _plan(config, model_config, machine, budget))
+    plan = states.shared(lambda: make_plan(config, model_config, machine, budget))
     # The same flags over other text or other ids are another run.
     plan = replace(
         plan,
@@ -132,7 +132,7 @@ def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float)
     return scale.depth_for_flops(flops, config.target_param_data_ratio, vocab_size, config.max_seq_len)
 
 
-def _plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: float) -> TrainState:
+def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: float) -> TrainState:
     """Horizon, batch and learning rates before the first step."""
     s = model.shape
     ratio = config.target_param_data_ratio

@@ -127,10 +127,10 @@ def test_gpus_mean_torchrun_and_the_full_size(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(1, 1), (6, 4), (8, 8)])
 def test_ranks_are_a_power_of_two(monkeypatch: pytest.MonkeyPatch, gpus: int, ranks: int) -> None:
-    assert settings._ranks("", gpus) == ranks
-    assert settings._ranks("3", gpus) == 3
+    assert settings.rank_count("", gpus) == ranks
+    assert settings.rank_count("3", gpus) == 3
     with pytest.raises(UserError, match="NPROC_PER_NODE is 'many'"):
-        settings._ranks("many", gpus)
+        settings.rank_count("many", gpus)
 
 
 def test_edited_inputs_are_new_inputs(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""A depth sweep: train several depths alike, fit how bits per byte fall with compute, and plot it.
+
+nanochat miniseries --depths=2,4,6,8 --dataset=tinyworld --dry_run
+
+Behind -- any flag of base_train, for every depth:
+
+nanochat miniseries --depths=2,4,6,8 -- --arch=classic --seed=1
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from nanochat.console import run_command
+from nanochat.pipeline.miniseries import MiniseriesConfig as Config
+from nanochat.train.config import BaseConfig
+
+
+def run(config: Config, flags: Sequence[str] = ()) -> None:
+    """flags: of base_train."""
+    import tyro
+
+    from nanochat.eval.results import require_writable
+    from nanochat.pipeline.miniseries import miniseries
+
+    require_writable(config.json)
+    base = BaseConfig(dataset=config.dataset, target_param_data_ratio=config.target_param_data_ratio)
+    miniseries(config, tyro.cli(BaseConfig, args=flags, default=base, prog="nanochat miniseries --"))
+
+
+def main() -> None:
+    args = sys.argv[1:]
+    end = args.index("--") if "--" in args else len(args)
+    run_command(Config, lambda config: run(config, args[end + 1 :]), description=__doc__, argv=args[:end])
+
+
+if __name__ == "__main__":
+    main()
