@@ -1,7 +1,7 @@
 """What the pieces of pretraining are worth: trainings of equal wall-clock, each without one of them.
 
 Everything else is as the dial says for that time on this machine, and the compile cache is warm. The spread over seeds
-says which differences mean something.
+says which differences mean something (seeds of the weights: the text comes in the same order).
 
     python -m benchmarks.ablation --minutes 3 --seeds 3 --json result.json
 """
@@ -94,8 +94,8 @@ def main(config: Config) -> None:
     try:
         for seed in range(config.seeds):
             for name, found in runs.items():
-                if not found:  # compile what this kind of training needs
-                    _train(name, 0.2, seed, 4096)
+                if not found:  # stops after a few steps, when all is compiled
+                    _train(name, config.minutes, seed, 4096, "--max_hours=0.004")
                 found.append(_train(name, config.minutes, seed, config.eval_tokens))
                 _show(name, found, runs[""])
     finally:
@@ -110,13 +110,13 @@ def main(config: Config) -> None:
     BenchmarkResult("ablation", ours, rows, ratio, {}, settings).write(config.json)
 
 
-def _train(without: str, minutes: float, seed: int, eval_tokens: int) -> dict[str, Any]:
+def _train(without: str, minutes: float, seed: int, eval_tokens: int, limit: str = "") -> dict[str, Any]:
     from nanochat.metrics import read_metrics
     from nanochat.paths import runs_dir
 
     script = ["-m", "benchmarks.ablation", "--train", without] if without in PIECES else ["-m", "scripts.base_train"]
-    given = [*FLAGS.get(without, []), f"--seed={seed}", f"--eval_tokens={eval_tokens}"]
-    train.train_ours("ablation", minutes, [*script, *given])
+    given = [*FLAGS.get(without, []), f"--seed={seed}", f"--eval_tokens={eval_tokens}", *([limit] if limit else [])]
+    train.train_ours("ablation", minutes, [*script, *given], finish=not limit)
     rows = read_metrics(runs_dir("base_train") / "metrics.jsonl")
     return {**rows[0], **rows[-1]}
 

@@ -62,17 +62,19 @@ class Config:
     """Write the results to this file."""
 
 
-def step(depth: int, rows: int, steps: int) -> dict[str, Any]:
-    """Our training step as nanochat.train does it: sequences in a pass, release of memory."""
+def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
+    """Our training step, as nanochat.train takes it; at_once: sequences in a forward pass (0: as trainings do)."""
     import torch
 
     from benchmarks.tokenizer import peak_mb
     from nanochat import scale
+    from nanochat.dataset.loader import Batch, Step
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
     from nanochat.train.base import choose_rows, muon_dtype
     from nanochat.train.loop import compiled
+    from nanochat.train.step import LossScale, Stepper
 
     machine = setup("cpu")
     config = ModelConfig.from_depth(depth, VOCAB, SEQ_LEN)
@@ -81,20 +83,25 @@ def step(depth: int, rows: int, steps: int) -> dict[str, Any]:
     n_tokens = scale.tokens(config.shape, 12.0)
     rates = scale.rates(config.shape, batch, n_tokens, 12.0)
     optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch))
-    loss = compiled(model, "auto", machine)
+    update = optimizer.step
+    seconds, updates = [], []
+
+    def timed(schedule: Schedule, number: int) -> None:
+        began = time.perf_counter()
+        update(schedule, number)
+        updates.append(time.perf_counter() - began)
+
+    optimizer.step = timed  # type: ignore[method-assign]
+    stepper = Stepper(machine, model, optimizer, compiled(model, "auto", machine), LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    at_once = choose_rows(rows, config.shape, 0, machine)
-    seconds, updates = [], []
+    size = choose_rows(rows, config.shape, at_once, machine)
+    work = Step([Batch(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)], batch, {})
     for i in range(steps):
         began = time.perf_counter()
-        for ids, targets in zip(x.split(at_once), y.split(at_once), strict=True):
-            (loss(ids, targets, reduction="sum") / batch).backward()
-        middle = time.perf_counter()
-        optimizer.step(Schedule(steps), i)
+        stepper(work, batch, Schedule(steps), i)
         seconds.append(time.perf_counter() - began)
-        updates.append(time.perf_counter() - middle)
-        if i == 0:
+        if i < 2:
             release_memory()
     return {
         "seconds": seconds,
@@ -127,12 +134,17 @@ def _last_line(command: list[str], env: dict[str, str]) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, Any]], batch: int) -> dict[str, Any]:
-    """Medians over runs of each run's median step."""
-    seconds = median([median(r["seconds"][WARM:]) for r in runs])
+    """Medians over runs of each run's median of two steps in a row, since matrices may take turns."""
+
+    def typical(what: str) -> float:
+        found = [r[what][WARM:] for r in runs]
+        return median([median([(a + b) / 2 for a, b in zip(x[::2], x[1::2], strict=False)]) for x in found])
+
+    seconds = typical("seconds")
     row = {
         "tokens_per_s": batch / seconds,
         "gflops": batch / seconds * runs[0]["flops_per_token"] / 1e9,
-        "optimizer_share": median([median(r["updates"][WARM:]) / median(r["seconds"][WARM:]) for r in runs]),
+        "optimizer_share": typical("updates") / seconds,
         "peak_mb": median([r["peak_mb"] for r in runs]),
         "first_step_s": median([r["seconds"][0] for r in runs]),
     }
@@ -155,14 +167,19 @@ def race_steps(config: Config) -> tuple[dict[str, Any], dict[str, dict[str, Any]
                 assert config.peer is not None
                 found = run_peer(config.peer, dtype, "step", depth, VOCAB, SEQ_LEN, config.rows, config.steps)
                 runs[f"upstream {dtype}"].append(found)
+        # The peer's passes take all rows: so much memory do ours need for that.
+        at_once = run_ours(f"step({depth}, {config.rows}, 8, {config.rows})")["peak_mb"]
         for name, measured in runs.items():
             row = summary(measured, batch)
+            if name == "ours":
+                row["peak_mb_at_once"] = at_once
             (ours if name == "ours" else peers[name])[f"d{depth}"] = row
             print(
                 f"d{depth} {name:18} {row['tokens_per_s']:8,.0f} tok/s  {row['gflops']:6,.0f} GFLOP/s  "
                 f"update {row['optimizer_share']:5.1%}  peak {row['peak_mb']:6,.0f} MB  "
                 f"first step {row['first_step_s']:.0f} s"
-                + (f"  {row['of_matmul_peak']:.0%} of the matmul peak" if "of_matmul_peak" in row else ""),
+                + (f"  {row['of_matmul_peak']:.0%} of the matmul peak" if "of_matmul_peak" in row else "")
+                + (f"  all rows in one pass: {at_once:,.0f} MB" if name == "ours" else ""),
                 flush=True,
             )
     return ours, peers
@@ -197,12 +214,13 @@ def same_logits(peer: Path) -> bool:
         return bool((model(saved["ids"]) - saved["logits"]).abs().max() < 1e-4)
 
 
-def train_ours(tag: str, minutes: float, script: Sequence[str], **env: str) -> None:
-    """On the Arena's text for that time, in a fresh process."""
+def train_ours(tag: str, minutes: float, script: Sequence[str], finish: bool = True, **env: str) -> None:
+    """On the Arena's text for that time, in a fresh process. finish: it has to come to its end."""
     subprocess.run(
         [sys.executable, *script, f"--dataset={NAME}", f"--model_tag={tag}", f"--time_budget={round(60 * minutes)}s",
          "--eval_every=-1", "--save_every=-1"],
-        env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=True,
+        env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=None if finish else subprocess.DEVNULL,
+        check=finish,
     )  # fmt: skip
 
 
@@ -261,12 +279,15 @@ class Arena:
         commit = subprocess.run(
             ["git", "-C", str(peer), "rev-parse", "HEAD"], stdout=subprocess.PIPE, text=True, check=True
         ).stdout.strip()
-        from nanochat.machine import cpu_name
+        import torch
+
+        from nanochat.machine import cpu_count, cpu_name
         from nanochat.paths import tokenizer_dir
         from nanochat.tokenizer import Tokenizer
 
         place = re.sub(r"\W+", "-", cpu_name())
         ids = Tokenizer.load(tokenizer_dir()).hash[:8]
+        place += f"-{cpu_count()}-torch{torch.__version__}"
         run = f"{commit[:12]}-{place}-{ids}-d{depth}-{dtype}-{batch}-{minutes:g}m-{self.config.eval_tokens}"
         path = self.cache / f"upstream-{run}.json"
         if path.exists():
@@ -367,6 +388,8 @@ def main(config: Config) -> None:
     if config.minutes:
         mine, theirs = race_trainings(config)
         ours.update(mine)
+        late = [m for m in config.minutes if mine[f"{m:g}m"]["seconds"] > 60 * m * 1.01]
+        checks["ours within the time"] = not late
         for name, rows in theirs.items():
             peers.setdefault(name, {}).update(rows)
     for name, rows in peers.items():
@@ -374,9 +397,13 @@ def main(config: Config) -> None:
         for what, row in rows.items():
             if "bpb" in row:
                 ratio[name][f"bpb {what}"] = row["bpb"] / ours[what]["bpb"]
+                as_good = [m for m in config.minutes if ours[f"{m:g}m"]["bpb"] <= row["bpb"]]
+                if as_good:
+                    ratio[name][f"as good as its {what}"] = float(what.removesuffix("m")) / min(as_good)
             else:
                 ratio[name][f"speed {what}"] = ours[what]["tokens_per_s"] / row["tokens_per_s"]
                 ratio[name][f"memory {what}"] = row["peak_mb"] / ours[what]["peak_mb"]
+                ratio[name][f"memory {what}, all rows in one pass"] = row["peak_mb"] / ours[what]["peak_mb_at_once"]
     for name, values in ratio.items():
         print(f"against {name}: " + ", ".join(f"{k} {v:.2f}x" for k, v in values.items()))
     for name, good in checks.items():

@@ -247,7 +247,8 @@ def keep_freed_memory() -> None:
         return
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # mallopt(3)
     libc = ctypes.CDLL(None)
-    libc.mallopt(mmap_threshold, 1 << 30)
+    if not libc.mallopt(mmap_threshold, 1 << 30):  # refused before glibc 2.35
+        libc.mallopt(mmap_threshold, 32 << 20)
     libc.mallopt(trim_threshold, (1 << 31) - 1)
     libc.mallopt(top_pad, 64 << 20)
 

@@ -76,7 +76,8 @@ class TextSource:
 class Loader:
     """Iterates over `Step`s without end.
 
-    seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass. crop: see packing.
+    seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass, of which
+    the last may have fewer. crop: see packing.
     """
 
     def __init__(
@@ -102,11 +103,6 @@ class Loader:
             raise UserError(
                 f"{rows} sequences a step cannot be dealt to {ranks.world} ranks",
                 f"Use a number of ranks that divides {rows}, such as {fewer}",
-            )
-        if rows // ranks.world % micro_rows:
-            raise UserError(
-                f"{rows // ranks.world} sequences a step and rank are no multiple of the device batch of {micro_rows}",
-                f"Use --device_batch_size={math.gcd(rows // ranks.world, micro_rows)} or another --total_batch_size",
             )
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks

@@ -5,7 +5,6 @@ A window of W lets a token see itself and the W tokens before it.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,7 +154,6 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
     return y
 
 
-@functools.lru_cache(32)  # the same for all layers and steps
 def _near(T: int, window: int, device: torch.device) -> BlockMask:
     from torch.nn.attention.flex_attention import create_block_mask
 

@@ -26,18 +26,25 @@ def _squash(logits: Tensor, cap: float) -> Tensor:
 
 def slopes(logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     """One pass over a chunk of logits (n, vocab): exp(z) * dz/dlogit, in their dtype, and the sums of exp(z), (n, 1),
-    for soft-capped z. The cap bounds z, so that no maximum has to be subtracted."""
+    for soft-capped z. The cap bounds z, so that no maximum has to be subtracted.
+
+    float16 could not hold exp(15): there a second pass divides by the sums.
+    """
     y = _squash(logits, cap)
     e = torch.exp(cap * y)
-    return (e * (1 - y * y)).to(logits.dtype), e.sum(-1, keepdim=True)
+    sums = e.sum(-1, keepdim=True)
+    if logits.dtype == torch.float16:
+        e = e / sums
+    return (e * (1 - y * y)).to(logits.dtype), sums
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies. Gradients are taken in the forward pass, chunk by chunk, so that the (N, vocab) logits
     never exist as a whole (the idea of https://arxiv.org/abs/2410.10989).
 
-    The gradient of a logit is (p - 1 at the target) * slope. The p part is the chunk's `slopes` over its sums: dividing
-    rows of h, the narrow factor of its products, instead saves a pass over the logits. The rest is a number per row.
+    The gradient of a logit is (p - 1 at the target) * slope. Without a target it is the chunk's `slopes` over its sums:
+    dividing rows of h, the narrow factor of its products, instead saves a pass over the logits. The target's is one
+    number per row, in full precision: near p = 1 it would be nothing but rounding.
     """
 
     @staticmethod
@@ -55,8 +62,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(hc, w)
             slope, sums = slopes(logits, cap)
             at_target = _squash(logits.gather(1, index[:, None]), cap)
+            slope.scatter_(1, index[:, None], 0)
             total += ((sums.log() - cap * at_target) * counts).sum()
-            share, pull = counts / sums, (at_target * at_target - 1) * counts
+            share = counts if h.dtype == torch.float16 else counts / sums
+            pull = (torch.exp(cap * at_target) / sums - 1) * (1 - at_target * at_target) * counts
             out.copy_((slope @ w) * share + pull * w[index])
             grad_w += slope.T @ (hc * share).to(h.dtype)
             grad_w.index_add_(0, index, pull * hc)

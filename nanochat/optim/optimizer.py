@@ -161,23 +161,23 @@ class Optimizer:
         return finish
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state as flat named tensors on the CPU, for safetensors. With several ranks, all of them must call it."""
+        """All state as flat named tensors on the CPU, for safetensors: on the first rank, which alone has to have the
+        memory for it; {} on the others, all of which must call it too."""
         out: dict[str, Tensor] = {}
+        first = self.rank == 0
         for stack in self.stacks:
             for kind, part in (("momentum", stack.momentum), ("second", stack.second)):
                 whole = _gathered(part, self.world)
-                out.update({f"{name}.{kind}": t.clone().cpu() for name, t in zip(stack.names, whole, strict=False)})
+                if first:
+                    out.update({f"{name}.{kind}": t.clone().cpu() for name, t in zip(stack.names, whole, strict=False)})
         for name in self.rest:
             share, p = self.shares[name], self.named[name]
             state: dict[str, Any] = self.adamw.state.get(self.owned[name], {})
             for key, value in state.items():
-                if key == "step":
-                    out[f"{name}.step"] = value.cpu()
-                elif share.part == p.numel():
-                    out[f"{name}.{key}"] = value.view(p.shape).cpu()
-                else:
-                    whole = _gathered(_padded(value, share.part), self.world)
-                    out[f"{name}.{key}"] = whole[: p.numel()].view(p.shape).clone().cpu()
+                if key != "step" and share.part < p.numel():
+                    value = _gathered(_padded(value, share.part), self.world)[: p.numel()]
+                if first:
+                    out[f"{name}.{key}"] = (value if key == "step" else value.view(p.shape)).clone().cpu()
         return out
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, replace
 
 import torch
@@ -31,7 +32,7 @@ DEPTH = 20  # without any wish: the seed's
 
 
 def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
-    """Sequences per forward pass: the largest divisor of a rank's share that is not above the wish (or the default)."""
+    """Sequences per forward pass: at most the wish (or the default), about as many in each; the last may have fewer."""
     world = machine.ranks.world
     share = total_rows // world
     if share < 1:
@@ -39,10 +40,10 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    # On CPUs, as many tokens as keep the cores busy: more only cost memory.
+    # Without a GPU, as many tokens as keep the cores busy: more only cost memory.
     tokens = 65536 if machine.device.type == "cuda" else max(1024, 2**19 // s.width)
-    limit = wanted or max(1, tokens // s.seq_len)
-    return max(n for n in range(1, min(limit, share) + 1) if share % n == 0)
+    passes = math.ceil(share / (wanted or max(1, tokens // s.seq_len)))
+    return math.ceil(share / passes)
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:

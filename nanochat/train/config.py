@@ -166,6 +166,8 @@ def check(config: TrainConfig) -> None:
             raise UserError(f"--target_param_data_ratio is {config.target_param_data_ratio}", "Give a positive number")
         if config.time_budget and config.num_iterations > 0:
             raise UserError("--time_budget and --num_iterations both set the horizon", "Give one of them")
+        if config.time_budget and config.target_flops > 0:
+            raise UserError("--time_budget and --target_flops both set depth and horizon", "Give one of them")
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

@@ -116,7 +116,7 @@ def train(job: Job) -> TrainState:
     require_disk(checkpoints_dir(s.stage), _checkpoint_bytes(job), f"keeping the checkpoints of {s.stage} {s.tag}")
     last_saved = s.step
     unit = s.batch_tokens
-    speed = 0.0
+    speed, started = 0.0, 0
     with (
         _Stop() as stop,
         Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar,
@@ -124,10 +124,11 @@ def train(job: Job) -> TrainState:
     ):
         while s.step < s.steps:
             t0 = time.monotonic()
-            found = _next(machine, ahead, stop, _over(job))
+            found = _next(machine, ahead, stop, lambda: _over(job, seconds_before + time.monotonic() - began))
             if isinstance(found, BaseException):
                 if last_saved < s.step:
                     _save(job)
+                writer.finish()
                 raise found
             step, valid = found
             waited = time.monotonic() - t0
@@ -142,8 +143,9 @@ def train(job: Job) -> TrainState:
                     raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
                 raise
             took = time.monotonic() - t0
-            if not speed:  # the first step, which compiled
+            if started < 2:  # these compiled; the second, too, where matrices take turns
                 release_memory()
+                started += 1
             s.step += 1
             s.tokens += unit
             s.seconds = seconds_before + time.monotonic() - began
@@ -200,9 +202,9 @@ def _due(every: int, s: TrainState, times: int) -> bool:
     return every > 0 and s.step % every == 0
 
 
-def _over(job: Job) -> UserError | None:
+def _over(job: Job, seconds: float) -> UserError | None:
     """What to say when the time or the money that this training may take has been taken."""
-    config, hours = job.config, job.state.seconds / 3600
+    config, hours = job.config, seconds / 3600
     if config.max_hours and hours >= config.max_hours:
         limit = f"--max_hours={config.max_hours:g}"
     elif config.max_dollars and hours * config.price_per_hour >= config.max_dollars:
@@ -224,7 +226,9 @@ def _diverged(s: TrainState, error: NotFiniteError, step: Step) -> UserError:
     )
 
 
-def _next(machine: Machine, ahead: Ahead, stop: _Stop, over: UserError | None) -> tuple[Step, int] | BaseException:
+def _next(
+    machine: Machine, ahead: Ahead, stop: _Stop, limit: Callable[[], UserError | None]
+) -> tuple[Step, int] | BaseException:
     """This rank's part of the next step and the targets of all ranks' parts, once every rank has its own.
 
     Until then the ranks tell each other every WAIT seconds how they are: so no collective lasts longer (they time out),
@@ -238,6 +242,7 @@ def _next(machine: Machine, ahead: Ahead, stop: _Stop, over: UserError | None) -
                 step = ahead.get(WAIT)
             except Exception as failure:
                 error = failure
+        over = limit()
         counts = torch.tensor(
             [
                 step.valid if step else 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from nanochat.dataset.loader import Step
 from nanochat.machine import Machine
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
+
+NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # how CPUs and Apple's GPUs say it
 
 
 class NotFiniteError(ArithmeticError):
@@ -59,7 +62,7 @@ class Stepper:
         if self.machine.ranks.world > 1:
             dist.all_reduce(facts)
         loss, overflows = facts.tolist()
-        if self.scale and overflows and math.isfinite(loss):
+        if self.scale and overflows and math.isfinite(loss) and self.scale.value > 1:
             self.scale.overflowed()
             self.optimizer.clear()
             return loss
@@ -86,7 +89,9 @@ class Stepper:
                         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
                         total += loss.detach().float()
                 return total
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not isinstance(error, torch.OutOfMemoryError) and not NO_MEMORY.search(str(error)):
+                    raise
                 rows = self.rows or max(len(batch.ids) for batch in step.micro)
                 if rows == 1:
                     raise UserError(
