@@ -124,7 +124,8 @@ def run_peer(peer: Path, dtype: str, what: str, *given: Any) -> dict[str, Any]:
 
 
 def _peer_env(peer: Path, dtype: str) -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(peer.resolve()), "NANOCHAT_DTYPE": dtype, "WANDB_MODE": "disabled"}
+    given = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}  # which our command line sets
+    return {**given, "PYTHONPATH": str(peer.resolve()), "NANOCHAT_DTYPE": dtype, "WANDB_MODE": "disabled"}
 
 
 def _last_line(command: list[str], env: dict[str, str]) -> dict[str, Any]:

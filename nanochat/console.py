@@ -144,6 +144,9 @@ def run_command(
     """Parse the command line into `config_type` and run it; a UserError becomes one line and exit code 2."""
     import tyro
 
+    from nanochat.machine import wait_briefly
+
+    wait_briefly()
     # A polite `kill` unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     args = list(sys.argv[1:] if argv is None else argv)
