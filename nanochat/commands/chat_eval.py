@@ -1,4 +1,4 @@
-"""Grade a chat model on tasks: facts and tools of the tiny world, spelling, ARC, MMLU, GSM8K.
+"""Grade a chat model on tasks: facts and tools of the tiny world, spelling, ARC, MMLU, GSM8K, HumanEval.
 
 python -m scripts.chat_eval -i sft -a TinyWorld
 torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i sft
@@ -42,6 +42,8 @@ class Config:
     """auto, cpu, cuda or mps"""
     dtype: str = "auto"
     """compute dtype: auto, float32, bfloat16 or float16"""
+    require_sandbox: bool = False
+    """refuse to run code that the model wrote unless it cannot reach files, network and processes (docs/sandbox.md)"""
     json: Path | None = None
     """file for the results"""
 
@@ -58,8 +60,11 @@ def run(config: Config) -> None:
     from nanochat.eval.choosing import choose_tasks, task_names
     from nanochat.eval.results import require_writable
     from nanochat.eval.subject import open_subject
+    from nanochat.tasks.humaneval import open_sandbox
 
     require_writable(config.json)
+    if config.require_sandbox:
+        open_sandbox(required=True)
     if config.task not in ("", "all"):
         task_names(config.task)  # an unknown name is told before the model is loaded
     began = time.monotonic()

@@ -9,6 +9,7 @@ from nanochat.tasks.chats import ChatMix, SmolTalk
 from nanochat.tasks.choices import ARC, MMLU
 from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.gsm8k import GSM8K
+from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.mixture import Mixture, default_mixture
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tasks.task import Conversations, Task
@@ -22,6 +23,7 @@ __all__ = [
     "ChatMix",
     "Conversations",
     "CustomJSON",
+    "HumanEval",
     "Mixture",
     "SimpleSpelling",
     "SmolTalk",
@@ -38,6 +40,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "ARC-Challenge": lambda: ARC("Challenge"),
     "MMLU": lambda: MMLU(),
     "GSM8K": lambda: GSM8K(),
+    "HumanEval": lambda: HumanEval(),
     "SpellingBee": lambda: SpellingBee(),
     "SimpleSpelling": lambda: SimpleSpelling(),
     "TinyWorld": lambda: TinyWorld(),

@@ -108,7 +108,7 @@ def test_chat_eval_by_default_asks_what_the_model_was_taught(
     assert set(category) == {"accuracy", "n", "ci95", "baseline"}
     assert "chatcore" not in found
     out = capsys.readouterr().out
-    assert "Without ARC-Easy, ARC-Challenge, MMLU, GSM8K: not on this machine" in out
+    assert "Without ARC-Easy, ARC-Challenge, MMLU, GSM8K, HumanEval: not on this machine" in out
     assert "baseline" in out
     with pytest.raises(UserError, match="cannot get allenai/ai2_arc"):  # asked for by name, it may not be left out
         chat_eval.run(chat_eval.Config(task="ARC-Easy", **CPU))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import string
+import sys
+import tracemalloc
 from fractions import Fraction
 
 import pytest
@@ -159,3 +161,68 @@ def test_hostile_expressions_end() -> None:
     assert calculate("+".join(["2**(1/3)"] * 90)) is not None
     assert calculate("9" * 10_000_000) is None
     assert calculate("'" * 10_000_000) is None
+    assert calculate(" " * 10_000_000) is None
+
+
+HOSTILE = [
+    "9" * 10_000_000,
+    " " * 5_000_000 + "1" + " " * 5_000_000,
+    "(" * 1000,
+    "-" * 1000,
+    "1,234" * 200,
+    "1" + ",234" * 249,
+    "." * 1000,
+    "'" * 1000,
+    ". count" * 140,
+    "'" + "a" * 480 + "'.count('" + "a" * 480 + "')",
+    "len('" + "é" * 990 + "')",
+    "**".join(["2"] * 330),
+    "**".join(["1"] * 330),
+    "*".join(["9**300"] * 140),
+    "%".join(["9**320", "7**360"] * 70),
+    "//".join(["9**320", "7**180"] * 60),
+    "/".join(["9**320", "7**360"] * 70),
+    "+".join(["1/3**600"] * 110),
+    "+".join(["2**(1/3)"] * 110),
+    "-".join(["3**-640"] * 120),
+    "(" * 38 + "9**320" + ")%7)" * 19 + ")" * 19,
+    "1/2**1023",
+    "2**-1023",
+    "0." + "0" * 150 + "1",
+    "9**320*(1/9**320)",
+    "(-1)**" + "9" * 300,
+    "\x00" * 1000,
+    "\ud800" * 1000,
+]
+
+
+@pytest.mark.parametrize("expression", HOSTILE, ids=range(len(HOSTILE)))
+def test_memory_is_bounded(expression: str) -> None:
+    """A megabyte, whatever the text; the time is measured by benchmarks/sandbox.py."""
+    tracemalloc.start()
+    try:
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        answer = calculate(expression)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20
+    assert answer is None or len(answer) < 700
+
+
+@given(st.text("0123456789.,+-*/%() '\"lencout", max_size=1200))
+def test_work_grows_no_faster_than_the_text(text: str) -> None:
+    """Steps of the parser: at most a fixed number for every character."""
+    steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += event == "call"
+
+    sys.setprofile(count)
+    try:
+        calculate(text)
+    finally:
+        sys.setprofile(None)
+    assert steps < 100 * (len(text) + 10)
