@@ -133,8 +133,8 @@ def share_cores(me: Ranks, measure: bool = True) -> None:
 def wait_briefly() -> None:
     """Let idle OpenMP threads (GCC's) sleep sooner; works until torch is imported.
 
-    By itself a thread spins for milliseconds, on a core that another program wants: with two of those on two cores, small
-    products take ten times as long. A hundredth of that spinning costs nothing measurable when nothing else runs.
+    By itself a thread spins for milliseconds, on a core that another program wants: with two of those on two cores,
+    small products take ten times as long. A hundredth of the spinning costs nothing measurable when nothing else runs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
