@@ -18,12 +18,6 @@ from benchmarks import train
 from benchmarks.result import BenchmarkResult, median
 
 
-def no_table_of_pairs() -> None:
-    from nanochat import scale
-
-    scale.BIGRAM_DEPTH = 0
-
-
 def no_value_embeddings() -> None:
     from nanochat.model.config import ModelConfig
 
@@ -55,11 +49,11 @@ FLAGS = {
     "bfloat16": ["--dtype=float32"],
     "compiling": ["--compile=off"],
     "the modern model": ["--arch=classic"],
+    "the table of pairs": ["--bigram=0"],
     "the dial's depth": ["--depth=4"],
     "small batches": ["--total_batch_size=16384"],
 }
 PIECES: dict[str, Callable[[], None]] = {
-    "the table of pairs": no_table_of_pairs,
     "value embeddings": no_value_embeddings,
     "Muon in turns": muon_in_every_step,
     "rates for small batches": rates_by_the_square_root,

@@ -31,6 +31,11 @@ from benchmarks.result import BenchmarkResult, median
 DTYPES = ("float32", "bfloat16")
 VOCAB, SEQ_LEN = 8192, 512
 NAME = "benchmark"
+PEER_NAMES = {  # parts of the names of upstream's weights, and ours
+    "transformer.wte": "embed", "transformer.h": "blocks", "lm_head": "head", "attn.c_proj": "attn.out",
+    "attn.c_q": "attn.q", "attn.c_k": "attn.k", "attn.c_v": "attn.v", "attn.ve_gate": "attn.gate",
+    "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down",
+}  # fmt: skip
 WARM = 4  # steps that do not count
 
 
@@ -86,12 +91,12 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     update = optimizer.step
     seconds, updates = [], []
 
-    def timed(schedule: Schedule, number: int) -> None:
+    def timed(schedule: Schedule, step: int) -> None:
         began = time.perf_counter()
-        update(schedule, number)
+        update(schedule, step)
         updates.append(time.perf_counter() - began)
 
-    optimizer.step = timed  # type: ignore[method-assign]
+    optimizer.step = timed  # type: ignore[method-assign, assignment]
     stepper = Stepper(machine, model, optimizer, compiled(model, "auto", machine), LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
@@ -113,8 +118,8 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     }
 
 
-def run_ours(call: str) -> dict[str, Any]:
-    code = f"import json; from benchmarks.train import *; print(json.dumps({call}))"
+def run_ours(call: str, module: str = "benchmarks.train") -> dict[str, Any]:
+    code = f"import json; from {module} import *; print(json.dumps({call}))"
     return _last_line([sys.executable, "-c", code], dict(os.environ))
 
 
@@ -188,13 +193,9 @@ def race_steps(config: Config) -> tuple[dict[str, Any], dict[str, dict[str, Any]
 
 def peer_weights(weights: dict[str, Any]) -> dict[str, Any]:
     """Upstream's state dict under our names."""
-    pairs = {
-        "transformer.wte": "embed", "transformer.h.": "blocks.", "lm_head": "head", "attn.c_proj": "attn.out",
-        "c_q": "q", "c_k": "k", "c_v": "v", "ve_gate": "gate", "mlp.c_fc": "mlp.up", "mlp.c_proj": "mlp.down",
-    }  # fmt: skip
     named = {}
     for name, tensor in weights.items():
-        for theirs, mine in pairs.items():
+        for theirs, mine in PEER_NAMES.items():
             name = name.replace(theirs, mine)
         named[name.removeprefix("_orig_mod.")] = tensor.float()
     return named

@@ -1,8 +1,9 @@
 """Runs karpathy/nanochat from a checkout, as a script of its own: its package has the same name as this one.
 
-    PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|base_train ...
+    PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|core|base_train ...
 
-Only benchmarks.train starts it. The ignored types below are upstream's package: not installed where types are checked.
+Only benchmarks.train and benchmarks.core start it.
+The ignored types below are upstream's package: not installed where types are checked.
 """
 
 from __future__ import annotations
@@ -73,11 +74,44 @@ def logits(folder: str) -> dict[str, Any]:
     return {}
 
 
-def tokenizer(ranks: str, pattern: str, specials: list[str]) -> dict[str, Any]:
-    """Save a tokenizer of tiktoken's ranks where its scripts look for one, with the lengths of its tokens."""
-    import tiktoken
+def core(folder: str, bundle: str, limit: int, sizes: list[int], tokens: list[Any]) -> dict[str, Any]:
+    """Which items of CORE the weights in the folder get right, and the seconds, by task; as its base_eval does it."""
+    import random
+
     import torch
-    from nanochat.common import get_base_dir  # type: ignore[import-not-found, unused-ignore]
+    import yaml
+    from nanochat.core_eval import evaluate_example  # type: ignore[import-not-found, unused-ignore]
+    from nanochat.gpt import GPT, GPTConfig
+
+    depth, heads, width, vocab, context = sizes
+    model = GPT(GPTConfig(context, vocab, depth, heads, heads, width, "L"))
+    model.init_weights()
+    weights = torch.load(f"{folder}/weights.pt", weights_only=True)
+    model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in weights.items()})
+    encoder = _tokenizer(*tokens)
+    right, seconds = {}, {}
+    with open(f"{bundle}/core.yaml") as f:
+        tasks = yaml.safe_load(f)["icl_tasks"]
+    for task in tasks:
+        meta = {
+            "task_type": task["icl_task_type"],
+            "num_fewshot": task["num_fewshot"][0],
+            "continuation_delimiter": task.get("continuation_delimiter", " "),
+        }
+        with open(f"{bundle}/eval_data/{task['dataset_uri']}") as f:
+            data = [json.loads(line) for line in f]
+        random.Random(1337).shuffle(data)
+        data = data[:limit]
+        began = time.perf_counter()
+        found = [evaluate_example(i, model, encoder, data, torch.device("cpu"), meta) for i in range(len(data))]
+        right[task["label"]] = [bool(x) for x in found]
+        seconds[task["label"]] = time.perf_counter() - began
+    return {"right": right, "seconds": seconds}
+
+
+def _tokenizer(ranks: str, pattern: str, specials: list[str]) -> Any:
+    """Its tokenizer, of tiktoken's ranks."""
+    import tiktoken
     from tiktoken.load import load_tiktoken_bpe
 
     from nanochat.tokenizer import RustBPETokenizer  # type: ignore[attr-defined, unused-ignore]
@@ -85,9 +119,19 @@ def tokenizer(ranks: str, pattern: str, specials: list[str]) -> dict[str, Any]:
     table = load_tiktoken_bpe(ranks)
     ids = {name: len(table) + i for i, name in enumerate(specials)}
     encoding = tiktoken.Encoding("ours", pat_str=pattern, mergeable_ranks=table, special_tokens=ids)
+    return RustBPETokenizer(encoding, "<|bos|>")
+
+
+def tokenizer(ranks: str, pattern: str, specials: list[str]) -> dict[str, Any]:
+    """Save a tokenizer of tiktoken's ranks where its scripts look for one, with the lengths of its tokens."""
+    import torch
+    from nanochat.common import get_base_dir  # type: ignore[import-not-found, unused-ignore]
+
+    theirs = _tokenizer(ranks, pattern, specials)
     folder = os.path.join(get_base_dir(), "tokenizer")
-    RustBPETokenizer(encoding, "<|bos|>").save(folder)
-    lengths = [len(encoding.decode_single_token_bytes(i)) for i in range(len(table))] + [0] * len(specials)
+    theirs.save(folder)
+    size = theirs.enc.n_vocab - len(specials)
+    lengths = [len(theirs.enc.decode_single_token_bytes(i)) for i in range(size)] + [0] * len(specials)
     torch.save(torch.tensor(lengths, dtype=torch.int32), os.path.join(folder, "token_bytes.pt"))
     return {}
 
@@ -99,7 +143,7 @@ def main() -> None:
         sys.argv = ["base_train", *given]
         runpy.run_module("scripts.base_train", run_name="__main__")
         return
-    tasks: dict[str, Callable[..., dict[str, Any]]] = {"step": step, "logits": logits, "tokenizer": tokenizer}
+    tasks: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in (step, logits, tokenizer, core)}
     result = tasks[what](*(json.loads(x) for x in given))
     print(json.dumps({**result, "peak_mb": _peak_mb()}))
 

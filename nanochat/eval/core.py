@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.console import Progress, UserError, say
-from nanochat.eval.core_prompts import CoreTask, Item, Row, examples, rows
+from nanochat.eval.core_prompts import CoreTask, Item, Row, common_prefix, examples, rows
 from nanochat.eval.results import Score, TaskResult, centered
 from nanochat.machine import ranks
+from nanochat.model.cache import KVCache
 
 if TYPE_CHECKING:
     from nanochat.model import GPT
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 IGNORE = -1
+SHARED = 16  # ids that all rows of an item must begin with for a pass of their own
 WINDOW = 128  # items rendered at a time, so that rows of about one length meet in a batch
 
 
@@ -116,9 +117,7 @@ def evaluate_items(
     for first in range(0, len(mine), WINDOW):
         some = mine[first : first + WINDOW]
         asked = {i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len) for i in some}
-        scored = _score(model, [row for of_item in asked.values() for row in of_item], task, batch_tokens)
-        for i, of_item in asked.items():
-            scores = [next(scored) for _ in of_item]
+        for i, scores in zip(some, _score(model, list(asked.values()), task, batch_tokens), strict=True):
             right[i] = scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
     if me.world > 1:
         shares: list[dict[int, bool]] = [{}] * me.world
@@ -140,39 +139,77 @@ def lowest(losses: Sequence[float]) -> int:
     return best
 
 
-def _score(model: GPT, asked: Sequence[Row], task: CoreTask, batch_tokens: int) -> Iterator[float]:
-    """For every row the mean loss of its answer, or for language modeling the number of ids not predicted."""
+def _score(model: GPT, asked: Sequence[Sequence[Row]], task: CoreTask, batch_tokens: int) -> list[list[float]]:
+    """For every row of every item the mean loss of its answer, or for language modeling the ids not predicted."""
     measure = _misses if task.kind == "language_modeling" else _mean_losses
-    scores = [math.nan] * len(asked)
-    order = sorted(range(len(asked)), key=lambda n: -len(asked[n].ids))  # the longest first: memory fails early
+    scores: list[list[float]] = [[] for _ in asked]
+    shared = [_shared(rows) for rows in asked]
+    # The longest first: memory fails early. What is shared is computed in a pass of its own.
+    order = sorted(range(len(asked)), key=lambda n: (shared[n] > 0, -max(len(row.ids) for row in asked[n])))
     while order:
-        size = max(1, batch_tokens // len(asked[order[0]].ids))
-        batch, order = order[:size], order[size:]
-        for n, value in zip(batch, measure(model, [asked[n] for n in batch]), strict=True):
-            scores[n] = value
-    return iter(scores)
+        width = max(len(row.ids) for row in asked[order[0]])
+        batch: list[int] = []
+        held = 0
+        while order and (shared[order[0]] > 0) == (shared[(batch or order)[0]] > 0):
+            held += len(asked[order[0]])
+            if batch and held * width > batch_tokens:
+                break
+            batch.append(order.pop(0))
+        found = iter(measure(*_answer_logits(model, [asked[n] for n in batch], [shared[n] for n in batch])))
+        for n in batch:
+            scores[n] = [next(found) for _ in asked[n]]
+    return scores
 
 
-def _answer_logits(model: GPT, batch: Sequence[Row]) -> tuple[Tensor, Tensor]:
-    """(logits (N, V), ids (N,)) of all answers of the batch, one row's after another."""
-    width = max(len(row.ids) for row in batch)
+def _shared(rows: Sequence[Row]) -> int:
+    """How many ids at the front all rows have alike and need no logits of; 0 when it is too few to be worth a pass."""
+    alike = min(common_prefix([row.ids for row in rows]), min(row.start for row in rows) - 1)
+    return alike if len(rows) > 1 and alike >= SHARED else 0
+
+
+def _answer_logits(
+    model: GPT, asked: Sequence[Sequence[Row]], shared: Sequence[int]
+) -> tuple[Tensor, Tensor, list[int]]:
+    """(logits (N, V), ids (N,)) of all answers, one row's after another, and how many each row has.
+
+    shared: the ids at the front of each item's rows that go through the model once (all 0, or none).
+    """
     device = model.device
-    # Padding on the right: a causal model does not see it.
-    ids = torch.tensor([row.ids + [0] * (width - len(row.ids)) for row in batch], device=device)  # (B, T)
-    places = [n * width + i for n, row in enumerate(batch) for i in range(row.start, row.end)]
+    rows = [row for of_item in asked for row in of_item]
+    seen = [count for of_item, count in zip(asked, shared, strict=True) for _ in of_item]
+    tails = _padded([row.ids[count:] for row, count in zip(rows, seen, strict=True)]).to(device)  # (B, T)
+    cache = None
+    if shared[0]:
+        fronts = _padded([of_item[0].ids[:count] for of_item, count in zip(asked, shared, strict=True)]).to(device)
+        whole = KVCache(model.config, len(asked), fronts.size(1) + tails.size(1), device, model.dtype)
+        model.hidden(fronts, whole)
+        # Padding is forgotten: what follows takes its place.
+        whole.length = torch.tensor(shared, device=device)
+        whole.last = fronts[torch.arange(len(asked), device=device), whole.length - 1]
+        cache = whole.select(torch.tensor([n for n, of_item in enumerate(asked) for _ in of_item], device=device))
+    width = tails.size(1)
+    places = [
+        n * width + i - count
+        for n, (row, count) in enumerate(zip(rows, seen, strict=True))
+        for i in range(row.start, row.end)
+    ]
     at = torch.tensor(places, dtype=torch.long, device=device)
-    return model.logits(model.hidden(ids).flatten(0, 1)[at - 1]), ids.flatten()[at]
+    logits = model.logits(model.hidden(tails, cache).flatten(0, 1)[at - 1])
+    return logits, tails.flatten()[at], [row.end - row.start for row in rows]
 
 
-def _mean_losses(model: GPT, batch: Sequence[Row]) -> list[float]:
+def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
+    """(B, T), filled with zeros on the right: a causal model does not see them."""
+    width = max(map(len, sequences))
+    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in sequences])
+
+
+def _mean_losses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
     """Mean loss in nats over each row's answer; NaN where it has no ids."""
-    logits, ids = _answer_logits(model, batch)
-    losses = torch.split(F.cross_entropy(logits, ids, reduction="none"), [row.end - row.start for row in batch])
+    losses = torch.split(F.cross_entropy(logits, ids, reduction="none"), sizes)
     return [float(x.double().mean()) for x in losses]
 
 
-def _misses(model: GPT, batch: Sequence[Row]) -> list[float]:
+def _misses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
     """How many ids of each row's answer are not the likeliest at their place."""
-    logits, ids = _answer_logits(model, batch)
-    missed = torch.split(logits.argmax(dim=-1) != ids, [row.end - row.start for row in batch])
-    return [float(x.sum()) for x in missed]
+    return [float(x.sum()) for x in torch.split(logits.argmax(dim=-1) != ids, sizes)]

@@ -87,7 +87,7 @@ class ModelConfig:
 
     @classmethod
     def of(cls, s: Shape, arch: Arch = "modern", windows: str = "", bigram: int = -1) -> ModelConfig:
-        """A model of this shape; windows "" and bigram -1: what is best for it."""
+        """A model of this shape; windows "" and bigram -1: by the dial."""
         if arch == "classic":
             return cls(s.depth, s.width, s.heads, s.heads, s.vocab_size, s.seq_len, windows=windows or "L")
         return cls(
@@ -97,11 +97,11 @@ class ModelConfig:
 
     @classmethod
     def from_depth(
-        cls, depth: int, vocab_size: int, seq_len: int, arch: Arch = "modern", windows: str = ""
+        cls, depth: int, vocab_size: int, seq_len: int, arch: Arch = "modern", windows: str = "", bigram: int = -1
     ) -> ModelConfig:
         if depth < 1:
             raise UserError(f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4")
-        return cls.of(shape(depth, vocab_size, seq_len), arch, windows)
+        return cls.of(shape(depth, vocab_size, seq_len), arch, windows, bigram)
 
     @property
     def shape(self) -> Shape:

@@ -138,7 +138,8 @@ class Sweep:
         from nanochat.train.base import make_plan
 
         base = self.base
-        model = ModelConfig.from_depth(depth, self.vocab_size, base.max_seq_len, base.arch, base.window_pattern.upper())
+        windows = base.window_pattern.upper()
+        model = ModelConfig.from_depth(depth, self.vocab_size, base.max_seq_len, base.arch, windows, base.bigram)
         # Neither device nor dtype matter to a plan without a time budget.
         machine = Machine(torch.device("cpu"), torch.float32, Ranks(world=self.nproc))
         plan = make_plan(replace(base, depth=depth), model, machine, 0.0)

@@ -40,10 +40,13 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    # Without a GPU, as many tokens as keep the cores busy: more only cost memory.
-    tokens = 65536 if machine.device.type == "cuda" else max(1024, 2**19 // s.width)
-    passes = math.ceil(share / (wanted or max(1, tokens // s.seq_len)))
+    passes = math.ceil(share / (wanted or max(1, forward_tokens(s.width, machine) // s.seq_len)))
     return math.ceil(share / passes)
+
+
+def forward_tokens(width: int, machine: Machine) -> int:
+    """Tokens per forward pass: without a GPU, as many as keep the cores busy, since more only cost memory."""
+    return 65536 if machine.device.type == "cuda" else max(1024, 2**19 // width)
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:
@@ -59,7 +62,7 @@ def train_base(config: BaseConfig) -> TrainState:
     depth = config.depth or states.shared(lambda: _depth(config, tokenizer.vocab_size, machine, budget))
     seq_len = config.max_seq_len or scale.default_seq_len(depth)
     model_config = ModelConfig.from_depth(
-        depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper()
+        depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper(), config.bigram
     )
     tag = config.model_tag or f"d{depth}"
     corpus = states.shared(lambda: load_info(config.dataset))

@@ -25,7 +25,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass
 class TrainConfig:
-    """What base, mid and sft training share."""
+    """What all training shares."""
 
     run: str = ""
     """name of the run for Weights & Biases (empty: WANDB_RUN; "dummy": none)"""
@@ -78,6 +78,8 @@ class BaseConfig(TrainConfig):
     """modern: upstream's finds of 2026, best bits per byte; classic: the seed's, which other programs run as it is"""
     window_pattern: str = ""
     """S (a quarter of the context) or L (all of it) for layers in turn, as in SSSL; empty: by the dial"""
+    bigram: int = -1
+    """rows of the modern model's hashed table of token pairs; 0: none, -1: by the dial"""
     dataset: str = "climbmix"
     """corpus to train on: a name, or a folder prepared by python -m nanochat.dataset"""
     max_seq_len: int = 0
@@ -122,6 +124,46 @@ class ChatConfig(TrainConfig):
     """your own conversations: .jsonl files, one {"messages": [...]} a line"""
     dataset: str = ""
     """what the model was pretrained on, "tinyworld" keeps the mixture inside that world; empty: from the checkpoint"""
+    mixture: str = ""
+    """a .toml file with the conversations to train on in place of the default mixture (docs/tasks.md)"""
+
+
+@dataclass
+class RLConfig(TrainConfig):
+    """Teach a chat model by rewards: it answers, a task grades, good answers become likelier."""
+
+    source: Literal["mid", "sft"] = "sft"
+    """stage of the model to start from"""
+    model_tag: str = ""
+    """tag of the model to start from; empty: the newest"""
+    model_step: int = -1
+    """its step; -1: the newest"""
+    task: str = ""
+    """GSM8K, SpellingBee, SimpleSpelling, TinyWorld, ARC-Easy, ARC-Challenge or MMLU; empty: SpellingBee for a model of
+    the tiny world, else GSM8K"""
+    examples_per_step: int = 16
+    """questions per optimiser step over all devices"""
+    num_samples: int = 16
+    """answers to each question, at least 2: they are compared with each other"""
+    max_new_tokens: int = 256
+    """longest answer in tokens, tool output included"""
+    temperature: float = 1.0
+    """of sampling, in training and in evaluation; above 0"""
+    top_k: int = 0
+    """sample among the k likeliest tokens; 0: among all, which is the distribution that is trained"""
+    sample_batch_size: int = 64
+    """answers sampled at once on each device"""
+    num_epochs: float = 1.0
+    """passes over the questions, when num_iterations is -1"""
+    lr_scale: float = -1.0
+    """peak learning rates as a share of pretraining's; -1: 0.05"""
+    eval_examples: int = 400
+    """held-out questions per evaluation, evenly spaced over all"""
+    eval_samples: int = 8
+    """answers to each of them: pass@k is measured for k up to that"""
+    compile: Compile = "off"
+    """torch.compile for the optimiser: auto uses it where a compiler is present. The model itself is not compiled: it
+    would be again for every length of answers"""
 
 
 # How long to train: a run may be continued with another horizon.
@@ -130,7 +172,7 @@ HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_bu
 FREE = {
     "run", "model_tag", "device", "compile", "device_batch_size", "resume", "save_every", "keep",
     "eval_every", "eval_tokens", "deterministic", "checkpoint_activations",
-    "max_hours", "max_dollars", "price_per_hour",
+    "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples",
 }  # fmt: skip
 
 
@@ -160,6 +202,10 @@ def check(config: TrainConfig) -> None:
     if isinstance(config, BaseConfig):
         if config.depth < 0:
             raise UserError(f"depth is {config.depth}, which makes no model", "Give at least 1, such as --depth=4")
+        if config.bigram < -1:
+            raise UserError(f"--bigram is {config.bigram}", "Give a number of rows, 0 for none, or leave it out")
+        if config.bigram > 0 and config.arch == "classic":
+            raise UserError("the classic model has no table of token pairs", "Leave --bigram or --arch out")
         if config.max_seq_len < 0:
             raise UserError(f"--max_seq_len is {config.max_seq_len}", "Give a positive number, or leave it out")
         if config.target_param_data_ratio <= 0:
@@ -168,6 +214,30 @@ def check(config: TrainConfig) -> None:
             raise UserError("--time_budget and --num_iterations both set the horizon", "Give one of them")
         if config.time_budget and config.target_flops > 0:
             raise UserError("--time_budget and --target_flops both set depth and horizon", "Give one of them")
+    if isinstance(config, ChatConfig) and config.mixture and (config.data or config.conversations):
+        problem = "--mixture takes the place of --data and --conversations"
+        raise UserError(problem, "Write files and sizes into the mixture file")
+    if isinstance(config, RLConfig):
+        _check_rl(config)
+
+
+def _check_rl(config: RLConfig) -> None:
+    for name in ("examples_per_step", "max_new_tokens", "sample_batch_size", "eval_examples", "eval_samples"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name} is {getattr(config, name)}", "Give 1 or more")
+    if config.num_samples < 2:
+        raise UserError(
+            f"--num_samples is {config.num_samples}: an answer is good or bad only beside others",
+            "Give 2 or more",
+        )
+    if not 0 < config.temperature < float("inf"):
+        raise UserError(f"--temperature is {config.temperature}: nothing would be tried", "Give a positive number")
+    if config.top_k < 0:
+        raise UserError(f"--top_k is {config.top_k}", "Give a positive number, or 0 for all tokens")
+    if config.num_epochs <= 0:
+        raise UserError(f"--num_epochs is {config.num_epochs}", "Give a positive number")
+    if config.fp8:
+        raise UserError("--fp8 is for pretraining and fine-tuning", "Leave it out")
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.console import UserError
+from nanochat.eval import core
 from nanochat.eval.core import evaluate_core, evaluate_items, lowest, missing_bundle, read_items, read_tasks
 from nanochat.eval.core_prompts import CoreTask, Row, _cut, examples, prompts, rows
+from nanochat.model import GPT, ModelConfig
+from nanochat.scale import Arch, Shape
 from nanochat.tokenizer import Tokenizer
 
 MC = CoreTask("quiz", "multiple_choice", 1, "\nAnswer: ", "quiz.jsonl")
@@ -41,12 +44,18 @@ class Bigrams:
         self.device = torch.device("cpu")
         self.vocab_size = vocab_size
 
-    def hidden(self, ids: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor, cache: None) -> Tensor:
         assert ids.size(1) <= self.config.seq_len
         return F.one_hot((ids + 1) % self.vocab_size, self.vocab_size).float()
 
     def logits(self, h: Tensor) -> Tensor:
         return 5 * h
+
+
+@pytest.fixture(autouse=True)
+def _every_row_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stand-in has no cache."""
+    monkeypatch.setattr(core, "SHARED", 10**9)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +143,36 @@ def test_decisions(tokenizer: Tokenizer, batch_tokens: int) -> None:
     plain = CoreTask("next", "language_modeling", 0, "", "")
     words = [{"context": "a", "continuation": "bcd"}, {"context": "a", "continuation": "bcx"}]
     assert evaluate_items(model, tokenizer, plain, words, batch_tokens) == [True, False]
+
+
+@pytest.mark.parametrize("arch", ["modern", "classic"])
+@pytest.mark.parametrize("batch_tokens", [1, 300, 10**6])
+def test_what_the_choices_share_is_computed_once_to_the_same_losses(
+    arch: Arch, batch_tokens: int, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Items of many lengths, choices too, in float64; one row is cut, and so shares nothing."""
+    shape = Shape(2, 32, 2, tokenizer.vocab_size, 128)
+    model = GPT(ModelConfig.of(shape, arch), torch.float64).init_weights(0).double().eval()
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=g, dtype=torch.float64) * 0.05)
+    quiz = [
+        {"query": "why " * n, "choices": ["a", "bcd" * n, "because of" * (1 + n % 3)], "gold": n % 3} for n in range(9)
+    ]
+    who = [
+        {"context_options": ["x" * n, "yy", "z" * (150 if n == 3 else 9)], "continuation": "does it", "gold": 0}
+        for n in range(1, 6)
+    ]
+    for task, items in ((MC, quiz), (SCHEMA, who)):
+        asked = [rows(task, item, examples(items, i, 1), tokenizer, 128) for i, item in enumerate(items)]
+        found = []
+        for least in (10**9, 3):
+            monkeypatch.setattr(core, "SHARED", least)
+            with torch.inference_mode():
+                found.append(core._score(model, asked, task, batch_tokens))
+        assert any(core._shared(of_item) for of_item in asked)
+        assert found[0] == [pytest.approx(scores, abs=1e-9, nan_ok=True) for scores in found[1]]
 
 
 def test_schema_scores_only_what_follows_the_context(tokenizer: Tokenizer) -> None:

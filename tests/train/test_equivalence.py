@@ -194,6 +194,9 @@ def test_other_text_or_another_tokenizer_is_another_run(base: Path) -> None:
         ({"depth": -1}, "depth is -1.*--depth=4"),
         ({"keep": 0}, "--keep is 0"),
         ({"device_batch_size": -1}, "--device_batch_size is -1"),
+        ({"bigram": 7, "arch": "classic"}, "the classic model has no table"),
+        ({"bigram": -2}, "--bigram is -2"),
+        ({"time_budget": "1m", "target_flops": 1e9, "num_iterations": -1}, "both set depth and horizon"),
         ({"eval_tokens": -5}, "--eval_tokens is -5"),
         ({"target_param_data_ratio": 0.0}, "target_param_data_ratio"),
         ({"time_budget": "5m"}, "both set the horizon"),
@@ -363,6 +366,13 @@ def test_a_limit_saves_and_stops_and_a_higher_one_goes_on(base: Path, limit: dic
         train_base(BaseConfig(**values, **limit))
     assert list(checkpoint.steps("base", "limited")) == [1]
     assert train_base(BaseConfig(**values, resume=True)).step == 10
+
+
+def test_a_model_without_a_table_of_pairs(base: Path) -> None:
+    train_base(BaseConfig(**BASE, model_tag="none", bigram=0))
+    train_base(BaseConfig(**BASE, model_tag="few", bigram=7))
+    assert "bigram.weight" not in weights("base", "none")
+    assert weights("base", "few")["bigram.weight"].size(0) == 7
 
 
 def test_depth_follows_the_flops(base: Path) -> None:
