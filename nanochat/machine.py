@@ -130,16 +130,6 @@ def share_cores(me: Ranks, measure: bool = True) -> None:
         torch.set_num_threads(fastest_threads(choices) if measure and len(choices) > 1 else min(choices))
 
 
-def wait_briefly() -> None:
-    """Let idle OpenMP threads (GCC's) sleep sooner; works until torch is imported.
-
-    By itself a thread spins for milliseconds, on a core that another program wants: with two of those on two cores,
-    small products take ten times as long. A hundredth of the spinning costs nothing measurable when nothing else runs.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
 def fastest_threads(choices: set[int]) -> int:
     """The number of threads that multiply and exponentiate matrices of a small model's sizes fastest."""
     import time

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -64,20 +63,6 @@ def test_ranks_split_what_there_is(threads: list[int], monkeypatch: pytest.Monke
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     machine.share_cores(Ranks(0, 0, 4))
     assert threads == [2]
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
-)
-def test_idle_threads_sleep_soon(given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    machine.wait_briefly()
-    assert os.environ.get("GOMP_SPINCOUNT") == expected
 
 
 def test_what_the_person_says_holds(threads: list[int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def steps(stage: str, tag: str) -> dict[int, Path]:
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     """The checkpoint asked for; without a tag the one written last, without a step the newest whole one."""
-    make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}.get(stage)
+    make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}.get(stage)
     root = checkpoints_dir(stage)
     have = tags(stage)
     if not have and (tag is None or not steps(stage, tag)):

@@ -44,6 +44,11 @@ class Batch:
     ids: Tensor
     targets: Tensor
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the loss is called with, each (B, ...)."""
+        return self.ids, self.targets
+
 
 @dataclass(frozen=True)
 class Step:

@@ -31,6 +31,7 @@ class Sequence:
         self.room = room
         self.ids: list[int] = []
         self.finish: Finish | None = None
+        self.stop: int | None = None
         self.forced: deque[int] = deque()  # what the tool said, to be taken in before anything is sampled again
         self.random = generator(request.seed, sample)
         self._tokenizer = tokenizer
@@ -46,7 +47,7 @@ class Sequence:
     def push(self, id: int) -> Token | None:
         """Take one token in, sampled or forced; None when it is the stop token."""
         if id in self._grammar.stops:
-            self.finish = "stop"
+            self.finish, self.stop = "stop", id
             return None
         if self.forced:
             self.forced.popleft()
@@ -74,4 +75,4 @@ class Sequence:
     def completion(self) -> Completion:
         parts = [Part(part.type, part.text) for part in self._parts if part.text]
         text = "".join(part.text for part in parts if part.type == "text")
-        return Completion(self.ids, text, parts, self.finish or "length", self.index, self.sample)
+        return Completion(self.ids, text, parts, self.finish or "length", self.index, self.sample, self.stop)

@@ -44,6 +44,7 @@ def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool =
         sections.metrics(runs),
         sections.categories(runs),
         f"## Loss\n\n![training loss and validation bits per byte over tokens]({PICTURE})" if with_picture else "",
+        sections.reinforcement(runs),
         sections.times(runs, price),
         sections.machine(facts()),
         sections.stages(runs),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -154,6 +155,25 @@ def _outcome(name: str, value: Any) -> str:
     if name == "flops":
         return f"flops {value:.3g}"
     return f"{name} {cell(value)}"
+
+
+def reinforcement(runs: Runs) -> str:
+    """What reinforcement did to held-out questions, beside the mean of the steps between two rows."""
+    records = runs.records.get("chat_rl", [])
+    # What a resumed run did again stands twice, and is the same.
+    measured = {r["step"]: r for r in records if r["kind"] == "eval"}
+    steps = {r["step"]: r for r in records if r["kind"] == "step"}
+    if not measured:
+        return ""
+    rates = [name for name in measured[max(measured)] if name.startswith("pass@")]
+    rows, before = [], 0
+    for step in sorted(measured):
+        passed = [r for at, r in steps.items() if before < at <= step]
+        means = [statistics.fmean(r[name] for r in passed) if passed else None for name in ("reward", "kl", "length")]
+        rows.append([str(step), *(_score(measured[step].get(name)) for name in rates), *means])
+        before = step
+    head = ["Step", *rates, "training reward", "KL (nats a token)", "tokens an answer"]
+    return "## Reinforcement\n\n" + table(head, rows)
 
 
 def samples(runs: Runs) -> str:

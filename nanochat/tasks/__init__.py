@@ -11,6 +11,7 @@ from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.gsm8k import GSM8K
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.mixture import Mixture, default_mixture
+from nanochat.tasks.recipe import read_mixture
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tasks.task import Conversations, Task
 from nanochat.tasks.tinyworld import TinyWorld
@@ -32,6 +33,7 @@ __all__ = [
     "TinyWorld",
     "default_mixture",
     "open_task",
+    "read_mixture",
 ]
 
 # What a chat model can be graded on, by the name that commands take.

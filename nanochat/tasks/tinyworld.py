@@ -6,7 +6,7 @@ import json
 from collections import Counter
 
 from nanochat.console import UserError
-from nanochat.dataset.tinyworld import CATEGORIES, World, conversation, grade, heldout
+from nanochat.dataset.tinyworld import CATEGORIES, Question, World, conversation, grade, heldout, training_question
 from nanochat.paths import data_dir
 from nanochat.tasks.task import Kind, Split, check_index
 from nanochat.tokenizer.conversation import Conversation
@@ -21,6 +21,11 @@ def prepared_world_seed() -> int:
         return int(json.loads(path.read_text(encoding="utf-8"))["seed"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged", "Delete its folder and prepare the dataset again") from None
+
+
+def _answered(question: Question) -> Conversation:
+    answer = {"role": "assistant", "content": question.content}
+    return Conversation.from_dict({"messages": [*question.messages, answer]})
 
 
 class TinyWorld:
@@ -44,9 +49,7 @@ class TinyWorld:
         check_index(i, len(self))
         if self.questions is None:
             return Conversation.from_dict(conversation(self.world, self.seed, i))
-        question = self.questions[i]
-        answer = {"role": "assistant", "content": question.content}
-        return Conversation.from_dict({"messages": [*question.messages, answer]})
+        return _answered(self.questions[i])
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
         """Right or not, under the question's category; facts also whether they were refused."""
@@ -81,3 +84,23 @@ class TinyWorld:
                     chosen.append(text)
                     break
         return tuple(chosen)
+
+
+class TinyWorldQuestions:
+    """Questions that training may ask, with grades: for reinforcement. None of them is in the test split."""
+
+    name = "TinyWorld"
+    kind: Kind = "generative"
+
+    def __init__(self, world_seed: int | None = None, size: int = 10_000, seed: int = 0) -> None:
+        self.world = World(prepared_world_seed() if world_seed is None else world_seed)
+        self.size, self.seed = size, seed
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, i: int) -> Conversation:
+        return _answered(training_question(self.world, self.seed, check_index(i, self.size)))
+
+    def grade(self, i: int, answer: str) -> dict[str, bool]:
+        return grade(training_question(self.world, self.seed, i), answer)

@@ -1,16 +1,18 @@
-"""One training loop for base, mid and sft. Doors: BaseConfig, ChatConfig, train_base, train_chat."""
+"""One training loop for base, mid and sft, and RL beside it. Doors: BaseConfig, ChatConfig, RLConfig, train_base,
+train_chat, train_rl."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nanochat.train.config import BaseConfig, ChatConfig
+from nanochat.train.config import BaseConfig, ChatConfig, RLConfig
 
 if TYPE_CHECKING:
     from nanochat.train.base import train_base
     from nanochat.train.chat import train_chat
+    from nanochat.train.rl import train_rl
 
-__all__ = ["BaseConfig", "ChatConfig", "train_base", "train_chat"]
+__all__ = ["BaseConfig", "ChatConfig", "RLConfig", "train_base", "train_chat", "train_rl"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from nanochat.train.chat import train_chat
 
         return train_chat
+    if name == "train_rl":
+        from nanochat.train.rl import train_rl
+
+        return train_rl
     raise AttributeError(name)

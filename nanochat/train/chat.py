@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -69,7 +67,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         **fingerprint(config),
         "parent": parent_hash,
         "mixture": mixture.describe(),
-        "files": _hashes(config.data),
+        "files": _hashes(mixture),
     }
     resumed = states.find_resumable(stage, tag, settings, config.resume)
     model = load(resumed or parent, machine.device, machine.dtype).train()
@@ -104,8 +102,12 @@ def train_chat(config: ChatConfig) -> TrainState:
     return train(job)
 
 
-def _hashes(files: Iterable[str]) -> list[str]:
-    return [hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] for file in files]
+def _hashes(mixture: Mixture) -> list[str]:
+    """Of the files of conversations in it."""
+    from nanochat.tasks import CustomJSON
+
+    files = [items.path for items, _ in mixture.sets if isinstance(items, CustomJSON)]
+    return [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]
 
 
 def _mixtures(
@@ -115,9 +117,11 @@ def _mixtures(
 
     The first rank downloads and decides which sets there are; the others must find the same ones.
     """
-    from nanochat.tasks import default_mixture
+    from nanochat.tasks import default_mixture, read_mixture
 
     def make(split: Literal["train", "test"], without: list[str] | None) -> tuple[Mixture, list[str]]:
+        if config.mixture:
+            return read_mixture(config.mixture, config.stage, split, world_seed), []
         size = config.conversations or None
         return default_mixture(config.stage, dataset, config.data, size, split, world_seed=world_seed, without=without)
 
@@ -140,12 +144,16 @@ def _plan(
         sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
         mean = sum(len(s.ids) for s in sample) / len(sample)
         steps = max(1, round(config.num_epochs * len(source) * mean / batch))
-    share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
+    rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage])
+    return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
+
+
+def rates_after(before: TrainState, share: float) -> scale.Rates:
+    """Peak learning rates as a share of those that the run `before`, or the one that it continued, pretrained with."""
     used = before.settings.get("lr_scale", -1.0) if before.stage != "base" else 1.0
     rates = scale.Rates(**before.rates).scaled(share / (used if used > 0 else LR_SCALE[before.stage]))
     # No decay here: it would pull towards zero what pretraining has learnt.
-    rates = replace(rates, weight_decay=0.0)
-    return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
+    return replace(rates, weight_decay=0.0)
 
 
 @torch.no_grad()

@@ -162,8 +162,8 @@ class RLConfig(TrainConfig):
     eval_samples: int = 8
     """answers to each of them: pass@k is measured for k up to that"""
     compile: Compile = "off"
-    """torch.compile for the optimiser: auto uses it where a compiler is present. The model itself is not compiled: it
-    would be again for every length of answers"""
+    """torch.compile for the optimiser: auto uses it where a compiler is present. The model itself is not:
+    answers differ in length, and every length would be compiled anew"""
 
 
 # How long to train: a run may be continued with another horizon.

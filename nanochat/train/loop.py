@@ -31,7 +31,7 @@ from nanochat.train.state import TrainState
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 from nanochat.train.tracker import Tracker
 
-RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft"}
+RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 WAIT = 1.0  # seconds that a rank waits for its loader before it looks at what the person and the other ranks want
 CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many steps
 
@@ -73,14 +73,14 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
     return torch.compile(model.loss, dynamic=False)
 
 
-class _Stop:
+class Stop:
     """Ctrl-C or SIGTERM: finish the step or stop waiting for it, save, leave. A second Ctrl-C leaves at once."""
 
     def __init__(self) -> None:
         self.asked = 0.0  # when, 0: not yet
         self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> Stop:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._old[number] = signal.signal(number, self._ask)
         return self
@@ -113,18 +113,19 @@ def train(job: Job) -> TrainState:
     stepper = Stepper(machine, job.model, job.optimizer, compiled(job.model, job.config.compile, machine), scale)
     began, seconds_before = time.monotonic(), s.seconds
     calibrate = _Calibration(job.budget) if job.budget else None
-    require_disk(checkpoints_dir(s.stage), _checkpoint_bytes(job), f"keeping the checkpoints of {s.stage} {s.tag}")
+    need = checkpoint_bytes(job.model, job.config)
+    require_disk(checkpoints_dir(s.stage), need, f"keeping the checkpoints of {s.stage} {s.tag}")
     last_saved = s.step
     unit = s.batch_tokens
     speed, started = 0.0, 0
     with (
-        _Stop() as stop,
+        Stop() as stop,
         Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar,
         contextlib.closing(job.loader.ahead()) as ahead,
     ):
         while s.step < s.steps:
             t0 = time.monotonic()
-            found = _next(machine, ahead, stop, lambda: _over(job, seconds_before + time.monotonic() - began))
+            found = _next(machine, ahead, stop, lambda waited: over(job.config, s, s.seconds + waited))
             if isinstance(found, BaseException):
                 if last_saved < s.step:
                     _save(job)
@@ -137,7 +138,7 @@ def train(job: Job) -> TrainState:
                 loss = stepper(step, valid, schedule, s.step)
                 s.loss_scale, s.good_steps = scale.value, scale.good
             except NotFiniteError as error:
-                raise _diverged(s, error, step) from None
+                raise diverged(s, error, f"with the batch that ends at row {step.state['row']} of the text") from None
             except Exception:
                 if stop.asked and s.step == last_saved:
                     raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
@@ -167,10 +168,10 @@ def train(job: Job) -> TrainState:
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
                 bar.total = s.steps * unit
-            if _due(job.config.save_every, s, 10) and s.step < s.steps:
+            if due(job.config.save_every, s, 10) and s.step < s.steps:
                 _save(job)
                 last_saved = s.step
-            if _due(job.config.eval_every, s, 5) and s.step < s.steps:
+            if due(job.config.eval_every, s, 5) and s.step < s.steps:
                 s.val = job.validate(job.model)
                 writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
                 bar.advance(0, **{k: f"{v:.3f}" for k, v in s.val.items()})
@@ -190,44 +191,42 @@ def train(job: Job) -> TrainState:
     return s
 
 
-def _checkpoint_bytes(job: Job) -> int:
+def checkpoint_bytes(model: GPT, config: TrainConfig) -> int:
     """Weights and at most two moments each in float32, for all that are kept and the one being written."""
-    return job.model.num_params() * 4 * 3 * (job.config.keep + 1)
+    return model.num_params() * 4 * 3 * (config.keep + 1)
 
 
-def _due(every: int, s: TrainState, times: int) -> bool:
+def due(every: int, s: TrainState, times: int) -> bool:
     """Whether something is due after this step: every so many, or (0) so many times in a run whose horizon may move."""
     if every == 0:
         return times * s.step // s.steps > times * (s.step - 1) // s.steps
     return every > 0 and s.step % every == 0
 
 
-def _over(job: Job, seconds: float) -> UserError | None:
+def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None:
     """What to say when the time or the money that this training may take has been taken."""
-    config, hours = job.config, seconds / 3600
+    hours = seconds / 3600
     if config.max_hours and hours >= config.max_hours:
         limit = f"--max_hours={config.max_hours:g}"
     elif config.max_dollars and hours * config.price_per_hour >= config.max_dollars:
         limit = f"--max_dollars={config.max_dollars:g}"
     else:
         return None
-    return UserError(
-        f"{limit} is reached at step {job.state.step} of {job.state.steps}, which is saved",
-        "Go on with --resume and a higher limit",
-    )
+    where = f"at step {s.step} of {s.steps}, which is saved" if s.step else "before any step"
+    return UserError(f"{limit} is reached {where}", "Go on with --resume and a higher limit")
 
 
-def _diverged(s: TrainState, error: NotFiniteError, step: Step) -> UserError:
+def diverged(s: TrainState, error: NotFiniteError, where: str) -> UserError:
     have = checkpoint.steps(s.stage, s.tag)
     good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
     return UserError(
-        f"{error} in step {s.step + 1}, with the batch that ends at row {step.state['row']} of the text",
+        f"{error} in step {s.step + 1}, {where}",
         f"{good}; try lower learning rates or --dtype=float32",
     )
 
 
 def _next(
-    machine: Machine, ahead: Ahead, stop: _Stop, limit: Callable[[], UserError | None]
+    machine: Machine, ahead: Ahead, stop: Stop, limit: Callable[[float], UserError | None]
 ) -> tuple[Step, int] | BaseException:
     """This rank's part of the next step and the targets of all ranks' parts, once every rank has its own.
 
@@ -236,20 +235,21 @@ def _next(
     """
     step: Step | None = None
     error: Exception | None = None
+    began = time.monotonic()
     while True:
         if step is None:
             try:
                 step = ahead.get(WAIT)
             except Exception as failure:
                 error = failure
-        over = limit()
+        reached = limit(0.0 if step else time.monotonic() - began)
         counts = torch.tensor(
             [
                 step.valid if step else 0,
                 step is None,
                 error is not None,
                 stop.asked > 0,
-                bool(over and machine.ranks.is_main),
+                bool(reached and machine.ranks.is_main),
             ]
         )
         if machine.ranks.world > 1:
@@ -259,7 +259,7 @@ def _next(
         if stopped:  # first, since the same signal may have ended the download
             return KeyboardInterrupt()
         if enough:
-            return over or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
+            return reached or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
         if failed:
             return _first_error(error, machine.ranks.world)
         if step and not missing:
@@ -284,11 +284,18 @@ def _save(job: Job) -> None:
         gathered: list[Any] = [None] * job.machine.ranks.world
         dist.all_gather_object(gathered, s.loader)
         s.loader = merge_states(gathered)
-    optimizer = job.optimizer.state_dict()  # of which every rank may have a part
-    if job.machine.ranks.is_main:
-        states.save(s, job.model, optimizer, job.tokenizer)
-        checkpoint.prune(s.stage, s.tag, job.config.keep)
-    if job.machine.ranks.world > 1:
+    write_checkpoint(job.machine, s, job.model, job.optimizer, job.tokenizer, job.config.keep)
+
+
+def write_checkpoint(
+    machine: Machine, s: TrainState, model: GPT, optimizer: Optimizer, tokenizer: Tokenizer, keep: int
+) -> None:
+    """Save the current step and delete all but the newest `keep`; every rank calls it, the first one writes."""
+    tensors = optimizer.state_dict()  # of which every rank may have a part
+    if machine.ranks.is_main:
+        states.save(s, model, tensors, tokenizer)
+        checkpoint.prune(s.stage, s.tag, keep)
+    if machine.ranks.world > 1:
         dist.barrier()
 
 

@@ -82,10 +82,10 @@ class Stepper:
                 total = torch.zeros((), device=self.machine.device)
                 for batch in step.micro:
                     size = self.rows or len(batch.ids)
-                    for ids, targets in zip(batch.ids.split(size), batch.targets.split(size), strict=True):
-                        ids, targets = ids.to(self.machine.device), targets.to(self.machine.device)
+                    for piece in zip(*(tensor.split(size) for tensor in batch.tensors), strict=True):
+                        given = [tensor.to(self.machine.device) for tensor in piece]
                         # Divided by the targets of the whole step, not of the piece: each target weighs the same.
-                        loss = self.loss(ids, targets, reduction="sum") / max(1, valid)
+                        loss = self.loss(*given, reduction="sum") / max(1, valid)
                         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
                         total += loss.detach().float()
                 return total

@@ -165,6 +165,23 @@ def test_a_download_that_dies_costs_no_steps_and_the_run_goes_on(
     assert not checkpoint.steps("base", "cut.previous-1")
 
 
+def test_a_limit_holds_while_waiting(arriving: Arriving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who rents by the hour pays for a download that stands still, too."""
+    real = time.monotonic
+
+    def two_hours_later() -> None:
+        monkeypatch.setattr(time, "monotonic", lambda: real() + 7200)
+
+    config = BaseConfig(**VALUES, model_tag="cut", max_hours=1.0)
+    with (
+        while_waiting(monkeypatch, two_hours_later),
+        pytest.raises(UserError, match="--max_hours=1 is reached at step"),
+    ):
+        train_base(config)
+    [step] = checkpoint.steps("base", "cut")
+    assert 0 < step < 12
+
+
 def test_a_run_that_has_just_saved_does_not_save_again(arriving: Arriving, monkeypatch: pytest.MonkeyPatch) -> None:
     saves: list[int] = []
     real = loop_module._save

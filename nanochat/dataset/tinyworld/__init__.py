@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from nanochat.dataset.tinyworld.dialogues import conversation
 from nanochat.dataset.tinyworld.documents import document, documents
-from nanochat.dataset.tinyworld.questions import CATEGORIES, Question, grade, heldout
+from nanochat.dataset.tinyworld.questions import CATEGORIES, Question, grade, heldout, training_question
 from nanochat.dataset.tinyworld.world import World
 
-__all__ = ["CATEGORIES", "Question", "World", "conversation", "document", "documents", "grade", "heldout"]
+__all__ = [
+    "CATEGORIES",
+    "Question",
+    "World",
+    "conversation",
+    "document",
+    "documents",
+    "grade",
+    "heldout",
+    "training_question",
+]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nanochat.dataset.tinyworld import arithmetic, asking, phrases
@@ -151,44 +151,43 @@ def _follow_up(world: World, rng: random.Random, n: int) -> list[Question]:
     return made
 
 
+def _calculation(rng: random.Random, held_out: bool) -> Question:
+    left, operator, right = arithmetic.random_expression(rng, held_out)
+    return Question(
+        category="calculator",
+        messages=(_user(arithmetic.question(rng, left, operator, right)),),
+        answer=arithmetic.said(left, operator, right),
+        content=arithmetic.answer(left, operator, right),
+        number=arithmetic.result(left, operator, right),
+    )
+
+
 def _calculator(world: World, rng: random.Random, n: int) -> list[Question]:
-    made = []
-    for _ in range(n):
-        left, operator, right = arithmetic.random_expression(rng, held_out=True)
-        made.append(
-            Question(
-                category="calculator",
-                messages=(_user(arithmetic.question(rng, left, operator, right)),),
-                answer=arithmetic.said(left, operator, right),
-                content=arithmetic.answer(left, operator, right),
-                number=arithmetic.result(left, operator, right),
-            )
-        )
-    return made
+    return [_calculation(rng, held_out=True) for _ in range(n)]
+
+
+def _about_nobody(world: World, rng: random.Random, held_out: bool) -> Question:
+    text, answer = asking.unknown(world, rng, held_out)
+    return Question(category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True)
 
 
 def _unknown(world: World, rng: random.Random, n: int) -> list[Question]:
-    made = []
-    for _ in range(n):
-        text, answer = asking.unknown(world, rng, held_out=True)
-        made.append(
-            Question(category="unknown", messages=(_user(text),), answer=answer, content=answer, is_unknown=True)
-        )
-    return made
+    return [_about_nobody(world, rng, held_out=True) for _ in range(n)]
+
+
+def _about_itself(intent: phrases.Intent, form: str) -> Question:
+    return Question(
+        category="identity",
+        messages=(_user(form),),
+        answer=intent.answer,
+        content=intent.answer,
+        accepted=intent.accept,
+    )
 
 
 def _identity(world: World, rng: random.Random, n: int) -> list[Question]:
     pairs = [(intent, form) for intent in phrases.IDENTITY for form in intent.held_out]
-    return [
-        Question(
-            category="identity",
-            messages=(_user(form),),
-            answer=intent.answer,
-            content=intent.answer,
-            accepted=intent.accept,
-        )
-        for intent, form in rng.sample(pairs, min(n, len(pairs)))
-    ]
+    return [_about_itself(intent, form) for intent, form in rng.sample(pairs, min(n, len(pairs)))]
 
 
 _MAKERS = (
@@ -208,3 +207,39 @@ def heldout(world: World, n_per_category: int = 100) -> list[Question]:
     for category, make in zip(CATEGORIES, _MAKERS, strict=True):
         questions += make(world, random.Random(f"heldout:{world.seed}:{category}"), n_per_category)
     return questions
+
+
+def _asked_fact(world: World, rng: random.Random) -> Question:
+    fact = asking.askable_fact(world, rng)
+    return _about_fact(world, "fact", (_user(asking.wrap(rng, rng.choice(fact.training_questions))),), fact)
+
+
+def _asked_next(world: World, rng: random.Random) -> Question:
+    while True:
+        fact = asking.askable_fact(world, rng)
+        if turn := asking.next_turn(world, rng, fact):
+            first = asking.wrap(rng, rng.choice(fact.training_questions))
+            return _about_fact(world, "follow_up", (_user(first), _assistant(fact.answer), _user(turn[0])), turn[1])
+
+
+def _asked_itself(world: World, rng: random.Random) -> Question:
+    intent = rng.choice(phrases.IDENTITY)
+    return _about_itself(intent, rng.choice(intent.forms))
+
+
+_TRAINING: tuple[tuple[Callable[[World, random.Random], Question], float], ...] = (
+    (_asked_fact, 0.4),
+    (_asked_next, 0.2),
+    (lambda world, rng: _calculation(rng, held_out=False), 0.2),
+    (lambda world, rng: _about_nobody(world, rng, held_out=False), 0.1),
+    (_asked_itself, 0.1),
+)
+
+
+def training_question(world: World, seed: int, k: int) -> Question:
+    """The k-th question of that seed such as training conversations ask, judged like those of `heldout`."""
+    rng = random.Random(f"question:{world.seed}:{seed}:{k}")
+    makers, weights = zip(*_TRAINING, strict=True)
+    question: Question = rng.choices(makers, weights)[0](world, rng)
+    *before, last = question.messages
+    return replace(question, messages=(*before, _user(asking.restyle(rng, last["content"]))))

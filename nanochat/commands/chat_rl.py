@@ -1,0 +1,39 @@
+"""Reinforcement learning: a chat model answers, a task grades, and good answers become likelier.
+
+python -m scripts.chat_rl --task=SpellingBee
+torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=GSM8K
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from nanochat.console import run_command
+from nanochat.train.config import RLConfig
+
+
+@dataclass
+class Config(RLConfig):
+    source: Annotated[Literal["mid", "sft"], tyro.conf.arg(aliases=["-i"])] = "sft"
+    """stage of the model to start from"""
+    # A step is so many questions, a validation so many questions: neither is a number of tokens.
+    total_batch_size: tyro.conf.Suppress[tyro.conf.Fixed[int]] = -1
+    eval_tokens: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
+    fp8: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False
+
+
+def run(config: Config) -> None:
+    from nanochat.train import train_rl
+
+    train_rl(config)
+
+
+def main() -> None:
+    run_command(Config, run, description=__doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""A mixture of one's own, from a small TOML file (docs/tasks.md)."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import UserError
+from nanochat.tasks.chats import ChatMix, SmolTalk
+from nanochat.tasks.choices import ARC, MMLU
+from nanochat.tasks.customjson import CustomJSON
+from nanochat.tasks.gsm8k import GSM8K
+from nanochat.tasks.mixture import SEEDS, TEST_SIZE, Mixture
+from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tasks.task import Conversations, Split
+from nanochat.tasks.tinyworld import TinyWorld
+
+# Sets with so many conversations as they have.
+FIXED: dict[str, Callable[[Split], Conversations]] = {
+    "SmolTalk": SmolTalk,
+    "ChatMix": ChatMix,
+    "MMLU": MMLU,
+    "GSM8K": GSM8K,
+    "ARC-Easy": lambda split: ARC("Easy", split),
+    "ARC-Challenge": lambda split: ARC("Challenge", split),
+}
+GENERATED = ("TinyWorld", "SpellingBee", "SimpleSpelling")  # made as many as wanted
+GENERATED_SIZE = 10_000
+TEST_TOTAL = 1000  # conversations of a weighted mixture that are validated on
+MOST = 10_000_000
+SHAPE = 'Write [[set]] with task = "NAME" or file = "PATH", then epochs, weight or size (docs/tasks.md)'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One set of the file, 0 standing for what it does not say."""
+
+    task: str
+    file: str
+    epochs: float
+    weight: float
+    size: int
+
+
+def read_mixture(path: str | Path, stage: str, split: Split = "train", world_seed: int | None = None) -> Mixture:
+    """The mixture that the file describes.
+
+    world_seed: of the tiny world; None: the one prepared last. UserError for a file that makes no sense, and for
+    conversations that are not there: what is asked for by name may not be left out.
+    """
+    path = Path(path)
+    if stage not in SEEDS:
+        raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
+    entries, total = _entries(path)
+    sets: list[tuple[Conversations, float]] = []
+    for entry in entries:
+        share = entry.weight / sum(e.weight for e in entries) if total else 0.0
+        sets.append(_opened(entry, share * total, share, path.parent, stage, split, world_seed))
+    return Mixture(sets)
+
+
+def _entries(path: Path) -> tuple[list[Entry], int]:
+    """The sets, and of how many conversations they are shares (0: they are not)."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the mixture {path}: {error.strerror}", "Check the path") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not TOML ({error})", SHAPE) from None
+    tables = data.get("set")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise UserError(f"{path} names no sets", SHAPE)
+    _only(data, {"set", "size"}, str(path))
+    total = int(_number(data, "size", str(path), MOST, whole=True))
+    entries = [_entry(table, f"{path}, set {number}") for number, table in enumerate(tables, 1)]
+    weighted = [entry.weight > 0 for entry in entries]
+    if any(weighted) and not (all(weighted) and total):
+        raise UserError(
+            f"{path} has weights, but not all they need", "Give every set a weight, and above the sets a size in all"
+        )
+    if total and not any(weighted):
+        raise UserError(f"{path} has a size in all, but no weights", "Give every set a weight, or take the size out")
+    return entries, total
+
+
+def _entry(table: dict[str, Any], where: str) -> Entry:
+    _only(table, {"task", "file", "epochs", "weight", "size"}, where)
+    task, file = table.get("task", ""), table.get("file", "")
+    if not isinstance(task, str) or not isinstance(file, str) or bool(task) == bool(file):
+        raise UserError(f"{where} must have either a task or a file", SHAPE)
+    if task and task not in FIXED and task not in GENERATED:
+        raise UserError(f"{where}: unknown task {task!r}", f"Choose among {', '.join((*FIXED, *GENERATED))}")
+    entry = Entry(
+        task,
+        file,
+        _number(table, "epochs", where, 1000),
+        _number(table, "weight", where, MOST),
+        int(_number(table, "size", where, MOST, whole=True)),
+    )
+    if entry.weight and (entry.epochs or entry.size):
+        raise UserError(f"{where} has a weight and also epochs or a size", "Take the others out")
+    if entry.size and task not in GENERATED:
+        raise UserError(f"{where} has a size", f"Only {', '.join(GENERATED)} are made to size; use epochs")
+    return entry
+
+
+def _opened(
+    entry: Entry, wanted: float, share: float, folder: Path, stage: str, split: Split, world_seed: int | None
+) -> tuple[Conversations, float]:
+    """The conversations and their epochs. wanted: how many conversations of them, when that comes from weights."""
+    if entry.task in GENERATED:
+        size = max(1, round(wanted)) if wanted else entry.size or GENERATED_SIZE
+        items = _generated(entry.task, split, size if split == "train" else TEST_SIZE, SEEDS[stage], world_seed)
+        return items, (entry.epochs or 1.0) if split == "train" else 1.0
+    items = FIXED[entry.task](split) if entry.task else CustomJSON(folder / Path(entry.file).expanduser())
+    if not len(items):
+        raise UserError(f"{items.name} has no conversation", "Take it out of the mixture")
+    if split == "test":
+        wanted = share * TEST_TOTAL
+    epochs = wanted / len(items) if wanted else entry.epochs or 1.0
+    # Validation sees nothing twice, and at least something of every set.
+    return items, epochs if split == "train" else min(1.0, max(epochs, 1 / len(items)))
+
+
+def _generated(task: str, split: Split, size: int, seed: int, world_seed: int | None) -> Conversations:
+    if task == "TinyWorld":
+        return TinyWorld(split, world_seed, size=size, seed=seed)
+    return (SpellingBee if task == "SpellingBee" else SimpleSpelling)(split, size=size, seed=seed)
+
+
+def _number(table: dict[str, Any], key: str, where: str, most: int, whole: bool = False) -> float:
+    """A number above 0, or 0 when the key is not there."""
+    if key not in table:
+        return 0
+    value = table[key]
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not number or not 0 < value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise UserError(f"{where}: {key} is {value!r}", f"Give {kind} above 0, at most {most:,}")
+    return float(value)
+
+
+def _only(table: dict[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(table.keys() - known)
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}", SHAPE)

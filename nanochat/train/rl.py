@@ -1,0 +1,360 @@
+"""Reinforcement learning on verifiable rewards: the model answers, the task grades, good answers become likelier.
+
+REINFORCE with the mean of a question's answers as the baseline: GRPO (https://arxiv.org/abs/2402.03300) without what
+fresh samples do not need. One update for each batch of samples: so no ratio and no clipping. No penalty for leaving the
+starting model, but the distance is measured. See docs/rl.md.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from nanochat import checkpoint, scale
+from nanochat.console import Progress, UserError, duration, say
+from nanochat.dataset.loader import Step
+from nanochat.eval.chat import spread
+from nanochat.inference import Completion, Engine, Request, fit_ids
+from nanochat.machine import Machine, describe, setup
+from nanochat.metrics import read_metrics
+from nanochat.model.gpt import GPT
+from nanochat.model.weights import load
+from nanochat.optim import Optimizer, Schedule
+from nanochat.paths import checkpoints_dir, require_disk, runs_dir
+from nanochat.tasks import Task
+from nanochat.tasks.humaneval import pass_at_k
+from nanochat.tasks.rewards import is_right, open_tasks, reward
+from nanochat.tokenizer import Tokenizer, render_prompt
+from nanochat.train import state as states
+from nanochat.train.base import forward_tokens, muon_dtype
+from nanochat.train.chat import rates_after
+from nanochat.train.config import RLConfig, check, fingerprint, horizon, settings
+from nanochat.train.loop import RUNS, Stop, checkpoint_bytes, compiles, diverged, due, over, write_checkpoint
+from nanochat.train.policy import Answer, Answers, Policy, answers_of, batches
+from nanochat.train.state import TrainState
+from nanochat.train.step import LossScale, NotFiniteError, Stepper
+from nanochat.train.tracker import Tracker
+
+LR_SCALE = 0.05  # of pretraining's, as upstream
+LOGITS = 1 << 27  # at once in a forward pass: 512 MiB in float32, held a few times for the backward pass
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, size: int, epoch: int) -> list[int]:
+    order = list(range(size))
+    random.Random(f"rl:{seed}:{epoch}").shuffle(order)
+    return order
+
+
+def question_at(seed: int, size: int, position: int) -> int:
+    """The question at a position of the endless row of epochs, each in an order of its own."""
+    epoch, place = divmod(position, size)
+    return _order(seed, size, epoch)[place]
+
+
+@dataclass
+class Job:
+    """What a run needs. answering: a copy of the model in the compute dtype, to sample from; reference: the model at
+    the start."""
+
+    machine: Machine
+    config: RLConfig
+    model: GPT
+    answering: GPT
+    reference: GPT
+    tokenizer: Tokenizer
+    optimizer: Optimizer
+    state: TrainState
+    train_set: Task
+    test_set: Task
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.engine = Engine(self.answering, self.tokenizer, config.sample_batch_size)
+        self.policy = Policy(self.engine.grammar, self.model.config.vocab_size, self.machine.device, config.temperature)
+        vocab, width = self.model.config.vocab_size, self.model.config.width
+        self.tokens = max(1, min(LOGITS // vocab, forward_tokens(width, self.machine)))
+
+    def loss(self, ids: Tensor, targets: Tensor, advantages: Tensor, kinds: Tensor, reduction: str) -> Tensor:
+        assert reduction == "sum"
+        return self.policy.loss(self.model, ids, targets, advantages, kinds)
+
+    def batches(self, answers: Sequence[Answer]) -> list[Answers]:
+        return batches(answers, self.config.device_batch_size, self.tokens, self.tokenizer.bos)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Sample from the newest weights from now on."""
+        for copied, p in zip(self.answering.parameters(), self.model.parameters(), strict=True):
+            copied.copy_(p)
+
+    def summed(self, *values: float) -> list[float]:
+        """Each value's sum over the ranks."""
+        if self.machine.ranks.world == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.machine.device)
+        dist.all_reduce(sums)
+        found: list[float] = sums.tolist()
+        return found
+
+    def ask(
+        self, task: Task, items: Sequence[int], seeds: Sequence[int], n: int
+    ) -> list[tuple[list[int], list[Completion]]]:
+        """For each item its prompt and n samples."""
+        config, window = self.config, self.engine.window
+        requests = []
+        for i, seed in zip(items, seeds, strict=True):
+            ids = render_prompt(self.tokenizer, task[i].without_last())
+            prompt = fit_ids(ids, self.tokenizer.bos, window, config.max_new_tokens)
+            requests.append(Request(prompt, config.max_new_tokens, config.temperature, config.top_k, seed, n))
+        samples = self.engine.generate(requests)
+        return [(request.prompt, samples[at * n : (at + 1) * n]) for at, request in enumerate(requests)]
+
+    def rollouts(self) -> list[list[Answer]]:
+        """This rank's share of the questions of the next step, with their answers."""
+        config, s = self.config, self.state
+        me = self.machine.ranks
+        places = range(config.examples_per_step)[me.rank :: me.world]
+        first = s.step * config.examples_per_step
+        items = [question_at(config.seed, len(self.train_set), first + place) for place in places]
+        # Drawn for the place in the run: the same whatever the number of ranks, and after resuming.
+        seeds = [random.Random(f"rl:{config.seed}:{first + place}").getrandbits(62) for place in places]
+        groups = []
+        for i, (prompt, samples) in zip(items, self.ask(self.train_set, items, seeds, config.num_samples), strict=True):
+            rewards = [reward(self.train_set, i, sample.text) for sample in samples]
+            groups.append(answers_of(self.engine.grammar, prompt, samples, rewards))
+        return groups
+
+    def evaluate(self) -> dict[str, float]:
+        """pass@k on held-out questions, for k = 1, 2, 4, ... up to the samples that each of them gets.
+
+        The draws are the same at every time, so that two points of the curve differ by the model alone.
+        """
+        config, me = self.config, self.machine.ranks
+        self.refresh()
+        n = config.eval_samples
+        ks = [k for k in (2**power for power in range(n.bit_length())) if k <= n]
+        items = spread(len(self.test_set), config.eval_examples)[me.rank :: me.world]
+        sums = dict.fromkeys(ks, 0.0)
+        for i, (_, samples) in zip(items, self.ask(self.test_set, items, items, n), strict=True):
+            right = sum(is_right(self.test_set, i, sample.text) for sample in samples)
+            for k in ks:
+                sums[k] += pass_at_k(n, right, k)
+        *totals, asked = self.summed(*sums.values(), len(items))
+        return {f"pass@{k}": total / asked for k, total in zip(ks, totals, strict=True)}
+
+
+def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainState:
+    """Train the newest (or the named) chat model on a task's rewards; see RLConfig.
+
+    tasks: questions to train on and held-out ones, instead of those that config.task names.
+    """
+    check(config)
+    machine = setup(config.device, config.dtype, config.deterministic)
+    step = config.model_step if config.model_step >= 0 else None
+    parent = checkpoint.find(config.source, config.model_tag or None, step)
+    parent_hash = checkpoint.verify(parent).hash
+    before = states.read(parent)
+    tokenizer = Tokenizer.load(parent / "tokenizer")
+    name = tasks[0].name if tasks else config.task or ("SpellingBee" if before.dataset == "tinyworld" else "GSM8K")
+    if tasks is None:
+        states.shared(lambda: bool(open_tasks(name, before.world_seed)))  # the first rank downloads
+        tasks = open_tasks(name, before.world_seed)
+    train_set, test_set = tasks
+    world = machine.ranks.world
+    if config.examples_per_step < world:
+        raise UserError(
+            f"{world} ranks cannot share {config.examples_per_step} questions a step",
+            f"Use --examples_per_step={world} or more",
+        )
+    rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE)
+    plan = TrainState(
+        "rl",
+        before.tag,
+        steps=_steps(config, len(train_set)),
+        batch_tokens=config.examples_per_step * config.num_samples * config.max_new_tokens,  # at most
+        rates=asdict(rates),
+        dataset=before.dataset,
+        world_seed=before.world_seed,
+        settings={**fingerprint(config), "task": name, "questions": len(train_set), "parent": parent_hash},
+        parent=str(parent),
+        horizon=horizon(config),
+    )
+    resumed = states.find_resumable("rl", plan.tag, plan.settings, config.resume)
+    if resumed:
+        plan = states.continued(states.read(resumed), plan)
+        say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+    model = load(resumed or parent, machine.device, machine.dtype).train()
+    model.checkpoint_activations = config.checkpoint_activations
+    # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
+    reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
+    answering = copy.deepcopy(reference)
+    # A fresh optimiser: the old one's momentum points to where fine-tuning went.
+    optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine), compiles(config.compile, machine))
+    if resumed:
+        states.load_optimizer(resumed, optimizer)
+    say(
+        f"rl: {name} from {parent}, {plan.steps} steps of {config.examples_per_step} questions with "
+        f"{config.num_samples} answers each, on {describe(machine)}"
+    )
+    return _train(Job(machine, config, model, answering, reference, tokenizer, optimizer, plan, train_set, test_set))
+
+
+def _steps(config: RLConfig, questions: int) -> int:
+    if config.num_iterations > 0:
+        return config.num_iterations
+    return max(1, round(config.num_epochs * questions / config.examples_per_step))
+
+
+def _train(job: Job) -> TrainState:
+    """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
+    s, machine, config = job.state, job.machine, job.config
+    path = runs_dir(RUNS["rl"]) / "metrics.jsonl"
+    writer = Tracker(path, s.step == 0, config.run, "rl", _facts(job))
+    if s.step == 0:
+        writer.write("settings", **_facts(job))
+    scale = LossScale(s.loss_scale, s.good_steps)
+    stepper = Stepper(machine, job.model, job.optimizer, job.loss, scale)
+    require_disk(checkpoints_dir("rl"), checkpoint_bytes(job.model, config), f"keeping the checkpoints of rl {s.tag}")
+    began, seconds_before, last_saved = time.monotonic(), s.seconds, s.step
+
+    def clock() -> float:
+        return seconds_before + time.monotonic() - began
+
+    def save() -> None:
+        nonlocal last_saved
+        write_checkpoint(machine, s, job.model, job.optimizer, job.tokenizer, config.keep)
+        last_saved = s.step
+
+    def evaluate() -> None:
+        s.val = job.evaluate()
+        s.seconds = clock()
+        writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
+
+    with Stop() as stop, Progress(s.steps, "rl", "steps", start=s.step) as bar:
+        if s.step == 0 and config.eval_every >= 0:
+            evaluate()  # where the curve begins
+        while s.step < s.steps:
+            if leave := _leave(job, stop, clock()):
+                if last_saved < s.step:
+                    save()
+                writer.finish()
+                raise leave
+            t0 = time.monotonic()
+            schedule = Schedule(s.steps, warmup=0, warmdown=1.0, final=0.0)  # a straight line down, as upstream
+            try:
+                facts = _step(job, stepper, schedule)
+            except NotFiniteError as error:
+                raise diverged(s, error, f"on {job.train_set.name}") from None
+            s.loss_scale, s.good_steps = scale.value, scale.good
+            s.step += 1
+            s.tokens += round(facts["sampled"])
+            s.seconds = clock()
+            s.loss = facts["loss"]
+            speed = facts.pop("sampled") / (time.monotonic() - t0)
+            rate = schedule.rate(s.step - 1)
+            writer.write("step", step=s.step, tokens=s.tokens, lr=rate, tok_per_s=speed, seconds=s.seconds, **facts)
+            shown = {name: f"{facts[name]:.3f}" for name in ("reward", "kl")}
+            bar.advance(1, **shown, length=f"{facts['length']:.0f}", **{"tok/s": f"{speed:,.0f}"})
+            if due(config.save_every, s, 10) and s.step < s.steps:
+                save()
+            if due(config.eval_every, s, 5) and s.step < s.steps:
+                evaluate()
+                bar.advance(0, **{"pass@1": f"{s.val['pass@1']:.3f}"})
+    if last_saved < s.step or not checkpoint.steps("rl", s.tag):
+        save()  # a killed evaluation must not cost the training
+    evaluate()
+    summary = _summary(job)
+    writer.write("summary", **summary)
+    writer.finish()
+    val = ", ".join(f"{k} {v:.4f}" for k, v in s.val.items())
+    say(f"rl: {s.step} steps, {s.tokens:,} sampled tokens in {duration(s.seconds)}, held-out {val}")
+    return s
+
+
+def _leave(job: Job, stop: Stop, seconds: float) -> BaseException | None:
+    """What all ranks raise when one was asked to stop, or the first one's clock has reached a limit."""
+    limit = over(job.config, job.state, seconds) if job.state.step else None  # one step is always taken
+    stopped, enough = job.summed(stop.asked > 0, bool(limit and job.machine.ranks.is_main))
+    if stopped:
+        return KeyboardInterrupt()
+    if enough:
+        return limit or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
+    return None
+
+
+def _step(job: Job, stepper: Stepper, schedule: Schedule) -> dict[str, float]:
+    """Sample, grade, learn; what to log about it, over all ranks."""
+    job.refresh()
+    groups = job.rollouts()
+    answers = [answer for group in groups for answer in group]
+    # One answer of each question is enough to see how far the model has gone; before this step's update.
+    firsts = [group[0] for group in groups]
+    distance = sum(job.policy.distance(job.answering, job.reference, batch) for batch in job.batches(firsts))
+    useful = [answer for answer in answers if answer.advantage]  # the others have no gradient
+    count, sampled, rewards, finished, uneven, asked, kl, kl_tokens = job.summed(
+        len(answers),
+        sum(answer.length for answer in answers),
+        sum(answer.reward for answer in answers),
+        sum(answer.finished for answer in answers),
+        sum(any(answer.advantage for answer in group) for group in groups),
+        len(groups),
+        distance,
+        sum(answer.length for answer in firsts),
+    )
+    loss = 0.0
+    if uneven:  # else there is nothing to learn, and an update would only follow old momentum
+        # Divided by the sampled tokens of the whole step: each token weighs the same, in a short or a long answer
+        # (DAPO, https://arxiv.org/abs/2503.14476).
+        loss = stepper(Step([*job.batches(useful)], 0, {}), round(sampled), schedule, job.state.step)
+    return {
+        "loss": loss,
+        "reward": rewards / count,
+        "uneven": uneven / asked,
+        "kl": kl / max(1.0, kl_tokens),
+        "length": sampled / count,
+        "finished": finished / count,
+        "sampled": sampled,
+    }
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    return {
+        **settings(job.config),
+        "stage": "rl",
+        "tag": job.state.tag,
+        "task": job.train_set.name,
+        "parent": job.state.parent,
+        "model": job.model.config.to_dict(),
+        "params": job.model.num_params(),
+        "steps": job.state.steps,
+        "rates": asdict(job.optimizer.rates),
+        "machine": job.machine.name,
+        "dtype": str(job.machine.dtype).removeprefix("torch."),
+        "ranks": job.machine.ranks.world,
+    }
+
+
+def _summary(job: Job) -> dict[str, Any]:
+    """tok_per_s: sampled tokens, over sampling and learning; the median over the steps."""
+    s = job.state
+    rows = read_metrics(runs_dir(RUNS["rl"]) / "metrics.jsonl") if job.machine.ranks.is_main else []
+    return {
+        "seconds": s.seconds,
+        "steps": s.step,
+        "tokens": s.tokens,
+        "params": job.model.num_params(),
+        "tok_per_s": statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0]),
+        "tag": s.tag,
+        **s.val,
+    }
