@@ -1,0 +1,121 @@
+"""OpenAI's fine-tuning format in CustomJSON; tests of the own format are in test_mixture.py."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat.console import UserError
+from nanochat.tasks import CustomJSON
+from nanochat.tasks.customjson import from_openai
+from nanochat.tokenizer import Conversation
+
+
+def call(code: str, name: str = "python", number: str = "c1") -> dict[str, Any]:
+    arguments = json.dumps({"code": code})
+    return {"id": number, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+USER = {"role": "user", "content": "How much is 6 * 7?"}
+CALLS = {"role": "assistant", "content": None, "tool_calls": [call("6*7")]}
+SAYS = {"role": "assistant", "content": "It is 42."}
+
+
+def tool(text: str, number: str = "c1") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": number, "content": text}
+
+
+def read(tmp_path: Path, *messages: dict[str, Any], **more: Any) -> Conversation:
+    path = tmp_path / "openai.jsonl"
+    path.write_text(json.dumps({"messages": messages, **more}) + "\n")
+    return CustomJSON(path)[0]
+
+
+def parts(conversation: Conversation) -> list[list[tuple[str, str]]]:
+    return [[(part.type, part.text) for part in message.parts] for message in conversation.messages]
+
+
+def test_plain_chat_with_what_openai_adds(tmp_path: Path) -> None:
+    found = read(
+        tmp_path,
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "name": "jo", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "Hello", "weight": 1, "refusal": None},
+        parallel_tool_calls=False,
+        tools=[],
+    )
+    assert [m.text for m in found.messages] == ["Be brief.", "Hi", "Hello"]
+    assert found.messages[0].role == "system"
+
+
+def test_tool_calls_become_parts_of_one_message(tmp_path: Path) -> None:
+    found = read(tmp_path, USER, CALLS, tool("42"), SAYS, {"role": "user", "content": "Thanks"}, SAYS)
+    assert [m.role for m in found.messages] == ["user", "assistant", "user", "assistant"]
+    assert parts(found)[1] == [("python", "6*7"), ("python_output", "42"), ("text", "It is 42.")]
+
+
+def test_parallel_and_repeated_calls_get_their_own_answers(tmp_path: Path) -> None:
+    both = {"role": "assistant", "content": "Let me see.", "tool_calls": [call("1+1"), call("2+2", "calculator", "c2")]}
+    again = {"role": "assistant", "tool_calls": [call("2+4", number="c3")]}
+    answers = [tool("4", "c2"), tool("2"), again, {**tool("6", "c3"), "content": [{"type": "text", "text": "6"}]}]
+    found = read(tmp_path, USER, both, *answers, SAYS)
+    assert parts(found)[1] == [
+        ("text", "Let me see."),
+        *[("python", "1+1"), ("python_output", "2"), ("python", "2+2"), ("python_output", "4")],
+        *[("python", "2+4"), ("python_output", "6"), ("text", "It is 42.")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [
+        ([USER, {**SAYS, "weight": 0}], "message 2 has weight 0"),
+        ([USER, {**CALLS, "tool_calls": [call("x", "get_weather")]}, tool("1"), SAYS], "function 'get_weather'"),
+        ([USER, {**CALLS, "tool_calls": ["x"]}, SAYS], "function None"),
+        ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}], "other arguments"),
+        ([USER, CALLS, SAYS], "no answer"),
+        ([USER, CALLS], "no answer"),
+        ([USER, CALLS, tool("42")], "last message is the tool's"),
+        ([USER, CALLS, tool("42", "c9"), SAYS], "answers no call"),
+        ([USER, CALLS, tool("42"), tool("42"), SAYS], "answers no call"),
+        ([USER, CALLS, {"role": "tool", "tool_call_id": "c1"}, SAYS], "no text"),
+        ([USER, tool("42"), SAYS], "tool"),
+        ([USER, {"role": "assistant", "content": None}], "neither text nor"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, SAYS], "image_url"),
+    ],
+)
+def test_what_cannot_be_said_here_is_named(tmp_path: Path, messages: list[dict[str, Any]], problem: str) -> None:
+    with pytest.raises(UserError, match=problem) as error:
+        read(tmp_path, *messages)
+    assert "line 1" in str(error.value)
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(0, 3)
+    | st.sampled_from(["user", "assistant", "tool", "python", "c1", "{}"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["role", "content", "type", "text", "id", "tool_calls", "function", "name", "arguments"]),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "system"])}, optional={
+    "content": anything, "tool_calls": anything, "tool_call_id": anything, "weight": anything,
+}), max_size=5))  # fmt: skip
+def test_anything_is_a_conversation_or_a_user_error(messages: list[dict[str, Any]]) -> None:
+    with contextlib.suppress(UserError):
+        Conversation.from_dict({"messages": from_openai(messages)})
