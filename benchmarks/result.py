@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nanochat.console import say
 from nanochat.machine import cpu_count, cpu_name
 from nanochat.paths import write_json
 
@@ -37,3 +39,12 @@ class BenchmarkResult:
     def write(self, path: Path | None) -> None:
         if path:
             write_json(path, {"version": VERSION, "machine": machine(), **asdict(self)})
+
+    def conclude(self, path: Path | None) -> None:
+        """Write it; name the checks that do not hold, and leave with exit code 1 if there are any."""
+        self.write(path)
+        failed = [name for name, holds in self.checks.items() if not holds]
+        for name in failed:
+            say(f"  {name}: NO")
+        if failed:
+            sys.exit(1)
