@@ -21,6 +21,7 @@ from benchmarks.result import BenchmarkResult, median
 def no_value_embeddings() -> None:
     from nanochat.model.config import ModelConfig
 
+    # No setting of the model, and none that a user needs.
     ModelConfig.has_value_embedding = lambda self, layer: False  # type: ignore[method-assign]
 
 

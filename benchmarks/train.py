@@ -96,6 +96,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
         update(schedule, step)
         updates.append(time.perf_counter() - began)
 
+    # The step of training is timed as it is, and the update within.
     optimizer.step = timed  # type: ignore[method-assign, assignment]
     stepper = Stepper(machine, model, optimizer, compiled(model, "auto", machine), LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))

@@ -254,7 +254,7 @@ def keep_freed_memory() -> None:
 
 
 def release_memory() -> None:
-    """Give what is free back to the system (glibc): compiling leaves some hundred megabytes behind."""
+    """Give what is free back to the system (glibc): compiling leaves more than a hundred megabytes behind."""
     import ctypes
     import gc
 

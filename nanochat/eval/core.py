@@ -144,20 +144,18 @@ def _score(model: GPT, asked: Sequence[Sequence[Row]], task: CoreTask, batch_tok
     measure = _misses if task.kind == "language_modeling" else _mean_losses
     scores: list[list[float]] = [[] for _ in asked]
     shared = [_shared(rows) for rows in asked]
-    # The longest first: memory fails early. What is shared is computed in a pass of its own.
-    order = sorted(range(len(asked)), key=lambda n: (shared[n] > 0, -max(len(row.ids) for row in asked[n])))
-    while order:
-        width = max(len(row.ids) for row in asked[order[0]])
-        batch: list[int] = []
-        held = 0
-        while order and (shared[order[0]] > 0) == (shared[(batch or order)[0]] > 0):
-            held += len(asked[order[0]])
-            if batch and held * width > batch_tokens:
-                break
-            batch.append(order.pop(0))
-        found = iter(measure(*_answer_logits(model, [asked[n] for n in batch], [shared[n] for n in batch])))
-        for n in batch:
-            scores[n] = [next(found) for _ in asked[n]]
+    for together in (False, True):
+        left = [n for n in range(len(asked)) if (shared[n] > 0) == together]
+        left.sort(key=lambda n: max(len(row.ids) for row in asked[n]))
+        while left:  # the longest first: memory fails early
+            batch = [left.pop()]
+            rows, width = len(asked[batch[0]]), max(len(row.ids) for row in asked[batch[0]])
+            while left and (rows + len(asked[left[-1]])) * width <= batch_tokens:
+                batch.append(left.pop())
+                rows += len(asked[batch[-1]])
+            found = iter(measure(*_answer_logits(model, [asked[n] for n in batch], [shared[n] for n in batch])))
+            for n in batch:
+                scores[n] = [next(found) for _ in asked[n]]
     return scores
 
 

@@ -6,14 +6,11 @@ A window of W lets a token see itself and the W tokens before it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
 
 Backend = Literal["flash", "flex", "blocked"]
 BLOCK = 256  # queries at a time: three times as fast as scaled_dot_product_attention at T 512 on 2 cores, both ways
@@ -147,17 +144,12 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    mask = _near(q.size(2), window, q.device)
-    y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
-    return y
-
-
-def _near(T: int, window: int, device: torch.device) -> BlockMask:
-    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key <= window)
 
-    return create_block_mask(near, None, None, T, T, device=device)
+    T = q.size(2)
+    mask = create_block_mask(near, None, None, T, T, device=q.device)
+    y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
+    return y

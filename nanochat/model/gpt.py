@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import attend, attend_cached, softmax, softmax_slopes
+from nanochat.model.attention import Parts, attend, attend_cached, softmax, softmax_slopes
 from nanochat.model.cache import KVCache
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
@@ -101,7 +101,7 @@ class Attention(nn.Module):
         self.k = Linear(config.width, kv_width)
         self.v = Linear(config.width, kv_width)
         self.out = Linear(config.width, config.width)
-        self.parts = (softmax, softmax_slopes)
+        self.parts: Parts | None = None  # compiled pieces
         if config.has_value_embedding(layer):
             self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 

@@ -100,7 +100,7 @@ class Optimizer:
         for name, p in self.named.items():
             if p.grad is not (buffer := self.buffers[name]):  # somebody has put another tensor there, or None
                 assert buffer is not None
-                buffer.copy_(torch.zeros_like(p) if p.grad is None else p.grad)
+                buffer.zero_() if p.grad is None else buffer.copy_(p.grad)
                 p.grad = buffer
         arrivals = [stack.collect() for stack in self.stacks]
         for name in self.rest:

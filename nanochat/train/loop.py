@@ -9,7 +9,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -105,7 +105,7 @@ def train(job: Job) -> TrainState:
     """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
     s, machine = job.state, job.machine
     path = runs_dir(RUNS[s.stage]) / "metrics.jsonl"
-    facts = {**settings(job.config), **_facts(job)}
+    facts = {**run_facts(machine, s, job.model, job.config), "batch_tokens": s.batch_tokens}
     writer = Tracker(path, s.step == 0, job.config.run, s.stage, facts)
     if s.step == 0:
         writer.write("settings", **facts)
@@ -323,19 +323,19 @@ class _Calibration:
         return n
 
 
-def _facts(job: Job) -> dict[str, Any]:
-    s = job.state
+def run_facts(machine: Machine, s: TrainState, model: GPT, config: TrainConfig) -> dict[str, Any]:
+    """What the metrics say about a run, its settings first."""
     return {
+        **settings(config),
         "stage": s.stage,
         "tag": s.tag,
-        "model": job.model.config.to_dict(),
-        "params": job.model.num_params(),
-        "batch_tokens": s.batch_tokens,
+        "model": model.config.to_dict(),
+        "params": model.num_params(),
         "steps": s.steps,
-        "rates": asdict(job.optimizer.rates),
-        "machine": job.machine.name,
-        "dtype": str(job.machine.dtype).removeprefix("torch."),
-        "ranks": job.machine.ranks.world,
+        "rates": s.rates,
+        "machine": machine.name,
+        "dtype": str(machine.dtype).removeprefix("torch."),
+        "ranks": machine.ranks.world,
     }
 
 

@@ -38,8 +38,8 @@ from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
 from nanochat.train.base import forward_tokens, muon_dtype
 from nanochat.train.chat import rates_after
-from nanochat.train.config import RLConfig, check, fingerprint, horizon, settings
-from nanochat.train.loop import RUNS, Stop, checkpoint_bytes, compiles, diverged, due, over, write_checkpoint
+from nanochat.train.config import RLConfig, check, fingerprint, horizon
+from nanochat.train.loop import RUNS, Stop, checkpoint_bytes, compiles, diverged, due, over, run_facts, write_checkpoint
 from nanochat.train.policy import Answer, Answers, Policy, answers_of, batches
 from nanochat.train.state import TrainState
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
@@ -220,9 +220,10 @@ def _train(job: Job) -> TrainState:
     """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
     s, machine, config = job.state, job.machine, job.config
     path = runs_dir(RUNS["rl"]) / "metrics.jsonl"
-    writer = Tracker(path, s.step == 0, config.run, "rl", _facts(job))
+    told = {**run_facts(machine, s, job.model, config), "task": job.train_set.name, "parent": s.parent}
+    writer = Tracker(path, s.step == 0, config.run, "rl", told)
     if s.step == 0:
-        writer.write("settings", **_facts(job))
+        writer.write("settings", **told)
     scale = LossScale(s.loss_scale, s.good_steps)
     stepper = Stepper(machine, job.model, job.optimizer, job.loss, scale)
     require_disk(checkpoints_dir("rl"), checkpoint_bytes(job.model, config), f"keeping the checkpoints of rl {s.tag}")
@@ -325,23 +326,6 @@ def _step(job: Job, stepper: Stepper, schedule: Schedule) -> dict[str, float]:
         "length": sampled / count,
         "finished": finished / count,
         "sampled": sampled,
-    }
-
-
-def _facts(job: Job) -> dict[str, Any]:
-    return {
-        **settings(job.config),
-        "stage": "rl",
-        "tag": job.state.tag,
-        "task": job.train_set.name,
-        "parent": job.state.parent,
-        "model": job.model.config.to_dict(),
-        "params": job.model.num_params(),
-        "steps": job.state.steps,
-        "rates": asdict(job.optimizer.rates),
-        "machine": job.machine.name,
-        "dtype": str(job.machine.dtype).removeprefix("torch."),
-        "ranks": job.machine.ranks.world,
     }
 
 
