@@ -87,7 +87,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     model = GPT(config, machine.dtype).init_weights(0)
     n_tokens = scale.tokens(config.shape, 12.0)
     rates = scale.rates(config.shape, batch, n_tokens, 12.0)
-    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch))
+    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch), scale.few_rows(batch))
     update = optimizer.step
     seconds, updates = [], []
 

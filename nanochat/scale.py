@@ -119,6 +119,11 @@ def muon_every(batch: int) -> int:
     return 2 if batch <= SMALL_BATCH else 1
 
 
+def few_rows(batch: int) -> bool:
+    """Whether a step touches so few rows of the token tables that only these should cost."""
+    return batch <= SMALL_BATCH
+
+
 def default_seq_len(depth: int) -> int:
     return 512 if depth < 10 else 2048
 

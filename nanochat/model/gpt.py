@@ -305,7 +305,7 @@ class GPT(nn.Module):
 
     def _rows(self, table: nn.Module, ids: Tensor) -> Tensor:
         """(..., width) of a table for ids (...), in the compute dtype."""
-        y: Tensor = self._lookup(table.weight, ids)
+        y: Tensor = table(ids) if table.sparse else self._lookup(table.weight, ids)
         return y.to(self.dtype)
 
     def _layer(self, block: nn.Module, *given: Any) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from nanochat.optim.muon import apply, muon_update, prepare
 from nanochat.optim.schedule import Schedule
+from nanochat.optim.table import Table, adamw_state
 from nanochat.scale import Rates
 
 SMALL = 1024  # weights that are not worth sharing out
@@ -54,6 +55,7 @@ class Optimizer:
     muon_every: steps between two updates of a matrix, each as large as that many: momentum, which takes in every
     gradient, turns slowly. The shapes take turns.
     compiled: fuse Muon's element-wise work with torch.compile.
+    rows: tables of token vectors are updated by `Table` instead, for steps that touch few of their rows.
     """
 
     def __init__(
@@ -63,19 +65,28 @@ class Optimizer:
         muon_dtype: torch.dtype = torch.float32,
         compiled: bool = False,
         muon_every: int = 1,
+        rows: bool = False,
     ):
         self.rates, self.muon_dtype, self.muon_every = rates, muon_dtype, muon_every
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.named = dict(model.named_parameters())
         self._parts = (torch.compile(prepare), torch.compile(apply)) if compiled else (prepare, apply)
+        self.tables: dict[str, Table] = {}
+        for path, module in model.named_modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = rows
+                if rows:
+                    name = f"{path}.weight"
+                    group = adamw_group(name, rates)
+                    self.tables[name] = Table(module.weight, group["lr"], group["betas"][1])
         by_shape: dict[tuple[int, int], list[str]] = {}
         for name, p in self.named.items():
             if name.startswith("blocks.") and p.ndim == 2:
                 by_shape.setdefault((p.size(0), p.size(1)), []).append(name)
         self.stacks = [_Stack(names, self.named, self.rank, self.world) for names in by_shape.values()]
-        in_stacks = {name for stack in self.stacks for name in stack.names}
-        self.rest = [name for name in self.named if name not in in_stacks]
+        elsewhere = {name for stack in self.stacks for name in stack.names} | self.tables.keys()
+        self.rest = [name for name in self.named if name not in elsewhere]
         self.shares: dict[str, _Share] = {}
         self.grads: dict[str, Tensor] = {}  # flat, with room for zeros behind, so that the ranks' parts are equal
         self.owned: dict[str, nn.Parameter] = {}
@@ -86,7 +97,7 @@ class Optimizer:
             self.owned[name] = nn.Parameter(p.data.view(-1)[share.begin : share.end])
             self.grads[name] = p.data.new_zeros(share.padded)
             p.grad = self.grads[name][: p.numel()].view_as(p)
-        self.buffers = {name: p.grad for name, p in self.named.items()}
+        self.buffers = {name: p.grad for name, p in self.named.items() if name not in self.tables}
         groups = [{"params": [self.owned[n]], "name": n, **adamw_group(n, rates)} for n in self.rest]
         self.peaks = [float(group["lr"]) for group in groups]
         device = next(model.parameters()).device.type
@@ -97,11 +108,14 @@ class Optimizer:
         """Update all weights for `step` (0-based) and clear the gradients."""
         rate, momentum = schedule.rate(step), schedule.momentum(step)
         decay = self.rates.weight_decay * schedule.decay(step)
-        for name, p in self.named.items():
-            if p.grad is not (buffer := self.buffers[name]):  # somebody has put another tensor there, or None
+        for name, buffer in self.buffers.items():
+            p = self.named[name]
+            if p.grad is not buffer:  # somebody has put another tensor there, or None
                 assert buffer is not None
                 buffer.zero_() if p.grad is None else buffer.copy_(p.grad)
                 p.grad = buffer
+        for table in self.tables.values():
+            table.step(rate, *_merged(*table.take_gradient(), self.world))
         arrivals = [stack.collect() for stack in self.stacks]
         for name in self.rest:
             arrivals.append(self._collect(name))
@@ -134,6 +148,8 @@ class Optimizer:
         """Zero all gradients."""
         for grads in (*(stack.grads for stack in self.stacks), *self.grads.values()):
             grads.zero_()
+        for table in self.tables.values():
+            table.weight.grad = None
 
     def _collect(self, name: str) -> tuple[Callable[[], Any], Tensor]:
         """Start summing the gradient over ranks; returns how to wait for it and where this rank's part will be."""
@@ -178,24 +194,35 @@ class Optimizer:
                     value = _gathered(_padded(value, share.part), self.world)[: p.numel()]
                 if first:
                     out[f"{name}.{key}"] = (value if key == "step" else value.view(p.shape)).clone().cpu()
+        if first:
+            for name, table in self.tables.items():
+                out.update({f"{name}.{key}": value.clone().cpu() for key, value in table.state().items()})
         return out
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave, whole, on every rank; KeyError when the model is another one."""
+        """Take back what `state_dict` gave, whole, on every rank; KeyError when the model is another one.
+
+        A table takes over AdamW's state and the other way round: the next stage may take larger steps, on a GPU.
+        """
         for stack in self.stacks:
             for row, name in enumerate(stack.mine):
                 stack.momentum[row].copy_(tensors[f"{name}.momentum"])
                 stack.second[row].copy_(tensors[f"{name}.second"])
         for name in self.rest:
             share, own = self.shares[name], self.owned[name]
-            if f"{name}.step" in tensors:
-                state = {
-                    k: tensors[f"{name}.{k}"].reshape(-1)[share.begin : share.end] for k in ("exp_avg", "exp_avg_sq")
-                }
-                # The fused kernel reads all of them, the step too, where the weights are.
+            state = _of(tensors, name)
+            if "square" in state:
+                beta2 = adamw_group(name, self.rates)["betas"][1]
+                state = adamw_state(state, beta2, self.named[name].size(1))
+            # The fused kernel reads all of them, the step too, where the weights are.
+            if state:
                 self.adamw.state[own] = {
-                    k: v.to(own.device, copy=True) for k, v in {**state, "step": tensors[f"{name}.step"]}.items()
+                    k: (v if k == "step" else v.reshape(-1)[share.begin : share.end]).to(own.device, copy=True)
+                    for k, v in state.items()
                 }
+        for name, table in self.tables.items():
+            if state := _of(tensors, name):
+                table.load(state)
 
 
 class _Stack:
@@ -234,6 +261,23 @@ def _nothing() -> None:
 def _work(work: Any) -> Callable[[], Any]:
     wait: Callable[[], Any] = work.wait
     return wait
+
+
+def _of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What a state_dict holds of one weight."""
+    return {key.rpartition(".")[2]: t for key, t in tensors.items() if key.rpartition(".")[0] == name}
+
+
+def _merged(ids: Tensor, grads: Tensor, world: int) -> tuple[Tensor, Tensor]:
+    """All ranks' rows of a sparse gradient, summed: ids (k,) and gradients (k, width)."""
+    if world == 1:
+        return ids, grads
+    longest = torch.tensor(len(ids), device=ids.device)
+    dist.all_reduce(longest, dist.ReduceOp.MAX)
+    # Zeros behind make all ranks' parts equally long, and add nothing to row 0.
+    ids, grads = (_gathered(_padded(t, int(longest)), world) for t in (ids, grads))
+    ids, places = ids.unique(return_inverse=True)
+    return ids, grads.new_zeros((len(ids), grads.size(1))).index_add_(0, places, grads)
 
 
 def _padded(t: Tensor, length: int) -> Tensor:

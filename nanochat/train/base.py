@@ -46,7 +46,7 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
 
 def forward_tokens(width: int, machine: Machine) -> int:
     """Tokens per forward pass; without a GPU as many as keep the cores busy: more are hardly faster and cost memory."""
-    return 65536 if machine.device.type == "cuda" else max(1024, 2**19 // width)
+    return 65536 if machine.device.type == "cuda" else max(1024, 2**18 // width)
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:
@@ -124,6 +124,8 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
         muon_dtype(machine),
         compiles(config.compile, machine),
         scale.muon_every(plan.batch_tokens),
+        # Only on CPUs, whose parts are compiled: a graph of the whole knows no sparse gradients.
+        rows=scale.few_rows(plan.batch_tokens) and machine.device.type == "cpu",
     )
 
 

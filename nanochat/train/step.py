@@ -56,7 +56,7 @@ class Stepper:
     def __call__(self, step: Step, valid: int, schedule: Schedule, number: int) -> float:
         """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them."""
         total = self._gradients(step, valid)
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()
         facts = torch.stack((total, bad.to(total.dtype)))
         if self.machine.ranks.world > 1:

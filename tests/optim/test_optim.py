@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
 
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule, muon
 from nanochat.optim.muon import muon_update, orthogonalize, prepare
+from nanochat.optim.table import LR, Table
 from nanochat.scale import Rates
 
 MODERN = ModelConfig(3, 32, 2, 2, 50, 16, "modern", 100000.0, bigram=37)
@@ -171,13 +174,14 @@ def run(model: GPT, optimizer: Optimizer, steps: range) -> None:
         optimizer.step(Schedule.pretraining(20), i)
 
 
-def test_the_optimizer_learns_and_its_saved_state_continues_bit_for_bit() -> None:
+@pytest.mark.parametrize("rows", [False, True])
+def test_the_optimizer_learns_and_its_saved_state_continues_bit_for_bit(rows: bool) -> None:
     model = GPT(CONFIG).init_weights(0)
-    optimizer = Optimizer(model, Rates())
+    optimizer = Optimizer(model, Rates(), rows=rows)
     run(model, optimizer, range(4))
     twin = GPT(CONFIG)
     twin.load_state_dict(model.state_dict())
-    other = Optimizer(twin, Rates())
+    other = Optimizer(twin, Rates(), rows=rows)
     other.load_state_dict({k: v.clone() for k, v in optimizer.state_dict().items()})
     run(model, optimizer, range(4, 8))
     run(twin, other, range(4, 8))
@@ -213,24 +217,63 @@ def test_embedding_and_head_follow_torch_adamw() -> None:
     assert torch.allclose(model.head.weight, reference.head.weight, atol=1e-6)
 
 
-def test_every_parameter_is_updated_and_none_twice() -> None:
+@pytest.mark.parametrize("rows", [False, True])
+def test_every_parameter_is_updated_and_none_twice(rows: bool) -> None:
     model = GPT(MODERN).init_weights(0)
-    optimizer = Optimizer(model, Rates())
+    optimizer = Optimizer(model, Rates(), rows=rows)
     stacked = [name for stack in optimizer.stacks for name in stack.names]
-    assert sorted(stacked + optimizer.rest) == sorted(n for n, _ in model.named_parameters())
+    assert sorted(stacked + optimizer.rest + [*optimizer.tables]) == sorted(n for n, _ in model.named_parameters())
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     run(model, optimizer, range(3))
     assert [n for n, p in model.named_parameters() if torch.equal(p, before[n])] == []
 
 
-def sharded(rank: int, world: int, port: int, folder: str) -> None:
+def test_a_table_is_updated_as_a_dense_adam_with_one_second_moment_a_row() -> None:
+    g = torch.Generator().manual_seed(0)
+    weight = nn.Parameter(torch.randn(9, 4, generator=g, dtype=torch.float64))
+    table = Table(weight, lr=0.1, beta2=0.9)
+    dense, square = weight.detach().clone(), torch.zeros(9, dtype=torch.float64)
+    for i, ids in enumerate(([0, 3, 3], [8, 0, 0], [3, 1, 8], [0, 0, 0], [3, 2, 2])):
+        upstream = torch.randn(3, 4, generator=g, dtype=torch.float64)
+        (F.embedding(torch.tensor(ids), weight, sparse=True) * upstream).sum().backward()
+        grad = torch.zeros_like(dense).index_add_(0, torch.tensor(ids), upstream)
+        square = 0.9 * square + 0.1 * grad.square().mean(1)
+        length = (square / (1 - 0.9 ** (i + 1))).sqrt().clamp_min(1e-10)
+        dense -= LR * 0.1 * 0.5 * grad / length[:, None]
+        with torch.no_grad():
+            table.step(0.5, *table.take_gradient())
+        weight.grad = None
+        assert torch.allclose(weight, dense, atol=1e-7)
+
+
+def test_a_table_takes_over_adamws_state_and_the_other_way_round() -> None:
+    model = GPT(MODERN).init_weights(0)
+    dense, rows = Optimizer(model, Rates()), Optimizer(GPT(MODERN).init_weights(0), Rates(), rows=True)
+    run(model, dense, range(3))
+    rows.load_state_dict(dense.state_dict())
+    saved = rows.state_dict()
+    name = "value_embeds.2.weight"
+    assert torch.equal(saved[f"{name}.square"], dense.state_dict()[f"{name}.exp_avg_sq"].mean(1))
+    assert saved[f"{name}.step"] == 3
+    # Two steps later, in which row 5 had no gradient, AdamW would have let its second moment decay.
+    rows.tables[name].steps = 5
+    again = Optimizer(GPT(MODERN).init_weights(0), Rates())
+    again.load_state_dict(rows.state_dict())
+    found = again.state_dict()
+    assert found[f"{name}.step"] == 5 and not found[f"{name}.exp_avg"].any()
+    expected = (saved[f"{name}.square"] * 0.995**2)[:, None].expand(-1, found[f"{name}.exp_avg_sq"].size(1))
+    assert torch.allclose(found[f"{name}.exp_avg_sq"], expected)
+    run(model, again, range(2))
+
+
+def sharded(rank: int, world: int, port: int, folder: str, rows: bool) -> None:
     """One of `world` ranks: four steps, each on its share of the same batch, a state saved and loaded in between."""
     if world > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
         torch.set_num_threads(1)
         dist.init_process_group("gloo")
     model = GPT(MODERN, torch.float64).init_weights(0).double()
-    optimizer = Optimizer(model, Rates(), torch.float64)
+    optimizer = Optimizer(model, Rates(), torch.float64, rows=rows)
     for i in range(4):
         ids = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(i))
         mine = ids[rank::world]
@@ -241,7 +284,7 @@ def sharded(rank: int, world: int, port: int, folder: str) -> None:
             assert bool(saved[0]) == (rank == 0)
             if world > 1:
                 dist.broadcast_object_list(saved)
-            optimizer = Optimizer(model, Rates(), torch.float64)
+            optimizer = Optimizer(model, Rates(), torch.float64, rows=rows)
             optimizer.load_state_dict(saved[0])
     torch.save(
         {**model.state_dict(), **{f"o.{k}": v for k, v in optimizer.state_dict().items()}},
@@ -251,14 +294,15 @@ def sharded(rank: int, world: int, port: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
-def test_one_rank_equals_two_equals_four(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [False, True])
+def test_one_rank_equals_two_equals_four(tmp_path: Path, rows: bool) -> None:
     """Three of the stacks do not divide by two or four ranks, nor does a vocabulary of 50 by four."""
-    sharded(0, 1, 0, str(tmp_path))
+    sharded(0, 1, 0, str(tmp_path), rows)
     for world in (2, 4):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        torch.multiprocessing.spawn(sharded, (world, port, str(tmp_path)), world)
+        torch.multiprocessing.spawn(sharded, (world, port, str(tmp_path), rows), world)
     one = torch.load(tmp_path / "1-0.pt")
     for world in (2, 4):
         for rank in range(world):

@@ -1,0 +1,62 @@
+"""Adam for tables of token vectors of which a step touches few rows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Share of AdamW's rate. At depth 2, after 0.8 M tokens of English: 0.5, 0.7, 1 and 2 gave 1.984, 1.983, 1.989 and 1.997
+# bits per byte, AdamW 1.986.
+LR = 0.7
+
+
+class Table:
+    """Adam with one second moment a row (as for embeddings in https://arxiv.org/abs/2406.16793), without momentum and
+    decay: a row without a gradient stays as it is, so that a step costs what its tokens cost, and all state is two
+    numbers a row.
+
+    weight (n, width), whose gradient is sparse; lr: AdamW's.
+    """
+
+    def __init__(self, weight: Tensor, lr: float, beta2: float):
+        self.weight, self.lr, self.beta2 = weight, LR * lr, beta2
+        self.steps = 0
+        self.square = weight.data.new_zeros(len(weight))  # as of the step that touched the row last,
+        self.seen = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # which is this
+
+    def take_gradient(self) -> tuple[Tensor, Tensor]:
+        """The rows touched (k,), each once, and their gradients (k, width), which the weight no longer has."""
+        grad, self.weight.grad = self.weight.grad, None
+        if grad is None:
+            return self.seen[:0], self.weight.data[:0]
+        grad = grad.coalesce()
+        return grad.indices()[0], grad.values()
+
+    def step(self, rate: float, ids: Tensor, grads: Tensor) -> None:
+        """Move rows ids (k,), each there once, by their gradients (k, width) at `rate` of the learning rate."""
+        self.steps += 1
+        kept = (self.beta2 ** (self.steps - self.seen[ids])).to(grads.dtype)
+        square = self.square[ids] * kept + (1 - self.beta2) * grads.square().mean(1)
+        self.square[ids], self.seen[ids] = square, self.steps
+        length = (square / (1 - self.beta2**self.steps)).sqrt().clamp_min(1e-10)
+        self.weight.index_add_(0, ids, grads * (-self.lr * rate / length)[:, None])
+
+    def state(self) -> dict[str, Tensor]:
+        return {"square": self.square, "seen": self.seen, "step": torch.tensor(float(self.steps))}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Take back `state`, or AdamW's of the same table."""
+        self.steps = int(state["step"])
+        if "exp_avg_sq" in state:
+            self.square.copy_(state["exp_avg_sq"].mean(1))
+            self.seen.fill_(self.steps)
+        else:
+            self.square.copy_(state["square"])
+            self.seen.copy_(state["seen"])
+
+
+def adamw_state(state: dict[str, Tensor], beta2: float, width: int) -> dict[str, Tensor]:
+    """A table's state as AdamW's: every number of a row has the row's second moment, and no momentum yet."""
+    square = state["square"] * beta2 ** (state["step"] - state["seen"]).to(state["square"].dtype)
+    whole = square[:, None].expand(-1, width)
+    return {"exp_avg": torch.zeros_like(whole), "exp_avg_sq": whole, "step": state["step"]}
