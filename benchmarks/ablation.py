@@ -1,16 +1,22 @@
-"""What the pieces of pretraining are worth: trainings of equal wall-clock, each without one of them.
+"""What the pieces of pretraining are worth: trainings of equal time, each without one of them.
 
-Everything else is as the dial says for that time on this machine, and the compile cache is warm. The spread over seeds
-says which differences mean something (seeds of the weights: the text comes in the same order).
+First the speed of each is measured, in turns on an otherwise idle machine with a warm compile cache; then each trains
+for the steps which the time holds at that speed. So the trainings themselves may run beside other work, and on any
+number of threads. The spread over seeds says which differences mean something (seeds of the weights: the text comes in
+the same order).
 
     python -m benchmarks.ablation --minutes 3 --seeds 3 --json result.json
 """
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +41,15 @@ def rates_by_the_square_root() -> None:
     """As at large batches."""
     from nanochat import scale
 
-    every = scale.muon_every(scale.SMALL_BATCH)
+    every, few = scale.muon_every(scale.SMALL_BATCH), scale.few_rows(scale.SMALL_BATCH)
     scale.SMALL_BATCH = 0
-    scale.muon_every = lambda batch: every
+    scale.muon_every, scale.few_rows = lambda batch: every, lambda batch: few
+
+
+def tables_by_adamw() -> None:
+    from nanochat import scale
+
+    scale.few_rows = lambda batch: False
 
 
 def torch_attention() -> None:
@@ -58,6 +70,7 @@ PIECES: dict[str, Callable[[], None]] = {
     "value embeddings": no_value_embeddings,
     "Muon in turns": muon_in_every_step,
     "rates for small batches": rates_by_the_square_root,
+    "tables row by row": tables_by_adamw,
     "attention in blocks": torch_attention,
 }
 
@@ -65,9 +78,13 @@ PIECES: dict[str, Callable[[], None]] = {
 @dataclass
 class Config:
     minutes: float = 3.0
-    """Wall-clock of each training."""
+    """Time of each training."""
     seeds: int = 3
     """Trainings of each kind."""
+    repeats: int = 3
+    """Measurements of each kind's speed."""
+    keep: Path | None = None
+    """Folder for finished measurements and trainings, which are taken from there the next time."""
     pieces: tuple[str, ...] = (*FLAGS, *PIECES)
     """What to take out, one at a time."""
     eval_tokens: int = 262144
@@ -85,14 +102,16 @@ def main(config: Config) -> None:
     if unknown:
         raise UserError(f"unknown pieces: {', '.join(sorted(unknown))}", f"Choose from {', '.join((*FLAGS, *PIECES))}")
     arena = train.Arena(train.Config(eval_tokens=config.eval_tokens, data=config.data))
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("", *config.pieces)}
+    keep = config.keep or arena.base
+    keep.mkdir(parents=True, exist_ok=True)
+    names = ("", *config.pieces)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     try:
+        pilots = _pilots(names, config, keep)
         for seed in range(config.seeds):
-            for name, found in runs.items():
-                if not found:  # stops after a few steps, when all is compiled
-                    _train(name, config.minutes, seed, 4096, "--max_hours=0.004")
-                found.append(_train(name, config.minutes, seed, config.eval_tokens))
-                _show(name, found, runs[""])
+            for name in names:
+                runs[name].append(_run(name, seed, pilots[name], config, keep))
+                _show(name, runs[name], runs[""])
     finally:
         arena.close()
     rows = {name or "everything": _row(found) for name, found in runs.items()}
@@ -105,15 +124,65 @@ def main(config: Config) -> None:
     BenchmarkResult("ablation", ours, rows, ratio, {}, settings).write(config.json)
 
 
-def _train(without: str, minutes: float, seed: int, eval_tokens: int, limit: str = "") -> dict[str, Any]:
+def _slug(name: str) -> str:
+    return re.sub(r"\W+", "-", name) or "everything"
+
+
+def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    if not path.exists():
+        path.write_text(json.dumps(make()))
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _pilots(names: Sequence[str], config: Config, keep: Path) -> dict[str, dict[str, Any]]:
+    """By name the depth and batch that the dial gives it for that time, and its speed: median of the repeats, in which
+    the names take turns."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for turn in range(config.repeats):
+        for name in names:
+            path = keep / f"{_slug(name)}-{config.minutes:g}m-pilot{turn}.json"
+            found[name].append(_kept(path, partial(_pilot, name, config)))
+    return {
+        name: {**of_name[0], "tok_per_s": median([pilot["tok_per_s"] for pilot in of_name])}
+        for name, of_name in found.items()
+    }
+
+
+def _pilot(name: str, config: Config) -> dict[str, Any]:
+    given = [f"--time_budget={round(60 * config.minutes)}s", "--eval_tokens=4096"]
+    _train(name, *given, "--max_hours=0.006")  # so that the next finds everything compiled
+    rows = _train(name, *given, "--max_hours=0.006")
+    speeds = [row["tok_per_s"] for row in rows if row["kind"] == "step"]
+    return {
+        "tok_per_s": median(speeds[len(speeds) // 4 :]),
+        "depth": rows[0]["model"]["depth"],
+        "batch_tokens": rows[0]["batch_tokens"],
+    }
+
+
+def _run(name: str, seed: int, pilot: dict[str, Any], config: Config, keep: Path) -> dict[str, Any]:
+    """The training of one seed: as many steps as the time holds at the pilot's speed."""
+    batch = pilot["batch_tokens"]
+    steps = int(60 * config.minutes * pilot["tok_per_s"] / batch)
+    given = [f"--depth={pilot['depth']}", f"--total_batch_size={batch}", f"--num_iterations={steps}"]
+
+    def train_it() -> dict[str, Any]:
+        rows = _train(name, *given, f"--seed={seed}", f"--eval_tokens={config.eval_tokens}")
+        return {**pilot, "val_bpb": rows[-1]["val_bpb"], "tokens": steps * batch}
+
+    return _kept(keep / f"{_slug(name)}-{config.minutes:g}m-seed{seed}.json", train_it)
+
+
+def _train(without: str, *given: str) -> list[dict[str, Any]]:
+    """The lines of its metrics."""
     from nanochat.metrics import read_metrics
     from nanochat.paths import runs_dir
 
     script = ["-m", "benchmarks.ablation", "--train", without] if without in PIECES else ["-m", "scripts.base_train"]
-    given = [*FLAGS.get(without, []), f"--seed={seed}", f"--eval_tokens={eval_tokens}", *([limit] if limit else [])]
-    train.train_ours("ablation", minutes, [*script, *given], finish=not limit)
-    rows = read_metrics(runs_dir("base_train") / "metrics.jsonl")
-    return {**rows[0], **rows[-1]}
+    flags = [f"--dataset={train.NAME}", "--model_tag=ablation", "--eval_every=-1", "--save_every=-1"]
+    subprocess.run([sys.executable, *script, *FLAGS.get(without, []), *flags, *given], stdout=subprocess.DEVNULL)
+    return list(read_metrics(runs_dir("base_train") / "metrics.jsonl"))
 
 
 def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,7 +192,7 @@ def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
         "least": min(bpb),
         "most": max(bpb),
         "tok_per_s": median([run["tok_per_s"] for run in found]),
-        "depth": found[0]["model"]["depth"],
+        "depth": found[0]["depth"],
         "batch_tokens": found[0]["batch_tokens"],
     }
 
