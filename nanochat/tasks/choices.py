@@ -38,6 +38,11 @@ class _Choices(ABC):
         ]
         return Conversation.from_dict({"messages": messages})
 
+    def source(self, i: int) -> str:
+        """The question and the right choice, as a text has them that is no examination."""
+        question, choices, letters, right = self._item(i)
+        return f"{question} {choices[letters.index(right)]}"
+
     def letters(self, i: int) -> tuple[str, ...]:
         return self._item(i)[2]
 

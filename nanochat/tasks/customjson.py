@@ -23,10 +23,11 @@ class CustomJSON:
         self.name = self.path.name
         try:
             lines = self.path.read_text(encoding="utf-8").split("\n")
-        except OSError as error:
-            raise UserError(f"cannot read {self.path}: {error.strerror}", "Check the path") from None
         except UnicodeDecodeError:
             raise UserError(f"{self.path} is not UTF-8 text", "Convert it, for example with iconv") from None
+        except (OSError, ValueError) as error:  # ValueError: no path can have a zero byte
+            problem = f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', error)}"
+            raise UserError(problem, "Check the path") from None
         self.conversations = [self._parse(line, i) for i, line in enumerate(lines, 1) if line.strip()]
         if not self.conversations:
             raise UserError(f"{self.path} holds no conversation", SHAPE)
@@ -35,7 +36,7 @@ class CustomJSON:
         where = f"{self.path}, line {number}"
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error})", SHAPE) from None
         messages = data.get("messages") if isinstance(data, Mapping) else data
         try:
@@ -104,7 +105,7 @@ def _call(call: Any, place: int) -> dict[str, Any]:
     try:
         arguments = json.loads(function.get("arguments") or "")
         [code] = arguments.values()
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         code = None
     if not isinstance(code, str):
         raise UserError(f"message {place} calls {name} with other arguments than one text", 'Write {"code": "1 + 2"}')

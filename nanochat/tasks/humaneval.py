@@ -10,6 +10,7 @@ from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
 from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools.sandbox import Limits, Sandbox
+from nanochat.tools.sandbox.limits import STRICT
 
 LIMITS = Limits(seconds=5, memory=512 << 20)  # the slowest of the right answers takes half a second
 _FENCED = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
@@ -17,9 +18,9 @@ _sandbox: Sandbox | None = None
 
 
 def open_sandbox(required: bool = False) -> Sandbox:
-    """The sandbox of this process, opened by the first call. required: UserError unless it is a strict one."""
+    """The sandbox of this process, kept once it is open. required: UserError unless it is a strict one."""
     global _sandbox
-    if _sandbox is None:
+    if _sandbox is None or (required and _sandbox.level < STRICT):
         _sandbox = Sandbox(LIMITS, require_sandbox=required)
     return _sandbox
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,9 @@ from nanochat.console import UserError
 from nanochat.dataset import hub
 from nanochat.paths import base_dir
 from nanochat.tasks.chats import ChatMix, SmolTalk
-from nanochat.tasks.choices import ARC, MMLU
 from nanochat.tasks.customjson import CustomJSON
-from nanochat.tasks.gsm8k import GSM8K
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tasks.table import open_set
 from nanochat.tasks.task import Conversations, Split
-from nanochat.tasks.tinyworld import TinyWorld
 from nanochat.tokenizer.conversation import Conversation
 
 
@@ -62,29 +59,16 @@ class HubSet:
     name: str
     repo: str
     prefix: str  # of its training files
-    open: Callable[[Split], Conversations]
     epochs: dict[str, float]
 
 
 # SmolTalk is large enough for one pass; the small sets gain from several.
 HUB_SETS = (
-    HubSet("SmolTalk", SmolTalk.repo, "data/train-", SmolTalk, {"mid": 1.0, "sft": 0.02}),
-    HubSet("MMLU", "cais/mmlu", "auxiliary_train/train-", MMLU, {"mid": 1.0, "sft": 0.0}),
-    HubSet("GSM8K", "openai/gsm8k", "main/train-", GSM8K, {"mid": 2.0, "sft": 1.0}),
-    HubSet(
-        "ARC-Easy",
-        "allenai/ai2_arc",
-        "ARC-Easy/train-",
-        lambda split: ARC("Easy", split),
-        {"mid": 0.0, "sft": 1.0},
-    ),
-    HubSet(
-        "ARC-Challenge",
-        "allenai/ai2_arc",
-        "ARC-Challenge/train-",
-        lambda split: ARC("Challenge", split),
-        {"mid": 0.0, "sft": 1.0},
-    ),
+    HubSet("SmolTalk", SmolTalk.repo, "data/train-", {"mid": 1.0, "sft": 0.02}),
+    HubSet("MMLU", "cais/mmlu", "auxiliary_train/train-", {"mid": 1.0, "sft": 0.0}),
+    HubSet("GSM8K", "openai/gsm8k", "main/train-", {"mid": 2.0, "sft": 1.0}),
+    HubSet("ARC-Easy", "allenai/ai2_arc", "ARC-Easy/train-", {"mid": 0.0, "sft": 1.0}),
+    HubSet("ARC-Challenge", "allenai/ai2_arc", "ARC-Challenge/train-", {"mid": 0.0, "sft": 1.0}),
 )
 # Generated conversations of a stage when no size is given, and how spelling shares in them.
 WORLD_SIZE = {"mid": 12_000, "sft": 6_000}
@@ -124,17 +108,12 @@ def default_mixture(
     sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
         # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
-        sets.append(
-            (
-                TinyWorld(
-                    split, world_seed, size=OUTSIDE_WORLD_SIZE[stage] if size is None else size, seed=SEEDS[stage]
-                ),
-                1.0,
-            )
-        )
+        wanted = OUTSIDE_WORLD_SIZE[stage] if size is None else size
+        sets.append((open_set("TinyWorld", split, world_seed, wanted, SEEDS[stage]), 1.0))
     others = sum(round(len(items) * epochs) for items, epochs in sets)
+    total = size if size is not None else min(SPELLING_SIZE[stage], others // 2)
     sets += [
-        *_spelling(stage, size if size is not None else min(SPELLING_SIZE[stage], others // 2), split),
+        *_generated(dict.fromkeys(("SpellingBee", "SimpleSpelling"), total // 2), stage, split, world_seed),
         *_own(files),
     ]
     return Mixture(sets, seed), missing
@@ -161,7 +140,7 @@ def _hub_sets(
         try:
             # The training files decide, also for the test split: what is not trained on is not validated on.
             hub.repo_parquets(one.repo, one.prefix)
-            sets.append((one.open(split), one.epochs[stage]))
+            sets.append((open_set(one.name, split), one.epochs[stage]))
         except hub.Unreachable:
             if without is not None and split == "train":
                 raise
@@ -172,20 +151,16 @@ def _hub_sets(
 
 def _world(stage: str, size: int | None, split: Split, world_seed: int | None) -> list[tuple[Conversations, float]]:
     total = WORLD_SIZE[stage] if size is None else size
-    count = {name: round(share * total) if split == "train" else TEST_SIZE for name, share in WORLD_SHARES.items()}
-    return [
-        (TinyWorld(split, world_seed, size=count["TinyWorld"], seed=SEEDS[stage]), 1.0),
-        (SpellingBee(split, size=count["SpellingBee"], seed=SEEDS[stage]), 1.0),
-        (SimpleSpelling(split, size=count["SimpleSpelling"], seed=SEEDS[stage]), 1.0),
-    ]
+    sizes = {name: round(share * total) for name, share in WORLD_SHARES.items()}
+    return _generated(sizes, stage, split, world_seed)
 
 
-def _spelling(stage: str, size: int | None, split: Split) -> list[tuple[Conversations, float]]:
-    total = SPELLING_SIZE[stage] if size is None else size
-    half = total // 2 if split == "train" else TEST_SIZE
+def _generated(
+    sizes: dict[str, int], stage: str, split: Split, world_seed: int | None
+) -> list[tuple[Conversations, float]]:
     return [
-        (SpellingBee(split, size=half, seed=SEEDS[stage]), 1.0),
-        (SimpleSpelling(split, size=half, seed=SEEDS[stage]), 1.0),
+        (open_set(name, split, world_seed, size if split == "train" else TEST_SIZE, SEEDS[stage]), 1.0)
+        for name, size in sizes.items()
     ]
 
 

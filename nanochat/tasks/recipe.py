@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.tasks.chats import ChatMix, SmolTalk
-from nanochat.tasks.choices import ARC, MMLU
 from nanochat.tasks.customjson import CustomJSON
-from nanochat.tasks.gsm8k import GSM8K
 from nanochat.tasks.mixture import SEEDS, TEST_SIZE, Mixture
-from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
+from nanochat.tasks.table import TABLE, names, open_set
 from nanochat.tasks.task import Conversations, Split
-from nanochat.tasks.tinyworld import TinyWorld
 
-# Sets with so many conversations as they have.
-FIXED: dict[str, Callable[[Split], Conversations]] = {
-    "SmolTalk": SmolTalk,
-    "ChatMix": ChatMix,
-    "MMLU": MMLU,
-    "GSM8K": GSM8K,
-    "ARC-Easy": lambda split: ARC("Easy", split),
-    "ARC-Challenge": lambda split: ARC("Challenge", split),
-}
-GENERATED = ("TinyWorld", "SpellingBee", "SimpleSpelling")  # made as many as wanted
-GENERATED_SIZE = 10_000
+GENERATED = tuple(name for name, known in TABLE.items() if known.generated)
 TEST_TOTAL = 1000  # conversations of a weighted mixture that are validated on
 MOST = 10_000_000
 SHAPE = 'Write [[set]] with task = "NAME" or file = "PATH", then epochs, weight or size (docs/tasks.md)'
@@ -91,8 +77,8 @@ def _entry(table: dict[str, Any], where: str) -> Entry:
     task, file = table.get("task", ""), table.get("file", "")
     if not isinstance(task, str) or not isinstance(file, str) or bool(task) == bool(file):
         raise UserError(f"{where} must have either a task or a file", SHAPE)
-    if task and task not in FIXED and task not in GENERATED:
-        raise UserError(f"{where}: unknown task {task!r}", f"Choose among {', '.join((*FIXED, *GENERATED))}")
+    if task and task not in names("train"):
+        raise UserError(f"{where}: unknown task {task!r}", f"Choose among {', '.join(names('train'))}")
     entry = Entry(
         task,
         file,
@@ -112,10 +98,10 @@ def _opened(
 ) -> tuple[Conversations, float]:
     """The conversations and their epochs. wanted: how many conversations of them, when that comes from weights."""
     if entry.task in GENERATED:
-        size = max(1, round(wanted)) if wanted else entry.size or GENERATED_SIZE
-        items = _generated(entry.task, split, size if split == "train" else TEST_SIZE, SEEDS[stage], world_seed)
+        size = max(1, round(wanted)) if wanted else entry.size or None
+        items = open_set(entry.task, split, world_seed, size if split == "train" else TEST_SIZE, SEEDS[stage])
         return items, (entry.epochs or 1.0) if split == "train" else 1.0
-    items = FIXED[entry.task](split) if entry.task else CustomJSON(folder / Path(entry.file).expanduser())
+    items = open_set(entry.task, split) if entry.task else CustomJSON(folder / os.path.expanduser(entry.file))
     if not len(items):
         raise UserError(f"{items.name} has no conversation", "Take it out of the mixture")
     if split == "test":
@@ -123,12 +109,6 @@ def _opened(
     epochs = wanted / len(items) if wanted else entry.epochs or 1.0
     # Validation sees nothing twice, and at least something of every set.
     return items, epochs if split == "train" else min(1.0, max(epochs, 1 / len(items)))
-
-
-def _generated(task: str, split: Split, size: int, seed: int, world_seed: int | None) -> Conversations:
-    if task == "TinyWorld":
-        return TinyWorld(split, world_seed, size=size, seed=seed)
-    return (SpellingBee if task == "SpellingBee" else SimpleSpelling)(split, size=size, seed=seed)
 
 
 def _number(table: dict[str, Any], key: str, where: str, most: int, whole: bool = False) -> float:

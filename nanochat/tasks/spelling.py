@@ -70,7 +70,8 @@ class SpellingBee(_Spelling):
         """Whether the final number is right, and whether the letters are too."""
         word, letter, _ = self._item(i)
         numbers = _NUMBER.findall(answer)
-        right = bool(numbers) and int(numbers[-1]) == word.count(letter)
+        # A number of thousands of digits is wrong, and too long for int().
+        right = bool(numbers) and len(numbers[-1]) < 10 and int(numbers[-1]) == word.count(letter)
         return {"number": right, "number_and_spelling": right and _says_letters(answer, word)}
 
     def baseline(self) -> dict[str, float]:

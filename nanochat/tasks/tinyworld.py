@@ -92,9 +92,9 @@ class TinyWorldQuestions:
     name = "TinyWorld"
     kind: Kind = "generative"
 
-    def __init__(self, world_seed: int | None = None, size: int = 10_000, seed: int = 0) -> None:
+    def __init__(self, world_seed: int | None = None, size: int | None = None, seed: int = 0) -> None:
         self.world = World(prepared_world_seed() if world_seed is None else world_seed)
-        self.size, self.seed = size, seed
+        self.size, self.seed = 10_000 if size is None else size, seed
 
     def __len__(self) -> int:
         return self.size

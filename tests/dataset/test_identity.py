@@ -145,6 +145,8 @@ def test_the_command_writes_a_whole_file_and_spares_others(
         (["--name=Ada", "--maker=Jo", "--base_url=http://127.0.0.1:1/v1"], "Add --model"),
         (["--name=Ada", "--maker=Jo", "--base_url=127.0.0.1:1", "--model=m"], "no address"),
         (["--name=Ada", "--maker=Jo", "--base_url=ftp://a/v1", "--model=m"], "no address"),
+        (["--name=Ada", "--maker=Jo", "--base_url=http://127.0.0.1:1/v 1", "--model=m"], "no address"),
+        (["--name=Ada", "--maker=Jo", "--base_url=http://127.0.0.1:1/\nv1", "--model=m"], "no address"),
         (["--name=Ada", "--maker=Jo", "--base_url=https://me:pw@a/v1", "--model=m"], "password"),
     ],
 )
@@ -295,6 +297,9 @@ def test_a_rerun_goes_on_and_asks_for_nothing_twice(server: Server, tmp_path: Pa
     assert meter.tokens == 12 * 350
     ask(server, out, 12)
     assert len(server.bodies) == 12
+    out.write_bytes(out.read_bytes().removesuffix(b"\n"))  # as some editors leave it
+    ask(server, out, 13)
+    assert len(CustomJSON(out)) == len(server.bodies) == 13
     with pytest.raises(UserError, match="holds conversations of Ada"):
         ask(server, out, 20, persona=Persona("Bob", "Jo Doe"))
 
@@ -349,6 +354,21 @@ def test_a_server_that_does_not_count_tokens_is_counted_for(server: Server, tmp_
     assert meter.tokens >= len(prompt.encode()) + len(good(0).encode())
 
 
+def test_a_senseless_count_of_tokens_is_none(server: Server, tmp_path: Path) -> None:
+    for number, count in enumerate((10**400, -1, True, 1.5)):
+        server.make = lambda n, number=number, count=count: completion(good(number), {"prompt_tokens": count})
+        meter = ask(server, tmp_path / "x.jsonl", number + 1, parallel=1, prices=(1.0, 1.0))
+        assert 500 * (number + 1) < meter.tokens < 10_000
+
+
+def test_an_answer_that_a_gateway_did_not_wait_for_counts_in_full(server: Server, tmp_path: Path) -> None:
+    """It may have been written, and paid for, all the same."""
+    for number, status in enumerate((408, 504, 524)):
+        server.script = [(status, {}, b"")]
+        meter = ask(server, tmp_path / "x.jsonl", number + 1, parallel=1)
+        assert meter.tokens > (number + 1) * (350 + ANSWER_TOKENS)
+
+
 BUSY: list[Answer | str] = [
     (429, {"Retry-After": "0"}, b"slow down"),
     (500, {}, b"oh"),
@@ -400,6 +420,7 @@ def test_the_wait_is_as_long_as_the_server_asks_and_grows(server: Server, tmp_pa
         ((200, {}, b"[]"), "without choices", 1),
         ((200, {}, b'{"choices": [{"message": null}]}'), "without choices", 1),
         ((200, {}, completion(7)), "hold no text", 1),
+        ((200, {}, b"[" * 100_000), "gives no answer", 1),
         ((500, {}, b"oh"), "status 500: oh", 11),
         ("drop", "gives no answer", 11),
     ],
@@ -457,6 +478,8 @@ BAD = [
     '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Ada \\ud800"}]}',
     '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Ada. I am Claude."}]}',
     '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "I\'m Ada, made by OpenAI."}]}',
+    '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Ada \\u001b[2J"}]}',
+    '{"messages": [{"role": "user", "content": "a\\u0000"}, {"role": "assistant", "content": "Ada"}]}',
     json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Ada " * 1000}]}),
     json.dumps(
         {
@@ -514,13 +537,39 @@ def test_a_model_that_never_writes_one_is_not_paid_for_long(server: Server, tmp_
     assert len(server.bodies) == MOST_REFUSED
 
 
-def test_a_key_over_plain_http_is_warned_of(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    Endpoint(server.url, "m")
-    Endpoint("https://api.example.com/v1", "m")
-    assert capsys.readouterr().err == ""
-    Endpoint("http://api.example.com/v1", "m")
-    err = capsys.readouterr().err
-    assert "unencrypted" in err and KEY not in err
+def test_a_key_never_goes_out_over_plain_http(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in (server.url, "http://[::1]:1/v1", "https://api.example.com/v1"):
+        Endpoint(address, "m")
+    for host in ("api.example.com", "10.0.0.7", "localhost.example.com"):
+        with pytest.raises(UserError, match=f"to {host} unencrypted.*--api_key_env=''") as error:
+            Endpoint(f"http://{host}/v1", "m")
+        assert KEY not in str(error.value)
+        assert not Endpoint(f"http://{host}/v1", "m", "").key  # as the remedy says
+
+
+def test_a_key_for_this_machine_goes_through_no_proxy(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server() as proxy:
+        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        monkeypatch.setenv("http_proxy", proxy.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        ask(server, tmp_path / "x.jsonl", 2)
+        proxy.shutdown()
+        thread.join()
+    assert len(server.bodies) == 2
+    assert not proxy.headers
+
+
+def test_no_part_of_a_key_and_no_terminal_command_is_in_an_error(server: Server, tmp_path: Path) -> None:
+    """However the server's text is cut."""
+    for padding in range(266, 290, 3):
+        server.script = [(401, {}, b"x" * padding + KEY.encode() + b"\x1b]0;owned\x07")]
+        with pytest.raises(UserError) as error:
+            ask(server, tmp_path / "x.jsonl", 1)
+        assert KEY[:4] not in str(error.value)
+        assert str(error.value).isprintable()
 
 
 def test_the_command_killed_in_the_middle_goes_on_and_keeps_the_count(server: Server, tmp_path: Path) -> None:

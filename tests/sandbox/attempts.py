@@ -455,6 +455,51 @@ return len(zlib.decompress(piece * 1000, -15))""",
     Attempt(
         "resources", "many empty files", "i = 0\nwhile True:\n    i += 1\n    open(f'f{i}', 'w').close()", ends=FULL
     ),
+    Attempt(
+        "resources",
+        "deleted files that stay open",
+        """
+import mmap
+held = []
+for _ in range(40):
+    file = os.open('f', os.O_RDWR | os.O_CREAT)
+    os.write(file, bytes(2 << 20))
+    held.append(mmap.mmap(file, 4096))
+    os.unlink('f')
+    os.close(file)
+return len(held)""",
+        FILES,
+        FULL,
+        openly=True,
+    ),
+    Attempt(
+        "resources",
+        "replaced files that stay open",
+        """
+held = []
+for _ in range(40):
+    held.append(os.open('f', os.O_RDWR | os.O_CREAT))
+    os.write(held[-1], bytes(2 << 20))
+    open('g', 'w').close()
+    os.rename('g', 'f')
+return len(held)""",
+        FILES,
+        FULL,
+        openly=True,
+    ),
+    Attempt(
+        "resources",
+        "files without a name",
+        """
+held = []
+for _ in range(40):
+    held.append(os.open('.', os.O_RDWR | os.O_TMPFILE))
+    os.write(held[-1], bytes(2 << 20))
+return len(held)""",
+        FILES,
+        FULL,
+        openly=True,
+    ),
     Attempt("resources", "many open files", "return [os.open('.', 0) for _ in range(500)]", openly=True),
     Attempt(
         "resources",

@@ -131,6 +131,24 @@ def test_there_are_many_families() -> None:
     assert len({attempt.name for attempt in ATTEMPTS}) == len(ATTEMPTS)
 
 
+def test_cleaning_up_follows_no_link(tmp_path: Path) -> None:
+    """A program that may write everywhere puts a link where its folder was."""
+    if reason := reachable(Level.SECCOMP):
+        pytest.skip(reason)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    (tmp_path / "kept").chmod(0o755)
+    code = f"import os\nhere = os.getcwd()\nos.rename(here, here + 'x')\nos.symlink({str(tmp_path / 'kept')!r}, here)"
+    with Sandbox(LIMITS, highest=Level.SECCOMP) as box:
+        result = box.run(code)
+        assert result.ok or "PermissionError" in result.stderr  # of nobody, which root's programs become
+        assert box._zygote
+        folder = Path(box._zygote.folder)
+    assert (tmp_path / "kept" / "file").read_text() == "x"
+    assert (tmp_path / "kept").stat().st_mode & 0o777 == 0o755
+    assert not folder.exists()
+
+
 def test_two_runs_do_not_see_each_other(best: Sandbox) -> None:
     """Neither by files, nor by processes, nor by what the first one changed in its interpreter."""
     first = "import builtins, os; builtins.left = 1; open('left', 'w').write('x'); os.environ['LEFT'] = '1'"
@@ -203,6 +221,25 @@ def test_a_killed_guard_takes_the_program_along(victim: str) -> None:
             time.sleep(0.01)
         assert not Path(f"/proc/{program}/cmdline").exists()
         assert box.run("print(1)").stdout == "1\n"
+
+
+def test_a_new_zygote_leaves_the_runs_of_the_killed_one_alone() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    if reason := reachable(Level.LANDLOCK):
+        pytest.skip(reason)
+    with Sandbox(LIMITS, highest=Level.LANDLOCK) as box, ThreadPoolExecutor() as pool:
+        assert box._zygote and box._zygote.process
+        process, folder = box._zygote.process, Path(box._zygote.folder)
+        running = pool.submit(box.run, "import time; time.sleep(2); open('late', 'w').close()")
+        while not (supervisors := children(process.pid)) or not children(supervisors[-1]):
+            time.sleep(0.01)
+        time.sleep(0.3)  # until its walls stand
+        process.kill()
+        process.wait()
+        assert box.run("print(1)").ok
+        assert running.result().ok
+    assert not folder.exists()
 
 
 def test_level_is_at_least_landlock_on_a_new_kernel(best: Sandbox) -> None:

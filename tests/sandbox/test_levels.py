@@ -176,6 +176,17 @@ def test_a_wall_that_does_not_hold_costs_the_level(level: Level, monkeypatch: py
         assert sandbox.level < level
 
 
+@pytest.mark.skipif(bool(reachable(Level.NAMESPACES)), reason="levels are missing")
+def test_narrow_limits_and_a_slow_machine_cost_no_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those are for programs; whether the walls hold is another question."""
+    slowly = f"import time; time.sleep(0.3); {box.TRIALS[Level.NAMESPACES]}"
+    monkeypatch.setitem(box.TRIALS, Level.NAMESPACES, slowly)
+    with Sandbox(Limits(seconds=0.1, output=4)) as sandbox:
+        assert sandbox.level == Level.NAMESPACES
+        assert sandbox.run("import time; time.sleep(0.3)").status == "timeout"
+        assert sandbox.run("print(12345)").status == "output"
+
+
 def test_where_nothing_can_be_forked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "fork")
     with pytest.raises(UserError, match="cannot be run safely on this system"):

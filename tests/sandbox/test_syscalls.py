@@ -126,6 +126,10 @@ def test_arguments_that_decide(machine: str) -> None:
     assert allows(syscalls.OPENAT, -100 % 2**64, 0, 0o1001)
     assert allows(syscalls.OPENAT, -100 % 2**64, 0, 0)
     assert not allows(syscalls.OPENAT, -100 % 2**64, 0, 0o1000)  # O_TRUNC with O_RDONLY
+    nameless = (-100 % 2**64, 0, 0o20200002)  # O_TMPFILE with O_RDWR
+    assert allows(syscalls.OPENAT, *nameless)
+    shared = syscalls.build.__wrapped__(False, False)
+    assert outcome(shared, syscalls.OPENAT[column] or 0, *nameless, audit=audit) != syscalls.ALLOW
     fcntl, ioctl = syscalls.CONDITIONS[0][0], syscalls.CONDITIONS[1][0]
     assert allows(fcntl, 0, 3) and not allows(fcntl, 0, 8) and not allows(fcntl, 0, 1024)
     assert allows(ioctl, 0, 0x5401) and not allows(ioctl, 0, 0x5412)

@@ -79,6 +79,7 @@ def test_parallel_and_repeated_calls_get_their_own_answers(tmp_path: Path) -> No
         ([USER, {**CALLS, "tool_calls": [call("x", "get_weather")]}, tool("1"), SAYS], "function 'get_weather'"),
         ([USER, {**CALLS, "tool_calls": ["x"]}, SAYS], "function None"),
         ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}], "other arguments"),
+        ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "[" * 10**5}}]}], "other arg"),
         ([USER, CALLS, SAYS], "no answer"),
         ([USER, CALLS], "no answer"),
         ([USER, CALLS, tool("42")], "last message is the tool's"),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from nanochat.console import UserError
 from nanochat.tasks import HumanEval, humaneval, open_task
 from nanochat.tasks.humaneval import pass_at_k, program
-from nanochat.tools.sandbox import Limits, Sandbox
+from nanochat.tools.sandbox import Level, Limits, Sandbox
 
 PACK = Path(__file__).parents[2] / "../shared/data/hub"
 PROMPT = "from typing import List\n\ndef shout(word: str) -> str:\n    return word.upper()\n\n"
@@ -110,6 +110,23 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 )
 def test_wrong_answers(task: HumanEval, answer: str, hasty: None) -> None:
     assert task.grade(0, answer) == {"right": False}
+
+
+def test_an_open_sandbox_that_is_too_weak_is_not_taken_for_a_required_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Weak:
+        level = Level.LANDLOCK
+
+    class Strict:
+        level = Level.NAMESPACES
+
+        def __init__(self, limits: Limits, require_sandbox: bool) -> None:
+            assert require_sandbox
+
+    monkeypatch.setattr(humaneval, "_sandbox", Weak())
+    monkeypatch.setattr(humaneval, "Sandbox", Strict)
+    assert isinstance(humaneval.open_sandbox(), Weak)
+    assert isinstance(humaneval.open_sandbox(required=True), Strict)
+    assert isinstance(humaneval.open_sandbox(), Strict)
 
 
 def test_program() -> None:

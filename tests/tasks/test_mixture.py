@@ -119,6 +119,7 @@ def test_custom_json_takes_both_shapes(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("3", "line 2"),
         ('{"messages": []}', "line 2"),
         ('[{"role": "user", "content": "a"}]', "last message"),

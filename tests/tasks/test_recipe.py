@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 from nanochat.console import UserError
 from nanochat.dataset import hub
-from nanochat.tasks import Mixture, read_mixture
+from nanochat.tasks import Mixture, Task, open_task, read_mixture
 from nanochat.tasks.recipe import TEST_TOTAL
+from nanochat.tasks.rewards import open_tasks, reward
+from nanochat.tasks.table import TABLE, names, open_set
 from nanochat.train import ChatConfig, train_chat
 
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -91,6 +93,23 @@ def test_every_set_by_name_and_a_file(folder: Path) -> None:
     assert all(test[name] == TEST for name in ALL) and test["mine.jsonl"] == 5
 
 
+def test_the_table_says_what_each_set_is_good_for(folder: Path) -> None:
+    for name in names("train"):
+        items = open_set(name, "train", 0, 5, 1)
+        assert items.name == name
+        assert len(items) == (5 if TABLE[name].generated else TRAIN)
+    for name in names("reward"):
+        train, test = open_tasks(name, 0)
+        assert isinstance(train, Task) and isinstance(test, Task)
+        assert train.name == test.name == name
+        assert reward(train, 0, train[0].messages[-1].text) == 1.0
+    assert set(names("evaluate")) - set(names("reward")) == {"HumanEval"}
+    with pytest.raises(UserError, match="no questions to train 'SmolTalk' on"):
+        open_tasks("SmolTalk", 0)
+    with pytest.raises(UserError, match="unknown task 'SmolTalk'"):
+        open_task("SmolTalk")
+
+
 def test_epochs_below_one_and_validation_sees_something_of_every_set(folder: Path) -> None:
     path = write(folder, '[[set]]\ntask = "GSM8K"\nepochs = 0.1\n[[set]]\ntask = "ARC-Easy"\nepochs = 3\n')
     assert counts(read_mixture(path, "mid")) == {"GSM8K": 4, "ARC-Easy": 120}
@@ -116,6 +135,8 @@ def test_weights_are_shares_of_the_size(folder: Path, size: int, weights: list[i
         ('[[set]]\ntask = "HumanEval"\n', "unknown task"),
         ('[[set]]\nfile = "nowhere.jsonl"\n', "nowhere.jsonl"),
         ('[[set]]\nfile = "empty.jsonl"\n', "holds no conversation"),
+        ('[[set]]\nfile = "~nobody-of-that-name/a"\n', "cannot read"),
+        ('[[set]]\nfile = "a\\u0000b"\n', "cannot read"),
         ("", "names no sets"),
         ("set = 3\n", "names no sets"),
         ("[[sets]]\n", "names no sets"),

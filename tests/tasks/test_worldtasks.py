@@ -100,6 +100,19 @@ def test_tool_calls_spell_the_word_with_its_leading_space() -> None:
     assert parts[1].text.startswith('" ')
 
 
+@pytest.mark.parametrize("task", [SpellingBee(), SpellingBee("train", 3)])
+def test_a_number_too_long_for_python_is_wrong(task: SpellingBee) -> None:
+    assert task.grade(0, f"There are {'9' * 5000}") == {"number": False, "number_and_spelling": False}
+    right = next(n for n in range(20) if task.grade(0, f"There are {n}.")["number"])
+    assert task.grade(0, f"There are 0{right}.")["number"]
+
+
+def test_so_it_is_in_the_tiny_world() -> None:
+    task = TinyWorld(world_seed=0)
+    numbered = next(i for i in range(len(task)) if any(all(task.grade(i, str(n)).values()) for n in range(1, 60)))
+    assert not any(task.grade(numbered, "9" * 5000).values())
+
+
 def test_open_task() -> None:
     assert open_task("TinyWorld").name == "TinyWorld"
     assert {"ARC-Easy", "ARC-Challenge", "MMLU", "GSM8K", "SpellingBee"} <= set(TASKS)

@@ -76,6 +76,13 @@ class Alike(Letters):
         return 0.3
 
 
+class Seldom(Letters):
+    """Two questions of three teach nothing: in some steps a rank has no others."""
+
+    def reward(self, i: int, answer: str) -> float:
+        return super().reward(i, answer) if i % 3 == 0 else 0.0
+
+
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return Tokenizer(train_bpe(["How much is 12 + 30? Let me see: it is 42, and the dog does not mind."] * 3, 280))
@@ -473,7 +480,7 @@ spec = importlib.util.spec_from_file_location("test_rl", sys.argv.pop(1))
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 config = module.RLConfig(**{**module.COMMON, **module.RANKS})
-module.train_rl(config, (module.Letters(), module.Letters()))
+module.train_rl(config, (module.Seldom(), module.Seldom()))
 """
 # Rates so small that AdamW, which makes a step of a gradient's sign, does not blow rounding up. Five questions: the
 # ranks' shares are unequal.
@@ -481,8 +488,11 @@ RANKS: dict[str, Any] = {"lr_scale": 0.001, "examples_per_step": 5, "eval_every"
 
 
 def test_two_ranks_equal_one_rank(base: Path, tmp_path: Path) -> None:
-    one = train_rl(RLConfig(**{**COMMON, **RANKS}), (Letters(), Letters()))
+    one = train_rl(RLConfig(**{**COMMON, **RANKS}), (Seldom(), Seldom()))
     alone, steps = weights(), records(base, "step")
+    # Questions 0, 2 and 4 of a step are the first rank's, 1 and 3 the second's.
+    shares = [[question_at(42, 12, 5 * step + place) % 3 for place in (1, 3)] for step in range(4)]
+    assert any(all(share) for share in shares) and any(not all(share) for share in shares)
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(

@@ -13,7 +13,7 @@ from email.message import Message
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from nanochat.console import UserError, warn
+from nanochat.console import UserError
 from nanochat.dataset import retrying
 from nanochat.dataset.identity.meter import Meter, Tokens
 
@@ -22,6 +22,8 @@ TEMPLATE_TOKENS = 64  # that a server may put around a prompt
 TIMEOUT = 120.0  # seconds without a byte
 RETRIES_UNREACHED = 3  # where there is no server, most often the address is wrong
 LONGEST_BODY = 1 << 20  # bytes
+MOST_COUNTED = 1 << 40  # tokens that one request can have used, whatever a server says
+GATEWAY_LEFT = (408, 504, 524)  # a gateway stopped waiting for an answer, which may have been written and paid for
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -46,7 +48,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 class Endpoint:
     """`base_url` as the OpenAI client takes it (.../v1). The key is read from the environment variable `key_name`.
 
-    UserError for an address that makes no sense, or a key that cannot be sent.
+    UserError for an address that makes no sense, or a key that cannot be sent or would be read on the way.
     """
 
     def __init__(self, base_url: str, model: str, key_name: str = "OPENAI_API_KEY") -> None:
@@ -57,9 +59,12 @@ class Endpoint:
         if not self.key.isascii() or not self.key.isprintable() or " " in self.key:
             raise UserError(f"{key_name} holds characters that no key has", "Correct or unset it")
         host = urllib.parse.urlsplit(self.url)
-        if self.key and host.scheme == "http" and host.hostname not in LOOPBACK:
-            warn(f"warning: {key_name} goes to {host.hostname} unencrypted, because --base_url begins with http://")
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        here = host.hostname in LOOPBACK
+        if self.key and host.scheme == "http" and not here:
+            problem = f"{key_name} would go to {host.hostname} unencrypted, because --base_url begins with http://"
+            raise UserError(problem, "Use https://, a tunnel to 127.0.0.1, or --api_key_env='' to send no key")
+        # A proxy could read what goes to this machine, the key with it.
+        self._opener = urllib.request.build_opener(_NoRedirect, *[urllib.request.ProxyHandler({})] * here)
         self._length_name = "max_tokens"
         self.stop = threading.Event()  # ends pauses
 
@@ -77,7 +82,8 @@ class Endpoint:
             try:
                 text, used = self._send(messages, most)
             except (OSError, http.client.HTTPException, ValueError, _Failed) as error:
-                if isinstance(error, (_Failed, urllib.error.URLError)):  # refused, or never sent whole
+                left = isinstance(error, _Failed) and error.response.status_code in GATEWAY_LEFT
+                if isinstance(error, (_Failed, urllib.error.URLError)) and not left:  # refused, or never sent whole
                     meter.settle(most, (0, 0))
                 if isinstance(error, _Failed) and self._other_length_name(error):
                     continue
@@ -109,7 +115,10 @@ class Endpoint:
             with error:
                 said = error.read(2000).decode(errors="replace")
             raise _Failed(error.code, error.headers, said) from None
-        return _answer(json.loads(raw), most)
+        try:
+            return _answer(json.loads(raw), most)
+        except RecursionError:
+            raise ValueError("it sent JSON that is nested too deeply") from None
 
     def _other_length_name(self, error: _Failed) -> bool:
         """Whether the server wants the answer's length under its newer name, which is tried from now on."""
@@ -119,16 +128,20 @@ class Endpoint:
         return before != self._length_name
 
     def _give_up(self, error: Exception) -> NoReturn:
-        said = " ".join(str(error).split())[:300]
+        said = str(error)
         if self.key:  # some servers repeat it when they refuse it
             said = said.replace(self.key, "(the key)")
+        # Cut afterwards, or a part of the key could stay.
+        said = "".join(filter(str.isprintable, " ".join(said.split())))[:300]
         raise UserError(f"{self.url} gives no answer: {said}", "Run the same command again to go on") from None
 
 
 def _checked_url(base_url: str) -> str:
+    url = base_url.strip()
     try:
-        parts = urllib.parse.urlsplit(base_url.strip())
+        parts = urllib.parse.urlsplit(url)
         sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        sound = sound and url.isprintable() and " " not in url
     except ValueError:
         sound = False
     if not sound:
@@ -137,7 +150,7 @@ def _checked_url(base_url: str) -> str:
         raise UserError(
             "--base_url holds a password or a query", "Give the address alone; the key comes from the environment"
         )
-    return base_url.strip().rstrip("/") + "/chat/completions"
+    return url.rstrip("/") + "/chat/completions"
 
 
 def _answer(body: Any, most: Tokens) -> tuple[str, Tokens]:
@@ -150,6 +163,6 @@ def _answer(body: Any, most: Tokens) -> tuple[str, Tokens]:
     if not isinstance(text, str) or not isinstance(usage, dict):
         raise ValueError("it sent JSON whose choices hold no text")
     counted = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    prompt, completion = (n if isinstance(n, int) and n >= 0 else None for n in counted)
+    prompt, completion = (n if type(n) is int and 0 <= n < MOST_COUNTED else None for n in counted)
     written = len(text.encode(errors="replace"))
     return text, (most[0] if prompt is None else prompt, written if completion is None else completion)

@@ -22,6 +22,7 @@ from nanochat.tokenizer.conversation import Conversation
 
 MOST_REFUSED = 20  # answers in a row that are of no use, after which no more are paid for
 LONGEST_MESSAGE = 2000  # characters
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would command a terminal, one day from the model
 _SENTENCES = re.compile(r"[.!?\n]+")
 _DENIAL = re.compile(r"\b(?:not|no|never|nothing|neither|nor|rather|instead|unlike)\b|n['’]t\b", re.IGNORECASE)
 
@@ -96,6 +97,8 @@ def parse(answer: str, persona: Persona) -> dict[str, Any] | str:
     said = [m["content"] for m in found["messages"] if m["role"] == "assistant"]
     if found["messages"][0]["role"] != "user" or found["messages"][-1]["role"] != "assistant":
         return "it does not begin with the user and end with the assistant"
+    if any(_CONTROL.search(m["content"]) for m in found["messages"]):
+        return "it holds control characters"
     if max(len(m["content"]) for m in found["messages"]) > LONGEST_MESSAGE:
         return f"a message has more than {LONGEST_MESSAGE:,} characters"
     if not any(persona.name.casefold() in text.casefold() for text in said):
@@ -179,10 +182,15 @@ def _existing(out: Path, meter: Meter) -> set[str]:
         raise UserError(f"{out} was not written through an endpoint", "Choose another --out")
     try:
         data = out.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            os.truncate(out, len(whole))
-        found = [json.loads(line) for line in whole.splitlines()]
+        *lines, last = data.split(b"\n")
+        found = [json.loads(line) for line in lines]
+        if last:
+            try:
+                found.append(json.loads(last))  # whole, but an editor has left out the line's end
+                with open(out, "ab") as file:
+                    file.write(b"\n")
+            except ValueError:
+                os.truncate(out, len(data) - len(last))
         return {words_of({"messages": Conversation.from_dict(one).to_dict()["messages"]}) for one in found}
     except OSError as error:
         raise UserError(f"cannot read {out}: {error.strerror}", "Choose another --out") from None

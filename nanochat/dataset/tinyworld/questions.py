@@ -57,7 +57,8 @@ def is_right(question: Question, reply: str) -> bool:
         return refuses(reply)
     if question.number is not None:
         numbers = _NUMBER.findall(reply)
-        return bool(numbers) and int(numbers[-1]) == question.number
+        # A number of thousands of digits is wrong, and too long for int().
+        return bool(numbers) and len(numbers[-1]) < 10 and int(numbers[-1]) == question.number
     if question.accepted:
         return any(_holds(reply, phrase) for phrase in question.accepted)
     if refuses(reply) or any(_holds(reply, phrase) for phrase in question.forbidden):

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -58,7 +58,7 @@ class Sandbox:
         self.limits = limits or Limits()
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
-        self._finalizer: weakref.finalize | None = None
+        self._finalizers: list[weakref.finalize] = []  # of the zygote, and of killed ones: their runs may go on
         if not hasattr(os, "fork"):
             raise UserError("code of a model cannot be run safely on this system", "Use Linux, or WSL on Windows")
         failures = self._open(Level(highest), STRICT if require_sandbox else Level.LIMITS)
@@ -116,8 +116,8 @@ class Sandbox:
 
     def close(self) -> None:
         """Stop the zygote. Runs in other threads end with an error."""
-        if self._finalizer:
-            self._finalizer()
+        for finalizer in self._finalizers:
+            finalizer()
         self._zygote = None
 
     def __enter__(self) -> Sandbox:
@@ -143,7 +143,7 @@ class Sandbox:
 
     def _start(self, level: Level) -> None:
         self._zygote = _Zygote(level, self.limits)
-        self._finalizer = weakref.finalize(self, self._zygote.stop)
+        self._finalizers.append(weakref.finalize(self, self._zygote.stop))
 
     def _try(self) -> None:
         """Run what must fail at this level; SandboxError when it does not."""
@@ -154,7 +154,9 @@ class Sandbox:
             f"try:\n    {text}\nexcept (OSError, MemoryError):\n    pass\nelse:\n    print({text!r}, 'is possible')\n"
             for text in statements
         )
-        result = self.run(code + "print('held')\n")
+        # Neither a slow machine nor narrow limits for programs make a wall weaker.
+        limits = replace(self.limits, seconds=PATIENCE, cpu=PATIENCE, output=1 << 16)
+        result = self.run(code + "print('held')\n", limits=limits)
         if (result.status, result.stdout) != ("ok", "held\n"):
             raise SandboxError(result.stdout.removesuffix("held\n").strip() or result.stderr or result.status)
 
@@ -177,7 +179,6 @@ class Sandbox:
                 try:
                     socket.send_fds(self._zygote.control, [b"."], handles)
                 except OSError:  # it was killed, as it is when memory runs out: another one takes its place
-                    self._zygote.stop()
                     self._start(self._zygote.level)
                     socket.send_fds(self._zygote.control, [b"."], handles)
             ours.settimeout(limits.seconds + PATIENCE)

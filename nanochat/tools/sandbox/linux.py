@@ -31,7 +31,9 @@ EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 TRUNCATE = 1 << 14
 LANDLOCK_TCP, LANDLOCK_SCOPES = 3, 3  # bind and connect; abstract sockets and signals
-SPECIAL = 1 << 6 | 1 << 9 | 1 << 11 | EXECUTE  # making devices and sockets, running programs
+# Making devices and sockets, running programs; and deleting or renaming files, since what is deleted while it is open
+# fills the disk without being counted.
+SPECIAL = 1 << 6 | 1 << 9 | 1 << 11 | EXECUTE | 1 << 5
 
 SYS_MOUNT_SETATTR, SYS_LANDLOCK_CREATE, SYS_LANDLOCK_ADD, SYS_LANDLOCK_RESTRICT = 442, 444, 445, 446
 
@@ -101,7 +103,7 @@ def drop_capabilities() -> None:
 
 
 def landlock(readable: Sequence[str], devices: Sequence[str], folder: str) -> None:
-    """From now on: read below `readable`, read and write `devices`, everything but special files in `folder`."""
+    """From now on: read below `readable`, read and write `devices`, all but SPECIAL in `folder`."""
     version = _syscall(SYS_LANDLOCK_CREATE, None, 0, 1)
     rights = sum(right for since, right in LANDLOCK_RIGHTS.items() if version >= since)
     fields = [rights]

@@ -58,6 +58,9 @@ def _exactly(conversation: socket.socket, size: int) -> bytes:
 
 def _remove(folder: str) -> None:
     """Delete a folder with whatever is in it. Each one inside is moved to the top first: no path becomes too long."""
+    if os.path.islink(folder):  # put in its place by a program that may write everywhere
+        os.unlink(folder)
+        return
     waiting = [folder]
     empty: list[str] = []
     prefix = os.path.join(folder, os.urandom(8).hex())

@@ -48,7 +48,8 @@ OPENAT: Pair = (257, 56)
 
 CLONE_THREAD = 0x10000
 CLONE_NEW = 0x7E020080  # any new namespace
-CREATE_ONLY = 0x203, 0x200  # O_TRUNC and the access mode, O_RDONLY: empties a file that may only be read
+EMPTIES = 0x203, 0x200  # O_TRUNC and the access mode, O_RDONLY: empties a file that may only be read
+NAMELESS = 0x400000, 0x400000  # O_TMPFILE: in no folder, so not counted where the supervisor counts
 
 # Those that depend on an argument, taken as 32 bits like the kernel does: numbers, argument, mask, values allowed.
 CONDITIONS: list[tuple[Pair, int, int, list[int]]] = [
@@ -96,7 +97,7 @@ def build(namespaces: bool, processes: bool) -> bytes:
     # A stream: a datagram socket could be sent from to any address.
     code += _when(SOCKETPAIR[column], [*_one_of(0, 0xFFFFFFFF, [1], last=False), *_one_of(1, 0xF, [1])])
     for pair, argument in ((OPEN, 1), (OPENAT, 2)):
-        code += _when(pair[column], _none_of(argument, *CREATE_ONLY))
+        code += _when(pair[column], _none_of(argument, [EMPTIES] if namespaces else [EMPTIES, NAMELESS]))
     if namespaces:
         mask = CLONE_NEW if processes else CLONE_NEW | CLONE_THREAD
         code += _when(CLONE[column], _one_of(0, mask, [0 if processes else CLONE_THREAD]))
@@ -125,6 +126,9 @@ def _one_of(place: int, mask: int, allowed: Sequence[int], last: bool = True) ->
     return [*code, (RETURN, 0, 0, FAIL | errno.EPERM)]
 
 
-def _none_of(place: int, mask: int, forbidden: int) -> list[Instruction]:
-    code = [*_argument(place, mask), (EQUAL, 0, 1, forbidden), (RETURN, 0, 0, FAIL | errno.EPERM)]
+def _none_of(place: int, forbidden: Sequence[tuple[int, int]]) -> list[Instruction]:
+    """Allow what has none of these values behind its mask."""
+    code: list[Instruction] = []
+    for mask, value in forbidden:
+        code += [*_argument(place, mask), (EQUAL, 0, 1, value), (RETURN, 0, 0, FAIL | errno.EPERM)]
     return [*code, (RETURN, 0, 0, ALLOW)]
