@@ -1,4 +1,4 @@
-"""CORE: seconds for all tasks, and whether every item is decided as upstream decides it.
+"""CORE: seconds for all tasks, peak memory, and of how many items upstream chooses another answer.
 
 Both evaluate the same weights on the same items, each in a fresh process: upstream as its base_eval does (an item at a
 time), in its default on CPUs, float32, and in bfloat16. The weights are those of a checkpoint of ours that upstream's
@@ -9,15 +9,21 @@ model can hold (scripts.base_train --arch=modern --bigram=0 --window_pattern=L),
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.result import BenchmarkResult, median
-from benchmarks.train import DTYPES, PEER_NAMES, run_ours, run_peer
+from benchmarks.train import DTYPES, PEER_NAMES, VOCAB, run_ours, run_peer
+
+if TYPE_CHECKING:
+    from nanochat.model import GPT
+    from nanochat.tokenizer import Tokenizer
 
 CONTEXT = 8192  # longer than any prompt: upstream's model cuts nothing
 
@@ -29,7 +35,7 @@ class Config:
     repeats: int = 1
     """Evaluations of each, in turns."""
     checkpoint: Path | None = None
-    """Folder of a checkpoint as above (default: random weights of depth 4, and bytes as tokens)."""
+    """Folder of a checkpoint as above (default: random weights of depth 4, and tokens learnt from the bundle)."""
     bundle: Path | None = None
     """The evaluation bundle (default: NANOCHAT_EVAL_BUNDLE)."""
     peer_dtypes: tuple[str, ...] = DTYPES
@@ -41,61 +47,75 @@ class Config:
 
 
 def core(folder: str, bundle: str, limit: int, dtype: str) -> dict[str, Any]:
-    """Our decisions and seconds by task."""
+    """What we choose, the share that is right, and the seconds, by task."""
     from benchmarks.tokenizer import peak_mb
-    from nanochat.eval.core import evaluate_items, read_items, read_tasks
+    from nanochat.eval.core import evaluate_items, read_questions, read_tasks
     from nanochat.machine import setup
     from nanochat.model.weights import load
     from nanochat.tokenizer import Tokenizer
 
     machine = setup("cpu", dtype)
     model, tokenizer = load(folder, "cpu", machine.dtype), Tokenizer.load(Path(folder) / "tokenizer")
-    right, seconds = {}, {}
+    chosen, accuracy, seconds = {}, {}, {}
     for task in read_tasks(Path(bundle)):
-        items = read_items(Path(bundle), task, limit)
         began = time.perf_counter()
-        right[task.label] = evaluate_items(model, tokenizer, task, items)
+        questions, _ = read_questions(Path(bundle), task, limit)
+        outcomes = evaluate_items(model, tokenizer, task, questions)
         seconds[task.label] = time.perf_counter() - began
-    return {"right": right, "seconds": seconds, "peak_mb": peak_mb(), "dtype": str(machine.dtype).split(".")[1]}
+        chosen[task.label] = [x.choice for x in outcomes]
+        accuracy[task.label] = sum(x.right for x in outcomes) / len(outcomes)
+    return {"chosen": chosen, "accuracy": accuracy, "seconds": seconds, "peak_mb": peak_mb()}
 
 
-def write_model(checkpoint: Path | None, folder: Path) -> list[Any]:
-    """The model for both in one folder: ours as a checkpoint, theirs as weights.pt. Returns sizes and tokenizer."""
+def made_up(bundle: Path) -> tuple[GPT, Tokenizer]:
+    """A model with random weights everywhere, and tokens such that prompts are as long as those of a real one."""
     import torch
 
-    from nanochat.console import UserError
+    from nanochat.eval.core import read_tasks
     from nanochat.model import GPT, ModelConfig
-    from nanochat.model.weights import load, save_weights
     from nanochat.scale import shape
-    from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
+    from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 
-    if checkpoint:
-        model, tokenizer = load(checkpoint), Tokenizer.load(checkpoint / "tokenizer")
-        c = model.config
-        if not c.modern or c.bigram or set(c.windows) != {"L"}:
-            raise UserError(
-                f"upstream's model cannot hold {checkpoint}",
-                "Train one with --arch=modern --bigram=0 --window_pattern=L",
-            )
-        model.config = replace(c, seq_len=CONTEXT)
-    else:
-        tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
-        model = GPT(ModelConfig.of(shape(4, tokenizer.vocab_size, CONTEXT), "modern", "L", 0)).init_weights(0)
-        g = torch.Generator().manual_seed(1)
-        with torch.no_grad():
-            for p in model.parameters():
-                p.add_(torch.randn(p.shape, generator=g) * 0.05)
-    save_weights(model, folder)
-    tokenizer.save(folder / "tokenizer")
+    texts = ((bundle / "eval_data" / task.file).read_text(encoding="utf-8") for task in read_tasks(bundle))
+    tokenizer = Tokenizer(train_bpe(texts, VOCAB - len(SPECIAL_TOKENS)))
+    model = GPT(ModelConfig.of(shape(4, VOCAB, CONTEXT), "modern", "L", 0)).init_weights(0)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.05)
+    return model, tokenizer
+
+
+def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, list[Any]]:
+    """A checkpoint under `base` that both can run, theirs as weights.pt in it; and upstream's sizes and tokenizer."""
+    import torch
+
+    from nanochat import checkpoint
+    from nanochat.console import UserError
+    from nanochat.model.weights import load, save_weights
+    from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+    model, tokenizer = (load(given), Tokenizer.load(given / "tokenizer")) if given else made_up(bundle)
+    c = model.config
+    if not c.modern or c.bigram or set(c.windows) != {"L"}:
+        raise UserError(
+            f"upstream's model cannot hold {given}", "Train one with --arch=modern --bigram=0 --window_pattern=L"
+        )
+    model.config = replace(c, seq_len=CONTEXT)
     theirs = {}
     for name, tensor in model.state_dict().items():
         for other, mine in PEER_NAMES.items():
             name = re.sub(rf"\b{mine}\b", other, name)
         theirs[name] = tensor
-    torch.save(theirs, folder / "weights.pt")
-    c = model.config
+    os.environ["NANOCHAT_BASE_DIR"] = str(base)
+    with checkpoint.create("base", "core", 0) as folder:
+        save_weights(model, folder)
+        tokenizer.save(folder / "tokenizer")
+        torch.save(theirs, folder / "weights.pt")
+    folder = checkpoint.find("base", "core")
     ranks = str(folder / "tokenizer/ranks.tiktoken")
-    return [[c.depth, c.heads, c.width, c.vocab_size, CONTEXT], [ranks, SPLIT_PATTERN, list(SPECIAL_TOKENS)]]
+    sizes = [c.depth, c.heads, c.kv_heads, c.width, c.vocab_size, CONTEXT]
+    return folder, [sizes, [ranks, tokenizer.pattern, list(SPECIAL_TOKENS)]]
 
 
 def main(config: Config) -> None:
@@ -106,14 +126,19 @@ def main(config: Config) -> None:
     bundle = config.bundle or eval_bundle_dir()
     if missing := missing_bundle(bundle):
         raise UserError(missing)
+    if config.peer and config.max_per_task <= 10:
+        raise UserError("upstream cannot draw ten examples from so few items", "Give --max_per_task=11 or more")
     peers = {f"upstream {dtype}": dtype for dtype in config.peer_dtypes} if config.peer else {}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["ours", "ours float32", *peers]}
-    with tempfile.TemporaryDirectory() as folder:
-        sizes = write_model(config.checkpoint, Path(folder))
+    with tempfile.TemporaryDirectory() as base:
+        path, sizes = write_model(config.checkpoint, bundle, Path(base))
+        folder = str(path)
         for _ in range(config.repeats):
             for name, found in runs.items():
                 if name in peers:
                     assert config.peer is not None
+                    chosen = runs["ours float32" if peers[name] == "float32" else "ours"][0]["chosen"]
+                    (path / "chosen.json").write_text(json.dumps(chosen))
                     given = [folder, str(bundle), config.max_per_task, *sizes]
                     found.append(run_peer(config.peer, peers[name], "core", *given))
                 else:
@@ -123,15 +148,14 @@ def main(config: Config) -> None:
                 total = sum(found[-1]["seconds"].values())
                 print(f"{name:18} {total:7.1f} s  peak {found[-1]['peak_mb']:,.0f} MB", flush=True)
     rows = {name: _row(found) for name, found in runs.items()}
-    ours = rows["ours"]
+    ours, items = rows["ours"], sum(map(len, runs["ours"][0]["chosen"].values()))
     checks, ratio = {}, {}
     for name, dtype in peers.items():
-        mine = runs["ours float32" if dtype == "float32" else "ours"][0]["right"]
-        theirs = runs[name][0]["right"]
-        differ = {task: sum(a != b for a, b in zip(mine[task], theirs[task], strict=True)) for task in mine}
+        differ = {task: len(same) - sum(same) for task, same in runs[name][0]["same"].items()}
+        rows[name]["chosen_otherwise"] = sum(differ.values())
         if dtype == "float32":
-            checks["equal decisions in float32"] = not any(differ.values())
-        print(f"decided otherwise than {name}: {sum(differ.values())} of {sum(map(len, mine.values()))} items "
+            checks["equal choices in float32"] = not any(differ.values())
+        print(f"chosen otherwise than by {name}: {sum(differ.values())} of {items} items "
               f"({', '.join(f'{task} {n}' for task, n in differ.items() if n) or 'none'})")  # fmt: skip
         ratio[name] = {
             "speed": rows[name]["seconds"] / ours["seconds"],
@@ -147,7 +171,7 @@ def _row(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "seconds": median([sum(run["seconds"].values()) for run in found]),
         "peak_mb": median([run["peak_mb"] for run in found]),
-        "accuracy": {task: sum(right) / len(right) for task, right in found[0]["right"].items()},
+        **({"accuracy": found[0]["accuracy"]} if "accuracy" in found[0] else {}),
     }
 
 

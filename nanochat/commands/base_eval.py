@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -24,10 +24,18 @@ class Config:
     """what to do, separated by commas"""
     max_per_task: int = -1
     """questions of each CORE task; -1: all"""
+    tasks: str = ""
+    """CORE tasks, separated by commas; empty: all"""
+    shots: int = -1
+    """examples in every prompt of CORE; -1: as many as each task has"""
+    rules: Literal["nanochat", "dclm"] = "nanochat"
+    """prompts and spans of CORE: as in published nanochat figures, or as in papers (docs/evaluation.md)"""
     model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
     """tag of the checkpoint; the newest by default"""
     step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
     """step of the checkpoint; the last by default"""
+    hf_path: str = ""
+    """CORE of another model: folder, .gguf file or Hub repository for transformers (docs/evaluation.md)"""
     device_batch_size: int = 0
     """rows per forward pass and device; 0: as many as keep the logits under 1 GiB"""
     split_tokens: int = 0
@@ -42,6 +50,8 @@ class Config:
     """compute dtype: auto, float32, bfloat16 or float16"""
     json: Path | None = None
     """file for the results"""
+    csv: Path | None = None
+    """file for the table of CORE"""
 
 
 def run(config: Config) -> None:
@@ -53,17 +63,36 @@ def run(config: Config) -> None:
         )
     from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
-    from nanochat.eval.core import missing_bundle, show
+    from nanochat.eval.core import BATCH_TOKENS, missing_bundle, read_tasks, show, write_csv
+    from nanochat.eval.core_kept import Kept
     from nanochat.eval.results import require_counts, require_writable
     from nanochat.eval.subject import open_subject
-    from nanochat.paths import eval_bundle_dir
+    from nanochat.paths import eval_bundle_dir, runs_dir
 
     require_writable(config.json)
+    require_writable(config.csv, "csv")
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     if config.max_per_task == 0 or config.max_per_task < -1:
         raise UserError(f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions")
+    if config.shots < -1:
+        raise UserError(f"--shots is {config.shots}", "Give 0 or more, or -1 for as many as each task has")
+    if config.hf_path:
+        parts &= {"core"}
+    shots = config.shots if config.shots >= 0 else None
+    labels = [name for name in map(str.strip, config.tasks.split(",")) if name]
+    missing = missing_bundle(eval_bundle_dir())
+    if "core" in parts and not missing:
+        read_tasks(eval_bundle_dir(), labels)  # an unknown name is told before the model is loaded
+    elif labels or config.csv or config.hf_path:
+        raise UserError("--tasks, --csv and --hf_path are for CORE", missing or "Add core to --eval")
     began = time.monotonic()
-    subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
+    batch = BATCH_TOKENS
+    if config.hf_path:
+        from nanochat.eval.hf import open_hf
+
+        subject, batch = open_hf(config.hf_path, config.device, config.dtype)
+    else:
+        subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
     bpb: dict[str, float] = {}
     tasks: dict[str, TaskResult] = {}
     core, texts = None, []
@@ -72,12 +101,19 @@ def run(config: Config) -> None:
     if "sample" in parts:
         texts = samples(subject, openings(config.dataset or subject.dataset))
     if "core" in parts:
-        if missing := missing_bundle(eval_bundle_dir()):
+        if missing:
             say(missing)
         else:
             limit = config.max_per_task if config.max_per_task > 0 else None
-            core, tasks = evaluate_core(subject.model, subject.tokenizer, eval_bundle_dir(), limit)
-            show(core, tasks)
+            model, tokenizer = subject.model, subject.tokenizer
+            facts = {"tokenizer": tokenizer.hash, "context": model.config.seq_len, "dtype": str(model.dtype)}
+            kept = Kept(runs_dir("base_eval-base") / f"core-{subject.facts['hash']}.json", facts)
+            bundle, whole = eval_bundle_dir(), not labels and shots is None
+            mean, tasks = evaluate_core(model, tokenizer, bundle, limit, labels, config.rules, kept, batch, shots)
+            core = mean if whole else None
+            show(tasks, whole)
+            if config.csv:
+                write_csv(config.csv, tasks, whole)
     result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began)
     result.finish(config.json, texts)
 

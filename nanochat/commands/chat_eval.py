@@ -25,9 +25,11 @@ class Config:
     max_problems: Annotated[int | None, tyro.conf.arg(aliases=["-x"])] = None
     """questions of each task, evenly spaced; all by default"""
     batch_size: Annotated[int, tyro.conf.arg(aliases=["-b"])] = 32
-    """questions at once"""
+    """answers at once"""
     temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.0
     """of sampling; 0 is greedy"""
+    num_samples: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
+    """sampled answers to each question, for pass@1, 2, 4, ...; not where the answer is a letter"""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
     """sample among the k likeliest tokens; 0: among all"""
     max_new_tokens: Annotated[int, tyro.conf.arg(aliases=["-m"])] = 512
@@ -49,7 +51,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    for name in ("max_problems", "batch_size", "max_new_tokens"):
+    for name in ("max_problems", "batch_size", "max_new_tokens", "num_samples"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}", "Give a number of 1 or more")
@@ -63,12 +65,6 @@ def run(config: Config) -> None:
     from nanochat.tasks.humaneval import open_sandbox
 
     require_writable(config.json)
-    if config.require_sandbox:
-        open_sandbox(required=True)
-    if config.task not in ("", "all"):
-        task_names(config.task)  # an unknown name is told before the model is loaded
-    began = time.monotonic()
-    subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
     settings = Settings(
         batch=config.batch_size,
         max_problems=config.max_problems,
@@ -76,7 +72,14 @@ def run(config: Config) -> None:
         temperature=config.temperature,
         top_k=config.top_k,
         seed=config.seed,
+        num_samples=config.num_samples,
     )
+    if config.require_sandbox:
+        open_sandbox(required=True)
+    if config.task not in ("", "all"):
+        task_names(config.task)  # an unknown name is told before the model is loaded
+    began = time.monotonic()
+    subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
     results = {}
     for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks, subject.world_seed).items():
         results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)

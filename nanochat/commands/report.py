@@ -1,4 +1,4 @@
-"""The report of a training: `generate` writes report.md from all runs' metrics, `reset` begins a new one."""
+"""The report of a training (`generate`, `reset`), and what differs between two evaluations (`compare A B`)."""
 
 from nanochat.report.__main__ import Config, main, run
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
 
 from nanochat.console import Progress, UserError, say, warn
-from nanochat.eval.results import Score, TaskResult, centered
+from nanochat.eval.results import Score, TaskResult, centered, version_hash
 from nanochat.inference import Engine, Request, fit_ids
 from nanochat.machine import Ranks, ranks
+from nanochat.tasks.humaneval import pass_at_k
 from nanochat.tokenizer import render_prompt
 
 if TYPE_CHECKING:
@@ -46,11 +49,15 @@ class WithBaseline(Protocol):
 
 
 Grades = Mapping[str, bool]  # the first decides the accuracy, each is counted by its name
+Graded = dict[int, list[Grades]]  # of every answer to a question
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are asked for: questions at once and in all, and sampling (temperature 0: greedy)."""
+    """How answers are asked for: answers at once, questions in all, and sampling (temperature 0: greedy).
+
+    num_samples: answers to each question that is not answered with a letter.
+    """
 
     batch: int = 16
     max_problems: int | None = None
@@ -58,6 +65,19 @@ class Settings:
     temperature: float = 0.0
     top_k: int | None = 50
     seed: int = 0
+    num_samples: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_samples > 1 and self.temperature == 0:
+            raise UserError(
+                f"{self.num_samples} answers to a question at temperature 0 are {self.num_samples} times the same",
+                "Give --temperature as well, such as 0.8",
+            )
+
+    def of_answers(self) -> dict[str, Any]:
+        """What decides the answers that a model writes."""
+        names = ("temperature", "top_k", "num_samples", "max_tokens", "seed")
+        return {name: getattr(self, name) for name in names}
 
 
 def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()) -> TaskResult:
@@ -73,7 +93,20 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settin
     ask = _generate if task.kind == "generative" else _choose
     with Progress(len(mine), task.name, unit="questions") as bar:
         graded = ask(model, tokenizer, task, mine, settings, bar)
-    return count(task, _gather(graded, me))
+    result = count(task, _gather(graded, me))
+    used = settings.of_answers() if task.kind == "generative" else {}
+    return replace(result, version=version(task, chosen), settings=used)
+
+
+def version(task: Task, items: Sequence[int]) -> str:
+    """The hash of the questions and their right answers, with the letters to choose from."""
+
+    def parts() -> Iterator[str]:
+        for i in items:
+            letters = task.letters(i) if isinstance(task, WithLetters) else ()
+            yield json.dumps([task.kind, task[i].to_dict(), letters])
+
+    return version_hash(parts())
 
 
 def spread(total: int, limit: int | None) -> list[int]:
@@ -83,23 +116,28 @@ def spread(total: int, limit: int | None) -> list[int]:
     return [i * total // limit for i in range(limit)]
 
 
-def count(task: Task, graded: Mapping[int, Grades]) -> TaskResult:
-    """Add up the grades of all questions by name."""
-    passed: dict[str, int] = {}
-    tried: dict[str, int] = {}
-    right = 0
+def count(task: Task, graded: Mapping[int, Sequence[Grades]]) -> TaskResult:
+    """Add up the grades of all answers by name; a question counts once, however many answers it got."""
+    shares: dict[str, list[float]] = {}
+    right = []
+    samples = max(map(len, graded.values()))
     for index in sorted(graded):
-        grades = graded[index]
-        right += next(iter(grades.values()))
-        for name, good in grades.items():
-            passed[name] = passed.get(name, 0) + good
-            tried[name] = tried.get(name, 0) + 1
+        answers = graded[index]
+        right.append(sum(next(iter(grades.values())) for grades in answers))
+        for name in dict.fromkeys(name for grades in answers for name in grades):
+            marks = [grades[name] for grades in answers if name in grades]
+            shares.setdefault(name, []).append(sum(marks) / len(marks))
     baselines: dict[str, float] = task.baseline() if isinstance(task, WithBaseline) else {}
-    score = Score(right, len(graded))
+    score = Score.of([passed / samples for passed in right], samples)
+    ks = [2**power for power in range(samples.bit_length())] if task.kind == "generative" else []
+    guess = RANDOM.get(task.name)
     return TaskResult(
         score,
-        {name: Score(passed[name], tried[name], baselines.get(name)) for name in tried},
-        centered(score.accuracy, RANDOM[task.name]) if task.name in RANDOM else None,
+        {name: Score.of(shares[name], samples, baselines.get(name)) for name in shares},
+        None if guess is None else centered(score.accuracy, guess),
+        random=guess,
+        right=right,
+        pass_at_k={k: sum(pass_at_k(samples, passed, k) for passed in right) / len(right) for k in ks},
     )
 
 
@@ -107,41 +145,46 @@ def chatcore(tasks: Mapping[str, TaskResult]) -> float | None:
     """Mean centred accuracy over the tasks of ChatCORE; None unless all of them were run."""
     if not RANDOM.keys() <= tasks.keys():
         return None
-    return sum(centered(tasks[name].score.accuracy, random) for name, random in RANDOM.items()) / len(RANDOM)
+    return sum(centered(tasks[name].score.accuracy, guess) for name, guess in RANDOM.items()) / len(RANDOM)
 
 
 def _generate(
     model: GPT, tokenizer: Tokenizer, task: Task, items: Sequence[int], settings: Settings, bar: Progress
-) -> dict[int, Grades]:
+) -> Graded:
     engine = Engine(model, tokenizer, max_batch=settings.batch)
-    graded: dict[int, Grades] = {}
-    right = 0
-    # More requests than run at once: the engine fills the places of short answers with new questions.
-    for some in _by_length(tokenizer, task, items, model.config.seq_len, settings.max_tokens, 4 * settings.batch):
+    graded: Graded = {i: [] for i in items}
+    right = done = 0
+    # More answers than are written at once: the engine fills the places of short ones with new ones.
+    at_once = -(-4 * settings.batch // settings.num_samples)
+    for some in _by_length(tokenizer, task, items, model.config.seq_len, settings.max_tokens, at_once):
         requests = [
             Request(
                 prompt=prompt,
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
-                seed=settings.seed + i,  # tied to the question, so that batch and ranks do not change the draw
+                # Tied to the question (and by the engine to the sample): batch and ranks do not change the draw.
+                seed=random.Random(f"{task.name}:{settings.seed}:{i}").getrandbits(62),
+                n=settings.num_samples,
             )
             for i, prompt in some
         ]
-        for (i, _), completion in zip(some, engine.generate(requests), strict=True):
-            graded[i] = task.grade(i, completion.text)
-            right += next(iter(graded[i].values()))
-        bar.advance(len(some), accuracy=f"{right / len(graded):.3f}")
+        for completion in engine.generate(requests):
+            i = some[completion.request][0]
+            graded[i].append(task.grade(i, completion.text))
+            right += next(iter(graded[i][-1].values()))
+            done += 1
+        bar.advance(len(some), accuracy=f"{right / done:.3f}")
     return graded
 
 
 @torch.inference_mode()
 def _choose(
     model: GPT, tokenizer: Tokenizer, task: Task, items: Sequence[int], settings: Settings, bar: Progress
-) -> dict[int, Grades]:
+) -> Graded:
     if not isinstance(task, WithLetters):
         raise TypeError(f"categorical task {task.name} has no letters")
-    graded: dict[int, Grades] = {}
+    graded: Graded = {}
     right = 0
     for some in _by_length(tokenizer, task, items, model.config.seq_len, 1, settings.batch):
         width = max(len(ids) for _, ids in some)
@@ -152,8 +195,8 @@ def _choose(
         for row, (i, _) in enumerate(some):
             letters = task.letters(i)
             likely = logits[row, [letter_id(tokenizer, letter) for letter in letters]]
-            graded[i] = task.grade(i, letters[int(likely.argmax())])
-            right += next(iter(graded[i].values()))
+            graded[i] = [task.grade(i, letters[int(likely.argmax())])]
+            right += next(iter(graded[i][0].values()))
         bar.advance(len(some), accuracy=f"{right / len(graded):.3f}")
     return graded
 
@@ -181,12 +224,12 @@ def letter_id(tokenizer: Tokenizer, letter: str) -> int:
     return ids[0]
 
 
-def _gather(graded: dict[int, Grades], me: Ranks) -> dict[int, Grades]:
+def _gather(graded: Graded, me: Ranks) -> Graded:
     if me.world == 1:
         return graded
     shares: list[Any] = [None] * me.world
     dist.all_gather_object(shares, graded)
-    return {index: grades for share in shares for index, grades in share.items()}
+    return {index: answers for share in shares for index, answers in share.items()}
 
 
 def show(name: str, result: TaskResult) -> None:
@@ -194,6 +237,8 @@ def show(name: str, result: TaskResult) -> None:
     score = result.score
     low, high = score.ci95
     say(f"{name}: {score.accuracy:.4f} of {score.n:,} (95% CI {low:.3f} to {high:.3f})")
+    if len(result.pass_at_k) > 1:
+        say("  " + "  ".join(f"pass@{k} {share:.4f}" for k, share in result.pass_at_k.items()))
     if len(result.by_category) < 2:
         return
     width = max(8, *map(len, result.by_category))

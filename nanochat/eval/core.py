@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import Tensor
 
-from nanochat.console import Progress, UserError, say
-from nanochat.eval.core_prompts import CoreTask, Item, Row, common_prefix, examples, rows
-from nanochat.eval.results import Score, TaskResult, centered
+from nanochat.console import Progress, UserError, is_main_rank, say, warn
+from nanochat.eval.core_kept import Kept, Outcome
+from nanochat.eval.core_passes import answer_scores
+from nanochat.eval.core_prompts import OPTIONS, CoreTask, Question, ask, problem, rows, where
+from nanochat.eval.results import Score, TaskResult, centered, core_interval, version_hash
 from nanochat.machine import ranks
-from nanochat.model.cache import KVCache
+from nanochat.paths import write_atomic
 
 if TYPE_CHECKING:
     from nanochat.model import GPT
     from nanochat.tokenizer import Tokenizer
 
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
-IGNORE = -1
-SHARED = 16  # ids that all rows of an item must begin with for a pass of their own
+VERSION = 1  # of prompts, spans and decisions
 WINDOW = 128  # items rendered at a time, so that rows of about one length meet in a batch
+BATCH_TOKENS = 8192  # per forward pass, padding included
+COLUMNS = ("task", "n", "accuracy", "low", "high", "centered", "centered_low", "centered_high", "truncated")
 
 
 def missing_bundle(folder: Path) -> str | None:
@@ -38,176 +41,218 @@ def missing_bundle(folder: Path) -> str | None:
     return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
 
 
-def read_tasks(bundle: Path) -> list[CoreTask]:
-    """The tasks of core.yaml with their random baselines from eval_meta_data.csv."""
+def read_tasks(
+    bundle: Path, labels: Sequence[str] = (), rules: str = "nanochat", shots: int | None = None
+) -> list[CoreTask]:
+    """The tasks of core.yaml, or those named, with their random baselines from eval_meta_data.csv.
+
+    shots: examples in a prompt (default: those of each task).
+    """
     import yaml
 
     try:
         with open(bundle / "eval_meta_data.csv", encoding="utf-8", newline="") as f:
             baselines = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(f)}
         listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
-        return [
+        tasks = [
             CoreTask(
                 label=entry["label"],
                 kind=entry["icl_task_type"],
-                shots=entry["num_fewshot"][0],
+                shots=entry["num_fewshot"][0] if shots is None else shots,
                 delimiter=entry.get("continuation_delimiter", " "),
                 file=entry["dataset_uri"],
                 random=baselines[entry["label"]],
+                categories=rules == "dclm" and bool(entry.get("has_categories")),
+                rules=rules,
             )
             for entry in listed
         ]
     except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError, ValueError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
-        raise UserError(
-            f"the evaluation bundle in {bundle} cannot be read: {what}", f"Unzip {BUNDLE_URL} again"
-        ) from None
+        raise _unreadable(f"the evaluation bundle in {bundle} cannot be read: {what}") from None
+    known = [task.label for task in tasks]
+    if unknown := [label for label in labels if label not in known]:
+        raise UserError(f"CORE has no task {unknown[0]!r}", f"Choose from {', '.join(known)}")
+    for task in tasks:
+        if task.kind not in OPTIONS:
+            raise _unreadable(f"CORE task {task.label} has the unknown type {task.kind!r}")
+    return [task for task in tasks if not labels or task.label in labels]
 
 
-def read_items(bundle: Path, task: CoreTask, limit: int | None = None) -> list[Item]:
-    """The task's items in the fixed shuffled order, at most `limit` of them."""
+def _unreadable(what: str) -> UserError:
+    return UserError(what, f"Unzip {BUNDLE_URL} again")
+
+
+def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tuple[list[Question], str]:
+    """The task's questions in the fixed shuffled order, at most `limit` of them, and the hash of what is asked.
+
+    Under upstream's rules examples are drawn from what is asked, under DCLM's from the whole file.
+    """
     path = bundle / "eval_data" / task.file
     try:
-        items = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}", f"Unzip {BUNDLE_URL} again") from None
-    if not items:
-        raise UserError(f"{path} holds no items", f"Unzip {BUNDLE_URL} again")
-    random.Random(1337).shuffle(items)
-    return items[:limit]
+        raise _unreadable(f"{path} cannot be read: {error}") from None
+    data, lines = [], []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line)
+            wrong = problem(task.kind, item)
+        except ValueError as error:
+            wrong = f"is no JSON: {error}"
+        if wrong:
+            raise _unreadable(f"CORE task {task.label} cannot be read: line {number} of {path} {wrong}")
+        data.append(item)
+        lines.append(number)
+    if not data:
+        raise _unreadable(f"{path} holds no items")
+    order = list(range(len(data)))
+    random.Random(1337).shuffle(order)
+    order = order[:limit]
+    if task.rules == "dclm":
+        everything = ask(task, data, lines)
+        questions = [everything[i] for i in order]
+    else:
+        questions = ask(task, [data[i] for i in order], [lines[i] for i in order])
+    return questions, version_hash([f"{VERSION} {task} {len(order)}", text])
 
 
 def evaluate_core(
-    model: GPT, tokenizer: Tokenizer, bundle: Path, max_per_task: int | None = None, batch_tokens: int = 16384
+    model: GPT,
+    tokenizer: Tokenizer,
+    bundle: Path,
+    max_per_task: int | None = None,
+    labels: Sequence[str] = (),
+    rules: str = "nanochat",
+    kept: Kept | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    shots: int | None = None,
 ) -> tuple[float, dict[str, TaskResult]]:
-    """CORE and every task's result. batch_tokens: ids per forward pass, padding included."""
-    data = {task: read_items(bundle, task, max_per_task) for task in read_tasks(bundle)}
+    """CORE and every task's result; with labels the mean of those.
+
+    kept: where finished tasks are taken from and added to. batch_tokens: ids per forward pass, padding included.
+    """
+    asked = {task: read_questions(bundle, task, max_per_task) for task in read_tasks(bundle, labels, rules, shots)}
+    found: dict[str, list[Outcome]] = {}
+    if kept is not None:
+        kept.read()
+        for task, (questions, version) in asked.items():
+            if (outcomes := kept.find(task.label, version, len(questions))) is not None:
+                found[task.label] = outcomes
+        if found:
+            say(f"CORE: {len(found)} of {len(asked)} tasks were measured before ({kept.path})")
+    me = ranks()
     results: dict[str, TaskResult] = {}
-    with Progress(sum(map(len, data.values())), "CORE", unit="questions") as bar:
-        for task, items in data.items():
-            right = evaluate_items(model, tokenizer, task, items, batch_tokens)
-            score = Score(sum(right), len(right))
-            results[task.label] = TaskResult(score, centered=centered(score.accuracy, task.random))
-            bar.advance(len(items), task=task.label, CORE=f"{mean_centered(results):.4f}")
+    todo = sum(len(range(me.rank, len(q), me.world)) for task, (q, _) in asked.items() if task.label not in found)
+    with Progress(todo, "CORE", unit="questions") as bar:
+        for task, (questions, version) in asked.items():
+            if task.label not in found:
+                bar.advance(0, task=task.label)
+                found[task.label] = evaluate_items(model, tokenizer, task, questions, batch_tokens, bar.advance)
+                if kept is not None:
+                    kept.add(task.label, version, found[task.label])
+            results[task.label] = _result(task, questions, version, found[task.label])
+            bar.advance(0, mean=f"{mean_centered(results):.4f}")
+    for label, result in results.items():
+        if result.truncated:
+            cut = f"{result.truncated} of {result.score.n} questions are longer than the context of"
+            warn(f"{label}: {cut} {model.config.seq_len} tokens and lose their beginning")
     return mean_centered(results), results
+
+
+def _result(task: CoreTask, questions: Sequence[Question], version: str, outcomes: Sequence[Outcome]) -> TaskResult:
+    """The task's score; where categories count alike, that of as many answers as are as certain."""
+    right = [x.right for x in outcomes]
+    score = Score(sum(right), len(right))
+    if task.categories:
+        groups: dict[Any, list[bool]] = {}
+        for question, good in zip(questions, right, strict=True):
+            groups.setdefault(question.item.get("category"), []).append(good)
+        means = [sum(group) / len(group) for group in groups.values()]
+        mean = math.fsum(means) / len(means)
+        variance = (
+            math.fsum(p * (1 - p) / len(g) for p, g in zip(means, groups.values(), strict=True)) / len(means) ** 2
+        )
+        score = Score(mean * len(right), len(right), trials=mean * (1 - mean) / variance if variance else None)
+    cut = sum(x.cut for x in outcomes)
+    value = centered(score.accuracy, task.random)
+    settings = {} if task.rules == "nanochat" else {"rules": task.rules}
+    return TaskResult(score, {}, value, task.random, version, right, settings, truncated=cut)
 
 
 def mean_centered(results: Mapping[str, TaskResult]) -> float:
     return sum(r.centered or 0.0 for r in results.values()) / len(results)
 
 
-def show(core: float, results: Mapping[str, TaskResult]) -> None:
-    """A line per task, and CORE."""
-    width = max(map(len, results))
-    say(f"{'task':<{width}}  {'n':>6}  {'accuracy':>8}  {'centered':>8}")
-    for label, result in results.items():
-        score = result.score
-        say(f"{label:<{width}}  {score.n:>6}  {score.accuracy:>8.4f}  {result.centered or 0.0:>8.4f}")
-    say(f"CORE: {core:.4f}")
+def table(results: Mapping[str, TaskResult]) -> list[tuple[str | int | float, ...]]:
+    """COLUMNS for every task, and for their mean, of which only the name and the centred score are given."""
+    found: list[tuple[str | int | float, ...]] = []
+    for label, r in results.items():
+        low, high = r.centered_ci95 or (math.nan, math.nan)
+        found.append((label, r.score.n, r.score.accuracy, *r.score.ci95, r.centered or 0.0, low, high, r.truncated))
+    interval = core_interval(results) or (math.nan, math.nan)
+    return [
+        *found,
+        ("CORE", sum(r.score.n for r in results.values()), "", "", "", mean_centered(results), *interval, ""),
+    ]
+
+
+def show(results: Mapping[str, TaskResult], whole: bool) -> None:
+    """A line per task, and CORE, or, when not all tasks were asked, the mean of those."""
+    width = max(4, *map(len, results))
+    say(f"{'task':<{width}}  {'n':>6}  {'accuracy':>8}  {'95% interval':>15}  {'centered':>8}  {'95% interval':>18}")
+    *lines, mean = table(results)
+    for label, n, accuracy, low, high, value, c_low, c_high, _ in lines:
+        shares = f"{accuracy:>8.4f}  {low:.4f} - {high:.4f}  {value:>8.4f}"
+        say(f"{label:<{width}}  {n:>6}  {shares}  {c_low:>7.4f} - {c_high:>7.4f} ")
+    name = "CORE" if whole else f"mean of {len(results)} tasks, centered"
+    say(f"{name}: {mean[5]:.4f} (95% interval {mean[6]:.4f} to {mean[7]:.4f})")
+
+
+def write_csv(path: Path, results: Mapping[str, TaskResult], whole: bool) -> None:
+    """The same as a file, whole or not at all (first rank only)."""
+    if is_main_rank():
+        text = io.StringIO()
+        lines = table(results)
+        csv.writer(text, lineterminator="\n").writerows([COLUMNS, *(lines if whole else lines[:-1])])
+        write_atomic(path, text.getvalue())
 
 
 @torch.inference_mode()
 def evaluate_items(
-    model: GPT, tokenizer: Tokenizer, task: CoreTask, data: Sequence[Item], batch_tokens: int = 16384
-) -> list[bool]:
-    """Right or wrong for every item, in order; the ranks share the work, and each gets all answers."""
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: CoreTask,
+    questions: Sequence[Question],
+    batch_tokens: int = BATCH_TOKENS,
+    advance: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """What the model chose for every question, in order; the ranks share the work, and each gets all outcomes.
+
+    advance: told how many questions of this rank are done.
+    """
     me = ranks()
-    mine = range(me.rank, len(data), me.world)
-    right: dict[int, bool] = {}
+    mine = range(me.rank, len(questions), me.world)
+    done: dict[int, Outcome] = {}
     for first in range(0, len(mine), WINDOW):
         some = mine[first : first + WINDOW]
-        asked = {i: rows(task, data[i], examples(data, i, task.shots), tokenizer, model.config.seq_len) for i in some}
-        for i, scores in zip(some, _score(model, list(asked.values()), task, batch_tokens), strict=True):
-            right[i] = scores == [0.0] if task.kind == "language_modeling" else lowest(scores) == data[i]["gold"]
+        asked = rows(task, [questions[i] for i in some], tokenizer, model.config.seq_len)
+        likely = task.kind == "language_modeling"
+        for i, of_one, scores in zip(some, asked, answer_scores(model, asked, likely, batch_tokens), strict=True):
+            if not all(map(math.isfinite, scores)):
+                raise UserError(
+                    f"{where(task, questions[i])}: the model's logits are not finite",
+                    "Measure with --dtype=float32, or take another checkpoint",
+                )
+            choice = int(scores == [0.0]) if likely else scores.index(min(scores))
+            gold = 1 if likely else questions[i].item["gold"]
+            done[i] = Outcome(choice, choice == gold, any(row.cut for row in of_one))
+        if advance is not None:
+            advance(len(some))
     if me.world > 1:
-        shares: list[dict[int, bool]] = [{}] * me.world
-        dist.all_gather_object(shares, right)
-        right = {i: good for share in shares for i, good in share.items()}
-    return [right[i] for i in range(len(data))]
-
-
-def lowest(losses: Sequence[float]) -> int:
-    """The place of the smallest loss.
-
-    NaN (a choice without ids of its own) is never smaller than another, nor is another smaller than
-    it: upstream decides so, and scores must stay comparable.
-    """
-    best = 0
-    for place, loss in enumerate(losses):
-        if loss < losses[best]:
-            best = place
-    return best
-
-
-def _score(model: GPT, asked: Sequence[Sequence[Row]], task: CoreTask, batch_tokens: int) -> list[list[float]]:
-    """For every row of every item the mean loss of its answer, or for language modeling the ids not predicted."""
-    measure = _misses if task.kind == "language_modeling" else _mean_losses
-    scores: list[list[float]] = [[] for _ in asked]
-    shared = [_shared(rows) for rows in asked]
-    for together in (False, True):
-        left = [n for n in range(len(asked)) if (shared[n] > 0) == together]
-        left.sort(key=lambda n: max(len(row.ids) for row in asked[n]))
-        while left:  # the longest first: memory fails early
-            batch = [left.pop()]
-            rows, width = len(asked[batch[0]]), max(len(row.ids) for row in asked[batch[0]])
-            while left and (rows + len(asked[left[-1]])) * width <= batch_tokens:
-                batch.append(left.pop())
-                rows += len(asked[batch[-1]])
-            found = iter(measure(*_answer_logits(model, [asked[n] for n in batch], [shared[n] for n in batch])))
-            for n in batch:
-                scores[n] = [next(found) for _ in asked[n]]
-    return scores
-
-
-def _shared(rows: Sequence[Row]) -> int:
-    """How many ids at the front all rows have alike and need no logits of; 0 when it is too few to be worth a pass."""
-    alike = min(common_prefix([row.ids for row in rows]), min(row.start for row in rows) - 1)
-    return alike if len(rows) > 1 and alike >= SHARED else 0
-
-
-def _answer_logits(
-    model: GPT, asked: Sequence[Sequence[Row]], shared: Sequence[int]
-) -> tuple[Tensor, Tensor, list[int]]:
-    """(logits (N, V), ids (N,)) of all answers, one row's after another, and how many each row has.
-
-    shared: the ids at the front of each item's rows that go through the model once (all 0, or none).
-    """
-    device = model.device
-    rows = [row for of_item in asked for row in of_item]
-    seen = [count for of_item, count in zip(asked, shared, strict=True) for _ in of_item]
-    tails = _padded([row.ids[count:] for row, count in zip(rows, seen, strict=True)]).to(device)  # (B, T)
-    cache = None
-    if shared[0]:
-        fronts = _padded([of_item[0].ids[:count] for of_item, count in zip(asked, shared, strict=True)]).to(device)
-        whole = KVCache(model.config, len(asked), fronts.size(1) + tails.size(1), device, model.dtype)
-        model.hidden(fronts, whole)
-        # Padding is forgotten: what follows takes its place.
-        whole.length = torch.tensor(shared, device=device)
-        whole.last = fronts[torch.arange(len(asked), device=device), whole.length - 1]
-        cache = whole.select(torch.tensor([n for n, of_item in enumerate(asked) for _ in of_item], device=device))
-    width = tails.size(1)
-    places = [
-        n * width + i - count
-        for n, (row, count) in enumerate(zip(rows, seen, strict=True))
-        for i in range(row.start, row.end)
-    ]
-    at = torch.tensor(places, dtype=torch.long, device=device)
-    logits = model.logits(model.hidden(tails, cache).flatten(0, 1)[at - 1])
-    return logits, tails.flatten()[at], [row.end - row.start for row in rows]
-
-
-def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
-    """(B, T), filled with zeros on the right: a causal model does not see them."""
-    width = max(map(len, sequences))
-    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in sequences])
-
-
-def _mean_losses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
-    """Mean loss in nats over each row's answer; NaN where it has no ids."""
-    losses = torch.split(F.cross_entropy(logits, ids, reduction="none"), sizes)
-    return [float(x.double().mean()) for x in losses]
-
-
-def _misses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
-    """How many ids of each row's answer are not the likeliest at their place."""
-    return [float(x.sum()) for x in torch.split(logits.argmax(dim=-1) != ids, sizes)]
+        shares: list[dict[int, Outcome]] = [{}] * me.world
+        dist.all_gather_object(shares, done)
+        done = {i: outcome for share in shares for i, outcome in share.items()}
+    return [done[i] for i in range(len(questions))]

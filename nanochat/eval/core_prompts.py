@@ -1,9 +1,13 @@
-"""The questions of CORE as text: an item, its examples, and where the answer to be scored begins and ends."""
+"""The questions of CORE as text: an item, its examples, and where the answer to be scored begins and ends.
+
+Two sets of rules: "nanochat", those of upstream, by which published nanochat figures are measured, and "dclm", those of
+the DCLM paper's own evaluation (LLM Foundry's in-context learning), by which the figures in papers are measured.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +17,9 @@ if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
 
 Item = Mapping[str, Any]
+RULES = ("nanochat", "dclm")
+OPTIONS = {"multiple_choice": "choices", "schema": "context_options", "language_modeling": ""}  # to choose from
+TEXT = {"multiple_choice": ("query",), "schema": ("continuation",), "language_modeling": ("context", "continuation")}
 
 
 @dataclass(frozen=True)
@@ -25,71 +32,167 @@ class CoreTask:
     delimiter: str
     file: str
     random: float = 0.0  # what a guesser scores
+    categories: bool = False  # dclm: examples are of the item's category, and categories count alike
+    rules: str = "nanochat"
+
+
+@dataclass(frozen=True)
+class Question:
+    """An item, the solved ones shown before it, and the item's line in the task's file."""
+
+    item: Item
+    shown: Sequence[Item] = ()
+    line: int = 0
 
 
 @dataclass(frozen=True)
 class Row:
-    """Ids of one prompt; the answer is ids[start:end]."""
+    """Ids of one prompt; the answer is ids[start:end]. cut: ids lost on the left."""
 
     ids: list[int]
     start: int
     end: int
+    cut: int = 0
 
 
-def examples(data: Sequence[Item], index: int, shots: int) -> list[Item]:
-    """The solved items shown before item `index`: drawn from all others, the same in every run."""
-    others = [i for i in range(len(data)) if i != index]
-    return [data[i] for i in random.Random(1234 + index).sample(others, min(shots, len(others)))]
+def problem(kind: str, item: Any) -> str | None:
+    """What keeps the item from being a question of that kind, if anything."""
+    if not isinstance(item, dict):
+        return "is no JSON object"
+    for name in TEXT[kind]:
+        if not isinstance(item.get(name), str):
+            return f"has no text {name!r}"
+    if "continuation" in TEXT[kind] and not item["continuation"].strip():
+        return "has an empty 'continuation'"
+    if not (name := OPTIONS[kind]):
+        return None
+    options, gold = item.get(name), item.get("gold")
+    if not isinstance(options, list) or not options or not all(isinstance(x, str) and x.strip() for x in options):
+        return f"has no list of texts {name!r}"
+    if type(gold) is not int:
+        return "has no number 'gold'"
+    return None if 0 <= gold < len(options) else f"has gold {gold}, but {len(options)} {name}"
 
 
-def prompts(task: CoreTask, item: Item, shown: Sequence[Item]) -> list[str]:
+def ask(task: CoreTask, data: Sequence[Item], lines: Sequence[int] | None = None) -> list[Question]:
+    """The items as questions, each with examples drawn from the others, the same in every run.
+
+    lines: where each item stands in its file (default: in order).
+    """
+    groups: dict[Any, list[int]] = {}
+    for i, item in enumerate(data):
+        groups.setdefault(item.get("category") if task.categories else None, []).append(i)
+    draw = _draw_dclm if task.rules == "dclm" else _draw
+    shown: dict[int, list[Item]] = {}
+    for group in groups.values():
+        for i, drawn in zip(group, draw(len(group), task.shots), strict=True):
+            shown[i] = [data[group[j]] for j in drawn]
+    return [Question(item, shown[i], lines[i] if lines else i + 1) for i, item in enumerate(data)]
+
+
+def _draw(total: int, shots: int) -> Iterator[list[int]]:
+    """For every item `shots` others, or all when there are fewer."""
+    for i in range(total):
+        drawn = random.Random(1234 + i).sample(range(total - 1), min(shots, total - 1))
+        yield [j + (j >= i) for j in drawn]
+
+
+def _draw_dclm(total: int, shots: int) -> Iterator[list[int]]:
+    """The same, from one stream of numbers for all items, in the order in which CPython's sets hold small integers."""
+    rng, shots = random.Random(1234), min(shots, total - 1)
+    for i in range(total):
+        drawn = set(rng.sample(range(total), shots))
+        drawn.discard(i)
+        while len(drawn) < shots:
+            if (other := rng.choice(range(total))) != i:
+                drawn.add(other)
+        yield list(drawn)
+
+
+def prompts(task: CoreTask, question: Question) -> list[str]:
     """The texts to score: one per choice, or for language modeling one without and one with the answer."""
-    render = {"multiple_choice": _multiple_choice, "schema": _schema, "language_modeling": _language_modeling}
-    if task.kind not in render:
-        raise UserError(f"CORE task {task.label} has the unknown type {task.kind!r}", f"Known: {', '.join(render)}")
-    try:
-        return render[task.kind](task.delimiter, item, shown)
-    except (KeyError, IndexError, TypeError) as error:
-        raise UserError(f"an item of CORE task {task.label} is not of type {task.kind}: {error!r}") from None
-
-
-def _multiple_choice(delimiter: str, item: Item, shown: Sequence[Item]) -> list[str]:
-    head = "".join(f"{x['query']}{delimiter}{x['choices'][x['gold']]}\n\n" for x in shown)
-    return [f"{head}{item['query']}{delimiter}{choice}" for choice in item["choices"]]
-
-
-def _schema(delimiter: str, item: Item, shown: Sequence[Item]) -> list[str]:
-    head = "".join(f"{x['context_options'][x['gold']]}{delimiter}{x['continuation']}\n\n" for x in shown)
-    return [f"{head}{context}{delimiter}{item['continuation']}" for context in item["context_options"]]
-
-
-def _language_modeling(delimiter: str, item: Item, shown: Sequence[Item]) -> list[str]:
+    item, shown, delimiter = question.item, question.shown, task.delimiter
+    if task.kind == "multiple_choice":
+        head = "".join(f"{x['query']}{delimiter}{x['choices'][x['gold']]}\n\n" for x in shown)
+        return [f"{head}{item['query']}{delimiter}{choice}" for choice in item["choices"]]
+    if task.kind == "schema":
+        head = "".join(f"{x['context_options'][x['gold']]}{delimiter}{x['continuation']}\n\n" for x in shown)
+        return [f"{head}{context}{delimiter}{item['continuation']}" for context in item["context_options"]]
     head = "".join(f"{x['context'].strip()}{delimiter}{x['continuation']}\n\n" for x in shown)
-    question = f"{head}{item['context'].strip()}{delimiter}"
+    asked = f"{head}{item['context'].strip()}{delimiter}"
     # A space left at the end would be a token of its own, though it belongs to the answer's first word.
-    return [question.strip(), f"{question}{item['continuation']}"]
+    return [asked.strip(), f"{asked}{item['continuation']}"]
 
 
-def rows(task: CoreTask, item: Item, shown: Sequence[Item], tokenizer: Tokenizer, context: int) -> list[Row]:
-    """The rows to run through the model, cut on the left to `context` ids."""
-    texts = prompts(task, item, shown)
-    ids = [[tokenizer.bos, *encoded] for encoded in tokenizer.encode_batch(texts)]
-    if task.kind == "schema":  # the contexts differ and the answer is the same
-        answer = common_suffix(ids)
-        found = [Row(x, len(x) - answer, len(x)) for x in ids]
-    elif task.kind == "multiple_choice":  # the context is the same and the answers differ
-        start = common_prefix(ids)
-        found = [Row(x, start, len(x)) for x in ids]
+def pieces(task: CoreTask, question: Question) -> tuple[str, list[str], list[str]]:
+    """By the rules of DCLM: the examples, the questions, and the answers, of which one or the other is but one."""
+    item, shown, delimiter = question.item, question.shown, task.delimiter
+    begin = "\n" if shown else ""
+    if task.kind == "multiple_choice":
+        done = [f"{x['query'].strip()}{delimiter}{x['choices'][x['gold']]}" for x in shown]
+        asked, answers = [f"{begin}{item['query'].strip()}{delimiter}".rstrip()], item["choices"]
+    elif task.kind == "schema":
+        done = [f"{x['context_options'][x['gold']]}{delimiter}{x['continuation'].strip()}" for x in shown]
+        end = delimiter.rstrip() if shown else ""
+        asked, answers = [f"{begin}{x}{end}" for x in item["context_options"]], [item["continuation"].strip()]
     else:
-        found = [Row(ids[1], common_prefix(ids), len(ids[1]))]
-    return [_cut(row, context) for row in found]
+        done = [f"{x['context'].strip()}{delimiter}{x['continuation'].strip()}" for x in shown]
+        asked, answers = [f"{begin}{item['context'].strip()}{delimiter}".rstrip()], [item["continuation"].strip()]
+    return "\n".join(done), asked, [x if x[0] == " " else f" {x}" for x in answers]
+
+
+def rows(task: CoreTask, questions: Sequence[Question], tokenizer: Tokenizer, context: int) -> list[list[Row]]:
+    """For every question the rows to run through the model, cut on the left to `context` ids."""
+    if task.rules == "dclm":
+        found = _rows_of_pieces([pieces(task, x) for x in questions], tokenizer)
+    else:
+        texts = [prompts(task, x) for x in questions]
+        encoded = iter(tokenizer.encode_batch([text for of_one in texts for text in of_one]))
+        ids = [[[tokenizer.bos, *next(encoded)] for _ in of_one] for of_one in texts]
+        found = [_parted(task, x, of_one, tokenizer) for x, of_one in zip(questions, ids, strict=True)]
+    for question, of_one in zip(questions, found, strict=True):
+        if any(row.start >= row.end for row in of_one):
+            raise UserError(f"{where(task, question)} has an answer without a token to score", "Mend that line")
+    return [[_cut(row, context) for row in of_one] for of_one in found]
+
+
+def where(task: CoreTask, question: Question) -> str:
+    return f"CORE task {task.label}: line {question.line} of {task.file}"
+
+
+def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: Tokenizer) -> list[list[Row]]:
+    """The answer is what follows the question, each encoded by itself."""
+    texts = [text for head, asked, answers in found for text in (head, *asked, *answers)]
+    encoded = iter(tokenizer.encode_batch(texts))
+    done = []
+    for _, asked, answers in found:
+        head = [tokenizer.bos, *next(encoded)]
+        fronts = [head + next(encoded) for _ in asked]
+        ends = [next(encoded) for _ in answers]
+        done.append([Row(a + b, len(a), len(a) + len(b)) for a in fronts for b in ends])
+    return done
+
+
+def _parted(task: CoreTask, question: Question, ids: list[list[int]], tokenizer: Tokenizer) -> list[Row]:
+    """The answer begins where the rows part; of schema, where the contexts differ, it is what they end with alike."""
+    if task.kind == "language_modeling":
+        return [Row(ids[1], common_prefix(ids), len(ids[1]))]
+    if task.kind == "schema":
+        answer = common_suffix(ids)
+        return [Row(x, len(x) - answer, len(x)) for x in ids]
+    start = common_prefix(ids)
+    if start == min(map(len, ids)):
+        # A choice that all others begin with has no ids of its own: of such an item, all of every choice is scored.
+        bare = prompts(task, Question({**question.item, "choices": [""]}, question.shown))[0].rstrip()
+        start = common_prefix([*ids, [tokenizer.bos, *tokenizer.encode(bare)]])
+    return [Row(x, start, len(x)) for x in ids]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """How many ids all sequences begin with alike."""
-    shortest = min(map(len, sequences))
-    first = sequences[0]
-    return next((i for i in range(shortest) if any(s[i] != first[i] for s in sequences)), shortest)
+    ordered = [list(x) for x in sequences]
+    low, high = min(ordered), max(ordered)  # in the order of a dictionary, all others lie between these
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
 def common_suffix(sequences: Sequence[Sequence[int]]) -> int:
@@ -100,4 +203,4 @@ def common_suffix(sequences: Sequence[Sequence[int]]) -> int:
 def _cut(row: Row, context: int) -> Row:
     over = max(0, len(row.ids) - context)
     # An id can only be scored when something stands before it.
-    return Row(row.ids[over:], max(1, row.start - over), max(1, row.end - over))
+    return Row(row.ids[over:], max(1, row.start - over), max(1, row.end - over), over)

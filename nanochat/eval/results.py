@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nanochat
 from nanochat import checkpoint
 from nanochat.console import UserError, duration, is_main_rank, say
 from nanochat.metrics import MetricsWriter
@@ -16,7 +21,40 @@ from nanochat.paths import runs_dir, write_json
 VERSION = 1
 
 
-def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def version_hash(parts: Iterable[str | bytes]) -> str:
+    """16 hex digits that stand for what was asked: two scores with the same hash answer the same questions in order."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(b"%d:" % len(data) + data)  # the length first: "ab" and "c" are not "a" and "bc"
+    return digest.hexdigest()[:16]
+
+
+def commit() -> str:
+    """The commit of this code, with a word when files have changed since; "" outside of git."""
+    root = Path(nanochat.__file__).parents[1]
+    if not (root / ".git").exists():
+        return ""
+    git = ["git", "-C", str(root)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head.stdout.strip() + (" (with local changes)" if changes.stdout.strip() else "")
+
+
+def made() -> dict[str, Any]:
+    """When, with which code and by which command line: date in UTC, nanochat's version, commit, argv."""
+    found: dict[str, Any] = {
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "nanochat": nanochat.__version__,
+        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+    return {**found, "commit": code} if (code := commit()) else found
+
+
+def wilson(passed: float, n: float, z: float = 1.959964) -> tuple[float, float]:
     """The 95% Wilson score interval of a share; (0, 1) when nothing was tried."""
     if n == 0:
         return 0.0, 1.0
@@ -26,13 +64,42 @@ def wilson(passed: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def mean_interval(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The 95% interval of a mean of independent values, from theirs.
+
+    Their variances add up; each side's variance is recovered from that side's limit (Zou and Donner 2008,
+    https://doi.org/10.1002/sim.3095), so that a share of 0 or 1 does not count as certain.
+    """
+    mean = sum(values) / len(values)
+    low = math.hypot(*(x - interval[0] for x, interval in zip(values, intervals, strict=True))) / len(values)
+    high = math.hypot(*(interval[1] - x for x, interval in zip(values, intervals, strict=True))) / len(values)
+    return mean - low, mean + high
+
+
 @dataclass(frozen=True)
 class Score:
-    """A share of right answers out of `n`; `baseline` is what always giving the commonest answer scores."""
+    """The mean share of right answers to `n` questions; `passed` is the sum of the shares.
 
-    passed: int
+    baseline: what always giving the commonest answer scores. trials: how many single answers would tell as much as
+    these, where a question was asked more than once; None: `n`.
+    """
+
+    passed: float
     n: int
     baseline: float | None = None
+    trials: float | None = None
+
+    @classmethod
+    def of(cls, shares: Sequence[float], samples: int = 1, baseline: float | None = None) -> Score:
+        """From every question's share of right answers out of `samples`."""
+        n, passed = len(shares), math.fsum(shares)
+        if samples == 1 or not 0 < passed < n:
+            return cls(passed, n, baseline)
+        # Answers to one question are alike: what counts is how much the questions' shares vary, beside a coin's.
+        mean = passed / n
+        variance = math.fsum((share - mean) ** 2 for share in shares) / n
+        worth = min(samples, mean * (1 - mean) / variance) if variance else samples
+        return cls(passed, n, baseline, n * worth)
 
     @property
     def accuracy(self) -> float:
@@ -40,7 +107,8 @@ class Score:
 
     @property
     def ci95(self) -> tuple[float, float]:
-        return wilson(self.passed, self.n)
+        trials = self.n if self.trials is None else self.trials
+        return wilson(self.accuracy * trials, trials)
 
     def to_dict(self) -> dict[str, Any]:
         record: dict[str, Any] = {"accuracy": self.accuracy, "n": self.n, "ci95": list(self.ci95)}
@@ -49,18 +117,50 @@ class Score:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's score, its parts by category, and (accuracy - random) / (1 - random) where random is known."""
+    """A task's score, its parts by category, and (accuracy - random) / (1 - random) where random is known.
+
+    random: what a guesser scores. version: `version_hash` of what was asked. right: right answers to each question, in
+    order. settings: what else decided the score, like temperature and seed; `num_samples` answers to a question, or 1.
+    """
 
     score: Score
     by_category: Mapping[str, Score] = field(default_factory=dict)
     centered: float | None = None
+    random: float | None = None
+    version: str = ""
+    right: Sequence[int] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    pass_at_k: Mapping[int, float] = field(default_factory=dict)
+    truncated: int = 0  # questions that lost their beginning to a context too short for them
+
+    @property
+    def centered_ci95(self) -> tuple[float, float] | None:
+        """The score's interval, centred likewise; None without `random`."""
+        if self.random is None:
+            return None
+        low, high = self.score.ci95
+        return centered(low, self.random), centered(high, self.random)
 
     def to_dict(self) -> dict[str, Any]:
         record = self.score.to_dict()
+        if self.pass_at_k:
+            record["pass_at_k"] = {str(k): share for k, share in self.pass_at_k.items()}
         if self.by_category:
             record["by_category"] = {name: score.to_dict() for name, score in self.by_category.items()}
         if self.centered is not None:
             record["centered"] = self.centered
+        if self.random is not None:
+            record["random"] = self.random
+            record["centered_ci95"] = list(self.centered_ci95 or ())
+        if self.truncated:
+            record["truncated"] = self.truncated
+        if self.version:
+            record["version"] = self.version
+        if self.settings:
+            record["settings"] = dict(self.settings)
+        if self.right:
+            blank = "" if self.settings.get("num_samples", 1) == 1 else " "
+            record["right"] = blank.join(str(int(count)) for count in self.right)
         return record
 
 
@@ -69,9 +169,20 @@ def centered(accuracy: float, random: float) -> float:
     return (accuracy - random) / (1 - random)
 
 
+def core_interval(tasks: Mapping[str, TaskResult]) -> tuple[float, float] | None:
+    """The 95% interval of the mean of the tasks' centred scores; None where a task lacks one."""
+    found = [(t.centered, t.centered_ci95) for t in tasks.values() if t.centered is not None and t.centered_ci95]
+    if len(found) < max(1, len(tasks)):
+        return None
+    return mean_interval([value for value, _ in found], [interval for _, interval in found])
+
+
 @dataclass(frozen=True)
 class EvalResult:
-    """One evaluation of one checkpoint. `checkpoint` holds path, stage, tag, step and hash."""
+    """One evaluation of one checkpoint. `checkpoint` holds path, stage, tag, step and hash.
+
+    bpb_version: by split, `version_hash` of the tokens measured.
+    """
 
     command: str
     checkpoint: Mapping[str, Any]
@@ -80,6 +191,8 @@ class EvalResult:
     chatcore: float | None = None
     bpb: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    bpb_version: Mapping[str, str] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=made)
 
     def to_dict(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -90,11 +203,17 @@ class EvalResult:
         }
         if self.core is not None:
             record["core"] = self.core
+            if interval := core_interval(self.tasks):
+                record["core_ci95"] = list(interval)
         if self.chatcore is not None:
             record["chatcore"] = self.chatcore
+            if interval := core_interval({name: t for name, t in self.tasks.items() if t.random is not None}):
+                record["chatcore_ci95"] = list(interval)
         if self.bpb:
             record["bpb"] = dict(self.bpb)
-        return {**record, "seconds": round(self.seconds, 3)}
+        if self.bpb_version:
+            record["bpb_version"] = dict(self.bpb_version)
+        return {**record, "made": dict(self.made), "seconds": round(self.seconds, 3)}
 
     def save(self, path: Path) -> None:
         """Write the JSON file, whole or not at all (first rank only)."""
@@ -126,14 +245,14 @@ class EvalResult:
             say(f"Results: {path}")
 
 
-def require_writable(path: Path | None) -> None:
+def require_writable(path: Path | None, flag: str = "json") -> None:
     """Say before an hour of work, not after it, that the results cannot be written to `path`."""
     if path is None:
         return
     if path.is_dir():
-        raise UserError(f"--json={path} is a folder", "Name a file")
+        raise UserError(f"--{flag}={path} is a folder", "Name a file")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"the folder of --json={path} does not exist", "Make it first")
+        raise UserError(f"the folder of --{flag}={path} does not exist", "Make it first")
 
 
 def require_counts(**counts: int) -> None:

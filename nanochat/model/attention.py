@@ -36,6 +36,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, parts: Pa
     parts: `softmax` and `softmax_slopes`, compiled.
     """
     backend = choose(q.device, q.dtype)
+    if backend == "blocked" and not torch.is_grad_enabled():
+        return forward_only(q, k, v, window, scale)
     if window >= q.size(2) - 1 and (backend != "blocked" or q.size(2) > LONGEST):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
     if backend == "flash":
@@ -57,6 +59,27 @@ def blocked(
     )
     y: Tensor = flat.unflatten(0, q.shape[:2])
     return y
+
+
+def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK // 2) -> Tensor:
+    """As `attend`, without a backward pass: scores stay in their dtype, and the mask touches the edges alone.
+
+    Heads of 64, T 250 to 3500, on one core: 1.5 to 5 times as fast as `blocked` uncompiled; in bfloat16 1.5 to 2 times
+    as fast as scaled_dot_product_attention, in float32 about as fast.
+    """
+    if q.size(1) != k.size(1):
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    q = q * scale
+    out = torch.empty_like(q)
+    never = q.new_full((block, block), float("-inf"))
+    for queries, keys in _spans(q.size(2), min(window, q.size(2)), block):
+        scores = q[:, :, queries] @ k[:, :, keys].mT
+        n, begin = scores.size(2), queries.start - window - keys.start  # the first query sees the keys from `begin` on
+        scores[..., -n:] += never[:n, :n].triu(1)
+        if begin > -n:
+            scores[..., :n] += never[:n, :n].tril(begin - 1)
+        out[:, :, queries] = torch.softmax(scores, -1) @ v[:, :, keys]
+    return out
 
 
 def _seen(scores: Tensor, window: int, scale: float) -> Tensor:

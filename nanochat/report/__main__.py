@@ -1,4 +1,7 @@
-"""The report of a training: `generate` writes report.md from all runs' metrics, `reset` begins a new one."""
+"""The report of a training: `generate` writes report.md from all runs' metrics, `reset` begins a new one.
+
+`compare A.json B.json` says which scores of two evaluations differ beyond noise.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ from nanochat.console import UserError, run_command, say
 
 @dataclass
 class Config:
-    action: tyro.conf.Positional[Literal["generate", "reset"]]
-    """generate: write report.md, with a copy in the working folder; reset: move report and metrics aside"""
+    action: tyro.conf.Positional[Literal["generate", "reset", "compare"]]
+    """generate: write report.md, with a copy in the working folder; reset: move report and metrics aside; compare: two
+    evaluations"""
+    files: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """compare: the two files that evaluations wrote with --json"""
     price_per_hour: float | None = None
     """What the machine costs per hour, in any currency; without it costs are not given"""
 
@@ -22,6 +28,13 @@ class Config:
 def run(config: Config) -> None:
     from nanochat import report
 
+    if len(config.files) != (2 if config.action == "compare" else 0):
+        raise UserError(f"report {config.action} was given {len(config.files)} files", "report compare takes two")
+    if config.action == "compare":
+        from nanochat.report.compare import compare
+
+        say(compare(*config.files))
+        return
     if config.action == "reset":
         aside = report.reset()
         say(f"The old report and metrics are now in {aside}." if aside else "There was no report to clear.")

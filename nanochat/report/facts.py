@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from pathlib import Path
 
 import nanochat
+from nanochat.eval.results import commit
 from nanochat.machine import cpu_count, cpu_name, memory_bytes
 
 
@@ -23,8 +22,7 @@ def facts() -> dict[str, str]:
         "torch": torch.__version__,
         "nanochat": nanochat.__version__,
     }
-    commit = _commit()
-    return {**found, "Commit": commit} if commit else found
+    return {**found, "Commit": code} if (code := commit()) else found
 
 
 def _gpus() -> str:
@@ -34,17 +32,3 @@ def _gpus() -> str:
         count, gpu = torch.cuda.device_count(), torch.cuda.get_device_properties(0)
         return f"{count} x {gpu.name}, {gpu.total_memory / 2**30:.0f} GiB"
     return "Apple (mps)" if torch.backends.mps.is_available() else "none"
-
-
-def _commit() -> str:
-    """The commit of this code, with a word when files have changed since; "" outside of git."""
-    here = Path(nanochat.__file__).parent
-    if not (here.parent / ".git").exists():
-        return ""
-    try:
-        git = ["git", "-C", str(here.parent)]
-        commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return commit.stdout.strip() + (" (with local changes)" if changes.stdout.strip() else "")

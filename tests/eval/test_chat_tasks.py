@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
+import os
+import socket
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
 
+from nanochat.commands import chat_eval
 from nanochat.console import UserError
-from nanochat.eval import chat
-from nanochat.eval.chat import RANDOM, Settings, chatcore, count, evaluate_task, letter_id, spread
+from nanochat.eval.chat import RANDOM, Settings, chatcore, count, evaluate_task, letter_id, spread, version
 from nanochat.eval.results import Score, TaskResult
-from nanochat.machine import Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.tokenizer import Conversation, Message, Tokenizer
 
@@ -23,7 +28,7 @@ class Sums:
 
     def __init__(self, n: int = 23):
         self.n = n
-        self.answers: dict[int, str] = {}
+        self.answers: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
         return self.n
@@ -32,7 +37,7 @@ class Sums:
         return Conversation((Message.of("user", f"question {i} " + "x" * (i % 5)), Message.of("assistant", "A")))
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
-        self.answers[i] = answer
+        self.answers.setdefault(i, []).append(answer)
         return {"short" if i % 2 else "long": len(answer) % 2 == 0}
 
     def baseline(self) -> dict[str, float]:
@@ -48,17 +53,15 @@ class Letters(Sums):
         return ("A", "B", "C", "D")[: 2 + i % 3]
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
-        self.answers[i] = answer
+        self.answers.setdefault(i, []).append(answer)
         return {f"subject {i % 2}": answer == "ABCD"[i % (2 + i % 3)]}
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
+def make_tokenizer() -> Tokenizer:
     return Tokenizer({bytes([i]): i for i in range(256)} | {b"qu": 256})
 
 
-@pytest.fixture(scope="module")
-def model(tokenizer: Tokenizer) -> GPT:
+def make_model(tokenizer: Tokenizer) -> GPT:
     model = GPT(ModelConfig(2, 32, 2, 2, tokenizer.vocab_size, 64)).eval()
     generator = torch.Generator().manual_seed(1)
     for p in model.parameters():
@@ -66,28 +69,133 @@ def model(tokenizer: Tokenizer) -> GPT:
     return model
 
 
-@pytest.mark.parametrize("kind", [Sums, Letters])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_batch_and_ranks_do_not_change_the_answers(
-    kind: type[Sums], temperature: float, model: GPT, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer: Tokenizer) -> GPT:
+    return make_model(tokenizer)
+
+
+GREEDY = Settings(max_tokens=6)
+SAMPLED = Settings(max_tokens=6, temperature=1.0, num_samples=5, seed=3)
+CASES: list[tuple[type[Sums], Settings]] = [(Sums, GREEDY), (Sums, SAMPLED), (Letters, SAMPLED)]
+
+
+@pytest.mark.parametrize(("kind", "settings"), CASES)
+def test_batch_does_not_change_the_answers(
+    kind: type[Sums], settings: Settings, model: GPT, tokenizer: Tokenizer
 ) -> None:
-    answers = []
-    for batch in (1, 4, 64):
+    found = []
+    for batch in (1, 3, 8):
         task = kind()
-        evaluate_task(model, tokenizer, task, Settings(batch=batch, max_tokens=6, temperature=temperature))
-        assert len(task.answers) == len(task)
-        answers.append(task.answers)
-    split: dict[int, str] = {}
-    monkeypatch.setattr(chat, "_gather", lambda graded, me: graded)
-    for rank in range(3):
-        monkeypatch.setattr(chat, "ranks", lambda rank=rank: Ranks(rank, rank, 3))
+        found.append((evaluate_task(model, tokenizer, task, replace(settings, batch=batch)), task.answers))
+    assert found == [found[0]] * 3
+    result, answers = found[0]
+    assert sorted(answers) == list(range(23))
+    samples = 5 if settings is SAMPLED and kind is Sums else 1
+    assert {len(given) for given in answers.values()} == {samples}
+    assert len({text for given in answers.values() for text in given}) > 1
+    assert result.right == [sum(next(iter(kind().grade(i, text).values())) for text in answers[i]) for i in range(23)]
+    assert result.score.accuracy == pytest.approx(sum(result.right) / (23 * samples))
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    """A rank evaluates its share of each case together with the other one, and writes down the whole result."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer)
+    found = []
+    for kind, settings in CASES:
         task = kind()
-        evaluate_task(model, tokenizer, task, Settings(batch=5, max_tokens=6, temperature=temperature))
-        assert sorted(task.answers) == list(range(rank, 23, 3))
-        split |= task.answers
-    assert answers == [answers[0]] * 3
-    assert split == answers[0]
-    assert len(set(answers[0].values())) > 1
+        result = evaluate_task(model, tokenizer, task, replace(settings, batch=4))
+        assert sorted(task.answers) == list(range(rank, 23, 2))
+        found.append(result.to_dict())
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_score_as_one(model: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), 2)
+    alone = [evaluate_task(model, tokenizer, kind(), settings).to_dict() for kind, settings in CASES]
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert found == json.loads(json.dumps(alone))
+        assert [list(task["by_category"]) for task in found] == [list(task["by_category"]) for task in alone]
+
+
+def test_every_question_seed_and_task_has_its_own_draws(model: GPT, tokenizer: Tokenizer) -> None:
+    class Same(Sums):
+        """The same question over and over."""
+
+        def __getitem__(self, i: int) -> Conversation:
+            return super().__getitem__(0)
+
+    class Other(Same):
+        name = "Other"
+
+    def answers(kind: type[Sums], seed: int) -> list[str]:
+        task = kind(6)
+        evaluate_task(model, tokenizer, task, replace(SAMPLED, seed=seed))
+        return [text for i in range(6) for text in task.answers[i]]
+
+    drawn = [*answers(Same, 0), *answers(Same, 1), *answers(Other, 0)]
+    assert len(set(drawn)) > 80  # of 90
+    assert answers(Same, 0) == drawn[:30]
+
+
+def test_pass_at_k_by_hand(model: GPT, tokenizer: Tokenizer) -> None:
+    marks = [[True, False, False, True], [False] * 4]
+    result = count(Sums(2), {i: [{"x": good} for good in marks[i]] for i in range(2)})
+    assert result.score.accuracy == 0.25
+    assert result.right == [2, 0]
+    # One of the six pairs of the first question's answers has no right one.
+    assert result.pass_at_k == pytest.approx({1: 0.25, 2: 5 / 12, 4: 0.5})
+    found = evaluate_task(model, tokenizer, Sums(), SAMPLED)
+    assert list(found.pass_at_k) == [1, 2, 4]
+    assert found.pass_at_k[1] == pytest.approx(found.score.accuracy)
+    assert found.pass_at_k[1] < found.pass_at_k[2] < found.pass_at_k[4]
+    assert found.settings == {"temperature": 1.0, "top_k": 50, "num_samples": 5, "max_tokens": 6, "seed": 3}
+    letters = evaluate_task(model, tokenizer, Letters(), SAMPLED)
+    assert not letters.pass_at_k and not letters.settings
+
+
+def test_several_answers_at_temperature_0_are_refused() -> None:
+    with pytest.raises(UserError, match="4 answers to a question at temperature 0 are 4 times the same. Give --temp"):
+        Settings(num_samples=4)
+    with pytest.raises(UserError, match="at temperature 0"):
+        chat_eval.run(chat_eval.Config(num_samples=2))
+    with pytest.raises(UserError, match="--num_samples is 0"):
+        chat_eval.run(chat_eval.Config(num_samples=0))
+
+
+def test_version_changes_with_the_questions_answers_and_letters() -> None:
+    class Changed(Letters):
+        def __getitem__(self, i: int) -> Conversation:
+            asked, _ = super().__getitem__(i).messages
+            return Conversation((asked, Message.of("assistant", "B" if i == 3 else "A")))
+
+    class MoreLetters(Letters):
+        def letters(self, i: int) -> tuple[str, ...]:
+            return ("A", "B", "C", "D")
+
+    asked = [
+        (Letters(), [0, 1, 2, 3]),
+        (Letters(), [0, 1, 2]),
+        (Letters(), [1, 0, 2, 3]),
+        (Changed(), [0, 1, 2, 3]),
+        (MoreLetters(), [0, 1, 2, 3]),
+        (Sums(), [0, 1, 2, 3]),
+    ]
+    assert len({version(task, items) for task, items in asked}) == 6
+    assert version(Changed(), [0, 1, 2]) == version(Letters(), [0, 1, 2])
 
 
 def test_letter_is_the_likeliest_at_the_answers_place(model: GPT, tokenizer: Tokenizer) -> None:
@@ -101,17 +209,17 @@ def test_letter_is_the_likeliest_at_the_answers_place(model: GPT, tokenizer: Tok
         ]
         prompt += [tokenizer.special("<|user_end|>"), tokenizer.special("<|assistant_start|>")]
         logits = model(torch.tensor([prompt]))[0, -1]
-        assert task.answers[i] == max(task.letters(i), key=lambda letter: logits[ord(letter)].item())
+        assert task.answers[i] == [max(task.letters(i), key=lambda letter: logits[ord(letter)].item())]
 
 
 def test_counts_by_category() -> None:
     task = Sums()
-    graded = {0: {"long": True, "spelled": False}, 1: {"short": False}, 2: {"long": True, "spelled": True}}
+    graded = {0: [{"long": True, "spelled": False}], 1: [{"short": False}], 2: [{"long": True, "spelled": True}]}
     result = count(task, graded)
     assert result.score == Score(2, 3)
     assert result.by_category == {"long": Score(2, 2), "spelled": Score(1, 2), "short": Score(0, 1, 0.125)}
     assert result.centered is None
-    assert count(Letters(), {0: {"x": True}, 1: {"x": False}}).centered == pytest.approx(1 / 3)
+    assert count(Letters(), {0: [{"x": True}], 1: [{"x": False}]}).centered == pytest.approx(1 / 3)
 
 
 def test_limit_takes_from_the_whole_task() -> None:
@@ -143,11 +251,3 @@ def test_bad_tasks_are_named(model: GPT, tokenizer: Tokenizer) -> None:
         evaluate_task(model, tokenizer, Sums(0))
     with pytest.raises(UserError, match="'Ax' is 2 tokens"):
         letter_id(tokenizer, "Ax")
-
-
-def test_gather_joins_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
-    def everyone(shares: list, mine: dict) -> None:
-        shares[:] = [mine, {1: {"x": False}}]
-
-    monkeypatch.setattr(chat, "dist", SimpleNamespace(all_gather_object=everyone))
-    assert chat._gather({0: {"x": True}}, Ranks(0, 0, 2)) == {0: {"x": True}, 1: {"x": False}}

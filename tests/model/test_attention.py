@@ -32,6 +32,8 @@ def test_blocked_values_and_gradients(T: int, window: int, block: int, groups: t
     qkv = inputs(T, *groups, seed)
     expected, got = plain(*qkv, window, 0.3), attention.blocked(*qkv, window, 0.3, block)
     assert torch.allclose(got, expected, atol=1e-12)
+    with torch.no_grad():
+        assert torch.allclose(attention.forward_only(*qkv, window, 0.3, block), expected, atol=1e-12)
     weight = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), qkv), torch.autograd.grad((expected * weight).sum(), qkv), strict=True

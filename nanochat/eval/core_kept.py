@@ -1,0 +1,65 @@
+"""Finished tasks of CORE in a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from nanochat.console import is_main_rank, warn
+from nanochat.machine import ranks
+from nanochat.paths import write_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the model chose: a place among the choices; of language modeling, 1 if every id was the likeliest."""
+
+    choice: int
+    right: bool
+    cut: bool = False
+
+
+class Kept:
+    """Finished tasks in a file, so that an evaluation that was killed goes on where it stopped.
+
+    facts: all but the questions that decides a result; a task measured under others is measured anew.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]):
+        self.path, self.facts = path, dict(facts)
+        self.tasks: dict[str, dict[str, Any]] = {}
+
+    def read(self) -> None:
+        """Take what the file holds, on every rank what the first one finds."""
+        if is_main_rank() and self.path.exists():
+            try:
+                self.tasks = json.loads(self.path.read_text(encoding="utf-8"))["tasks"]
+                if not all(set(x["right"]) <= set("01") and x["truncated"] >= 0 for x in self.tasks.values()):
+                    raise ValueError
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                self.tasks = {}
+                warn(f"{self.path} is damaged: all tasks are measured anew")
+        if ranks().world > 1:
+            shared = [self.tasks]
+            dist.broadcast_object_list(shared)
+            self.tasks = shared[0]
+
+    def find(self, label: str, version: str, n: int) -> list[Outcome] | None:
+        """The outcomes of a task, if it was finished on the same questions under the same facts."""
+        found = self.tasks.get(label, {})
+        if found.get("version") != version or found.get("facts") != self.facts or len(found["right"]) != n:
+            return None
+        cut = found["truncated"]
+        return [Outcome(-1, x == "1", i < cut) for i, x in enumerate(found["right"])]
+
+    def add(self, label: str, version: str, outcomes: Sequence[Outcome]) -> None:
+        right = "".join(str(int(x.right)) for x in outcomes)
+        cut = sum(x.cut for x in outcomes)
+        self.tasks[label] = {"version": version, "facts": self.facts, "right": right, "truncated": cut}
+        if is_main_rank():
+            write_json(self.path, {"version": 1, "tasks": self.tasks})

@@ -1,0 +1,178 @@
+"""Other models in the place of ours: any causal one of the transformers library, and GGUF files that it can read.
+
+Prompts begin as lm-eval (0.4.13) begins them: with the tokenizer's BOS where the tokenizer puts it there by itself,
+else with nothing; what has nothing before it follows BOS, or EOS where there is no BOS.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from nanochat.console import UserError, say
+from nanochat.eval.subject import Subject
+from nanochat.machine import describe, setup
+from nanochat.model import GPT
+from nanochat.model.cache import KVCache
+from nanochat.tokenizer import Tokenizer
+
+PACKAGES = "pip install -U transformers accelerate gguf"
+CONTEXT = 2048  # of models that do not say, as in lm-eval
+LOGITS = 1 << 28  # float32 logits held at once: these models give them for every place
+
+
+class HFTokenizer:
+    """What CORE needs of a tokenizer. bos: an id to stand before a prompt; whether it is run is up to the model."""
+
+    def __init__(self, tokenizer: Any):
+        self.tokenizer = tokenizer
+        known = [x for x in (tokenizer.bos_token_id, tokenizer.eos_token_id) if x is not None]
+        self.bos: int = known[0] if known else 0
+        self.puts_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
+
+    @property
+    def hash(self) -> str:
+        """Stands for the ids that texts become, as far as vocabulary and BOS decide them."""
+        return hashlib.sha256(repr((self.puts_bos, sorted(self.tokenizer.get_vocab().items()))).encode()).hexdigest()
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_batch([text])[0]
+
+
+class HFModel:
+    """What CORE needs of a model; its "hidden" states are logits, which each architecture makes in its own way.
+
+    A row's first id is run only with keep_first: otherwise it stands for nothing, and what comes after it follows
+    nothing.
+    """
+
+    def __init__(self, model: Any, bos: int, keep_first: bool):
+        self.model = model.eval()
+        self.bos, self.skip = bos, 0 if keep_first else 1
+        text = model.config.get_text_config()
+        self.vocab_size: int = text.vocab_size
+        context = getattr(text, "max_position_embeddings", None) or CONTEXT
+        # No depth: nanochat's cache holds nothing but the ids that rows share.
+        self.config = SimpleNamespace(seq_len=context + self.skip, depth=0, kv_heads=1, head_dim=1)
+        self.device: torch.device = model.device
+        self.dtype: torch.dtype = model.dtype
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits (B, T, V) behind every id of ids (B, T), which follow those in the cache.
+
+        An empty cache takes the ids, and is all that comes of it: they are run when the rest of the rows is known.
+        """
+        if cache is None:
+            return self._whole(ids)
+        if not cache.longest:
+            cache.keys = ids[None, :, None, :, None]
+            return ids
+        fronts = [tuple(x[:n].tolist()) for x, n in zip(cache.keys[0, :, 0, :, 0], cache.length, strict=True)]
+        same = [list(rows) for _, rows in groupby(range(len(fronts)), key=lambda row: fronts[row])]
+        return torch.cat([self._behind(fronts[rows[0]], ids[rows]) for rows in same])
+
+    def logits(self, h: Tensor) -> Tensor:
+        return h.float()
+
+    def _whole(self, ids: Tensor) -> Tensor:
+        found = [self._first.expand(ids.size(0), -1, -1)] if self.skip else []
+        if ids.size(1) > self.skip:
+            found.append(self.model(input_ids=ids[:, self.skip :], use_cache=False).logits)
+        return torch.cat(found, dim=1)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """(1, 1, V) logits of what follows nothing."""
+        return self.model(input_ids=torch.tensor([[self.bos]], device=self.device), use_cache=False).logits
+
+    def _behind(self, front: tuple[int, ...], tails: Tensor) -> Tensor:
+        """Logits (B, T, V) behind every id of tails (B, T), where the ids of `front` stand before each row."""
+        from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+        ids = torch.tensor([front], device=self.device)
+        past: Any = getattr(
+            self.model.base_model(input_ids=ids[:, self.skip :], use_cache=True), "past_key_values", None
+        )
+        # Other memories, of recurrent layers, are not sure to take several ids at once.
+        kinds = {type(layer) for layer in getattr(past, "layers", ())}
+        if kinds and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
+            past.batch_repeat_interleave(len(tails))
+            return self.model(input_ids=tails, past_key_values=past, use_cache=True).logits
+        return self._whole(torch.cat((ids.expand(len(tails), -1), tails), dim=1))[:, len(front) :]
+
+
+def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
+    """A model of transformers, and how many ids to run at once.
+
+    source: a folder, a .gguf file, or a repository on the Hub. Weights are read from safetensors or GGUF, never from
+    pickle, and no code that comes with a model is run. UserError says what is missing.
+    """
+    folder, options = _locate(source)
+    try:
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging
+    except ImportError:
+        raise UserError("--hf_path needs the transformers package", f"Run {PACKAGES}") from None
+    logging.disable_progress_bar()
+    machine = setup(device, dtype)
+    options |= {"trust_remote_code": False}
+    try:
+        tokenizer = HFTokenizer(AutoTokenizer.from_pretrained(folder, **options))
+        if "gguf_file" in options:
+            from transformers import GgufConfig
+
+            # By itself it would run the packed weights with kernels that it downloads.
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=machine.dtype, use_safetensors=True, **options)
+    except ImportError as error:
+        raise UserError(f"{source} needs another package: {_first_line(error)}", f"Run {PACKAGES}") from None
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        remedy = "Give a causal language model with its tokenizer, its weights as safetensors or GGUF"
+        raise UserError(f"transformers cannot load {source}: {_first_line(error)}", remedy) from None
+    model = HFModel(found.to(machine.device), tokenizer.bos, tokenizer.puts_bos)
+    facts = {"path": source, "stage": "hf", "tag": Path(source).name, "step": 0, "hash": _hash(source, found)}
+    say(f"hf {facts['tag']} ({found.num_parameters():,} parameters) on {describe(machine)}")
+    subject = Subject(Path(folder), facts, cast(GPT, model), cast(Tokenizer, tokenizer), machine)
+    return subject, max(1, LOGITS // model.vocab_size)
+
+
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
+    """What from_pretrained calls the model, and the arguments that go with it."""
+    path = Path(source).expanduser()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        return str(path), {}
+    if path.suffix or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source) or Path(source).parent.exists():
+        raise UserError(f"there is no model {source}", "Give a folder, a .gguf file, or owner/name of one on the Hub")
+    return source, {}
+
+
+def _hash(source: str, model: Any) -> str:
+    """Stands for the weights: of their files, or the commit of the repository."""
+    path = Path(source).expanduser()
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    if not files:
+        return str(model.config._commit_hash or "")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as f:
+            digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
