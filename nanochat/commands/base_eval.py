@@ -94,10 +94,11 @@ def run(config: Config) -> None:
     else:
         subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
     bpb: dict[str, float] = {}
+    versions: dict[str, str] = {}
     tasks: dict[str, TaskResult] = {}
     core, texts = None, []
     if "bpb" in parts:
-        bpb = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+        bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
     if "sample" in parts:
         texts = samples(subject, openings(config.dataset or subject.dataset))
     if "core" in parts:
@@ -114,7 +115,8 @@ def run(config: Config) -> None:
             show(tasks, whole)
             if config.csv:
                 write_csv(config.csv, tasks, whole)
-    result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, bpb_version=versions, seconds=seconds)
     result.finish(config.json, texts)
 
 

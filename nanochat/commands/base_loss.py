@@ -48,9 +48,11 @@ def run(config: Config) -> None:
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     began = time.monotonic()
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
-    bpb = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
     texts = samples(subject, openings(config.dataset or subject.dataset))
-    result = EvalResult("base_loss", subject.facts, bpb=bpb, seconds=time.monotonic() - began)
+    result = EvalResult(
+        "base_loss", subject.facts, bpb=bpb, bpb_version=versions, seconds=time.monotonic() - began
+    )
     result.finish(config.json, texts)
 
 

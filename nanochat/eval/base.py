@@ -12,6 +12,7 @@ from nanochat.dataset.info import find_info
 from nanochat.dataset.shards import Shards
 from nanochat.dataset.textfiles import documents, text_files
 from nanochat.eval.bpb import text_bpb
+from nanochat.eval.results import version_hash
 from nanochat.eval.subject import Subject
 from nanochat.inference import Engine, Request
 
@@ -26,8 +27,9 @@ PROMPTS = (
 
 def measure(
     subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0
-) -> dict[str, float]:
-    """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each.
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each; and the
+    `version_hash` of what was measured.
 
     The corpus is the one the model was trained on unless named; with `data` it may be missing.
     """
@@ -43,17 +45,28 @@ def measure(
         texts = {split: Shards.open(corpus, split) for split in ("train", "val")}
     if data is not None:
         texts["data"] = _documents(text_files(data))
-    found = {}
+    found, versions = {}, {}
     for split, documents_ in texts.items():
+        read: list[str] = []
         with Progress(tokens / subject.machine.ranks.world, f"{split} bpb", unit="tokens") as bar:
-            found[split] = text_bpb(subject.model, subject.tokenizer, documents_, tokens, batch, bar.advance)
+            noted = _noted(documents_, read)
+            found[split] = text_bpb(subject.model, subject.tokenizer, noted, tokens, batch, bar.advance)
         if math.isnan(found[split]):
             raise UserError(
                 f"there is no text to measure in {data if split == 'data' else corpus}",
                 "Choose another folder or corpus",
             )
         say(f"{split} bpb: {found[split]:.6f}")
-    return found
+        # The same documents in as many tokens, and cut alike.
+        versions[split] = version_hash([str(tokens), str(subject.model.config.seq_len), *read])
+    return found, versions
+
+
+def _noted(texts: Iterable[str], hashes: list[str]) -> Iterator[str]:
+    """The texts, while the hash of each is added to the list."""
+    for text in texts:
+        hashes.append(version_hash([text]))
+        yield text
 
 
 def _documents(files: Iterable[Path]) -> Iterator[str]:

@@ -79,7 +79,7 @@ class Optimizer:
                 if rows:
                     name = f"{path}.weight"
                     group = adamw_group(name, rates)
-                    self.tables[name] = Table(module.weight, group["lr"], group["betas"][1])
+                    self.tables[name] = Table(module.weight, group["lr"], group["betas"][1], group["weight_decay"])
         by_shape: dict[tuple[int, int], list[str]] = {}
         for name, p in self.named.items():
             if name.startswith("blocks.") and p.ndim == 2:

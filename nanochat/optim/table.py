@@ -8,18 +8,18 @@ from torch import Tensor
 # Share of AdamW's rate. At depth 2, after 0.8 M tokens of English: 0.5, 0.7, 1 and 2 gave 1.984, 1.983, 1.989 and 1.997
 # bits per byte, AdamW 1.986.
 LR = 0.7
+DECAY_EVERY = 8  # steps; all rows decay at once, as much as in that many
 
 
 class Table:
-    """Adam with one second moment a row (as for embeddings in https://arxiv.org/abs/2406.16793), without momentum and
-    decay: a row without a gradient stays as it is, so that a step costs what its tokens cost, and all state is two
-    numbers a row.
+    """Adam with one second moment a row (as for embeddings in https://arxiv.org/abs/2406.16793) and without momentum: a
+    row without a gradient only decays, so that a step costs what its tokens cost, and all state is two numbers a row.
 
-    weight (n, width), whose gradient is sparse; lr: AdamW's.
+    weight (n, width), whose gradient is sparse; lr and decay: AdamW's.
     """
 
-    def __init__(self, weight: Tensor, lr: float, beta2: float):
-        self.weight, self.lr, self.beta2 = weight, LR * lr, beta2
+    def __init__(self, weight: Tensor, lr: float, beta2: float, decay: float):
+        self.weight, self.lr, self.beta2, self.decay = weight, LR * lr, beta2, decay * lr
         self.steps = 0
         self.square = weight.data.new_zeros(len(weight))  # as of the step that touched the row last,
         self.seen = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # which is this
@@ -35,6 +35,8 @@ class Table:
     def step(self, rate: float, ids: Tensor, grads: Tensor) -> None:
         """Move rows ids (k,), each there once, by their gradients (k, width) at `rate` of the learning rate."""
         self.steps += 1
+        if self.decay and self.steps % DECAY_EVERY == 0:
+            self.weight.mul_(1 - DECAY_EVERY * rate * self.decay)
         kept = (self.beta2 ** (self.steps - self.seen[ids])).to(grads.dtype)
         square = self.square[ids] * kept + (1 - self.beta2) * grads.square().mean(1)
         self.square[ids], self.seen[ids] = square, self.steps

@@ -48,6 +48,15 @@ def test_base_loss_on_the_corpus_and_on_a_folder(run_dir: Path, tmp_path: Path, 
     manifest = json.loads((Path(checkpoint["path"]) / "manifest.json").read_text())
     assert manifest["files"]["model.safetensors"]["sha256"].startswith(checkpoint["hash"])
     assert capsys.readouterr().out.count("\n> ") == 5
+    # Other batches measure the same tokens; more tokens are not the same.
+    versions = found["bpb_version"]
+    assert versions.keys() == found["bpb"].keys() and len(set(versions.values())) == 3
+    base_eval.run(base_eval.Config(eval="bpb", split_tokens=600, device_batch_size=1, json=Path("s.json"), **CPU))
+    again = results(Path("s.json"))["bpb_version"]
+    assert again == {split: versions[split] for split in ("train", "val")}
+    base_loss.run(base_loss.Config(split_tokens=900, json=Path("t.json"), **CPU))
+    assert results(Path("t.json"))["bpb_version"].keys() == again.keys()
+    assert not set(results(Path("t.json"))["bpb_version"].values()) & set(again.values())
 
 
 def test_base_loss_of_any_text_without_the_corpus(run_dir: Path, tmp_path: Path) -> None:
