@@ -176,17 +176,26 @@ def race_steps(config: Config) -> tuple[dict[str, Any], dict[str, dict[str, Any]
                 runs[f"upstream {dtype}"].append(found)
         # The peer's passes take all rows: so much memory do ours need for that.
         at_once = run_ours(f"step({depth}, {config.rows}, 8, {config.rows})")["peak_mb"]
+        # And so little with --device_batch_size=1, at this speed.
+        single = summary([run_ours(f"step({depth}, {config.rows}, {config.steps}, 1)")], batch)
         for name, measured in runs.items():
             row = summary(measured, batch)
             if name == "ours":
                 row["peak_mb_at_once"] = at_once
+                row["peak_mb_one_by_one"] = single["peak_mb"]
+                row["tokens_per_s_one_by_one"] = single["tokens_per_s"]
             (ours if name == "ours" else peers[name])[f"d{depth}"] = row
             print(
                 f"d{depth} {name:18} {row['tokens_per_s']:8,.0f} tok/s  {row['gflops']:6,.0f} GFLOP/s  "
                 f"update {row['optimizer_share']:5.1%}  peak {row['peak_mb']:6,.0f} MB  "
                 f"first step {row['first_step_s']:.0f} s"
                 + (f"  {row['of_matmul_peak']:.0%} of the matmul peak" if "of_matmul_peak" in row else "")
-                + (f"  all rows in one pass: {at_once:,.0f} MB" if name == "ours" else ""),
+                + (f"  all rows in one pass: {at_once:,.0f} MB" if name == "ours" else "")
+                + (
+                    f"  one by one: {single['tokens_per_s']:,.0f} tok/s, {single['peak_mb']:,.0f} MB"
+                    if name == "ours"
+                    else ""
+                ),
                 flush=True,
             )
     return ours, peers
@@ -407,6 +416,8 @@ def main(config: Config) -> None:
                 ratio[name][f"speed {what}"] = ours[what]["tokens_per_s"] / row["tokens_per_s"]
                 ratio[name][f"memory {what}"] = row["peak_mb"] / ours[what]["peak_mb"]
                 ratio[name][f"memory {what}, all rows in one pass"] = row["peak_mb"] / ours[what]["peak_mb_at_once"]
+                ratio[name][f"speed {what}, one by one"] = ours[what]["tokens_per_s_one_by_one"] / row["tokens_per_s"]
+                ratio[name][f"memory {what}, one by one"] = row["peak_mb"] / ours[what]["peak_mb_one_by_one"]
     for name, values in ratio.items():
         print(f"against {name}: " + ", ".join(f"{k} {v:.2f}x" for k, v in values.items()))
     for name, good in checks.items():

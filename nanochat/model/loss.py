@@ -24,9 +24,9 @@ def _squash(logits: Tensor, cap: float) -> Tensor:
     return 1 - 2 / (torch.exp(wide * (2 / cap)) + 1)
 
 
-def slopes(logits: Tensor, cap: float) -> Tensor:
-    """One pass over a chunk of logits (n, vocab), whose place exp(z) * dz/dlogit takes; returns the sums of exp(z),
-    (n, 1), for soft-capped z. The cap bounds z, so that no maximum has to be subtracted.
+def slopes(logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:
+    """One pass over a chunk of logits (n, vocab): exp(z) * dz/dlogit, in their dtype, and the sums of exp(z), (n, 1),
+    for soft-capped z. The cap bounds z, so that no maximum has to be subtracted.
 
     float16 could not hold exp(15): there a second pass divides by the sums.
     """
@@ -35,8 +35,7 @@ def slopes(logits: Tensor, cap: float) -> Tensor:
     sums = e.sum(-1, keepdim=True)
     if logits.dtype == torch.float16:
         e = e / sums
-    logits.copy_(e * (1 - y * y))
-    return sums
+    return (e * (1 - y * y)).to(logits.dtype), sums
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -50,7 +49,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., Tensor]
+        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., tuple[Tensor, Tensor]]
     ) -> Tensor:
         w = weight.to(h.dtype)
         size = max(1, CHUNK_ELEMENTS // w.size(0))
@@ -60,9 +59,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grad_h = torch.empty_like(h)
         for hc, tc, out in zip(h.split(size), targets.split(size), grad_h.split(size), strict=True):
             counts, index = (tc >= 0).to(wide)[:, None], tc.clamp_min(0)
-            slope = F.linear(hc, w)
-            at_target = _squash(slope.gather(1, index[:, None]), cap)
-            sums = slopes(slope, cap)
+            logits = F.linear(hc, w)
+            slope, sums = slopes(logits, cap)
+            at_target = _squash(logits.gather(1, index[:, None]), cap)
             slope.scatter_(1, index[:, None], 0)
             total += ((sums.log() - cap * at_target) * counts).sum()
             share = counts if h.dtype == torch.float16 else counts / sums
@@ -82,7 +81,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(
-    h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., Tensor] = slopes
+    h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., tuple[Tensor, Tensor]] = slopes
 ) -> Tensor:
     """Sum over targets >= 0 of the cross-entropy in nats; h (N, width), weight (vocab, width), targets (N,).
 
