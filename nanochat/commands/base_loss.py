@@ -50,9 +50,7 @@ def run(config: Config) -> None:
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
     bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
     texts = samples(subject, openings(config.dataset or subject.dataset))
-    result = EvalResult(
-        "base_loss", subject.facts, bpb=bpb, bpb_version=versions, seconds=time.monotonic() - began
-    )
+    result = EvalResult("base_loss", subject.facts, bpb=bpb, bpb_version=versions, seconds=time.monotonic() - began)
     result.finish(config.json, texts)
 
 
