@@ -238,7 +238,7 @@ def _make(self):
     return make(self)
 
 def all_reduce(tensor, *args, **kwargs):
-    before = tensor.tolist() if tensor.dtype == torch.int64 else None
+    before = tensor.tolist() if tensor.dtype == torch.int64 and tensor.ndim else None
     work = exchange(tensor, *args, **kwargs)
     if before and not second and tensor[1] and not before[1]:  # the other one waits, and this one does not
         empty[0] += 1
