@@ -226,13 +226,12 @@ def same_logits(peer: Path) -> bool:
         return bool((model(saved["ids"]) - saved["logits"]).abs().max() < 1e-4)
 
 
-def train_ours(tag: str, minutes: float, script: Sequence[str], finish: bool = True, **env: str) -> None:
-    """On the Arena's text for that time, in a fresh process. finish: it has to come to its end."""
+def train_ours(tag: str, minutes: float, script: Sequence[str], **env: str) -> None:
+    """On the Arena's text for that time, in a fresh process."""
     subprocess.run(
         [sys.executable, *script, f"--dataset={NAME}", f"--model_tag={tag}", f"--time_budget={round(60 * minutes)}s",
          "--eval_every=-1", "--save_every=-1"],
-        env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=None if finish else subprocess.DEVNULL,
-        check=finish,
+        env={**os.environ, **env}, stdout=subprocess.DEVNULL, check=True,
     )  # fmt: skip
 
 

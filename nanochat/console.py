@@ -159,8 +159,6 @@ def run_command(
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr, flush=True)
         sys.exit(130)
-    finally:
-        _leave_process_group()
 
 
 def wait_briefly() -> None:
@@ -179,9 +177,3 @@ def _program() -> str:
     if path.name == "__main__.py":
         return f"python -m nanochat.{path.parent.name}"
     return f"python -m scripts.{path.stem}" if path.parent.name == "commands" else sys.argv[0]
-
-
-def _leave_process_group() -> None:
-    dist = sys.modules.get("torch.distributed")
-    if dist is not None and dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()

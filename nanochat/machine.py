@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import math
 import os
@@ -109,6 +110,8 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
         raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
     if me.world > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+        # gloo's threads that outlive the interpreter abort the process (pytorch #179291).
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
     if where.type == "cpu":
         share_cores(me, measure=not deterministic)
         keep_freed_memory()

@@ -64,8 +64,7 @@ def blocked(
 def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK // 2) -> Tensor:
     """As `attend`, without a backward pass: scores stay in their dtype, and the mask touches the edges alone.
 
-    Heads of 64, T 250 to 3500, on one core: 1.5 to 5 times as fast as `blocked` uncompiled; in bfloat16 1.5 to 2 times
-    as fast as scaled_dot_product_attention, in float32 about as fast.
+    In bfloat16 a score is then rounded to 8 bits: at depth 2 that moved bits per byte by less than 5e-5.
     """
     if q.size(1) != k.size(1):
         k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))

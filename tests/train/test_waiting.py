@@ -210,7 +210,7 @@ def test_the_validation_shard_is_waited_for_before_anything_else(
 # Run by two processes. The second one's loader gives what three steps need; then it waits. When the first one, which
 # has its batch, has heard that five times, it is stopped, or the other one's loader gives one more step and fails.
 TWO_RANKS = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 from pathlib import Path
 
 import torch
@@ -224,6 +224,7 @@ from nanochat.train import loop
 then, folder = sys.argv.pop(1), Path(sys.argv.pop(1))
 asked = folder / "asked"
 dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=int(os.environ["RANK"]), world_size=2)
+atexit.register(dist.destroy_process_group)
 second = os.environ["RANK"] == "1"
 packing.BUFFER, packing.REFILL, loader.AHEAD, loader.LEAVE, loop.WAIT = 2, 1, 1, 0.1, 0.05
 make, exchange, made, empty = loader.Loader._make, dist.all_reduce, [0], [0]
