@@ -128,6 +128,21 @@ class Attention(nn.Module):
         return attend_cached(q, *held, place.positions, self.window, self.scale)
 
 
+class _ReluSquared(torch.autograd.Function):
+    """Keeps its result only, which the next product keeps anyway: the slope of x^2 is twice that's root."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = F.relu(x).square()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return grads[0] * (2 * y.sqrt())
+
+
 class MLP(nn.Module):
     """Two matrices around a squared ReLU (https://arxiv.org/abs/2109.08668)."""
 
@@ -137,7 +152,7 @@ class MLP(nn.Module):
         self.down = Linear(4 * config.width, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(_ReluSquared.apply(self.up(x)))
 
 
 Mixed = tuple[tuple[Tensor, Tensor], ...]  # weights () and parts (B, T, width) whose sum is meant

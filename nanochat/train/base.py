@@ -45,8 +45,9 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
 
 
 def forward_tokens(width: int, machine: Machine) -> int:
-    """Tokens per forward pass; without a GPU as many as keep the cores busy: more are hardly faster and cost memory."""
-    return 65536 if machine.device.type == "cuda" else max(1024, 2**19 // width)
+    """Tokens per forward pass; without a GPU so many that products of tokens and a (width, width) matrix keep the cores
+    busy: more are hardly faster and cost memory."""
+    return 65536 if machine.device.type == "cuda" else max(1024, 2**26 // width**2)
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:

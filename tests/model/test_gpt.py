@@ -10,6 +10,7 @@ import torch
 
 from nanochat.console import UserError
 from nanochat.model import GPT, KVCache, ModelConfig
+from nanochat.model.gpt import MLP
 
 SMALL = ModelConfig(depth=3, width=64, heads=4, kv_heads=4, vocab_size=97, seq_len=32)
 GROUPED = ModelConfig(depth=2, width=64, heads=4, kv_heads=2, vocab_size=97, seq_len=32)
@@ -159,6 +160,29 @@ def test_a_position_never_sees_the_future(config: ModelConfig) -> None:
 @torch.no_grad()
 def test_longer_than_the_training_context_works() -> None:
     assert make(SMALL)(ids_of(1, 50)).shape == (1, 50, 97)
+
+
+def test_squared_relu_keeps_its_result_only_and_has_its_gradient() -> None:
+    mlp = MLP(SMALL).double()
+    torch.nn.init.normal_(mlp.down.weight)
+    x = torch.randn(3, SMALL.width, dtype=torch.float64, requires_grad=True)
+    kept: set[int] = set()
+
+    def keep(t: torch.Tensor) -> torch.Tensor:
+        if t.shape == (3, 4 * SMALL.width):
+            kept.add(t.untyped_storage().data_ptr())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        y = mlp(x)
+    expected = mlp.down(torch.nn.functional.relu(mlp.up(x)).square())
+    torch.testing.assert_close(y, expected)
+    wanted = (x, mlp.up.weight, mlp.down.weight)
+    for got, right in zip(
+        torch.autograd.grad(y.sin().sum(), wanted), torch.autograd.grad(expected.sin().sum(), wanted), strict=True
+    ):
+        torch.testing.assert_close(got, right)
+    assert len(kept) == 1
 
 
 def test_initial_loss_is_that_of_a_uniform_guess() -> None:
