@@ -142,17 +142,19 @@ def _pilots(names: Sequence[str], config: Config, keep: Path) -> dict[str, dict[
     for turn in range(config.repeats):
         for name in names:
             path = keep / f"{_slug(name)}-{config.minutes:g}m-pilot{turn}.json"
-            found[name].append(_kept(path, partial(_pilot, name, config)))
+            found[name].append(_kept(path, partial(_pilot, name, config, cold=turn == 0)))
     return {
         name: {**of_name[0], "tok_per_s": median([pilot["tok_per_s"] for pilot in of_name])}
         for name, of_name in found.items()
     }
 
 
-def _pilot(name: str, config: Config) -> dict[str, Any]:
-    given = [f"--time_budget={round(60 * config.minutes)}s", "--eval_tokens=4096"]
-    _train(name, *given, "--max_hours=0.006")  # so that the next finds everything compiled
-    rows = _train(name, *given, "--max_hours=0.006")
+def _pilot(name: str, config: Config, cold: bool) -> dict[str, Any]:
+    """A quarter of a minute; cold: after a first one, which compiles."""
+    given = [f"--time_budget={round(60 * config.minutes)}s", "--eval_tokens=4096", "--max_hours=0.004"]
+    if cold:
+        _train(name, *given)
+    rows = _train(name, *given)
     speeds = [row["tok_per_s"] for row in rows if row["kind"] == "step"]
     return {
         "tok_per_s": median(speeds[len(speeds) // 4 :]),

@@ -62,11 +62,11 @@ class HubSet:
     epochs: dict[str, float]
 
 
-# SmolTalk is large enough for one pass; the small sets gain from several.
+# The seed's sizes: upstream nanochat's at d575940. Fine-tuning takes 10,000 of SmolTalk's 460,341 conversations.
 HUB_SETS = (
-    HubSet("SmolTalk", SmolTalk.repo, "data/train-", {"mid": 1.0, "sft": 0.02}),
+    HubSet("SmolTalk", SmolTalk.repo, "data/train-", {"mid": 1.0, "sft": 0.0217}),
     HubSet("MMLU", "cais/mmlu", "auxiliary_train/train-", {"mid": 1.0, "sft": 0.0}),
-    HubSet("GSM8K", "openai/gsm8k", "main/train-", {"mid": 2.0, "sft": 1.0}),
+    HubSet("GSM8K", "openai/gsm8k", "main/train-", {"mid": 1.0, "sft": 1.0}),
     HubSet("ARC-Easy", "allenai/ai2_arc", "ARC-Easy/train-", {"mid": 0.0, "sft": 1.0}),
     HubSet("ARC-Challenge", "allenai/ai2_arc", "ARC-Challenge/train-", {"mid": 0.0, "sft": 1.0}),
 )
@@ -74,9 +74,12 @@ HUB_SETS = (
 WORLD_SIZE = {"mid": 12_000, "sft": 6_000}
 WORLD_SHARES = {"TinyWorld": 0.90, "SpellingBee": 0.08, "SimpleSpelling": 0.02}
 OUTSIDE_WORLD_SIZE = {"mid": 3_000, "sft": 1_500}
-SPELLING_SIZE = {"mid": 28_000, "sft": 600}
+SPELLING = {
+    "mid": {"SpellingBee": 80_000, "SimpleSpelling": 200_000},
+    "sft": {"SpellingBee": 300, "SimpleSpelling": 300},
+}
 CHAT_MIX_EPOCHS = {"mid": 1.0, "sft": 0.3}
-OWN_EPOCHS = 2.0
+OWN_EPOCHS = {"mid": 2.0, "sft": 1.0}
 TEST_SIZE = 60
 SEEDS = {"mid": 1, "sft": 2}
 
@@ -103,24 +106,24 @@ def default_mixture(
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
     if dataset == "tinyworld":
         # A model of a few million parameters that has read of nothing else would only be confused by more.
-        sets = [*_world(stage, size, split, world_seed), *_own(files)]
+        sets = [*_world(stage, size, split, world_seed), *_own(files, stage, split)]
         return Mixture(sets, seed), [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
     sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
         # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
         wanted = OUTSIDE_WORLD_SIZE[stage] if size is None else size
         sets.append((open_set("TinyWorld", split, world_seed, wanted, SEEDS[stage]), 1.0))
-    others = sum(round(len(items) * epochs) for items, epochs in sets)
-    total = size if size is not None else min(SPELLING_SIZE[stage], others // 2)
-    sets += [
-        *_generated(dict.fromkeys(("SpellingBee", "SimpleSpelling"), total // 2), stage, split, world_seed),
-        *_own(files),
-    ]
+    spelling = SPELLING[stage]
+    whole = sum(spelling.values())
+    # Without SmolTalk, spelling would be nearly all there is.
+    total = min(whole, sum(round(len(items) * epochs) for items, epochs in sets) // 2) if size is None else size
+    sizes = {name: n * total // whole for name, n in spelling.items()}
+    sets += [*_generated(sizes, stage, split, world_seed), *_own(files, stage, split)]
     return Mixture(sets, seed), missing
 
 
-def _own(files: Sequence[str | Path]) -> list[tuple[Conversations, float]]:
-    return [(CustomJSON(path), OWN_EPOCHS) for path in files]
+def _own(files: Sequence[str | Path], stage: str, split: Split) -> list[tuple[Conversations, float]]:
+    return [(CustomJSON(path), OWN_EPOCHS[stage] if split == "train" else 1.0) for path in files]
 
 
 def _hub_sets(
@@ -140,7 +143,7 @@ def _hub_sets(
         try:
             # The training files decide, also for the test split: what is not trained on is not validated on.
             hub.repo_parquets(one.repo, one.prefix)
-            sets.append((open_set(one.name, split), one.epochs[stage]))
+            sets.append((open_set(one.name, split), one.epochs[stage]))  # at most one: validation sees nothing twice
         except hub.Unreachable:
             if without is not None and split == "train":
                 raise

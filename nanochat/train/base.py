@@ -40,7 +40,7 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    passes = math.ceil(share / (wanted or max(1, forward_tokens(s.width, machine) // s.seq_len)))
+    passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s.width, machine) / s.seq_len))))
     return math.ceil(share / passes)
 
 

@@ -70,6 +70,9 @@ def test_inside_the_tiny_world(offline: Path) -> None:
     assert "mine.jsonl 1 x 2" in mixture.describe()
     texts = {c.messages[-1].text for c in mixture}
     assert "Ahoy" in texts
+    for stage, split in (("sft", "train"), ("mid", "test")):
+        sets = default_mixture(stage, dataset="tinyworld", size=200, files=[mine], split=split)[0].sets
+        assert [epochs for items, epochs in sets if items.name == "mine.jsonl"] == [1], (stage, split)
     other, _ = default_mixture("sft", dataset="tinyworld", size=200)
     same = {str(c.to_dict()) for c in other} & {str(c.to_dict()) for c in mixture}
     assert len(same) < 60, "fine-tuning must not repeat the conversations of mid-training"
@@ -97,6 +100,10 @@ def test_sets_at_hand_are_used_and_the_others_named(offline: Path) -> None:
     test, missing_in_test = default_mixture("sft", dataset="debian-english", size=10, network=False, split="test")
     assert missing_in_test == missing
     assert len(test) > 0
+    middle, _ = default_mixture("mid", dataset="debian-english", network=False)
+    sizes = {items.name: len(items) * epochs for items, epochs in middle.sets}
+    # Half as many as there are others: the whole 280,000 would drown them.
+    assert sizes == {"ChatMix": 1, "GSM8K": 1, "TinyWorld": 3000, "SpellingBee": 428, "SimpleSpelling": 1072}
 
 
 def test_unknown_stage(offline: Path) -> None:
