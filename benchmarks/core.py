@@ -120,7 +120,7 @@ def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, lis
 
 def main(config: Config) -> None:
     from nanochat.console import UserError
-    from nanochat.eval.core import missing_bundle
+    from nanochat.eval.bundle import missing_bundle
     from nanochat.paths import eval_bundle_dir
 
     bundle = config.bundle or eval_bundle_dir()

@@ -92,7 +92,8 @@ def choice(losses: Sequence[float]) -> int:
 def main(config: Config) -> None:
     from benchmarks.result import BenchmarkResult
     from nanochat.console import Progress, UserError, say
-    from nanochat.eval.core import missing_bundle, read_questions, read_tasks
+    from nanochat.eval.bundle import missing_bundle
+    from nanochat.eval.core import read_questions, read_tasks
     from nanochat.eval.hf import open_hf
     from nanochat.paths import eval_bundle_dir
 

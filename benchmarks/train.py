@@ -261,7 +261,7 @@ class Arena:
         from nanochat.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.load(tokenizer_dir())
-        return text_bpb(model, tokenizer, Shards.open(NAME, "val"), self.config.eval_tokens)
+        return text_bpb(model, tokenizer, Shards.open(NAME, "val"), self.config.eval_tokens)[0]
 
     def ours(self, minutes: float) -> dict[str, Any]:
         """Depth and everything else as the dial says, from an empty compile cache."""

@@ -49,7 +49,7 @@ def warn(text: str) -> None:
 def _print(text: str, file: TextIO) -> None:
     # A reader that has gone (`| tee`, after Ctrl-C) must not keep a training from saving.
     with contextlib.suppress(BrokenPipeError):
-        print(text, file=file, flush=True)
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=file, flush=True)  # odd names of files
 
 
 def duration(seconds: float) -> str:

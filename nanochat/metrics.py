@@ -34,7 +34,7 @@ class MetricsWriter:
             return
         record = {"version": VERSION, "time": round(time.time(), 3), "kind": kind, **values}
         try:
-            with open(self.path, "a", encoding="utf-8") as f:
+            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as f:  # names may be no UTF-8
                 f.write(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
             raise UserError(
@@ -47,7 +47,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: texts hold other ends of lines
         try:
             records.append(json.loads(line))
         except json.JSONDecodeError:

@@ -71,7 +71,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
-            f.write(data.encode() if isinstance(data, str) else data)
+            # Names of files that are no UTF-8 stand escaped, in JSON such that they are read back.
+            f.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

@@ -20,8 +20,8 @@ PARTS = ("core", "bpb", "sample")
 
 @dataclass
 class Config:
-    eval: str = ",".join(PARTS)
-    """what to do, separated by commas"""
+    eval: str = ""
+    """core, bpb and sample, separated by commas; empty: all, but core only when its data is here"""
     max_per_task: int = -1
     """questions of each CORE task; -1: all"""
     tasks: str = ""
@@ -55,7 +55,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    parts = {part.strip() for part in config.eval.split(",")}
+    parts = {part.strip() for part in config.eval.split(",")} if config.eval else set(PARTS)
     if not parts <= set(PARTS):
         raise UserError(
             f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}",
@@ -63,9 +63,10 @@ def run(config: Config) -> None:
         )
     from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
-    from nanochat.eval.core import BATCH_TOKENS, missing_bundle, read_tasks, show, write_csv
+    from nanochat.eval.bundle import download_bundle, missing_bundle
+    from nanochat.eval.core import BATCH_TOKENS, read_tasks, show, write_csv
     from nanochat.eval.core_kept import Kept
-    from nanochat.eval.results import require_counts, require_writable
+    from nanochat.eval.results import code, require_counts, require_writable
     from nanochat.eval.subject import open_subject
     from nanochat.paths import eval_bundle_dir, runs_dir
 
@@ -80,11 +81,15 @@ def run(config: Config) -> None:
         parts &= {"core"}
     shots = config.shots if config.shots >= 0 else None
     labels = [name for name in map(str.strip, config.tasks.split(",")) if name]
-    missing = missing_bundle(eval_bundle_dir())
-    if "core" in parts and not missing:
-        read_tasks(eval_bundle_dir(), labels)  # an unknown name is told before the model is loaded
-    elif labels or config.csv or config.hf_path:
-        raise UserError("--tasks, --csv and --hf_path are for CORE", missing or "Add core to --eval")
+    bundle, wanted = eval_bundle_dir(), bool(labels or config.csv or config.hf_path)
+    if wanted and "core" not in parts:
+        raise UserError("--tasks, --csv and --hf_path are for CORE", "Add core to --eval")
+    if "core" in parts and (wanted or config.eval):
+        download_bundle(bundle)
+    if not (missing := missing_bundle(bundle)) and "core" in parts:
+        read_tasks(bundle, labels)  # an unknown name is told before the model is loaded
+    elif missing and wanted:
+        raise UserError(missing.removeprefix("CORE is skipped: "))
     began = time.monotonic()
     batch = BATCH_TOKENS
     if config.hf_path:
@@ -107,9 +112,9 @@ def run(config: Config) -> None:
         else:
             limit = config.max_per_task if config.max_per_task > 0 else None
             model, tokenizer = subject.model, subject.tokenizer
-            facts = {"tokenizer": tokenizer.hash, "context": model.config.seq_len, "dtype": str(model.dtype)}
+            facts = {"tokenizer": tokenizer.hash, "config": str(model.config), "dtype": str(model.dtype), **code()}
             kept = Kept(runs_dir("base_eval-base") / f"core-{subject.facts['hash']}.json", facts)
-            bundle, whole = eval_bundle_dir(), not labels and shots is None
+            whole = not labels and shots is None
             mean, tasks = evaluate_core(model, tokenizer, bundle, limit, labels, config.rules, kept, batch, shots)
             core = mean if whole else None
             show(tasks, whole)

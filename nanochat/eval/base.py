@@ -50,15 +50,18 @@ def measure(
         read: list[str] = []
         with Progress(tokens / subject.machine.ranks.world, f"{split} bpb", unit="tokens") as bar:
             noted = _noted(documents_, read)
-            found[split] = text_bpb(subject.model, subject.tokenizer, noted, tokens, batch, bar.advance)
-        if math.isnan(found[split]):
+            found[split], size = text_bpb(subject.model, subject.tokenizer, noted, tokens, batch, bar.advance)
+        where = data if split == "data" else corpus
+        if not size:
+            raise UserError(f"there is no text to measure in {where}", "Choose another folder or corpus")
+        if not math.isfinite(found[split]):
             raise UserError(
-                f"there is no text to measure in {data if split == 'data' else corpus}",
-                "Choose another folder or corpus",
+                f"the {split} text of {where}: the model's losses are not finite",
+                "Measure with --dtype=float32, or take another checkpoint",
             )
         say(f"{split} bpb: {found[split]:.6f}")
-        # The same documents in as many tokens, and cut alike.
-        versions[split] = version_hash([str(tokens), str(subject.model.config.seq_len), *read])
+        # As many bytes of the same documents, and cut alike: the same text, whatever the tokens.
+        versions[split] = version_hash([str(size), str(subject.model.config.seq_len), *read])
     return found, versions
 
 

@@ -68,7 +68,6 @@ def text_batches(
         yield ids[:, :-1].clamp(min=0), ids[:, 1:]
 
 
-@torch.no_grad()  # not inference_mode: caches that the model builds here must stay usable in training
 def bits_per_byte(
     model: GPT,
     batches: Iterable[Batch],
@@ -80,6 +79,16 @@ def bits_per_byte(
     token_bytes: byte length of every id; ids of 0 bytes (the specials) count neither as loss nor as bytes.
     on_batch: called with the number of tokens of every batch done. NaN when there was no byte to predict.
     """
+    return _measure(model, batches, token_bytes, on_batch)[0]
+
+
+@torch.no_grad()  # not inference_mode: caches that the model builds here must stay usable in training
+def _measure(
+    model: GPT,
+    batches: Iterable[Batch],
+    token_bytes: Sequence[int] | Tensor,
+    on_batch: Callable[[int], None] | None,
+) -> tuple[float, int]:
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
     nats, total_bytes = 0.0, 0
     was_training = model.training
@@ -96,7 +105,7 @@ def bits_per_byte(
     finally:
         model.train(was_training)
     nats, total_bytes = _sum_over_ranks(nats, total_bytes)
-    return nats / (math.log(2) * total_bytes) if total_bytes else math.nan
+    return nats / (math.log(2) * total_bytes) if total_bytes else math.nan, total_bytes
 
 
 def text_bpb(
@@ -106,8 +115,8 @@ def text_bpb(
     tokens: int,
     batch: int = 0,
     on_batch: Callable[[int], None] | None = None,
-) -> float:
-    """Bits per byte of the first `tokens` tokens of the documents, shared among the ranks.
+) -> tuple[float, int]:
+    """Bits per byte of the first `tokens` tokens of the documents, shared among the ranks; and how many bytes that was.
 
     batch: rows per forward pass and rank; 0: as many as keep the logits under 1 GiB.
     """
@@ -122,7 +131,7 @@ def text_bpb(
         rank=me.rank,
         world=me.world,
     )
-    return bits_per_byte(model, batches, tokenizer.token_bytes, on_batch)
+    return _measure(model, batches, tokenizer.token_bytes, on_batch)
 
 
 def _sum_over_ranks(nats: float, total_bytes: int) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,6 +51,7 @@ class WithBaseline(Protocol):
 
 Grades = Mapping[str, bool]  # the first decides the accuracy, each is counted by its name
 Graded = dict[int, list[Grades]]  # of every answer to a question
+Prompts = Mapping[int, list[int]]  # a question's number -> ids
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,18 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settin
     """
     if len(task) == 0:
         raise UserError(f"task {task.name} has no questions")
-    me = ranks()
+    me, window = ranks(), model.config.seq_len
     chosen = spread(len(task), settings.max_problems)
-    mine = chosen[me.rank :: me.world]
+    prompts = {i: render_prompt(tokenizer, task[i].without_last()) for i in chosen[me.rank :: me.world]}
     ask = _generate if task.kind == "generative" else _choose
-    with Progress(len(mine), task.name, unit="questions") as bar:
-        graded = ask(model, tokenizer, task, mine, settings, bar)
-    result = count(task, _gather(graded, me))
+    with Progress(len(prompts), task.name, unit="questions") as bar:
+        graded = ask(model, tokenizer, task, prompts, settings, bar)
+    graded, too_long = _gather(graded, {i for i, ids in prompts.items() if len(ids) >= window}, me)
+    if too_long:
+        cut = f"{len(too_long)} of {len(chosen)} questions are longer than the context of {window} tokens"
+        warn(f"{task.name}: {cut} and lose their beginning")
     used = settings.of_answers() if task.kind == "generative" else {}
-    return replace(result, version=version(task, chosen), settings=used)
+    return replace(count(task, graded), version=version(task, chosen), settings=used, truncated=len(too_long))
 
 
 def version(task: Task, items: Sequence[int]) -> str:
@@ -149,14 +154,14 @@ def chatcore(tasks: Mapping[str, TaskResult]) -> float | None:
 
 
 def _generate(
-    model: GPT, tokenizer: Tokenizer, task: Task, items: Sequence[int], settings: Settings, bar: Progress
+    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: Settings, bar: Progress
 ) -> Graded:
     engine = Engine(model, tokenizer, max_batch=settings.batch)
-    graded: Graded = {i: [] for i in items}
+    graded: Graded = {i: [] for i in prompts}
     right = done = 0
     # More answers than are written at once: the engine fills the places of short ones with new ones.
     at_once = -(-4 * settings.batch // settings.num_samples)
-    for some in _by_length(tokenizer, task, items, model.config.seq_len, settings.max_tokens, at_once):
+    for some in _by_length(prompts, tokenizer.bos, model.config.seq_len, settings.max_tokens, at_once):
         requests = [
             Request(
                 prompt=prompt,
@@ -180,13 +185,13 @@ def _generate(
 
 @torch.inference_mode()
 def _choose(
-    model: GPT, tokenizer: Tokenizer, task: Task, items: Sequence[int], settings: Settings, bar: Progress
+    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: Settings, bar: Progress
 ) -> Graded:
     if not isinstance(task, WithLetters):
         raise TypeError(f"categorical task {task.name} has no letters")
     graded: Graded = {}
     right = 0
-    for some in _by_length(tokenizer, task, items, model.config.seq_len, 1, settings.batch):
+    for some in _by_length(prompts, tokenizer.bos, model.config.seq_len, 1, settings.batch):
         width = max(len(ids) for _, ids in some)
         # Padding on the right: a causal model cannot see it from the answer's position.
         padded = torch.tensor([ids + [tokenizer.bos] * (width - len(ids)) for _, ids in some], device=model.device)
@@ -194,23 +199,23 @@ def _choose(
         logits = model.logits(model.hidden(padded)[torch.arange(len(some)), ends])  # (B, V)
         for row, (i, _) in enumerate(some):
             letters = task.letters(i)
-            likely = logits[row, [letter_id(tokenizer, letter) for letter in letters]]
-            graded[i] = [task.grade(i, letters[int(likely.argmax())])]
+            likely = logits[row, [letter_id(tokenizer, letter) for letter in letters]].tolist()
+            if not all(map(math.isfinite, likely)):
+                raise UserError(
+                    f"{task.name}, question {i}: the model's logits are not finite",
+                    "Measure with --dtype=float32, or take another checkpoint",
+                )
+            graded[i] = [task.grade(i, letters[likely.index(max(likely))])]
             right += next(iter(graded[i][0].values()))
         bar.advance(len(some), accuracy=f"{right / len(graded):.3f}")
     return graded
 
 
 def _by_length(
-    tokenizer: Tokenizer, task: Task, items: Sequence[int], window: int, answer: int, batch: int
+    prompts: Prompts, bos: int, window: int, answer: int, batch: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
     """Batches of (item, prompt ids), prompts of like length together; a long one leaves room to answer."""
-    prompts = [(i, render_prompt(tokenizer, task[i].without_last())) for i in items]
-    too_long = sum(len(ids) >= window for _, ids in prompts)
-    if too_long:
-        cut = f"{too_long} questions are longer than the context of {window} tokens"
-        warn(f"{task.name}: {cut} and lose their beginning")
-    fitted = [(i, fit_ids(ids, tokenizer.bos, window, answer)) for i, ids in prompts]
+    fitted = [(i, fit_ids(ids, bos, window, answer)) for i, ids in prompts.items()]
     fitted.sort(key=lambda pair: len(pair[1]))
     for start in range(0, len(fitted), batch):
         yield fitted[start : start + batch]
@@ -224,12 +229,12 @@ def letter_id(tokenizer: Tokenizer, letter: str) -> int:
     return ids[0]
 
 
-def _gather(graded: Graded, me: Ranks) -> Graded:
+def _gather(graded: Graded, too_long: set[int], me: Ranks) -> tuple[Graded, set[int]]:
     if me.world == 1:
-        return graded
+        return graded, too_long
     shares: list[Any] = [None] * me.world
-    dist.all_gather_object(shares, graded)
-    return {index: answers for share in shares for index, answers in share.items()}
+    dist.all_gather_object(shares, (graded, too_long))
+    return {i: answers for share, _ in shares for i, answers in share.items()}, {i for _, x in shares for i in x}
 
 
 def show(name: str, result: TaskResult) -> None:

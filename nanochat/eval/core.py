@@ -7,14 +7,16 @@ import io
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 
 from nanochat.console import Progress, UserError, is_main_rank, say, warn
+from nanochat.eval.bundle import BUNDLE_URL
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import OPTIONS, CoreTask, Question, ask, problem, rows, where
@@ -26,19 +28,11 @@ if TYPE_CHECKING:
     from nanochat.model import GPT
     from nanochat.tokenizer import Tokenizer
 
-BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 VERSION = 1  # of prompts, spans and decisions
 WINDOW = 128  # items rendered at a time, so that rows of about one length meet in a batch
 BATCH_TOKENS = 8192  # per forward pass, padding included
+LABEL = re.compile(r"\w[\w.-]*")  # of a task: nothing that a terminal or a spreadsheet would act on
 COLUMNS = ("task", "n", "accuracy", "low", "high", "centered", "centered_low", "centered_high", "truncated")
-
-
-def missing_bundle(folder: Path) -> str | None:
-    """One line on why CORE cannot be measured and how to get its data, or None when the bundle is there."""
-    if (folder / "core.yaml").is_file():
-        return None
-    remedy = f"Unzip {BUNDLE_URL} there, or set NANOCHAT_EVAL_BUNDLE to it."
-    return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
 
 
 def read_tasks(
@@ -67,16 +61,32 @@ def read_tasks(
             )
             for entry in listed
         ]
-    except (OSError, yaml.YAMLError, KeyError, IndexError, TypeError, ValueError) as error:
+        _check(tasks)
+    except (OSError, yaml.YAMLError, csv.Error, LookupError, TypeError, ValueError, RecursionError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise _unreadable(f"the evaluation bundle in {bundle} cannot be read: {what}") from None
     known = [task.label for task in tasks]
     if unknown := [label for label in labels if label not in known]:
         raise UserError(f"CORE has no task {unknown[0]!r}", f"Choose from {', '.join(known)}")
-    for task in tasks:
-        if task.kind not in OPTIONS:
-            raise _unreadable(f"CORE task {task.label} has the unknown type {task.kind!r}")
     return [task for task in tasks if not labels or task.label in labels]
+
+
+def _check(tasks: Sequence[CoreTask]) -> None:
+    """ValueError for what core.yaml and eval_meta_data.csv cannot mean."""
+    if not tasks:
+        raise ValueError("core.yaml lists no tasks")
+    for place, task in enumerate(tasks):
+        file = PurePosixPath(task.file)
+        if not LABEL.fullmatch(task.label) or task.label in (other.label for other in tasks[:place]):
+            raise ValueError(f"the label {task.label!r} is no name of its own")
+        if task.kind not in OPTIONS:
+            raise ValueError(f"task {task.label} has the unknown type {task.kind!r}")
+        if type(task.shots) is not int or task.shots < 0 or not isinstance(task.delimiter, str):
+            raise ValueError(f"task {task.label} has {task.shots!r} examples and the delimiter {task.delimiter!r}")
+        if file.is_absolute() or ".." in file.parts:
+            raise ValueError(f"task {task.label} has its questions in {task.file}, outside of the bundle")
+        if not 0 <= task.random < 1:  # or NaN
+            raise ValueError(f"task {task.label} has the random baseline {100 * task.random:g}")
 
 
 def _unreadable(what: str) -> UserError:
@@ -100,7 +110,7 @@ def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tu
         try:
             item = json.loads(line)
             wrong = problem(task.kind, item)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             wrong = f"is no JSON: {error}"
         if wrong:
             raise _unreadable(f"CORE task {task.label} cannot be read: line {number} of {path} {wrong}")
@@ -167,9 +177,9 @@ def _result(task: CoreTask, questions: Sequence[Question], version: str, outcome
     right = [x.right for x in outcomes]
     score = Score(sum(right), len(right))
     if task.categories:
-        groups: dict[Any, list[bool]] = {}
+        groups: dict[str, list[bool]] = {}
         for question, good in zip(questions, right, strict=True):
-            groups.setdefault(question.item.get("category"), []).append(good)
+            groups.setdefault(str(question.item.get("category")), []).append(good)
         means = [sum(group) / len(group) for group in groups.values()]
         mean = math.fsum(means) / len(means)
         variance = (
@@ -239,6 +249,13 @@ def evaluate_items(
     for first in range(0, len(mine), WINDOW):
         some = mine[first : first + WINDOW]
         asked = rows(task, [questions[i] for i in some], tokenizer, model.config.seq_len)
+        for i, of_one in zip(some, asked, strict=True):
+            if (largest := max(max(row.ids) for row in of_one)) >= model.config.vocab_size:
+                raise UserError(
+                    f"{where(task, questions[i])}: the tokenizer has the id {largest}, the model only "
+                    f"{model.config.vocab_size} ids",
+                    "Use the tokenizer that the model was trained with",
+                )
         likely = task.kind == "language_modeling"
         for i, of_one, scores in zip(some, asked, answer_scores(model, asked, likely, batch_tokens), strict=True):
             if not all(map(math.isfinite, scores)):

@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from nanochat.console import is_main_rank, warn
+from nanochat.lock import hold
 from nanochat.machine import ranks
 from nanochat.paths import write_json
 
@@ -27,7 +28,8 @@ class Outcome:
 class Kept:
     """Finished tasks in a file, so that an evaluation that was killed goes on where it stopped.
 
-    facts: all but the questions that decides a result; a task measured under others is measured anew.
+    facts: all but the questions that decides a result; a task measured under others is measured anew. Evaluations that
+    run at the same time share the file.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]):
@@ -35,19 +37,25 @@ class Kept:
         self.tasks: dict[str, dict[str, Any]] = {}
 
     def read(self) -> None:
-        """Take what the file holds, on every rank what the first one finds."""
-        if is_main_rank() and self.path.exists():
-            try:
-                self.tasks = json.loads(self.path.read_text(encoding="utf-8"))["tasks"]
-                if not all(set(x["right"]) <= set("01") and x["truncated"] >= 0 for x in self.tasks.values()):
-                    raise ValueError
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                self.tasks = {}
-                warn(f"{self.path} is damaged: all tasks are measured anew")
+        """Take what the file holds; on every rank what the first one finds, and the first one's facts."""
+        if is_main_rank():
+            self.tasks = self._load()
         if ranks().world > 1:
-            shared = [self.tasks]
+            shared = [(self.tasks, self.facts)]
             dist.broadcast_object_list(shared)
-            self.tasks = shared[0]
+            self.tasks, self.facts = shared[0]
+
+    def _load(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        try:
+            tasks: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))["tasks"]
+            if not all(set(x["right"]) <= set("01") and x["truncated"] >= 0 for x in tasks.values()):
+                raise ValueError
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            warn(f"{self.path} is damaged: all tasks are measured anew")
+            return {}
+        return tasks
 
     def find(self, label: str, version: str, n: int) -> list[Outcome] | None:
         """The outcomes of a task, if it was finished on the same questions under the same facts."""
@@ -60,6 +68,7 @@ class Kept:
     def add(self, label: str, version: str, outcomes: Sequence[Outcome]) -> None:
         right = "".join(str(int(x.right)) for x in outcomes)
         cut = sum(x.cut for x in outcomes)
-        self.tasks[label] = {"version": version, "facts": self.facts, "right": right, "truncated": cut}
+        found = {"version": version, "facts": self.facts, "right": right, "truncated": cut}
         if is_main_rank():
-            write_json(self.path, {"version": 1, "tasks": self.tasks})
+            with hold(self.path.with_suffix(".lock"), "another evaluation writes its results"):
+                write_json(self.path, {"version": 1, "tasks": {**self._load(), label: found}})

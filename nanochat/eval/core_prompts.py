@@ -79,9 +79,9 @@ def ask(task: CoreTask, data: Sequence[Item], lines: Sequence[int] | None = None
 
     lines: where each item stands in its file (default: in order).
     """
-    groups: dict[Any, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for i, item in enumerate(data):
-        groups.setdefault(item.get("category") if task.categories else None, []).append(i)
+        groups.setdefault(str(item.get("category")) if task.categories else "", []).append(i)
     draw = _draw_dclm if task.rules == "dclm" else _draw
     shown: dict[int, list[Item]] = {}
     for group in groups.values():
@@ -138,7 +138,7 @@ def pieces(task: CoreTask, question: Question) -> tuple[str, list[str], list[str
     else:
         done = [f"{x['context'].strip()}{delimiter}{x['continuation'].strip()}" for x in shown]
         asked, answers = [f"{begin}{item['context'].strip()}{delimiter}".rstrip()], [item["continuation"].strip()]
-    return "\n".join(done), asked, [x if x[0] == " " else f" {x}" for x in answers]
+    return "\n".join(done), asked, answers
 
 
 def rows(task: CoreTask, questions: Sequence[Question], tokenizer: Tokenizer, context: int) -> list[list[Row]]:
@@ -161,8 +161,13 @@ def where(task: CoreTask, question: Question) -> str:
 
 
 def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: Tokenizer) -> list[list[Row]]:
-    """The answer is what follows the question, each encoded by itself."""
-    texts = [text for head, asked, answers in found for text in (head, *asked, *answers)]
+    """The answer is what follows the question, each encoded by itself; behind a space, where words hold theirs."""
+    space = " " if len(tokenizer.encode(" a")) == 1 else ""
+    texts = [
+        text
+        for head, asked, answers in found
+        for text in (head, *asked, *(x if x.startswith(" ") else space + x for x in answers))
+    ]
     encoded = iter(tokenizer.encode_batch(texts))
     done = []
     for _, asked, answers in found:

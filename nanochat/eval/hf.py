@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.console import UserError, say
@@ -28,21 +29,19 @@ from nanochat.tokenizer import Tokenizer
 PACKAGES = "pip install -U transformers accelerate gguf"
 CONTEXT = 2048  # of models that do not say, as in lm-eval
 LOGITS = 1 << 28  # float32 logits held at once: these models give them for every place
+SUFFIXES = {".safetensors", ".json", ".model", ".txt"}  # of a model's and a tokenizer's files
 
 
 class HFTokenizer:
     """What CORE needs of a tokenizer. bos: an id to stand before a prompt; whether it is run is up to the model."""
+
+    hash = ""  # the model's stands for its files, too
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         known = [x for x in (tokenizer.bos_token_id, tokenizer.eos_token_id) if x is not None]
         self.bos: int = known[0] if known else 0
         self.puts_bos = tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
-
-    @property
-    def hash(self) -> str:
-        """Stands for the ids that texts become, as far as vocabulary and BOS decide them."""
-        return hashlib.sha256(repr((self.puts_bos, sorted(self.tokenizer.get_vocab().items()))).encode()).hexdigest()
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return self.tokenizer(list(texts), add_special_tokens=False, verbose=False).input_ids if texts else []
@@ -62,10 +61,10 @@ class HFModel:
         self.model = model.eval()
         self.bos, self.skip = bos, 0 if keep_first else 1
         text = model.config.get_text_config()
-        self.vocab_size: int = text.vocab_size
         context = getattr(text, "max_position_embeddings", None) or CONTEXT
         # No depth: nanochat's cache holds nothing but the ids that rows share.
-        self.config = SimpleNamespace(seq_len=context + self.skip, depth=0, kv_heads=1, head_dim=1)
+        sizes = {"seq_len": context + self.skip, "vocab_size": text.vocab_size}
+        self.config = SimpleNamespace(**sizes, depth=0, kv_heads=1, head_dim=1)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
 
@@ -101,6 +100,9 @@ class HFModel:
         """Logits (B, T, V) behind every id of tails (B, T), where the ids of `front` stand before each row."""
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+        room = self.config.seq_len - len(front)
+        if tails.size(1) > room:  # by padding only: rows were cut. Positions may end here.
+            return F.pad(self._behind(front, tails[:, :room]), (0, 0, 0, tails.size(1) - room))
         ids = torch.tensor([front], device=self.device)
         past: Any = getattr(
             self.model.base_model(input_ids=ids[:, self.skip :], use_cache=True), "past_key_values", None
@@ -121,7 +123,6 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
     """
     folder, options = _locate(source)
     try:
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from transformers.utils import logging
     except ImportError:
@@ -136,17 +137,29 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
 
             # By itself it would run the packed weights with kernels that it downloads.
             options["quantization_config"] = GgufConfig(dequantize=True)
-        found: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=machine.dtype, use_safetensors=True, **options)
+        options |= {"dtype": machine.dtype, "use_safetensors": True, "output_loading_info": True}
+        found, report = cast(Any, AutoModelForCausalLM.from_pretrained(folder, **options))
+        if absent := sorted(report["missing_keys"]):
+            raise ValueError(f"its file has no {', '.join(absent)}")
     except ImportError as error:
         raise UserError(f"{source} needs another package: {_first_line(error)}", f"Run {PACKAGES}") from None
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # damaged files raise whatever they lead to
         remedy = "Give a causal language model with its tokenizer, its weights as safetensors or GGUF"
         raise UserError(f"transformers cannot load {source}: {_first_line(error)}", remedy) from None
     model = HFModel(found.to(machine.device), tokenizer.bos, tokenizer.puts_bos)
-    facts = {"path": source, "stage": "hf", "tag": Path(source).name, "step": 0, "hash": _hash(source, found)}
-    say(f"hf {facts['tag']} ({found.num_parameters():,} parameters) on {describe(machine)}")
+    path = Path(source).expanduser()
+    name = (path.resolve() if path.exists() else path).name
+    facts = {
+        "path": source,
+        "stage": "hf",
+        "tag": name,
+        "step": 0,
+        "hash": _hash(path, found),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    say(f"hf {name} ({found.num_parameters():,} parameters) on {describe(machine)}")
     subject = Subject(Path(folder), facts, cast(GPT, model), cast(Tokenizer, tokenizer), machine)
-    return subject, max(1, LOGITS // model.vocab_size)
+    return subject, max(1, LOGITS // model.config.vocab_size)
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
@@ -156,19 +169,17 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         return str(path), {}
-    if path.suffix or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source) or Path(source).parent.exists():
+    if path.suffix.lower() == ".gguf" or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source) or Path(source).parent.exists():
         raise UserError(f"there is no model {source}", "Give a folder, a .gguf file, or owner/name of one on the Hub")
     return source, {}
 
 
-def _hash(source: str, model: Any) -> str:
-    """Stands for the weights: of their files, or the commit of the repository."""
-    path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    if not files:
-        return str(model.config._commit_hash or "")
+def _hash(path: Path, model: Any) -> str:
+    """Stands for weights, configuration and tokenizer: of their files, or the commit of the repository."""
+    if not path.exists():
+        return str(model.config._commit_hash)
     digest = hashlib.sha256()
-    for file in files:
+    for file in [path] if path.is_file() else sorted(x for x in path.iterdir() if x.suffix in SUFFIXES):
         with file.open("rb") as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()[:16]

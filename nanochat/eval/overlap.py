@@ -20,8 +20,9 @@ from nanochat.console import Progress, UserError, say
 from nanochat.dataset.info import find_info, load_info
 from nanochat.dataset.shards import Shards
 from nanochat.dataset.textfiles import documents, text_files, text_size
+from nanochat.eval.bundle import missing_bundle
 from nanochat.eval.choosing import choose_tasks
-from nanochat.eval.core import missing_bundle, read_questions, read_tasks
+from nanochat.eval.core import read_questions, read_tasks
 from nanochat.eval.core_prompts import CoreTask, Item
 from nanochat.machine import ranks
 from nanochat.paths import eval_bundle_dir

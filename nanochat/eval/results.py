@@ -44,14 +44,16 @@ def commit() -> str:
     return head.stdout.strip() + (" (with local changes)" if changes.stdout.strip() else "")
 
 
+def code() -> dict[str, str]:
+    """Which code runs: nanochat's version, and its commit in a checkout."""
+    found = {"nanochat": nanochat.__version__}
+    return {**found, "commit": head} if (head := commit()) else found
+
+
 def made() -> dict[str, Any]:
     """When, with which code and by which command line: date in UTC, nanochat's version, commit, argv."""
-    found: dict[str, Any] = {
-        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "nanochat": nanochat.__version__,
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-    return {**found, "commit": code} if (code := commit()) else found
+    date = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"date": date, **code(), "argv": [Path(sys.argv[0]).name, *sys.argv[1:]]}
 
 
 def wilson(passed: float, n: float, z: float = 1.959964) -> tuple[float, float]:
@@ -93,7 +95,7 @@ class Score:
     def of(cls, shares: Sequence[float], samples: int = 1, baseline: float | None = None) -> Score:
         """From every question's share of right answers out of `samples`."""
         n, passed = len(shares), math.fsum(shares)
-        if samples == 1 or not 0 < passed < n:
+        if samples == 1 or n == 1 or not 0 < passed < n:  # one question does not show how much they vary
             return cls(passed, n, baseline)
         # Answers to one question are alike: what counts is how much the questions' shares vary, beside a coin's.
         mean = passed / n

@@ -51,6 +51,7 @@ def open_subject(stage: str, tag: str | None, step: int | None, device: str, dty
     folder = checkpoint.find(stage, tag, step)
     machine = setup(device, dtype)
     model = load(folder, machine.device, machine.dtype)
-    subject = Subject(folder, describe_checkpoint(folder), model, Tokenizer.load(folder / "tokenizer"), machine)
+    facts = {**describe_checkpoint(folder), "dtype": str(machine.dtype).removeprefix("torch.")}
+    subject = Subject(folder, facts, model, Tokenizer.load(folder / "tokenizer"), machine)
     say(f"{stage} {subject.facts['tag']} step {subject.facts['step']:,} on {describe(machine)}")
     return subject

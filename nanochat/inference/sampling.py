@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nanochat.console import UserError
+
 
 def generator(seed: int, sample: int) -> torch.Generator:
     """The random numbers of one sample: a function of (seed, sample) alone, the same on every device."""
@@ -23,7 +25,10 @@ def sample(
     `uniforms` are one draw in [0, 1) per row: a place on the row's cumulative distribution. So a row's choice
     depends on nothing but the row.
     """
-    chosen: list[int] = logits.argmax(dim=-1).tolist()
+    top = logits.max(dim=-1)
+    if not top.values.isfinite().all():
+        raise UserError("the model's logits are not finite", "Use --dtype=float32, or take another checkpoint")
+    chosen: list[int] = top.indices.tolist()
     drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0]
     for top_k in {top_ks[row] for row in drawn}:
         rows = [row for row in drawn if top_ks[row] == top_k]

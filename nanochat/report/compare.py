@@ -92,6 +92,13 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def _number(value: Any) -> float:
+    """ValueError for NaN and infinity, which Python's JSON can hold."""
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} is no score")
+    return number
+
+
 @dataclass(frozen=True)
 class Task:
     """A task of a result file. right: right answers to each question, out of `samples`; random: a guesser's score."""
@@ -109,9 +116,9 @@ class Task:
         settings = record.get("settings", {})
         samples = settings.get("num_samples", 1)
         right = [int(count) for count in (record.get("right", "").split() if samples > 1 else record.get("right", ""))]
-        if right and len(right) != record["n"]:
+        if samples < 1 or (right and (len(right) != record["n"] or max(right) > samples)):
             raise ValueError("outcomes of other questions")
-        score = Estimate(float(record["accuracy"]), *map(float, record["ci95"]))
+        score = Estimate(_number(record["accuracy"]), *map(_number, record["ci95"]))
         return cls(score, int(record["n"]), record.get("version", ""), right, samples, record.get("random"), settings)
 
     @property
@@ -145,12 +152,13 @@ class Result:
             record = json.loads(path.read_text(encoding="utf-8"))
             model = record["checkpoint"]
             title = f"{record['command']} of {model['stage']} {model['tag']} step {model['step']:,}"
-            title += f", weights {model['hash'][:12]}, {record.get('made', {}).get('date', 'without a date')} ({path})"
+            title += f", weights {model['hash'][:12]}{', ' + model['dtype'] if 'dtype' in model else ''}"
+            title += f", {record.get('made', {}).get('date', 'without a date')} ({path})"
             return cls(
                 title,
                 {name: Task.of(task) for name, task in record["tasks"].items()},
-                {key: float(record[key]) for key in MEANS if key in record},
-                {split: float(value) for split, value in record.get("bpb", {}).items()},
+                {key: _number(record[key]) for key in MEANS if key in record},
+                {split: _number(value) for split, value in record.get("bpb", {}).items()},
                 dict(record.get("bpb_version", {})),
             )
         except OSError as error:
@@ -193,7 +201,7 @@ def compare(first: Path, second: Path) -> str:
     lines = [f"A: {a.title}", f"B: {b.title}", "", *_table([*rows, *means], adjusted)]
     for split in splits:
         same = _same_text(split, a, b)
-        known = "the same tokens" if same else "not the same tokens" if same is False else "maybe not the same tokens"
+        known = "the same text" if same else "not the same text" if same is False else "maybe not the same text"
         lines.append(f"{split} bpb: A {a.bpb[split]:.6f}, B {b.bpb[split]:.6f}, {known}")
     return "\n".join([*lines, "", *_verdict(a, b, rows, means, adjusted)])
 
@@ -204,7 +212,7 @@ def _task_row(name: str, a: Task, b: Task) -> Row:
     differ = "".join(f", {key} {a.settings.get(key)}/{b.settings.get(key)}" for key in keys)
     if a.version and b.version and a.version != b.version:
         return Row(name, a.score.value, b.score.value, None, f"not the same questions{differ}", n=n)
-    if a.version and b.version and a.right and b.right:
+    if a.version and b.version and len(a.right) == len(b.right) > 0:
         gap = difference(a.score, b.score, correlation(a.shares, b.shares))
         p = swap_test([y * a.samples - x * b.samples for x, y in zip(a.right, b.right, strict=True)])
         return Row(name, a.score.value, b.score.value, gap, f"paired{differ}", p, n)
@@ -258,7 +266,7 @@ def _verdict(
             lines.append(f"{row.name}: {f'{row.better} is better' if clear else 'no difference'} beyond noise.")
     for split in a.bpb:
         if _same_text(split, a, b) and a.bpb[split] != b.bpb[split]:
-            lines.append(f"{split} bpb: {'B' if b.bpb[split] < a.bpb[split] else 'A'} is better on these tokens.")
+            lines.append(f"{split} bpb: {'B' if b.bpb[split] < a.bpb[split] else 'A'} is better on this text.")
     apart = [row.name for row in (*rows, *means) if row.difference is None]
     if apart:
         lines.append(f"Not comparable: {', '.join(apart)}.")

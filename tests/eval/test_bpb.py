@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from itertools import chain
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from nanochat.console import UserError
 from nanochat.eval import bits_per_byte, bpb, text_batches
+from nanochat.eval.base import measure
 from nanochat.eval.bpb import rows
+from nanochat.machine import Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.tokenizer import Tokenizer
 
@@ -129,6 +134,30 @@ def test_ranks_add_up_their_shares(model: GPT, tokenizer: Tokenizer, monkeypatch
     alone = share(0, 2)
     assert share(1, 2) == pytest.approx(whole, rel=1e-12)  # the second rank sees both shares
     assert alone != pytest.approx(whole, rel=1e-3)
+
+
+def measured(tmp_path: Path, text: str, model: GPT, tokenizer: Tokenizer, tokens: int) -> tuple[float, str]:
+    (tmp_path / "a.txt").write_text(text)
+    machine = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks())
+    subject: Any = SimpleNamespace(model=model, tokenizer=tokenizer, machine=machine, dataset="")
+    found, versions = measure(subject, tmp_path / "a.txt", tokens=tokens)
+    return found["data"], versions["data"]
+
+
+def test_losses_that_are_not_finite_are_named(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    model = GPT(ModelConfig(1, 16, 2, 2, tokenizer.vocab_size, 8)).init_weights(0)
+    model.head.weight.data.fill_(math.nan)
+    with pytest.raises(UserError, match=r"the data text of .*a\.txt: the model's losses are not finite"):
+        measured(tmp_path, "some text", model, tokenizer, 100)
+
+
+def test_the_version_is_of_the_text_that_was_measured(tmp_path: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """As many tokens of another tokenizer are another part of the text, unless that is all of it."""
+    other = Tokenizer({bytes([i]): i for i in range(256)} | {b"at": 256, b"th": 257, b"hat": 258})
+    text = "the cat sat on that mat, " * 9
+    for tokens, same in ((40, False), (1000, True)):
+        versions = {measured(tmp_path, text, model, t, tokens)[1] for t in (tokenizer, other)}
+        assert (len(versions) == 1) is same
 
 
 def test_nothing_to_predict_is_nan(model: GPT, tokenizer: Tokenizer) -> None:

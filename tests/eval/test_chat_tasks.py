@@ -243,7 +243,18 @@ def test_questions_longer_than_the_context_are_cut_aloud(
 
     result = evaluate_task(model, tokenizer, Long(3), Settings(batch=2))
     assert result.score.n == 3
-    assert "3 questions are longer than the context of 64 tokens" in capsys.readouterr().err
+    assert "3 of 3 questions are longer than the context of 64 tokens" in capsys.readouterr().err
+    assert result.to_dict()["truncated"] == 3
+
+
+def test_logits_that_are_not_finite_are_named(tokenizer: Tokenizer) -> None:
+    model = make_model(tokenizer)
+    model.head.weight.data[ord("A")] = float("nan")
+    with pytest.raises(UserError, match="MMLU, question [0-9]+: the model's logits are not finite"):
+        evaluate_task(model, tokenizer, Letters(), GREEDY)
+    for settings in (GREEDY, SAMPLED):
+        with pytest.raises(UserError, match="the model's logits are not finite"):
+            evaluate_task(model, tokenizer, Sums(), settings)
 
 
 def test_bad_tasks_are_named(model: GPT, tokenizer: Tokenizer) -> None:

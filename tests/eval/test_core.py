@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -15,13 +16,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.commands import base_eval
 from nanochat.console import UserError
-from nanochat.eval import core, core_passes
-from nanochat.eval.core import evaluate_core, evaluate_items, missing_bundle, read_questions, read_tasks, write_csv
+from nanochat.eval import core, core_passes, results
+from nanochat.eval.bundle import missing_bundle
+from nanochat.eval.core import evaluate_core, evaluate_items, read_questions, read_tasks, write_csv
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import CoreTask, Item, Question, Row, _cut, _draw_dclm, ask, prompts, rows
@@ -60,7 +64,7 @@ class Bigrams:
     """Stands in for a model: expects the next letter of the alphabet after every byte."""
 
     def __init__(self, vocab_size: int, seq_len: int = 64):
-        self.config = SimpleNamespace(seq_len=seq_len)
+        self.config = SimpleNamespace(seq_len=seq_len, vocab_size=vocab_size)
         self.device = torch.device("cpu")
         self.vocab_size = vocab_size
 
@@ -81,6 +85,12 @@ def _every_row_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
     return Tokenizer({bytes([i]): i for i in range(256)})
+
+
+@pytest.fixture(scope="module")
+def spaced() -> Tokenizer:
+    """A word's space belongs to it, as in tokenizers that were trained."""
+    return Tokenizer({bytes([i]): i for i in range(256)} | {b" a": 256})
 
 
 @pytest.fixture
@@ -109,10 +119,10 @@ def test_prompts_of_each_type() -> None:
     assert prompts(LM, Question(NEXT[0], [NEXT[1]])) == ["p qz\n\na", "p qz\n\na bcd"]
 
 
-def test_prompts_of_each_type_by_the_rules_of_dclm(tokenizer: Tokenizer) -> None:
+def test_prompts_of_each_type_by_the_rules_of_dclm(spaced: Tokenizer) -> None:
     """As LLM Foundry builds them: stripped texts, a line break between examples, the answer encoded by itself."""
 
-    def texts(task: CoreTask, item: Item, *shown: Item) -> list[tuple[str, str]]:
+    def texts(task: CoreTask, item: Item, *shown: Item, tokenizer: Tokenizer = spaced) -> list[tuple[str, str]]:
         task = CoreTask(task.label, task.kind, task.shots, task.delimiter, task.file, rules="dclm")
         found = one(task, item, tokenizer, 999, shown)
         assert all(row.ids[0] == tokenizer.bos and row.end == len(row.ids) for row in found)
@@ -129,10 +139,14 @@ def test_prompts_of_each_type_by_the_rules_of_dclm(tokenizer: Tokenizer) -> None
     assert texts(LM, {"context": "a\nAnswer: ", "continuation": " b "}, NEXT[0], NEXT[2]) == [
         ("a bcd\nx y\na\nAnswer:", " b")
     ]
+    # A tokenizer whose words hold no space gets none.
+    bare = Tokenizer({bytes([i]): i for i in range(256)})
+    assert [answer for _, answer in texts(plain, alike, tokenizer=bare)] == ["the cat", " the", "the cat sat"]
 
 
-def test_a_blank_line_and_a_double_space_tell_the_rules_apart(tokenizer: Tokenizer) -> None:
+def test_a_blank_line_and_a_double_space_tell_the_rules_apart(spaced: Tokenizer) -> None:
     """What differs in SQuAD, and in tasks whose questions end with a space."""
+    tokenizer = spaced
     squad = [{"context": f"Context: c{i}.\nQuestion: q{i}?\nAnswer:", "continuation": f"a{i}"} for i in range(2)]
     task = CoreTask("squad", "language_modeling", 1, " ", "")
     ours, theirs = (
@@ -308,9 +322,31 @@ def damage_item(bundle: Path, name: str = "quiz", line: int = 3, **values: Any) 
     path.write_text("\n".join(lines) + "\n")
 
 
+def replace_in(bundle: Path, old: str, new: str, name: str = "core.yaml") -> None:
+    text = (bundle / name).read_text()
+    assert old in text
+    (bundle / name).write_text(text.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
+        (lambda b: replace_in(b, "quiz,50", "quiz,nan", "eval_meta_data.csv"), "task quiz has the random baseline nan"),
+        (lambda b: replace_in(b, "quiz,50", "quiz,100", "eval_meta_data.csv"), "the random baseline 100"),
+        (lambda b: replace_in(b, "quiz,50", "quiz," + "9" * 200_000, "eval_meta_data.csv"), "field larger"),
+        (lambda b: replace_in(b, "label: who", "label: quiz"), "the label 'quiz' is no name of its own"),
+        (
+            lambda b: [replace_in(b, "who", "=1+1", name) for name in ("core.yaml", "eval_meta_data.csv")],
+            "the label '=1+1' is no name",
+        ),
+        (lambda b: replace_in(b, "uri: who", "uri: ../../who"), "has its questions in ../../who.jsonl, outside"),
+        (lambda b: replace_in(b, "uri: who", "uri: /tmp/who"), "outside of the bundle"),
+        (lambda b: replace_in(b, "  - 1", "  - ten"), "has 'ten' examples"),
+        (lambda b: replace_in(b, "  - 1", "  - -1"), "has -1 examples"),
+        (lambda b: replace_in(b, 'delimiter: " "', "delimiter: 5"), "the delimiter 5"),
+        (lambda b: (b / "core.yaml").write_text("icl_tasks: []"), "lists no tasks"),
+        (lambda b: (b / "core.yaml").write_text("icl_tasks: " + "[" * 5000), "cannot be read"),
+        (lambda b: (b / "eval_data" / "quiz.jsonl").write_text("[" * 100_000), "line 1"),
         (lambda b: (b / "eval_data" / "quiz.jsonl").unlink(), "quiz.jsonl"),
         (lambda b: (b / "eval_data" / "quiz.jsonl").write_text('{"query":'), "quiz.jsonl"),
         (lambda b: (b / "eval_data" / "quiz.jsonl").write_text("\n"), "no items"),
@@ -361,6 +397,60 @@ def test_logits_that_are_not_finite_are_named(tokenizer: Tokenizer, task: CoreTa
     with pytest.raises(UserError, match=rf"task {task.label}: line \d of {task.label}.jsonl: .* not finite") as error:
         evaluate_items(Broken(tokenizer.vocab_size), tokenizer, task, ask(task, data))
     assert "--dtype=float32" in str(error.value)
+
+
+def test_ids_that_the_model_does_not_have_are_named(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match=r"task quiz: line 1 of quiz.jsonl: the tokenizer has the id 256, the model"):
+        evaluate_items(Bigrams(256), tokenizer, MC, ask(MC, QUIZ))
+
+
+def test_one_item_and_ten_examples(tokenizer: Tokenizer) -> None:
+    for rules in ("nanochat", "dclm"):
+        task = CoreTask("quiz", "multiple_choice", 10, " ", "quiz.jsonl", rules=rules)
+        (outcome,) = evaluate_items(Bigrams(tokenizer.vocab_size), tokenizer, task, ask(task, QUIZ[:1]))
+        assert outcome.choice == 0
+
+
+def one_of_two(rank: int, port: int, folder: str) -> None:
+    """A rank of an evaluation of tasks of 4, 2 and 3 questions, and of 1, whose second call finds them kept."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+    torch.set_num_threads(1)
+    core_passes.SHARED = 10**9
+    torch.distributed.init_process_group("gloo")
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
+    found = []
+    for limit in (None, None, 1):
+        # The ranks do not agree: the first one's decides.
+        kept = Kept(Path(folder, "kept", "core.json"), {"rank": rank})
+        _, results = evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, Path(folder), limit, kept=kept)
+        found.append({label: result.to_dict() for label, result in results.items()})
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_score_as_one(bundle: Path, tokenizer: Tokenizer) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(one_of_two, (port, str(bundle)), 2)
+    alone = []
+    for limit in (None, None, 1):
+        _, results = evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, bundle, limit)
+        alone.append({label: result.to_dict() for label, result in results.items()})
+    for rank in (0, 1):
+        assert json.loads((bundle / f"{rank}.json").read_text()) == json.loads(json.dumps(alone))
+
+
+def test_evaluations_at_the_same_time_keep_both_their_tasks(tmp_path: Path) -> None:
+    one, other = (Kept(tmp_path / "core.json", {"dtype": "x"}) for _ in range(2))
+    for kept in (one, other):
+        kept.read()
+    one.add("quiz", "v", [Outcome(0, True)])
+    other.add("who", "v", [Outcome(0, False)])
+    again = Kept(tmp_path / "core.json", {"dtype": "x"})
+    again.read()
+    assert again.find("quiz", "v", 1) == [Outcome(-1, True)]
+    assert again.find("who", "v", 1) == [Outcome(-1, False)]
 
 
 def test_cut_questions_are_counted_and_told(
@@ -469,6 +559,11 @@ def test_base_eval_goes_on_and_writes_its_table(
     low, high = whole["core_ci95"]
     assert low < whole["core"] < high
     assert [line["task"] for line in csv.DictReader(Path("t.csv").open())] == ["quiz", "who", "next", "CORE"]
+    run(dtype="bfloat16")
+    assert "measured before" not in capsys.readouterr().out
+    run(dtype="bfloat16")
+    assert "CORE: 3 of 3 tasks were measured before" in capsys.readouterr().out
+    monkeypatch.setattr(results, "commit", lambda: "0" * 12)  # other code
     run(dtype="bfloat16")
     assert "measured before" not in capsys.readouterr().out
     for flags, problem in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from nanochat.commands import base_eval
 from nanochat.console import UserError
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import CoreTask, Question, prompts, rows
-from nanochat.eval.hf import HFModel, HFTokenizer, open_hf
+from nanochat.eval.hf import HFModel, HFTokenizer, _locate, open_hf
 
 transformers = pytest.importorskip("transformers")
 
@@ -130,6 +131,19 @@ def test_the_longest_prompt_that_fits_is_not_cut() -> None:
     assert our_scores(model, tokenizer, task, [longer])[0] == pytest.approx(expected, abs=1e-5)
 
 
+def test_padding_beyond_the_last_position() -> None:
+    """Run together, one's long front and the other's long answers are more than the model has positions."""
+    task = CoreTask("t", "multiple_choice", 0, "", "t.jsonl")
+    model, tokenizer = make_model("learned positions"), make_tokenizer()
+    questions = [
+        Question({"query": "q" * 85, "choices": ["a", "bc"], "gold": 0}),
+        Question({"query": "r" * 20, "choices": ["a" * 65, "b" * 66], "gold": 0}),
+    ]
+    found = our_scores(model, tokenizer, task, questions)
+    for mine, question in zip(found, questions, strict=True):
+        assert mine == pytest.approx(plain_scores(model, tokenizer, task, question), abs=2e-5)
+
+
 @pytest.fixture
 def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model's folder, offline."""
@@ -183,6 +197,47 @@ def test_pickle_is_refused(saved: Path) -> None:
         open_hf(str(saved), "cpu", "float32")
 
 
+def test_a_model_that_lacks_weights_is_refused(saved: Path) -> None:
+    """Else they would be random ones."""
+    make_model().base_model.save_pretrained(saved)
+    with pytest.raises(UserError, match=r"cannot load .*tiny: its file has no lm_head.weight"):
+        open_hf(str(saved), "cpu", "float32")
+
+
+def test_the_hash_is_of_all_that_decides_a_score(saved: Path) -> None:
+    found = [open_hf(str(saved), "cpu", "float32")[0].facts["hash"]]
+    for name, old, new in (("config.json", '"rms_norm_eps": 1e-06', '"rms_norm_eps": 1e-02'),
+                           ("tokenizer.json", '"add_prefix_space": false', '"add_prefix_space": true')):  # fmt: skip
+        text = (saved / name).read_text()
+        assert old in text
+        (saved / name).write_text(text.replace(old, new))
+        found.append(open_hf(str(saved), "cpu", "float32")[0].facts["hash"])
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_damaged_files_are_one_clear_error(saved: Path, name: str) -> None:
+    whole = (saved / name).read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[::-1], b'{"vocab_size": "many"}'):
+        (saved / name).write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot load") as error:
+            open_hf(str(saved), "cpu", "float32")
+        assert "\n" not in str(error.value)
+
+
+def test_whatever_a_damaged_file_makes_the_library_raise_is_one_clear_error(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As GGUF files cut short do."""
+
+    def read(*_: Any, **__: Any) -> None:
+        struct.unpack_from("<q", b"")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
+    with pytest.raises(UserError, match="cannot load .*: unpack_from requires"):
+        open_hf(str(saved), "cpu", "float32")
+
+
 def test_code_that_comes_with_a_model_is_not_run(saved: Path) -> None:
     config = json.loads((saved / "config.json").read_text())
     config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}}
@@ -191,6 +246,11 @@ def test_code_that_comes_with_a_model_is_not_run(saved: Path) -> None:
     with pytest.raises(UserError, match="cannot load"):
         open_hf(str(saved), "cpu", "float32")
     assert not (saved / "ran").exists()
+
+
+def test_repositories_of_the_hub_may_have_dots() -> None:
+    for source in ("Qwen/Qwen2.5-0.5B", "meta-llama/Llama-3.2-1B", "gpt_2/x"):
+        assert _locate(source) == (source, {})
 
 
 def test_what_is_not_there_is_one_clear_error(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_answers_to_one_question_tell_less_than_those_to_many() -> None:
     assert mixed.ci95 == pytest.approx(wilson(4, 8))
     assert Score.of([0.0] * 6, samples=4).ci95 == wilson(0, 6)
     assert (mixed.accuracy, mixed.n) == (0.5, 4)
+    assert Score.of([0.5], samples=100).ci95 == wilson(0.5, 1)  # one question tells nothing of others
     assert Score.of([1, 0, 1]) == Score(2, 3)
 
 
@@ -153,6 +155,20 @@ def test_finish_logs_for_the_report(
     assert record["kind"] == "eval"
     assert record["tasks"]["TinyWorld"]["n"] == 15
     assert "TinyWorld 0.8667, MMLU 0.2500, ChatCORE 0.5000" in capsys.readouterr().out
+
+
+def test_any_text_and_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = os.fsdecode(b"caf\xe9\xff")  # no UTF-8
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["base_eval", f"--data={odd}"])
+    EvalResult("base_eval", {**CHECKPOINT, "path": f"/{odd}"}).finish(
+        tmp_path / f"{odd}.json", [{"prompt": "a", "text": "one line\u2028or two\x85or three"}]
+    )
+    found = json.loads((tmp_path / f"{odd}.json").read_text())
+    assert (found["checkpoint"]["path"], found["made"]["argv"][1]) == (f"/{odd}", f"--data={odd}")
+    sample, record = read_metrics(tmp_path / "runs" / "base_eval-sft" / "metrics.jsonl")
+    assert sample["text"] == "one line\u2028or two\x85or three"
+    assert record["checkpoint"] == found["checkpoint"]
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,6 +200,11 @@ def test_other_questions_are_not_compared(against: Any) -> None:
     ]
 
 
+def test_a_file_of_other_questions_under_the_same_version_is_not_paired(against: Any) -> None:
+    lines = against({"tasks": {"X": task([1, 0, 1])}}, {"tasks": {"X": task([1, 0])}})
+    assert "unpaired" in line(lines, "X")
+
+
 def test_one_task_of_many_must_differ_by_more(against: Any) -> None:
     a, b = outcomes(60, 10, 1, 29)
     alike = {f"T{i}": task(a) for i in range(4)}
@@ -247,16 +252,16 @@ def test_core_of_files_without_its_tasks_is_only_shown(against: Any) -> None:
     assert line(lines, "CORE ") == "CORE 0.2500 0.2500 - - - not all tasks can be compared"
 
 
-def test_bits_per_byte_are_judged_on_the_same_tokens_only(against: Any) -> None:
+def test_bits_per_byte_are_judged_on_the_same_text_only(against: Any) -> None:
     a, b = {"bpb": {"val": 1.25, "data": 2.0, "train": 3.0}}, {"bpb": {"val": 1.5, "data": 1.0, "train": 1.0}}
     lines = against(
         {**a, "bpb_version": {"val": "v", "data": "v"}},
         {**b, "bpb_version": {"val": "v", "data": "w"}},
     )
-    assert line(lines, "val bpb: A 1") == "val bpb: A 1.250000, B 1.500000, the same tokens"
-    assert line(lines, "data bpb").endswith(", not the same tokens")
-    assert line(lines, "train bpb").endswith(", maybe not the same tokens")
-    assert lines[-1] == "val bpb: A is better on these tokens."
+    assert line(lines, "val bpb: A 1") == "val bpb: A 1.250000, B 1.500000, the same text"
+    assert line(lines, "data bpb").endswith(", not the same text")
+    assert line(lines, "train bpb").endswith(", maybe not the same text")
+    assert lines[-1] == "val bpb: A is better on this text."
 
 
 def test_bad_files_are_one_clear_error(against: Any, tmp_path: Path) -> None:
@@ -275,6 +280,11 @@ def test_bad_files_are_one_clear_error(against: Any, tmp_path: Path) -> None:
         json.dumps({**whole, "tasks": {"X": {"accuracy": 0.5}}}),
         json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "right": "101"}}}),
         json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "accuracy": "half"}}}),
+        json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "accuracy": math.nan}}}),
+        json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "ci95": [0, math.nan]}}}),
+        json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "settings": {"num_samples": 0}}}}),
+        json.dumps({**whole, "tasks": {"X": {**whole["tasks"]["X"], "right": "12"}}}),
+        json.dumps({**whole, "bpb": {"val": math.inf}}),
         json.dumps({**whole, "checkpoint": None}),
         json.dumps({**whole, "bpb": {"val": None}}),
     ]

@@ -1,0 +1,73 @@
+"""The data of CORE: a folder of tasks and their questions, and the archive that it comes from."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+import zlib
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import urlopen
+
+from nanochat.console import Progress, UserError
+from nanochat.lock import hold
+from nanochat.paths import replace_folder
+
+BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
+MEMBER = re.compile(r"eval_bundle/(core\.yaml|eval_meta_data\.csv|eval_data(?:/\w[\w.-]*)+\.jsonl)")
+LIMIT = 2 << 30  # bytes, packed or unpacked, beyond which the archive is not the one that is meant
+TIMEOUT = 10.0  # seconds without an answer
+BLOCK = 1 << 20  # bytes
+
+
+def missing_bundle(folder: Path) -> str | None:
+    """One line on why CORE cannot be measured and how to get its data, or None when the bundle is there."""
+    if (folder / "core.yaml").is_file():
+        return None
+    asking = "" if named() else "ask for --eval=core, which does so, "
+    remedy = f"Unzip {BUNDLE_URL} there, {asking}or set NANOCHAT_EVAL_BUNDLE to it."
+    return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
+
+
+def named() -> bool:
+    """Whether the person says where the bundle is; it is not downloaded to there."""
+    return bool(os.environ.get("NANOCHAT_EVAL_BUNDLE"))
+
+
+def download_bundle(folder: Path) -> None:
+    """Get the bundle to `folder`, whole or not at all, unless that is there; UserError when it is not to be had."""
+    if named() or folder.exists():
+        return
+    with hold(folder.with_name(f".{folder.name}.lock"), "another process downloads the evaluation bundle"):
+        if folder.exists():
+            return
+        try:
+            with tempfile.TemporaryFile(dir=folder.parent) as file:
+                with urlopen(BUNDLE_URL, timeout=TIMEOUT) as answer:
+                    total = int(answer.headers.get("Content-Length") or 0)
+                    with Progress(total / 1e6, "evaluation bundle", unit="MB") as bar:
+                        while file.tell() <= LIMIT and (block := answer.read(BLOCK)):
+                            file.write(block)
+                            bar.advance(len(block) / 1e6)
+                with zipfile.ZipFile(file) as archive:
+                    unpack(archive, folder)
+        except (OSError, HTTPException, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            problem = f"the evaluation bundle cannot be had from {BUNDLE_URL}: {error or type(error).__name__}"
+            raise UserError(problem, "Set NANOCHAT_EVAL_BUNDLE to a copy of it") from None
+
+
+def unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+    """The archive's tasks and questions, and nothing else of it, as `folder`."""
+    found = {match[1]: member for member in archive.infolist() if (match := MEMBER.fullmatch(member.filename))}
+    if "core.yaml" not in found:
+        raise ValueError("the archive has no eval_bundle/core.yaml")
+    if sum(member.file_size for member in found.values()) > LIMIT:  # no more than these sizes are ever unpacked
+        raise ValueError(f"the archive holds more than {LIMIT:,} bytes")
+    with replace_folder(folder) as part:
+        for name, member in found.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, open(part / name, "wb") as out:
+                shutil.copyfileobj(packed, out)
