@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, run_command, say
+from nanochat.console import UserError, run_command, say, warn
 
 PARTS = ("core", "bpb", "sample")
 
@@ -61,6 +61,7 @@ def run(config: Config) -> None:
             f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}",
             f"Choose from {', '.join(PARTS)}",
         )
+    from nanochat.dataset.corpora import HUB_CORPORA
     from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
     from nanochat.eval.bundle import download_bundle, missing_bundle
@@ -84,8 +85,13 @@ def run(config: Config) -> None:
     bundle, wanted = eval_bundle_dir(), bool(labels or config.csv or config.hf_path)
     if wanted and "core" not in parts:
         raise UserError("--tasks, --csv and --hf_path are for CORE", "Add core to --eval")
-    if "core" in parts and (wanted or config.eval):
-        download_bundle(bundle)
+    if "core" in parts and (wanted or config.eval or config.dataset in HUB_CORPORA):
+        try:
+            download_bundle(bundle)
+        except UserError as error:
+            if wanted or config.eval:
+                raise
+            warn(str(error))  # the text came over a network, so this was worth a try: a run must not end here
     if not (missing := missing_bundle(bundle)) and "core" in parts:
         read_tasks(bundle, labels)  # an unknown name is told before the model is loaded
     elif missing and wanted:

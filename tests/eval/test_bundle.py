@@ -101,3 +101,15 @@ def test_a_folder_that_was_named_is_not_downloaded_to(
     with pytest.raises(UserError, match=r"no evaluation bundle in .*none"):
         base_eval.run(base_eval.Config(tasks="quiz", device="cpu"))
     assert not (tmp_path / "none").exists()
+
+
+def test_after_text_from_the_hub_it_is_tried_but_ends_no_run(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.rename(tmp_path / "elsewhere.zip")
+    with pytest.raises(UserError, match="there is no base checkpoint"):
+        base_eval.run(base_eval.Config(dataset="climbmix", device="cpu"))
+    assert "cannot be had" in capsys.readouterr().err
+    (tmp_path / "elsewhere.zip").rename(source)
+    with pytest.raises(UserError, match="core.yaml lists no tasks"):
+        base_eval.run(base_eval.Config(dataset="climbmix", device="cpu"))
