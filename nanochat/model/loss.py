@@ -69,18 +69,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             out.copy_((slope @ w) * share + pull * w[index])
             grad_w += slope.T @ (hc * share).to(h.dtype)
             grad_w.index_add_(0, index, pull * hc)
-        ctx.save_for_backward(grad_h)
-        ctx.grad_w = grad_w
+        ctx.save_for_backward(grad_h, grad_w)
         ctx.weight_dtype = weight.dtype
         return total
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        (grad_h,) = ctx.saved_tensors
+        grad_h, grad_w = ctx.saved_tensors
         (scale,) = grads
-        grad_w = ctx.grad_w.mul_(scale).to(ctx.weight_dtype)
-        del ctx.grad_w  # in place, hence once
-        return grad_h * scale.to(grad_h.dtype), grad_w, None, None, None
+        # In place, hence once: autograd refuses a second backward pass of what was changed.
+        return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), None, None, None
 
 
 def linear_cross_entropy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -82,3 +84,25 @@ def test_no_target_at_all_gives_zero_loss_and_gradient() -> None:
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert all(float(p.grad.abs().sum()) == 0 for p in m.parameters() if p.grad is not None)
+
+
+def test_it_compiles_as_a_whole_and_goes_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 30 * 4)
+    g = torch.Generator().manual_seed(0)
+    h, w = torch.randn(10, 8, generator=g), torch.randn(30, 8, generator=g)
+    targets = torch.randint(0, 30, (10,), generator=g)
+
+    def grads(function: Any) -> list[torch.Tensor]:
+        given = [h.clone().requires_grad_(), w.clone().requires_grad_()]
+        (function(*given, targets, 15.0) / 3).backward()
+        return [t.grad for t in given if t.grad is not None]
+
+    whole = torch.compile(
+        linear_cross_entropy, backend="aot_eager", fullgraph=True
+    )  # as on a GPU: no break in the graph
+    for a, b in zip(grads(whole), grads(linear_cross_entropy), strict=True):
+        torch.testing.assert_close(a, b)
+    loss = linear_cross_entropy(h.requires_grad_(), w.requires_grad_(), targets, 15.0)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="inplace"):
+        loss.backward()
