@@ -190,8 +190,8 @@ def race_steps(config: Config) -> tuple[dict[str, Any], dict[str, dict[str, Any]
                 f"update {row['optimizer_share']:5.1%}  peak {row['peak_mb']:6,.0f} MB  "
                 f"first step {row['first_step_s']:.0f} s"
                 + (f"  {row['of_matmul_peak']:.0%} of the matmul peak" if "of_matmul_peak" in row else "")
-                + (f"  all rows in one pass: {at_once:,.0f} MB" if name == "ours" else "")
                 + (
+                    f"  all rows in one pass: {at_once:,.0f} MB"
                     f"  one by one: {single['tokens_per_s']:,.0f} tok/s, {single['peak_mb']:,.0f} MB"
                     if name == "ours"
                     else ""

@@ -21,7 +21,8 @@ PARTS = ("core", "bpb", "sample")
 @dataclass
 class Config:
     eval: str = ""
-    """core, bpb and sample, separated by commas; empty: all, but core only when its data is here"""
+    """core, bpb and sample, separated by commas; empty: all, but core only when its data is here or,
+    after text from the Hub, can be downloaded"""
     max_per_task: int = -1
     """questions of each CORE task; -1: all"""
     tasks: str = ""

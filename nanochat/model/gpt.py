@@ -129,7 +129,7 @@ class Attention(nn.Module):
 
 
 class _ReluSquared(torch.autograd.Function):
-    """Keeps its result only, which the next product keeps anyway: the slope of x^2 is twice that's root."""
+    """Keeps its result only, which the next product keeps anyway: the slope of x^2 is twice its root."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
