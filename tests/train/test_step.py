@@ -13,7 +13,8 @@ from nanochat.dataset.loader import Batch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
-from nanochat.scale import Rates
+from nanochat.scale import Rates, shape
+from nanochat.train.base import choose_rows
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 
 CONFIG = ModelConfig(2, 32, 2, 2, 50, 16, "modern", 100000.0)
@@ -127,3 +128,9 @@ def test_checkpointed_activations_change_nothing() -> None:
     frugal.model.checkpoint_activations = True
     assert run(plain, 3) == run(frugal, 3)
     assert furthest(state(plain), state(frugal)) == 0.0
+
+
+@pytest.mark.parametrize(("depth", "rows", "wanted", "each"), [(3, 16, 0, 4), (4, 8, 0, 2), (2, 8, 0, 8), (4, 8, 3, 3)])
+def test_rows_of_a_pass_share_a_step_evenly(depth: int, rows: int, wanted: int, each: int) -> None:
+    machine = Machine(torch.device("cpu"), torch.float32, Ranks(0, 0, 1))
+    assert choose_rows(rows, shape(depth, 8192, 512), wanted, machine) == each
