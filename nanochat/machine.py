@@ -109,15 +109,28 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
         first = str(error).splitlines()[0]
         raise UserError(f"cannot use device {device!r}: {first}", "Choose --device=cpu, or leave it out") from None
     if me.world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
-        # gloo's threads that outlive the interpreter abort the process (pytorch #179291).
-        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+        join("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cpu":
         share_cores(me, measure=not deterministic)
         keep_freed_memory()
         # Read at the first product. Evaluating texts of all lengths, 1,024 shapes' kernels came to 0.6 GB and more.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     return Machine(where, resolve_dtype(where, dtype), me)
+
+
+def join(backend: str) -> None:
+    """Join the process group of the other ranks, as the environment names them, until this process ends.
+
+    gloo's threads must end first: those that outlive the interpreter abort it (pytorch #179291).
+    """
+    import torch.distributed as dist
+
+    # Default arguments in it are the group that exists at its import, which is late without this line: they would keep
+    # the group and its threads beyond destroy_process_group.
+    import torch.distributed.nn.functional  # noqa: F401
+
+    dist.init_process_group(backend, timeout=PATIENCE)
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
 
 def share_cores(me: Ranks, measure: bool = True) -> None:

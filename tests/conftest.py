@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import socket
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +15,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 VOCAB = 600
 EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Where ranks may meet."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="session")

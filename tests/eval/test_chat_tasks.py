@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+from nanochat import machine
 from nanochat.commands import chat_eval
 from nanochat.console import UserError
 from nanochat.eval.chat import RANDOM, Settings, chatcore, count, evaluate_task, letter_id, spread, version
@@ -106,7 +106,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """A rank evaluates its share of each case together with the other one, and writes down the whole result."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
+    machine.join("gloo")
     tokenizer = make_tokenizer()
     model = make_model(tokenizer)
     found = []
@@ -116,14 +116,10 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
         assert sorted(task.answers) == list(range(rank, 23, 2))
         found.append(result.to_dict())
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_score_as_one(model: GPT, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port, str(tmp_path)), 2)
+def test_two_ranks_score_as_one(model: GPT, tokenizer: Tokenizer, tmp_path: Path, free_port: int) -> None:
+    torch.multiprocessing.spawn(one_of_two, (free_port, str(tmp_path)), 2)
     alone = [evaluate_task(model, tokenizer, kind(), settings).to_dict() for kind, settings in CASES]
     for rank in (0, 1):
         found = json.loads((tmp_path / f"{rank}.json").read_text())

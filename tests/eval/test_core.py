@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -21,6 +20,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat import machine
 from nanochat.commands import base_eval
 from nanochat.console import UserError
 from nanochat.eval import core, core_passes, results
@@ -416,7 +416,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     core_passes.SHARED = 10**9
-    torch.distributed.init_process_group("gloo")
+    machine.join("gloo")
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
     found = []
     for limit in (None, None, 1):
@@ -425,14 +425,10 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
         _, results = evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, Path(folder), limit, kept=kept)
         found.append({label: result.to_dict() for label, result in results.items()})
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_score_as_one(bundle: Path, tokenizer: Tokenizer) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port, str(bundle)), 2)
+def test_two_ranks_score_as_one(bundle: Path, tokenizer: Tokenizer, free_port: int) -> None:
+    torch.multiprocessing.spawn(one_of_two, (free_port, str(bundle)), 2)
     alone = []
     for limit in (None, None, 1):
         _, results = evaluate_core(Bigrams(tokenizer.vocab_size), tokenizer, bundle, limit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import socket
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nanochat import machine
 from nanochat.dataset.loader import Loader, Step
 from nanochat.dataset.packing import Sequence
 from nanochat.machine import Machine, Ranks
@@ -161,7 +161,7 @@ def one_of_two(rank: int, port: int) -> None:
     """A rank takes its part of each case's step with the other one; compares with the definition on both parts."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    machine.join("gloo")
     stepper, recorder = make(2, rank)
     alone = 0
     for supervised, seq_len, rows, micro, seed in CASES:
@@ -175,11 +175,7 @@ def one_of_two(rank: int, port: int) -> None:
         assert math.isclose(loss, expected, rel_tol=1e-5, abs_tol=1e-6), (seed, loss, expected)
         assert furthest(recorder.grads, grads) < 1e-9, seed
     assert alone, "in no case had one rank tokens to learn and the other none"
-    dist.destroy_process_group()
 
 
-def test_two_ranks_one_of_them_without_a_supervised_token() -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (port,), 2)
+def test_two_ranks_one_of_them_without_a_supervised_token(free_port: int) -> None:
+    torch.multiprocessing.spawn(one_of_two, (free_port,), 2)

@@ -210,7 +210,7 @@ def test_the_validation_shard_is_waited_for_before_anything_else(
 # Run by two processes. The second one's loader gives what three steps need; then it waits. When the first one, which
 # has its batch, has heard that five times, it is stopped, or the other one's loader gives one more step and fails.
 TWO_RANKS = """
-import atexit, os, signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 
 import torch
@@ -223,8 +223,6 @@ from nanochat.train import loop
 
 then, folder = sys.argv.pop(1), Path(sys.argv.pop(1))
 asked = folder / "asked"
-dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=int(os.environ["RANK"]), world_size=2)
-atexit.register(dist.destroy_process_group)
 second = os.environ["RANK"] == "1"
 packing.BUFFER, packing.REFILL, loader.AHEAD, loader.LEAVE, loop.WAIT = 2, 1, 1, 0.1, 0.05
 make, exchange, made, empty = loader.Loader._make, dist.all_reduce, [0], [0]
@@ -253,15 +251,18 @@ run_command(BaseConfig, train_base)
 
 
 @pytest.mark.parametrize(("then", "code"), [("fail", 2), ("stop", 130)])
-def test_two_ranks_wait_fail_and_stop_together(arriving: Arriving, tmp_path: Path, then: str, code: int) -> None:
+def test_two_ranks_wait_fail_and_stop_together(
+    arriving: Arriving, tmp_path: Path, free_port: int, then: str, code: int
+) -> None:
     arriving.note()
     program = tmp_path / "program.py"
     program.write_text(TWO_RANKS)
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port), "WORLD_SIZE": "2"}
     flags = [f"--{name}={value}" for name, value in {**VALUES, "num_iterations": 6, "model_tag": "two"}.items()]
     processes = [
         subprocess.Popen(
             [sys.executable, str(program), then, str(tmp_path), *flags],
-            env={**os.environ, "WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
