@@ -111,17 +111,18 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
     if me.world > 1 and not dist.is_initialized():
         join("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cpu":
-        share_cores(me, measure=not deterministic)
-        keep_freed_memory()
         # Read at the first product. Evaluating texts of all lengths, 1,024 shapes' kernels came to 0.6 GB and more.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        share_cores(me, measure=not deterministic)
+        keep_freed_memory()
     return Machine(where, resolve_dtype(where, dtype), me)
 
 
 def join(backend: str) -> None:
     """Join the process group of the other ranks, as the environment names them, until this process ends.
 
-    gloo's threads must end first: those that outlive the interpreter abort it (pytorch #179291).
+    gloo's threads must end first: those that outlive the interpreter abort it (pytorch #179291). NCCL's group is not
+    left: that waits for the other ranks, which after an error on this one wait for it in a collective.
     """
     import torch.distributed as dist
 
@@ -130,7 +131,8 @@ def join(backend: str) -> None:
     import torch.distributed.nn.functional  # noqa: F401
 
     dist.init_process_group(backend, timeout=PATIENCE)
-    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    if backend == "gloo":
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
 
 
 def share_cores(me: Ranks, measure: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -69,3 +70,25 @@ def test_what_the_person_says_holds(threads: list[int], monkeypatch: pytest.Monk
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     machine.share_cores(Ranks())
     assert threads == []
+
+
+def test_only_gloos_group_is_left_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL's end waits for ranks that, after an error on this one, wait for it: the launcher would never see it."""
+    joined: list[str] = []
+    at_end: list[object] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: joined.append(backend))
+    monkeypatch.setattr(machine.atexit, "register", at_end.append)
+    machine.join("nccl")
+    assert (joined, at_end) == (["nccl"], [])
+    machine.join("gloo")
+    assert len(at_end) == 1
+
+
+def test_the_limit_on_kernels_is_set_before_any_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str | None] = []
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    monkeypatch.setattr(
+        machine, "share_cores", lambda *_, **__: seen.append(os.environ.get("ONEDNN_PRIMITIVE_CACHE_CAPACITY"))
+    )
+    machine.setup("cpu", "float32")
+    assert seen == ["128"]

@@ -1,6 +1,7 @@
 """Grade a base model: CORE over its 22 tasks, bits per byte, and a few samples.
 
 python -m scripts.base_eval --max_per_task=100
+
 torchrun --standalone --nproc_per_node=8 -m scripts.base_eval
 """
 
@@ -65,7 +66,7 @@ def run(config: Config) -> None:
     from nanochat.dataset.corpora import HUB_CORPORA
     from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
-    from nanochat.eval.bundle import download_bundle, missing_bundle
+    from nanochat.eval.bundle import agreed, download_bundle, missing_bundle
     from nanochat.eval.core import BATCH_TOKENS, read_tasks, show, write_csv
     from nanochat.eval.core_kept import Kept
     from nanochat.eval.results import code, require_counts, require_writable
@@ -81,21 +82,24 @@ def run(config: Config) -> None:
         raise UserError(f"--shots is {config.shots}", "Give 0 or more, or -1 for as many as each task has")
     if config.hf_path:
         parts &= {"core"}
+        if config.model_tag or config.step is not None or config.data or config.dataset:
+            raise UserError("--hf_path with --model_tag, --step, --data or --dataset", "Those are for our own models")
     shots = config.shots if config.shots >= 0 else None
     labels = [name for name in map(str.strip, config.tasks.split(",")) if name]
     bundle, wanted = eval_bundle_dir(), bool(labels or config.csv or config.hf_path)
     if wanted and "core" not in parts:
         raise UserError("--tasks, --csv and --hf_path are for CORE", "Add core to --eval")
-    if "core" in parts and (wanted or config.eval or config.dataset in HUB_CORPORA):
+    asked = "core" in parts and bool(wanted or config.eval)
+    if asked or ("core" in parts and config.dataset in HUB_CORPORA):
         try:
             download_bundle(bundle)
         except UserError as error:
-            if wanted or config.eval:
+            if asked:
                 raise
             warn(str(error))  # the text came over a network, so this was worth a try: a run must not end here
     if not (missing := missing_bundle(bundle)) and "core" in parts:
         read_tasks(bundle, labels)  # an unknown name is told before the model is loaded
-    elif missing and wanted:
+    elif missing and asked:
         raise UserError(missing.removeprefix("CORE is skipped: "))
     began = time.monotonic()
     batch = BATCH_TOKENS
@@ -114,7 +118,7 @@ def run(config: Config) -> None:
     if "sample" in parts:
         texts = samples(subject, openings(config.dataset or subject.dataset))
     if "core" in parts:
-        if missing:
+        if missing := agreed(missing):
             say(missing)
         else:
             limit = config.max_per_task if config.max_per_task > 0 else None

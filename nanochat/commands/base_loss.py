@@ -1,6 +1,7 @@
 """Bits per byte of a base model on its training and validation text (or any text), and a few samples.
 
 python -m scripts.base_loss
+
 torchrun --standalone --nproc_per_node=8 -m scripts.base_loss -- --device_batch_size=32
 """
 

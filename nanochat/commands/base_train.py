@@ -1,6 +1,7 @@
 """Pretrain a base model: depth is the one dial.
 
 python -m scripts.base_train --depth=4 --dataset=tinyworld
+
 torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 """
 

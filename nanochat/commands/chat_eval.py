@@ -1,6 +1,7 @@
 """Grade a chat model on tasks: facts and tools of the tiny world, spelling, ARC, MMLU, GSM8K, HumanEval.
 
 python -m scripts.chat_eval -i sft -a TinyWorld
+
 torchrun --standalone --nproc_per_node=8 -m scripts.chat_eval -- -i sft
 """
 

@@ -1,6 +1,7 @@
 """Reinforcement learning: a chat model answers, a task grades, and good answers become likelier.
 
 python -m scripts.chat_rl --task=SpellingBee
+
 torchrun --standalone --nproc_per_node=8 -m scripts.chat_rl -- --task=GSM8K
 """
 

@@ -127,13 +127,18 @@ def find_info(name: str) -> CorpusInfo | None:
 
 def load_info(name: str) -> CorpusInfo:
     """The prepared corpus `name`, or the one of that path; UserError when a shard is missing and is not on its way."""
+    from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD
     from nanochat.dataset.hub import downloading
 
     path = Path(name)
     info = find_info(name) or find_info(slug(path.stem if path.is_file() else path.name))
     if info is None:
         ready = ", ".join(corpus_names())
-        remedy = f"Run python -m nanochat.dataset --dataset {name}" + (f", or use one of: {ready}" if ready else "")
+        can_make = name == TINYWORLD or name in HUB_CORPORA or path.exists()
+        remedy = f"Run python -m nanochat.dataset --dataset {name}"
+        if not can_make:
+            remedy = f"Import your text as it: nanochat dataset import PATH --name {slug(name)}"
+        remedy += f", or use one of: {ready}" if ready else ""
         raise UserError(f"there is no prepared dataset {name!r}", remedy)
     arriving = bool(info.pending) and downloading(info.folder)
     if info.pending and not arriving:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from urllib.request import urlopen
 
 from nanochat.console import Progress, UserError
 from nanochat.lock import hold
+from nanochat.machine import ranks
 from nanochat.paths import replace_folder
 
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
@@ -21,15 +23,27 @@ MEMBER = re.compile(r"eval_bundle/(core\.yaml|eval_meta_data\.csv|eval_data(?:/\
 LIMIT = 2 << 30  # bytes, packed or unpacked, beyond which the archive is not the one that is meant
 TIMEOUT = 10.0  # seconds without an answer
 BLOCK = 1 << 20  # bytes
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
 def missing_bundle(folder: Path) -> str | None:
     """One line on why CORE cannot be measured and how to get its data, or None when the bundle is there."""
     if (folder / "core.yaml").is_file():
         return None
-    asking = "" if named() else "ask for --eval=core, which does so, "
+    asking = "" if named() or folder.exists() else "ask for --eval=core, which does so, "
     remedy = f"Unzip {BUNDLE_URL} there, {asking}or set NANOCHAT_EVAL_BUNDLE to it."
     return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
+
+
+def agreed(missing: str | None) -> str | None:
+    """What `missing_bundle` told this rank or another: each has tried to download it, and all must go the same way."""
+    if ranks().world == 1:
+        return missing
+    import torch.distributed as dist
+
+    found: list[str | None] = [None] * ranks().world
+    dist.all_gather_object(found, missing)
+    return next(filter(None, found), None)
 
 
 def named() -> bool:
@@ -54,7 +68,7 @@ def download_bundle(folder: Path) -> None:
                             bar.advance(len(block) / 1e6)
                 with zipfile.ZipFile(file) as archive:
                     unpack(archive, folder)
-        except (OSError, HTTPException, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, HTTPException, ValueError, RuntimeError, EOFError, *DAMAGE) as error:
             problem = f"the evaluation bundle cannot be had from {BUNDLE_URL}: {error or type(error).__name__}"
             raise UserError(problem, "Set NANOCHAT_EVAL_BUNDLE to a copy of it") from None
 

@@ -249,6 +249,8 @@ def show(name: str, result: TaskResult) -> None:
     width = max(8, *map(len, result.by_category))
     say(f"  {'category':<{width}}  {'n':>6}  {'accuracy':>8}  {'95% CI':>14}  {'baseline':>8}")
     for category, part in result.by_category.items():
+        if category == "right":  # the score above
+            continue
         low, high = part.ci95
         baseline = "-" if part.baseline is None else f"{part.baseline:.3f}"
         numbers = f"{part.n:>6}  {part.accuracy:>8.3f}  {low:>6.3f}-{high:<7.3f}  {baseline:>8}"

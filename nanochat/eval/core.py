@@ -165,10 +165,9 @@ def evaluate_core(
                     kept.add(task.label, version, found[task.label])
             results[task.label] = _result(task, questions, version, found[task.label])
             bar.advance(0, mean=f"{mean_centered(results):.4f}")
-    for label, result in results.items():
-        if result.truncated:
-            cut = f"{result.truncated} of {result.score.n} questions are longer than the context of"
-            warn(f"{label}: {cut} {model.config.seq_len} tokens and lose their beginning")
+    if cut := [f"{label} {x.truncated} of {x.score.n}" for label, x in results.items() if x.truncated]:
+        longer = f"longer than the context of {model.config.seq_len} tokens and lose their beginning"
+        warn(f"CORE: questions of {len(cut)} of {len(results)} tasks are {longer}: {', '.join(cut)}")
     return mean_centered(results), results
 
 

@@ -103,11 +103,11 @@ def _padded(sequences: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _mean_losses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
-    losses = torch.split(F.cross_entropy(logits, ids, reduction="none"), sizes)
-    return [float(x.double().mean()) for x in losses]
+    losses = F.cross_entropy(logits, ids, reduction="none").cpu()  # once for all rows; not all devices have float64
+    return [float(x.double().mean()) for x in losses.split(sizes)]
 
 
 def _misses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
     top, at = logits.max(dim=-1)
     misses = (at != ids) + (top - top)  # NaN where the largest is not finite
-    return [float(x.sum()) for x in torch.split(misses, sizes)]
+    return [float(x.sum()) for x in misses.cpu().split(sizes)]

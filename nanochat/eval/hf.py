@@ -144,7 +144,9 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
     except ImportError as error:
         raise UserError(f"{source} needs another package: {_first_line(error)}", f"Run {PACKAGES}") from None
     except Exception as error:  # damaged files raise whatever they lead to
-        remedy = "Give a causal language model with its tokenizer, its weights as safetensors or GGUF"
+        remedy = (
+            "Give a causal language model with its tokenizer, its weights as safetensors or GGUF (offline: its folder)"
+        )
         raise UserError(f"transformers cannot load {source}: {_first_line(error)}", remedy) from None
     model = HFModel(found.to(machine.device), tokenizer.bos, tokenizer.puts_bos)
     path = Path(source).expanduser()

@@ -227,6 +227,7 @@ def corpus_overlap(corpus: str) -> dict[str, Any]:
     tasks = items_at_hand(corpus)
     if not tasks:
         raise UserError("there are no evaluation items on this machine", "Set NANOCHAT_EVAL_BUNDLE or NANOCHAT_HUB_DIR")
+    say(f"{sum(map(len, tasks.values())):,} items of {len(tasks)} tasks to look for; an index of them is made first")
     read = {"documents": 0, "characters": 0}
     with Progress(total, "overlap", unit="bytes") as bar:
 

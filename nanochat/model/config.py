@@ -43,6 +43,9 @@ class ModelConfig:
                 raise UserError(
                     f"{name} is {getattr(self, name)}, which makes no model", f"Give a {name} of at least 1"
                 )
+        if self.bigram < 0 or not 0 < self.rope_base < float("inf") or not 0 < self.softcap < float("inf"):
+            numbers = f"bigram {self.bigram}, rope_base {self.rope_base} and softcap {self.softcap}"
+            raise UserError(f"{numbers} make no model", "Give positive numbers")
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
             raise UserError(
                 f"width {self.width} with {self.heads} heads and {self.kv_heads} key/value heads do not divide",
@@ -113,6 +116,8 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Read config.json's object; unknown or missing keys and newer versions are refused."""
+        if not isinstance(values, dict):
+            raise UserError("the model config is no JSON object", "Take the checkpoint from its source again")
         values = dict(values)
         version = values.pop("format_version", None)
         values.pop("model_type", None)
@@ -127,6 +132,11 @@ class ModelConfig:
                 f"the model config has unknown keys: {', '.join(sorted(set(values) - known))}",
                 "Upgrade nanochat",
             )
+        for f in fields(cls):
+            kind: Any = {"int": int, "float": (int, float)}.get(str(f.type), str)
+            if f.name in values and (isinstance(values[f.name], bool) or not isinstance(values[f.name], kind)):
+                problem = f"{f.name} is {values[f.name]!r} in the model config"
+                raise UserError(problem, "Take the checkpoint from its source again")
         try:
             return cls(**values)
         except TypeError as error:

@@ -10,6 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once: 4 MiB in bfloat16
+# On a GPU 256 MiB: its products want thousands of rows, and compiled as a whole, every chunk is code of its own.
+GPU_CHUNK_ELEMENTS = 1 << 27
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Positions in a chunk."""
+    return max(1, (GPU_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS) // vocab_size)
 
 
 def softcap_logits(logits: Tensor, cap: float) -> Tensor:
@@ -52,7 +59,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., tuple[Tensor, Tensor]]
     ) -> Tensor:
         w = weight.to(h.dtype)
-        size = max(1, CHUNK_ELEMENTS // w.size(0))
+        size = chunk_rows(w.size(0), h.device)
         wide = torch.promote_types(h.dtype, torch.float32)
         total = torch.zeros((), device=h.device, dtype=wide)
         grad_w = torch.zeros(w.shape, device=h.device, dtype=wide)
@@ -94,7 +101,7 @@ def linear_cross_entropy(
 def token_losses(h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
     """Cross-entropy in nats of each target, (N,), 0 where it is -1; for evaluation, in chunks too."""
     w = weight.to(h.dtype)
-    size = max(1, CHUNK_ELEMENTS // w.size(0))
+    size = chunk_rows(w.size(0), h.device)
     parts = [
         F.cross_entropy(softcap_logits(F.linear(hc, w), cap), tc, ignore_index=-1, reduction="none")
         for hc, tc in zip(h.split(size), targets.split(size), strict=True)

@@ -60,11 +60,13 @@ class MiniseriesConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a depth will take. flops: of training. passes: over the training text; None while shards still arrive."""
+    """What a depth will take. tokens, flops: of training. batch: tokens of a step. passes: over the training text; None
+    while shards still arrive."""
 
     depth: int
     scaling_params: int
     tokens: int
+    batch: int
     flops: int
     passes: float | None
 
@@ -145,7 +147,8 @@ class Sweep:
         plan = make_plan(replace(base, depth=depth), model, machine, 0.0)
         tokens = plan.steps * plan.batch_tokens
         passes = tokens / self._text_tokens if self._text_tokens else None
-        return Cost(depth, model.shape.scaling_params, tokens, model.flops_per_token * tokens, passes)
+        flops = model.flops_per_token * tokens
+        return Cost(depth, model.shape.scaling_params, tokens, plan.batch_tokens, flops, passes)
 
     def stage(self, depth: int) -> Stage:
         """The training of one depth; a flag for everything that is not base_train's default."""
@@ -330,6 +333,12 @@ def _conclude(sweep: Sweep, results: list[Result], copy: Path | None) -> None:
         warn(
             f"note: models from depth {scale.BIGRAM_DEPTH} on have no table of token pairs, "
             "so that one law need not hold on both sides"
+        )
+    batches = [cost.batch for cost in (*map(sweep.cost, sweep.depths), *further)]
+    if min(batches) <= scale.SMALL_BATCH < max(batches):
+        warn(
+            f"note: batches here have {min(batches):,} to {max(batches):,} tokens; up to {scale.SMALL_BATCH:,} the "
+            "learning rates and updates are others, so that one law need not hold on both sides"
         )
     _save(sweep, found, further, copy)
 

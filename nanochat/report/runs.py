@@ -68,11 +68,15 @@ class Runs:
     def evaluations(self, stage: str) -> Iterator[Record]:
         """What every evaluation command found out about a stage's newest model, one record for each command.
 
-        Several calls, each for other tasks of the same model, add up.
+        Several calls, each for other tasks of the same model, add up. One from before the training began was of an
+        older model, and is left out.
         """
+        began = (self.last(TRAINING[stage], "settings") or {}).get("time")
         for run, records in self.records.items():
             newest = self.last(run, "eval")
             if newest is None or not run.endswith(f"-{stage}"):
+                continue
+            if began and newest.get("time") and newest["time"] < began:
                 continue
             merged: dict[str, Any] = {}
             for r in records:

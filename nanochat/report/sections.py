@@ -173,7 +173,8 @@ def reinforcement(runs: Runs) -> str:
         rows.append([str(step), *(_score(measured[step].get(name)) for name in rates), *means])
         before = step
     head = ["Step", *rates, "training reward", "KL (nats a token)", "tokens an answer"]
-    return "## Reinforcement\n\n" + table(head, rows)
+    task = (runs.last("chat_rl", "settings") or {}).get("task", "")
+    return f"## Reinforcement: {task}\n\n" + table(head, rows)
 
 
 def samples(runs: Runs) -> str:

@@ -95,7 +95,7 @@ def default_mixture(
     world_seed: int | None = None,
     without: Sequence[str] | None = None,
 ) -> tuple[Mixture, list[str]]:
-    """What stage "mid" or "sft" trains on, and the names of the seed's sets that are not at hand.
+    """What stage "mid" or "sft" trains on, and the names of the seed's sets that it lacks.
 
     dataset "tinyworld" keeps the mixture inside that world: its conversations, spelling, and your own files.
     world_seed: of the tiny world; None: the one prepared last. without: sets known to be missing, all others must
@@ -106,8 +106,7 @@ def default_mixture(
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
     if dataset == "tinyworld":
         # A model of a few million parameters that has read of nothing else would only be confused by more.
-        sets = [*_world(stage, size, split, world_seed), *_own(files, stage, split)]
-        return Mixture(sets, seed), [one.name for one in HUB_SETS if one.epochs[stage] and not _is_local(one)]
+        return Mixture([*_world(stage, size, split, world_seed), *_own(files, stage, split)], seed), []
     sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
         # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.

@@ -31,11 +31,13 @@ class Entry:
     size: int
 
 
-def read_mixture(path: str | Path, stage: str, split: Split = "train", world_seed: int | None = None) -> Mixture:
+def read_mixture(
+    path: str | Path, stage: str, split: Split = "train", world_seed: int | None = None, seed: int = 0
+) -> Mixture:
     """The mixture that the file describes.
 
-    world_seed: of the tiny world; None: the one prepared last. UserError for a file that makes no sense, and for
-    conversations that are not there: what is asked for by name may not be left out.
+    world_seed: of the tiny world; None: the one prepared last. seed: of the order. UserError for a file that makes no
+    sense, and for conversations that are not there: what is asked for by name may not be left out.
     """
     path = Path(path)
     if stage not in SEEDS:
@@ -45,7 +47,7 @@ def read_mixture(path: str | Path, stage: str, split: Split = "train", world_see
     for entry in entries:
         share = entry.weight / sum(e.weight for e in entries) if total else 0.0
         sets.append(_opened(entry, share * total, share, path.parent, stage, split, world_seed))
-    return Mixture(sets)
+    return Mixture(sets, seed)
 
 
 def _entries(path: Path) -> tuple[list[Entry], int]:
@@ -54,7 +56,7 @@ def _entries(path: Path) -> tuple[list[Entry], int]:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read the mixture {path}: {error.strerror}", "Check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error})", SHAPE) from None
     tables = data.get("set")
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
@@ -78,7 +80,8 @@ def _entry(table: dict[str, Any], where: str) -> Entry:
     if not isinstance(task, str) or not isinstance(file, str) or bool(task) == bool(file):
         raise UserError(f"{where} must have either a task or a file", SHAPE)
     if task and task not in names("train"):
-        raise UserError(f"{where}: unknown task {task!r}", f"Choose among {', '.join(names('train'))}")
+        problem = f"{task} is not for training" if task in TABLE else f"unknown task {task!r}"
+        raise UserError(f"{where}: {problem}", f"Choose among {', '.join(names('train'))}")
     entry = Entry(
         task,
         file,
@@ -107,8 +110,8 @@ def _opened(
     if split == "test":
         wanted = share * TEST_TOTAL
     epochs = wanted / len(items) if wanted else entry.epochs or 1.0
-    # Validation sees nothing twice, and at least something of every set.
-    return items, epochs if split == "train" else min(1.0, max(epochs, 1 / len(items)))
+    epochs = max(epochs, 1 / len(items))  # at least something of every set
+    return items, epochs if split == "train" else min(1.0, epochs)  # validation sees nothing twice
 
 
 def _number(table: dict[str, Any], key: str, where: str, most: int, whole: bool = False) -> float:

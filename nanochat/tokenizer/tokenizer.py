@@ -133,7 +133,9 @@ class Tokenizer:
         """Read a folder written by `save`; UserError names a file that is missing or damaged."""
         folder = Path(folder)
         if not folder.is_dir():
-            raise UserError(f"there is no tokenizer at {folder}", "train one: python -m scripts.tok_train")
+            raise UserError(
+                f"there is no tokenizer at {folder}", "train one: python -m scripts.tok_train --dataset=NAME"
+            )
         meta = _read_meta(folder)
         contents = {name: _read(folder / name) for name in FILES}
         for name, text in contents.items():

@@ -59,6 +59,7 @@ def train_base(config: BaseConfig) -> TrainState:
     check(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     machine = setup(config.device, config.dtype, config.deterministic)
+    corpus = states.shared(lambda: load_info(config.dataset))
     tokenizer = Tokenizer.load(tokenizer_dir())
     depth = config.depth or states.shared(lambda: _depth(config, tokenizer.vocab_size, machine, budget))
     seq_len = config.max_seq_len or scale.default_seq_len(depth)
@@ -66,7 +67,6 @@ def train_base(config: BaseConfig) -> TrainState:
         depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper(), config.bigram
     )
     tag = config.model_tag or f"d{depth}"
-    corpus = states.shared(lambda: load_info(config.dataset))
     val = Shards.of(corpus, "val")
     len(val)  # waits for it while there is nothing to lose, instead of in the first validation
     plan = states.shared(lambda: make_plan(config, model_config, machine, budget))

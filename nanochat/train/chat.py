@@ -61,7 +61,9 @@ def train_chat(config: ChatConfig) -> TrainState:
     mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
-        say(f"{stage}: without {', '.join(missing)} (not here; set NANOCHAT_HUB_DIR to a mirror, or go online)")
+        say(
+            f"{stage}: without {', '.join(missing)} (not here; go online, or put them into the folder NANOCHAT_HUB_DIR)"
+        )
 
     settings = {
         **fingerprint(config),
@@ -120,10 +122,13 @@ def _mixtures(
     from nanochat.tasks import default_mixture, read_mixture
 
     def make(split: Literal["train", "test"], without: list[str] | None) -> tuple[Mixture, list[str]]:
+        seed = config.seed if split == "train" else 0  # all seeds are validated alike
         if config.mixture:
-            return read_mixture(config.mixture, config.stage, split, world_seed), []
+            return read_mixture(config.mixture, config.stage, split, world_seed, seed), []
         size = config.conversations or None
-        return default_mixture(config.stage, dataset, config.data, size, split, world_seed=world_seed, without=without)
+        return default_mixture(
+            config.stage, dataset, config.data, size, split, seed=seed, world_seed=world_seed, without=without
+        )
 
     missing = states.shared(lambda: make("train", None)[1])
     return make("train", missing)[0], make("test", missing)[0], missing
@@ -168,7 +173,7 @@ def conversation_loss(
         ids = torch.from_numpy(np.stack([p[0] for p in packed[at : at + rows]])).to(machine.device)
         mask = torch.from_numpy(np.stack([p[1] for p in packed[at : at + rows]])).to(machine.device)
         targets = ids[:, 1:].masked_fill(~mask[:, 1:], -1)
-        sums[0] += float(model.loss(ids[:, :-1], targets, reduction="none").double().sum())
+        sums[0] += float(model.loss(ids[:, :-1], targets, reduction="none").cpu().double().sum())
         sums[1] += int((targets >= 0).sum())
     if machine.ranks.world > 1:
         sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)

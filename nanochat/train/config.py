@@ -40,7 +40,7 @@ class TrainConfig:
     total_batch_size: int = -1
     """tokens per optimiser step over all devices; -1: the dial decides"""
     num_iterations: int = -1
-    """optimiser steps; -1: the dial decides"""
+    """optimiser steps; -1: as the dial (pretraining) or num_epochs says"""
     eval_every: int = 0
     """steps between two validations; 0: five times in the run; -1: at the end only"""
     eval_tokens: int = 0
@@ -50,7 +50,7 @@ class TrainConfig:
     keep: int = 2
     """newest checkpoints of this run to keep, at least 1"""
     seed: int = 42
-    """seed of the initial weights and of sampling"""
+    """seed of all that is random: initial weights, the order of conversations, sampling"""
     deterministic: bool = False
     """the same bits in every run on the same machine and number of threads; slower on a GPU"""
     checkpoint_activations: bool = False
@@ -170,7 +170,7 @@ class RLConfig(TrainConfig):
 HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
 # What else may differ between a run and its continuation.
 FREE = {
-    "run", "model_tag", "device", "compile", "device_batch_size", "resume", "save_every", "keep",
+    "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "save_every", "keep",
     "eval_every", "eval_tokens", "deterministic", "checkpoint_activations",
     "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples",
 }  # fmt: skip
@@ -187,8 +187,8 @@ def horizon(config: TrainConfig) -> dict[str, Any]:
 
 def check(config: TrainConfig) -> None:
     """Refuse impossible numbers before anything is loaded."""
-    for name in ("device_batch_size", "eval_tokens"):
-        if getattr(config, name) < 0:
+    for name in ("device_batch_size", "eval_tokens", "conversations"):
+        if getattr(config, name, 0) < 0:
             raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
     for name in ("max_hours", "max_dollars", "price_per_hour"):
         if getattr(config, name) < 0:
@@ -214,6 +214,8 @@ def check(config: TrainConfig) -> None:
             raise UserError("--time_budget and --num_iterations both set the horizon", "Give one of them")
         if config.time_budget and config.target_flops > 0:
             raise UserError("--time_budget and --target_flops both set depth and horizon", "Give one of them")
+    if isinstance(config, ChatConfig | RLConfig) and not 0 < config.num_epochs < float("inf"):
+        raise UserError(f"--num_epochs is {config.num_epochs}", "Give a positive number")
     if isinstance(config, ChatConfig) and config.mixture and (config.data or config.conversations):
         problem = "--mixture takes the place of --data and --conversations"
         raise UserError(problem, "Write files and sizes into the mixture file")
@@ -234,8 +236,6 @@ def _check_rl(config: RLConfig) -> None:
         raise UserError(f"--temperature is {config.temperature}: nothing would be tried", "Give a positive number")
     if config.top_k < 0:
         raise UserError(f"--top_k is {config.top_k}", "Give a positive number, or 0 for all tokens")
-    if config.num_epochs <= 0:
-        raise UserError(f"--num_epochs is {config.num_epochs}", "Give a positive number")
     if config.fp8:
         raise UserError("--fp8 is for pretraining and fine-tuning", "Leave it out")
 

@@ -67,6 +67,7 @@ def compiled(model: GPT, mode: Compile, machine: Machine) -> Callable[..., torch
         if mode == "auto" and not has_compiler():
             say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
         return model.loss
+    say("Compiling with the first steps: half a minute or more, unless torch's cache has it")
     if machine.device.type == "cpu":
         model.compile_parts()
         return model.loss

@@ -278,7 +278,9 @@ def _train(job: Job) -> TrainState:
     summary = _summary(job)
     writer.write("summary", **summary)
     writer.finish()
-    val = ", ".join(f"{k} {v:.4f}" for k, v in s.val.items())
+    measured = [r for r in read_metrics(path) if r["kind"] == "eval"] if machine.ranks.is_main else []
+    since = {k: f"{measured[0][k]:.4f} -> " for k in s.val} if len(measured) > 1 else {}
+    val = ", ".join(f"{k} {since.get(k, '')}{v:.4f}" for k, v in s.val.items())
     say(f"rl: {s.step} steps, {s.tokens:,} sampled tokens in {duration(s.seconds)}, held-out {val}")
     return s
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch.distributed
 
 from nanochat.commands import base_eval
 from nanochat.console import UserError
@@ -75,6 +76,13 @@ def test_what_is_no_bundle_leaves_nothing(source: Path, tmp_path: Path, monkeypa
     pack(source, {"other/core.yaml": "x"})
     with pytest.raises(UserError, match="the archive has no eval_bundle/core.yaml"):
         download_bundle(folder)
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("eval_bundle/core.yaml", "icl_tasks: []\n" * 99)
+    packed = bytearray(source.read_bytes())
+    packed[60:70] = b"\xff" * 10
+    source.write_bytes(packed)
+    with pytest.raises(UserError, match="cannot be had from"):
+        download_bundle(folder)
     pack(source, {"eval_bundle/core.yaml": "x" * 10**6})
     monkeypatch.setattr(bundle, "LIMIT", 10**5)  # it is packed into less
     with pytest.raises(UserError, match="holds more than 100,000 bytes"):
@@ -100,6 +108,8 @@ def test_a_folder_that_was_named_is_not_downloaded_to(
     monkeypatch.setenv("NANOCHAT_EVAL_BUNDLE", str(tmp_path / "none"))
     with pytest.raises(UserError, match=r"no evaluation bundle in .*none"):
         base_eval.run(base_eval.Config(tasks="quiz", device="cpu"))
+    with pytest.raises(UserError, match=r"no evaluation bundle in .*none"):
+        base_eval.run(base_eval.Config(eval="core", device="cpu"))  # asked for, it may not be left out
     assert not (tmp_path / "none").exists()
 
 
@@ -113,3 +123,18 @@ def test_after_text_from_the_hub_it_is_tried_but_ends_no_run(
     (tmp_path / "elsewhere.zip").rename(source)
     with pytest.raises(UserError, match="core.yaml lists no tasks"):
         base_eval.run(base_eval.Config(dataset="climbmix", device="cpu"))
+
+
+def test_a_bundle_that_another_rank_lacks_is_missing_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each downloads for itself, and a network may fail one alone: the others must not wait for it in CORE."""
+    said: list[str | None] = ["gone", None]
+
+    def gather(found: list[str | None], mine: str | None) -> None:
+        found[:] = said
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    assert bundle.agreed("gone") == "gone" and bundle.agreed(None) is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert bundle.agreed(None) == "gone"
+    said[0] = None
+    assert bundle.agreed(None) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -215,3 +216,24 @@ def test_config_round_trip_and_newer_versions_are_refused() -> None:
         ModelConfig.from_dict({**SMALL.to_dict(), "format_version": 99})
     with pytest.raises(UserError, match="unknown keys: extra"):
         ModelConfig.from_dict({**SMALL.to_dict(), "extra": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, value) for name in ("depth", "vocab_size", "bigram") for value in (1.5, True, None, "4", [], -1)),
+        *(("rope_base", value) for value in (None, "x", -1.0, 0, float("nan"))),
+        ("softcap", 0.0),
+        ("windows", 3),
+        ("arch", None),
+    ],
+)
+def test_a_config_that_makes_no_model_is_refused(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=name):
+        ModelConfig.from_dict({**SMALL.to_dict(), name: value})
+
+
+@pytest.mark.parametrize("values", [None, "x", 3, [1, 2]])
+def test_a_config_that_is_no_object_is_refused(values: Any) -> None:
+    with pytest.raises(UserError, match="no JSON object"):
+        ModelConfig.from_dict(values)

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.model import loss as loss_module
 from nanochat.model.loss import linear_cross_entropy
+from nanochat.train.base import forward_tokens
 
 
 def reference(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, cap: float) -> torch.Tensor:
@@ -106,3 +108,12 @@ def test_it_compiles_as_a_whole_and_goes_back_once(monkeypatch: pytest.MonkeyPat
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="inplace"):
         loss.backward()
+
+
+def test_a_gpu_takes_few_large_chunks() -> None:
+    """It compiles the whole loss, every chunk anew: 2,048 of them would take hours."""
+    gpu = Machine(torch.device("cuda"), torch.bfloat16, Ranks())
+    for vocab in (32768, 65536):
+        assert forward_tokens(1280, gpu) / loss_module.chunk_rows(vocab, gpu.device) <= 32
+        assert loss_module.chunk_rows(vocab, torch.device("cpu")) == loss_module.CHUNK_ELEMENTS // vocab
+    assert loss_module.chunk_rows(1 << 30, gpu.device) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,16 @@ def test_evaluations_of_one_model_add_up() -> None:
     assert rows(text, "MMLU")[0][-1] == "0.3000"
     assert rows(text, "SpellingBee")[0][-1] == "0.4000"
     assert not rows(text, "GSM8K")
+
+
+def test_what_was_measured_before_the_training_is_of_an_older_model() -> None:
+    train("base_train")
+    evaluated("chat_eval", "sft", tasks={"MMLU": score(0.2, 5)})
+    time.sleep(0.002)  # times are written in milliseconds
+    train("chat_sft", bpb=False)
+    assert not rows(render(Runs.read(runs_dir())), "MMLU")
+    evaluated("chat_eval", "sft", tasks={"MMLU": score(0.3, 5)})
+    assert rows(render(Runs.read(runs_dir())), "MMLU")[0][-1] == "0.3000"
 
 
 def test_time_and_cost_by_the_pipelines_clock() -> None:

@@ -62,7 +62,7 @@ def test_inside_the_tiny_world(offline: Path) -> None:
     mine = offline / "mine.jsonl"
     mine.write_text('[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]\n')
     mixture, missing = default_mixture("mid", dataset="tinyworld", size=200, files=[mine])
-    assert missing == ["SmolTalk", "MMLU", "GSM8K"]
+    assert missing == []
     names = [items.name for items, _ in mixture.sets]
     assert names == ["TinyWorld", "SpellingBee", "SimpleSpelling", "mine.jsonl"]
     assert len(mixture) == 200 + 2

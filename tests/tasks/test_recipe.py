@@ -128,11 +128,20 @@ def test_weights_are_shares_of_the_size(folder: Path, size: int, weights: list[i
     assert sum(counts(read_mixture(path, "mid", "test")).values()) <= TEST_TOTAL
 
 
+def test_training_leaves_out_no_set_that_is_named(folder: Path) -> None:
+    """However small its share is: here 0.01 of a conversation, then 0.04."""
+    other = '[[set]]\ntask = "SpellingBee"\n'
+    path = write(folder, f'size = 10\n[[set]]\nfile = "mine.jsonl"\nweight = 1\n{other}weight = 1000\n')
+    assert counts(read_mixture(path, "mid")) == {"mine.jsonl": 1, "SpellingBee": 10}
+    path = write(folder, f'[[set]]\nfile = "mine.jsonl"\nepochs = 0.008\n{other}size = 10\n')
+    assert counts(read_mixture(path, "mid")) == {"mine.jsonl": 1, "SpellingBee": 10}
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
         ('[[set]]\ntask = "gsm8k"\n', "set 1: unknown task 'gsm8k'.*GSM8K"),
-        ('[[set]]\ntask = "HumanEval"\n', "unknown task"),
+        ('[[set]]\ntask = "HumanEval"\n', "HumanEval is not for training"),
         ('[[set]]\nfile = "nowhere.jsonl"\n', "nowhere.jsonl"),
         ('[[set]]\nfile = "empty.jsonl"\n', "holds no conversation"),
         ('[[set]]\nfile = "~nobody-of-that-name/a"\n', "cannot read"),
@@ -141,6 +150,7 @@ def test_weights_are_shares_of_the_size(folder: Path, size: int, weights: list[i
         ("set = 3\n", "names no sets"),
         ("[[sets]]\n", "names no sets"),
         ('[[set]]\ntask = "GSM8K\n', "not TOML"),
+        pytest.param("x = " + "[" * 100_000, "not TOML", id="deep"),
         ('[[set]]\ntask = "GSM8K"\nfile = "mine.jsonl"\n', "either a task or a file"),
         ("[[set]]\nepochs = 1\n", "either a task or a file"),
         ("[[set]]\ntask = 3\n", "either a task or a file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates
+from nanochat.train.chat import conversation_loss
 from nanochat.train.step import LossScale, Stepper
 
 VOCAB, LONGEST = 50, 16
@@ -144,6 +146,17 @@ def test_a_step_without_any_supervised_token_changes_nothing_but_stays_finite(dt
         if i == 0:  # weight decay and rounding alone
             moved = max(float((v - before[k]).abs().max()) for k, v in stepper.model.state_dict().items())
             assert moved < 1e-2
+
+
+def test_the_loss_on_conversations_is_added_up_where_there_is_float64() -> None:
+    """Apple's GPUs have none."""
+    source: Any = Talk(1.0, 9, 0)
+    cpu, _ = make()
+    model: Any = SimpleNamespace(
+        loss=lambda *given, reduction: SimpleNamespace(cpu=lambda: cpu.model.loss(*given, reduction=reduction))
+    )
+    found = [conversation_loss(m, source, 8, 4, 2, cpu.machine) for m in (cpu.model, model)]
+    assert found[0] == found[1] > 0
 
 
 CASES = [

@@ -19,8 +19,11 @@ from safetensors.torch import load_file
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT
 from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
+from nanochat.train.chat import _mixtures
+from nanochat.train.config import check, fingerprint
 from nanochat.train.step import Stepper
 
 COMMON: dict[str, Any] = {
@@ -221,6 +224,37 @@ def test_impossible_settings_are_refused_and_leave_nothing(base: Path, bad: dict
     with pytest.raises(UserError, match=message):
         train_base(BaseConfig(**{**BASE, "model_tag": "bad", **bad}))
     assert sorted(p for p in base.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [({"num_epochs": 0.0}, "--num_epochs is 0"), ({"num_epochs": float("nan")}, "nan"), ({"conversations": -5}, "-5")],
+)
+def test_impossible_settings_of_fine_tuning_are_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(ChatConfig(**bad))
+
+
+def test_the_same_conversations_under_another_path_are_the_same_run() -> None:
+    """Their contents are compared."""
+    assert fingerprint(ChatConfig(data=("mine.jsonl",))) == fingerprint(ChatConfig(data=("./mine.jsonl",)))
+
+
+@pytest.mark.parametrize("stage", ["mid", "sft"])
+def test_the_seed_is_that_of_the_order_of_conversations(stage: Any, base: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "mix.toml"
+    recipe.write_text('[[set]]\ntask = "SpellingBee"\nsize = 20\n')
+    machine = Machine(torch.device("cpu"), torch.float32, Ranks())
+
+    def orders(**given: Any) -> list[list[str]]:
+        train, val, _ = _mixtures(ChatConfig(stage=stage, **given), "tinyworld", 0, machine)
+        return [[str(conversation) for conversation in mixture] for mixture in (train, val)]
+
+    for given in ({"conversations": 50}, {"mixture": str(recipe)}):
+        first, again, other = (orders(seed=seed, **given) for seed in (1, 1, 2))
+        assert first == again
+        assert first[0] != other[0] and sorted(first[0]) == sorted(other[0])
+        assert first[1] == other[1]  # all seeds are validated alike
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

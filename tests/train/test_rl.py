@@ -348,7 +348,7 @@ def test_a_run_leaves_a_model_to_talk_to_a_curve_and_a_section_in_the_report(bas
     assert (manifest.stage, manifest.tag, manifest.step) == ("rl", "d1", 4)
     assert engine.generate([Request([engine.tokenizer.bos], 3)])
     report = render(Runs.read(base / "runs"))
-    assert "## Reinforcement\n\n| Step | pass@1 | pass@2 | pass@4 | training reward |" in report
+    assert "## Reinforcement: Letters\n\n| Step | pass@1 | pass@2 | pass@4 | training reward |" in report
     assert "### chat_rl" in report
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat.console import UserError
+from nanochat.console import Progress, UserError
 from nanochat.dataset.identity import phrases
 from nanochat.dataset.identity.meter import path_of
 from nanochat.dataset.identity.phrases import Intent
@@ -57,12 +57,16 @@ def conversations(persona: Persona, size: int, seed: int = 0) -> list[dict[str, 
     """
     found: dict[str, dict[str, Any]] = {}
     number = 0
-    while len(found) < size:
-        if number > DULL * (size + 100):
-            raise UserError(f"the templates give {len(found):,} different conversations, not {size:,}", "Ask for fewer")
-        conversation = _conversation(persona, random.Random(f"identity:{seed}:{number}"))
-        found.setdefault(words_of(conversation), conversation)
-        number += 1
+    with Progress(size, "identity", "conversations") as bar:
+        while len(found) < size:
+            if number > DULL * (size + 100):
+                problem = f"the templates give {len(found):,} different conversations, not {size:,}"
+                raise UserError(problem, "Ask for fewer")
+            conversation = one_conversation(persona, random.Random(f"identity:{seed}:{number}"))
+            before = len(found)
+            found.setdefault(words_of(conversation), conversation)
+            bar.advance(len(found) - before)
+            number += 1
     return list(found.values())
 
 
@@ -91,7 +95,8 @@ def save(found: Iterable[dict[str, Any]], out: Path, overwrite: bool = False) ->
     write_atomic(out, data)
 
 
-def _conversation(persona: Persona, rng: random.Random) -> dict[str, Any]:
+def one_conversation(persona: Persona, rng: random.Random) -> dict[str, Any]:
+    """One of them, as the generator draws it."""
     other, other_maker = rng.choice(persona.others())
     values = {
         "name": persona.name,

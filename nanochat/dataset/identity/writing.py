@@ -17,7 +17,7 @@ from nanochat.console import Progress, UserError
 from nanochat.dataset.identity import subjects
 from nanochat.dataset.identity.endpoint import Endpoint, LimitReached
 from nanochat.dataset.identity.meter import Meter
-from nanochat.dataset.identity.persona import Persona, as_lines, conversations, words_of
+from nanochat.dataset.identity.persona import Persona, as_lines, one_conversation, words_of
 from nanochat.tokenizer.conversation import Conversation
 
 MOST_REFUSED = 20  # answers in a row that are of no use, after which no more are paid for
@@ -125,7 +125,7 @@ def _mistaken(said: Sequence[str], persona: Persona) -> str:
 def _prompt(persona: Persona, seed: int, number: int) -> list[dict[str, str]]:
     """What request `number` asks for: topic, user, manner and length are drawn anew for each."""
     rng = random.Random(f"prompt:{seed}:{number}")
-    [example] = conversations(persona, 1, seed=rng.getrandbits(32))
+    example = one_conversation(persona, rng)
     example["messages"] = [m for m in example["messages"] if m["role"] != "system"]
     turns = rng.choice(subjects.TURNS)
     text = (
