@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import torch
@@ -95,12 +96,12 @@ def train_base(config: BaseConfig) -> TrainState:
     loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
     eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
 
-    def validate(m: GPT) -> dict[str, float]:
+    def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
         batches = text_batches(
             val, tokenizer, batch=rows, seq_len=seq_len, tokens=eval_tokens,
             device=machine.device, rank=machine.ranks.rank, world=machine.ranks.world,
         )  # fmt: skip
-        return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes)}
+        return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes, on_batch)}
 
     say(
         f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -96,8 +97,9 @@ def train_chat(config: ChatConfig) -> TrainState:
     val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
     eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
-    def validate(m: GPT) -> dict[str, float]:
-        return {"val_loss": conversation_loss(m, val_source, seq_len, min(eval_rows, len(val_source)), rows, machine)}
+    def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
+        n_rows = min(eval_rows, len(val_source))
+        return {"val_loss": conversation_loss(m, val_source, seq_len, n_rows, rows, machine, on_batch)}
 
     say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
     job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
@@ -163,9 +165,18 @@ def rates_after(before: TrainState, share: float) -> scale.Rates:
 
 @torch.no_grad()
 def conversation_loss(
-    model: GPT, source: ConversationSource, seq_len: int, n_rows: int, rows: int, machine: Machine
+    model: GPT,
+    source: ConversationSource,
+    seq_len: int,
+    n_rows: int,
+    rows: int,
+    machine: Machine,
+    on_batch: Callable[[int], None] = lambda tokens: None,
 ) -> float:
-    """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks."""
+    """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks.
+
+    on_batch: called with the number of tokens of every batch done.
+    """
     stream = Stream(source, 0, 1, seq_len + 1, crop=False)
     packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]
     sums = torch.zeros(2, dtype=torch.float64)
@@ -175,6 +186,7 @@ def conversation_loss(
         targets = ids[:, 1:].masked_fill(~mask[:, 1:], -1)
         sums[0] += float(model.loss(ids[:, :-1], targets, reduction="none").cpu().double().sum())
         sums[1] += int((targets >= 0).sum())
+        on_batch(targets.numel())
     if machine.ranks.world > 1:
         sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)
         torch.distributed.all_reduce(sums)

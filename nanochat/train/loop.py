@@ -38,7 +38,8 @@ CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many
 
 @dataclass
 class Job:
-    """Everything one run of the loop needs. validate: name -> value of the metrics to log."""
+    """Everything one run of the loop needs. validate: name -> value of the metrics to log; it tells the tokens
+    of every batch that is done."""
 
     machine: Machine
     config: TrainConfig
@@ -48,7 +49,7 @@ class Job:
     loader: Loader
     state: TrainState
     schedule: Callable[[int], Schedule]
-    validate: Callable[[GPT], dict[str, float]]
+    validate: Callable[[GPT, Callable[[int], None]], dict[str, float]]
     budget: float = 0.0  # seconds; 0: state.steps is fixed
 
 
@@ -119,66 +120,65 @@ def train(job: Job) -> TrainState:
     last_saved = s.step
     unit = s.batch_tokens
     speed, started = 0.0, 0
-    with (
-        Stop() as stop,
-        Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar,
-        contextlib.closing(job.loader.ahead()) as ahead,
-    ):
-        while s.step < s.steps:
-            t0 = time.monotonic()
-            found = _next(machine, ahead, stop, lambda waited: over(job.config, s, s.seconds + waited))
-            if isinstance(found, BaseException):
-                if last_saved < s.step:
+    with Progress(s.steps * unit, s.stage, "tokens", start=s.step * unit) as bar:
+        with Stop() as stop, contextlib.closing(job.loader.ahead()) as ahead:
+            while s.step < s.steps:
+                t0 = time.monotonic()
+                found = _next(machine, ahead, stop, lambda waited: over(job.config, s, s.seconds + waited))
+                if isinstance(found, BaseException):
+                    if last_saved < s.step:
+                        _save(job)
+                    writer.finish()
+                    raise found
+                step, valid = found
+                waited = time.monotonic() - t0
+                schedule = job.schedule(s.steps)
+                try:
+                    loss = stepper(step, valid, schedule, s.step)
+                    s.loss_scale, s.good_steps = scale.value, scale.good
+                except NotFiniteError as error:
+                    raise diverged(
+                        s, error, f"with the batch that ends at row {step.state['row']} of the text"
+                    ) from None
+                except Exception:
+                    if stop.asked and s.step == last_saved:
+                        raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
+                    raise
+                took = time.monotonic() - t0
+                if started < 2:  # these compiled; the second, too, where matrices take turns
+                    release_memory()
+                    started += 1
+                s.step += 1
+                s.tokens += unit
+                s.seconds = seconds_before + time.monotonic() - began
+                s.loss = loss if s.step == 1 else 0.9 * s.loss + 0.1 * loss
+                speed = unit / took if not speed else 0.8 * speed + 0.2 * unit / took
+                s.loader = step.state
+                bar.advance(unit, loss=f"{s.loss:.3f}", **{"tok/s": f"{speed:,.0f}"})
+                rate = schedule.rate(s.step - 1)
+                writer.write(
+                    "step",
+                    step=s.step,
+                    loss=loss,
+                    tokens=s.tokens,
+                    lr=rate,
+                    tok_per_s=unit / took,
+                    waited=waited,
+                    seconds=s.seconds,
+                )
+                if calibrate:
+                    s.steps = calibrate.horizon(s, took)
+                    bar.total = s.steps * unit
+                if due(job.config.save_every, s, 10) and s.step < s.steps:
                     _save(job)
-                writer.finish()
-                raise found
-            step, valid = found
-            waited = time.monotonic() - t0
-            schedule = job.schedule(s.steps)
-            try:
-                loss = stepper(step, valid, schedule, s.step)
-                s.loss_scale, s.good_steps = scale.value, scale.good
-            except NotFiniteError as error:
-                raise diverged(s, error, f"with the batch that ends at row {step.state['row']} of the text") from None
-            except Exception:
-                if stop.asked and s.step == last_saved:
-                    raise KeyboardInterrupt from None  # Ctrl-C also ends the compiler that the first step waits for
-                raise
-            took = time.monotonic() - t0
-            if started < 2:  # these compiled; the second, too, where matrices take turns
-                release_memory()
-                started += 1
-            s.step += 1
-            s.tokens += unit
-            s.seconds = seconds_before + time.monotonic() - began
-            s.loss = loss if s.step == 1 else 0.9 * s.loss + 0.1 * loss
-            speed = unit / took if not speed else 0.8 * speed + 0.2 * unit / took
-            s.loader = step.state
-            bar.advance(unit, loss=f"{s.loss:.3f}", **{"tok/s": f"{speed:,.0f}"})
-            rate = schedule.rate(s.step - 1)
-            writer.write(
-                "step",
-                step=s.step,
-                loss=loss,
-                tokens=s.tokens,
-                lr=rate,
-                tok_per_s=unit / took,
-                waited=waited,
-                seconds=s.seconds,
-            )
-            if calibrate:
-                s.steps = calibrate.horizon(s, took)
-                bar.total = s.steps * unit
-            if due(job.config.save_every, s, 10) and s.step < s.steps:
-                _save(job)
-                last_saved = s.step
-            if due(job.config.eval_every, s, 5) and s.step < s.steps:
-                s.val = job.validate(job.model)
-                writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
-                bar.advance(0, **{k: f"{v:.3f}" for k, v in s.val.items()})
-    if last_saved < s.step or not checkpoint.steps(s.stage, s.tag):
-        _save(job)  # a killed evaluation must not cost the training
-    s.val = job.validate(job.model)
+                    last_saved = s.step
+                if due(job.config.eval_every, s, 5) and s.step < s.steps:
+                    s.val = _validate(job, bar)
+                    writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
+                    bar.advance(0, **{k: f"{v:.3f}" for k, v in s.val.items()})
+        if last_saved < s.step or not checkpoint.steps(s.stage, s.tag):
+            _save(job)  # a killed evaluation must not cost the training
+        s.val = _validate(job, bar)
     s.seconds = seconds_before + time.monotonic() - began
     writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
     summary = _summary(job)
@@ -190,6 +190,19 @@ def train(job: Job) -> TrainState:
         f"{summary['tok_per_s']:,.0f} tok/s, MFU {summary['mfu']:.0%}"
     )
     return s
+
+
+def _validate(job: Job, bar: Progress) -> dict[str, float]:
+    done = 0
+
+    def tell(tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        bar.advance(0, validating=f"{done:,}")
+
+    found = job.validate(job.model, tell)
+    bar.fields.pop("validating", None)
+    return found
 
 
 def checkpoint_bytes(model: GPT, config: TrainConfig) -> int:
