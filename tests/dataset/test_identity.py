@@ -312,7 +312,7 @@ def test_files_of_others_are_left_alone(server: Server, tmp_path: Path, monkeypa
     out.unlink()
     ask(server, out, 2)
     paid = out.read_bytes()
-    with pytest.raises(UserError, match="written through an endpoint"):
+    with pytest.raises(UserError, match="begun through an endpoint"):
         identity.run(identity.Config("Ada", "Jo Doe", size=2, out=out, overwrite=True))
     assert out.read_bytes() == paid
     out.write_text("not JSON\n")

@@ -85,7 +85,7 @@ def save(found: Iterable[dict[str, Any]], out: Path, overwrite: bool = False) ->
     """Write the conversations as jsonl, the whole file or none; UserError when something else is there."""
     data = as_lines(found).encode()
     if path_of(out).exists():
-        raise UserError(f"{out} holds conversations written through an endpoint", "Choose another --out")
+        raise UserError(f"{out} was begun through an endpoint", "Choose another --out")
     try:
         before = out.read_bytes() if out.exists() else data
     except OSError as error:

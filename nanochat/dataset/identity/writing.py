@@ -64,7 +64,8 @@ def extend(
                         continue
                     reason = found if isinstance(found, str) else "it is there already"
                     refused, in_a_row = refused + 1, in_a_row + 1
-                _append(out, new)
+                if new:
+                    _append(out, new)
                 bar.advance(len(new), tokens=f"{meter.tokens:,}", dollars=f"{meter.dollars:.2f}")
                 _stop_at_errors(answers, meter, f"{out} holds {len(seen):,} of {size:,} conversations")
                 if in_a_row >= MOST_REFUSED and len(seen) < size:
