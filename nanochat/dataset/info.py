@@ -134,9 +134,9 @@ def load_info(name: str) -> CorpusInfo:
     info = find_info(name) or find_info(slug(path.stem if path.is_file() else path.name))
     if info is None:
         ready = ", ".join(corpus_names())
-        can_make = name == TINYWORLD or name in HUB_CORPORA or path.exists()
-        remedy = f"Run python -m nanochat.dataset --dataset {name}"
-        if not can_make:
+        if name == TINYWORLD or name in HUB_CORPORA or path.exists():
+            remedy = f"Run python -m nanochat.dataset --dataset {name}"
+        else:
             remedy = f"Import your text as it: nanochat dataset import PATH --name {slug(name)}"
         remedy += f", or use one of: {ready}" if ready else ""
         raise UserError(f"there is no prepared dataset {name!r}", remedy)

@@ -249,7 +249,7 @@ def show(name: str, result: TaskResult) -> None:
     width = max(8, *map(len, result.by_category))
     say(f"  {'category':<{width}}  {'n':>6}  {'accuracy':>8}  {'95% CI':>14}  {'baseline':>8}")
     for category, part in result.by_category.items():
-        if category == "right":  # the score above
+        if part.baseline is None and (part.n, part.accuracy) == (score.n, score.accuracy):  # the line above
             continue
         low, high = part.ci95
         baseline = "-" if part.baseline is None else f"{part.baseline:.3f}"

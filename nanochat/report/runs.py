@@ -71,12 +71,12 @@ class Runs:
         Several calls, each for other tasks of the same model, add up. One from before the training began was of an
         older model, and is left out.
         """
-        began = (self.last(TRAINING[stage], "settings") or {}).get("time")
+        began = (self.last(TRAINING[stage], "settings") or {}).get("time", 0)
         for run, records in self.records.items():
             newest = self.last(run, "eval")
             if newest is None or not run.endswith(f"-{stage}"):
                 continue
-            if began and newest.get("time") and newest["time"] < began:
+            if newest.get("time", began) < began:
                 continue
             merged: dict[str, Any] = {}
             for r in records:
