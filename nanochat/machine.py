@@ -82,6 +82,15 @@ class Machine:
             return torch.cuda.get_device_name(self.device)
         return cpu_name() if self.device.type == "cpu" else self.device.type
 
+    @property
+    def memory(self) -> int:
+        """Bytes of the GPU's memory, or of the machine's."""
+        import torch
+
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_properties(self.device).total_memory
+        return memory_bytes()
+
 
 def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False) -> Machine:
     """Choose device and dtype and join the process group when torchrun started several ranks.

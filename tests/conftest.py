@@ -17,6 +17,19 @@ VOCAB = 600
 EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needy = [item for item in items if item.get_closest_marker("cuda")]
+    if needy and not _has_cuda():
+        for item in needy:
+            item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
 @pytest.fixture
 def free_port() -> int:
     """Where ranks may meet."""

@@ -5,14 +5,17 @@ A window of W lets a token see itself and the W tokens before it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 
 Backend = Literal["flash", "flex", "blocked"]
+FLASH_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # several heads a key, from torch 2.13 on
 BLOCK = 256  # queries at a time: three times as fast as scaled_dot_product_attention at T 512 on 2 cores, both ways
 LONGEST = 2048  # keys a block may see at once; full attention over more goes to scaled_dot_product_attention
 
@@ -30,15 +33,25 @@ def choose(device: torch.device, dtype: torch.dtype) -> Backend:
 Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, parts: Parts | None = None) -> Tensor:
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window: int,
+    scale: float,
+    parts: Parts | None = None,
+    backend: Backend | None = None,
+) -> Tensor:
     """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
 
-    parts: `softmax` and `softmax_slopes`, compiled.
+    parts: `softmax` and `softmax_slopes`, compiled. backend: None chooses.
     """
-    backend = choose(q.device, q.dtype)
-    if backend == "blocked" and not torch.is_grad_enabled():
+    backend = backend or choose(q.device, q.dtype)
+    whole = window >= q.size(2) - 1
+    # Evaluation is not compiled, and uncompiled FlexAttention would hold all T x T scores.
+    if not torch.is_grad_enabled() and (backend == "blocked" or (backend == "flex" and not whole)):
         return forward_only(q, k, v, window, scale)
-    if window >= q.size(2) - 1 and (backend != "blocked" or q.size(2) > LONGEST):
+    if whole and (backend != "blocked" or q.size(2) > LONGEST):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
     if backend == "flash":
         return _flash(q, k, v, window, scale)
@@ -51,8 +64,7 @@ def blocked(
     q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK, parts: Parts | None = None
 ) -> Tensor:
     """Plain products, `block` queries at a time against the keys they can see: no (T, T) mask, half the work."""
-    if q.size(1) != k.size(1):
-        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    k, v = _for_all_heads(q, k, v)
     window = min(window, q.size(2))
     flat = _Blocked.apply(
         *(x.flatten(0, 1) for x in (q, k, v)), window, scale, block, parts or (softmax, softmax_slopes)
@@ -66,8 +78,7 @@ def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, blo
 
     In bfloat16 a score is then rounded to 8 bits.
     """
-    if q.size(1) != k.size(1):
-        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+    k, v = _for_all_heads(q, k, v)
     q = q * scale
     out = torch.empty_like(q)
     never = q.new_full((block, block), float("-inf"))
@@ -79,6 +90,12 @@ def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, blo
             scores[..., :n] += never[:n, :n].tril(begin - 1)
         out[:, :, queries] = torch.softmax(scores, -1) @ v[:, :, keys]
     return out
+
+
+def _for_all_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """k and v (B, G, T, D) with as many heads as q has."""
+    times = q.size(1) // k.size(1)
+    return (k, v) if times == 1 else (k.repeat_interleave(times, 1), v.repeat_interleave(times, 1))
 
 
 def _seen(scores: Tensor, window: int, scale: float) -> Tensor:
@@ -154,13 +171,12 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: in
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
     B, _, T, _ = q.shape
     ends = torch.arange(0, (B + 1) * T, T, device=q.device, dtype=torch.int32)
-    grouped = q.size(1) != k.size(1)
+    shares: dict[str, Any] = {"enable_gqa": q.size(1) != k.size(1)} if FLASH_SHARES_KEYS else {}
+    k, v = (k, v) if shares else _for_all_heads(q, k, v)
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-    y = varlen_attn(q, k, v, ends, ends, T, T, scale=scale, window_size=(window, 0), enable_gqa=grouped)
+    y = varlen_attn(q, k, v, ends, ends, T, T, scale=scale, window_size=(window, 0), **shares)
     assert isinstance(y, Tensor)
     return y.unflatten(0, (B, T)).transpose(1, 2)
 

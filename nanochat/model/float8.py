@@ -1,31 +1,78 @@
-"""Matrix products in float8, by torchao."""
+"""Matrix products in float8, a scale for each tensor, taken anew in every step (https://arxiv.org/abs/2209.05433).
+
+Forward products take e4m3 (more digits), gradients come as e5m2 (more range); results and weights stay as they were.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nanochat.console import UserError
 
+ACTIVATION, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 SMALLEST = 128  # matrices with a side below this lose more by converting than they gain
+MULTIPLE = 16  # what every side of a product must be a multiple of
 
 
-def use_float8(model: nn.Module, device: torch.device) -> None:
-    """Swap the model's large Linear layers, in place; parameters keep their names. Not run on a GPU yet."""
-    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 9):
+def to_float8(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """x in float8, its largest number the largest there is, and the float32 scale () that gives x back."""
+    largest = torch.finfo(dtype).max
+    scale = x.detach().abs().amax().float().clamp_min(1e-12) / largest
+    return (x.float() / scale).clamp(-largest, largest).to(dtype), scale
+
+
+def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
+    """a (m, k) times b (k, n), both float8, in `dtype`. fast: sum up in fewer digits, which forward products bear."""
+    # The kernels read a by rows and b by columns.
+    a, b = a.contiguous(), b.t().contiguous().t()
+    y: Tensor = torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=dtype, use_fast_accum=fast)
+    return y
+
+
+class _Float8Linear(torch.autograd.Function):
+    """x (n, in) and weight (out, in) -> (n, out). Keeps both in float8, half of what bfloat16 takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        x8, scale_x = to_float8(x, ACTIVATION)
+        w8, scale_w = to_float8(weight, ACTIVATION)
+        ctx.save_for_backward(x8, scale_x, w8, scale_w)
+        ctx.weight_dtype = weight.dtype
+        return product(x8, w8.t(), scale_x, scale_w, x.dtype, fast=True)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        x8, scale_x, w8, scale_w = ctx.saved_tensors
+        (grad,) = grads
+        g8, scale_g = to_float8(grad, GRADIENT)
+        grad_x = product(g8, w8, scale_g, scale_w, grad.dtype, fast=False)
+        grad_w = product(g8.t(), x8, scale_g, scale_x, grad.dtype, fast=False)
+        return grad_x, grad_w.to(ctx.weight_dtype)
+
+
+def float8_linear(x: Tensor, weight: Tensor) -> Tensor:
+    """As F.linear, (..., in) -> (..., out); the product of the leading sizes must be a multiple of MULTIPLE."""
+    y: Tensor = _Float8Linear.apply(x.flatten(0, -2), weight)
+    return y.unflatten(0, x.shape[:-1])
+
+
+def suits_float8(module: nn.Linear) -> bool:
+    sides = (module.in_features, module.out_features)
+    return min(sides) >= SMALLEST and all(side % MULTIPLE == 0 for side in sides)
+
+
+def require_float8(device: torch.device, seq_len: int) -> None:
+    """UserError when --fp8 cannot be had here."""
+    capable = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 9)
+    if not capable:
         raise UserError(
             f"--fp8 needs an NVIDIA GPU with float8 units (H100, L4, RTX 40 or newer), and this is {device.type}",
             "Leave --fp8 out",
         )
-    try:
-        from torchao.float8 import convert_to_float8_training
-    except ImportError as error:
-        raise UserError(f"--fp8 needs torchao: {error}", "pip install torchao") from None
-
-    def large(module: nn.Module, name: str) -> bool:
-        if not isinstance(module, nn.Linear) or name == "head":  # the loss takes the head's weight itself
-            return False
-        sides = (module.in_features, module.out_features)
-        return min(sides) >= SMALLEST and all(side % 16 == 0 for side in sides)
-
-    convert_to_float8_training(model, module_filter_fn=large)
+    if seq_len % MULTIPLE:
+        raise UserError(
+            f"--fp8 needs a context of a multiple of {MULTIPLE} tokens, not {seq_len}", "Change --max_seq_len"
+        )

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import Parts, attend, attend_cached, softmax, softmax_slopes
+from nanochat.model.attention import Backend, Parts, attend, attend_cached, softmax, softmax_slopes
 from nanochat.model.cache import KVCache
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
+from nanochat.model.float8 import float8_linear, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
 
 QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
@@ -31,12 +32,15 @@ def norm(x: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """A matrix without bias, kept in float32 for the optimiser and used in the dtype of its input."""
+    """A matrix without bias, kept in float32 for the optimiser and used in the dtype of its input, or in float8."""
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
+        self.float8 = False  # in training; evaluation measures the weights as they are saved
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and torch.is_grad_enabled():
+            return float8_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -102,6 +106,7 @@ class Attention(nn.Module):
         self.v = Linear(config.width, kv_width)
         self.out = Linear(config.width, config.width)
         self.parts: Parts | None = None  # compiled pieces
+        self.backend: Backend | None = None  # None: chosen by device and dtype
         if config.has_value_embedding(layer):
             self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 
@@ -124,7 +129,7 @@ class Attention(nn.Module):
         if place.cache is not None and place.positions is not None:
             held = place.cache.put(self.layer, place.positions, k, v, place.end)
         if held is None or place.positions is None or place.end == q.size(2):  # the new tokens are all there is to see
-            return attend(q, k, v, self.window, self.scale, self.parts)
+            return attend(q, k, v, self.window, self.scale, self.parts, self.backend)
         return attend_cached(q, *held, place.positions, self.window, self.scale)
 
 
@@ -232,6 +237,12 @@ class GPT(nn.Module):
         for block in self.layers:
             block.attn.parts = parts
             block.halves = (torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False))
+
+    def use_float8(self) -> None:
+        """Train the blocks' large matrices with float8 products; the loss takes the head's weight itself."""
+        for module in self.blocks.modules():
+            if isinstance(module, Linear):
+                module.float8 = suits_float8(module)
 
     def _set_rope(self, length: int) -> None:
         c = self.config

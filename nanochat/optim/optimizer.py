@@ -20,6 +20,10 @@ from nanochat.scale import Rates
 
 SMALL = 1024  # weights that are not worth sharing out
 
+# Named so from torch 2.13 on; the older names mean the same.
+REDUCE_SCATTER = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
+ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
+
 
 def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
     """Peak learning rate, betas and weight decay of a parameter that is no matrix of a block. Figures: upstream's."""
@@ -286,11 +290,11 @@ def _padded(t: Tensor, length: int) -> Tensor:
 
 
 def _reduce_scatter(part: Tensor, whole: Tensor) -> Callable[[], Any]:
-    return _work(dist.reduce_scatter_single(part, whole, async_op=True))
+    return _work(getattr(dist, REDUCE_SCATTER)(part, whole, async_op=True))
 
 
 def _all_gather(whole: Tensor, part: Tensor) -> Callable[[], Any]:
-    return _work(dist.all_gather_single(whole, part, async_op=True))
+    return _work(getattr(dist, ALL_GATHER)(whole, part, async_op=True))
 
 
 def _gathered(part: Tensor, world: int) -> Tensor:

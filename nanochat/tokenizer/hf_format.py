@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from nanochat.tokenizer.bytechars import to_chars
@@ -23,21 +24,33 @@ def two_parts(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | No
 
 
 def tokenizer_json(ranks: dict[bytes, int], pattern: str, special_tokens: Sequence[str]) -> str:
-    """The text of tokenizer.json; the special tokens get the ids after the last rank."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-
+    """The text of tokenizer.json, byte for byte as the library writes it (a test); the special tokens get the ids after
+    the last rank. Written without the library, so that saving a checkpoint needs nothing but torch and safetensors."""
     ordered = sorted(ranks, key=ranks.__getitem__)
     pairs = (two_parts(token, ranks) for token in ordered if len(token) > 1)
-    merges = [(to_chars(pair[0]), to_chars(pair[1])) for pair in pairs if pair]
-    vocab = {to_chars(token): rank for token, rank in ranks.items()}
-    # ignore_merges: a chunk that is itself a token becomes that token, as tiktoken does
-    twin = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=True))
-    twin.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(pattern), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    twin.decoder = decoders.ByteLevel()
-    twin.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in special_tokens])
-    return twin.to_str(pretty=False)
+    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    to_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    file = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": len(ranks) + n, "content": name, **plain} for n, name in enumerate(special_tokens)],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, to_bytes]},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": True,  # a chunk that is itself a token becomes that token, as tiktoken does
+            "vocab": {to_chars(token): ranks[token] for token in ordered},
+            "merges": [[to_chars(pair[0]), to_chars(pair[1])] for pair in pairs if pair],
+        },
+    }
+    return json.dumps(file, ensure_ascii=False, separators=(",", ":"))

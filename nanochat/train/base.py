@@ -17,7 +17,7 @@ from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.machine import Machine, describe, peak_flops, setup
 from nanochat.model.attention import choose
 from nanochat.model.config import ModelConfig
-from nanochat.model.float8 import use_float8
+from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
@@ -30,6 +30,9 @@ from nanochat.train.state import TrainState
 
 FEWEST_STEPS = 20
 DEPTH = 20  # without any wish: the seed's
+# Bytes that a GPU keeps of a token for the backward pass, by channel of every layer (counted in bfloat16, uncompiled),
+# and the share of its memory for them: weights, gradients, moments and the loss's logits need the rest.
+KEPT_BYTES, KEPT_SHARE = 42, 0.6
 
 
 def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
@@ -41,14 +44,17 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
             f"{world} ranks cannot share {total_rows} sequences a step",
             f"Use at most {total_rows}, or --total_batch_size",
         )
-    passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s.width, machine) / s.seq_len))))
+    passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s, machine) / s.seq_len))))
     return math.ceil(share / passes)
 
 
-def forward_tokens(width: int, machine: Machine) -> int:
-    """Tokens per forward pass; without a GPU so many that products of tokens and a (width, width) matrix keep the cores
-    busy: more are hardly faster and cost memory."""
-    return 65536 if machine.device.type == "cuda" else max(1024, 2**26 // width**2)
+def forward_tokens(s: scale.Shape, machine: Machine) -> int:
+    """Tokens per forward pass. A GPU takes as many as its memory probably bears, a power of two. Elsewhere so many that
+    products of tokens and a (width, width) matrix keep the cores busy: more are hardly faster and cost memory."""
+    if machine.device.type == "cuda":
+        room = KEPT_SHARE * machine.memory / (KEPT_BYTES * s.depth * s.width)
+        return min(65536, 1 << max(0, math.floor(math.log2(max(1.0, room)))))
+    return max(1024, 2**26 // s.width**2)
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:
@@ -119,7 +125,8 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
     """The model as the settings want it trained, and its optimiser."""
     model.checkpoint_activations = config.checkpoint_activations
     if config.fp8:
-        use_float8(model, machine.device)
+        require_float8(machine.device, model.config.seq_len)
+        model.use_float8()
     return Optimizer(
         model,
         scale.Rates(**plan.rates),

@@ -56,7 +56,7 @@ class TrainConfig:
     checkpoint_activations: bool = False
     """keep only every layer's input for the backward pass and compute the rest again: less memory, slower"""
     fp8: bool = False
-    """matrix products in float8 (NVIDIA from compute capability 8.9 on; needs torchao)"""
+    """matrix products in float8 (NVIDIA from compute capability 8.9 on)"""
     max_hours: float = 0.0
     """save and stop after so many hours of this training; 0: no limit"""
     max_dollars: float = 0.0

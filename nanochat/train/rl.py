@@ -82,8 +82,8 @@ class Job:
         config = self.config
         self.engine = Engine(self.answering, self.tokenizer, config.sample_batch_size)
         self.policy = Policy(self.engine.grammar, self.model.config.vocab_size, self.machine.device, config.temperature)
-        vocab, width = self.model.config.vocab_size, self.model.config.width
-        self.tokens = max(1, min(LOGITS // vocab, forward_tokens(width, self.machine)))
+        model = self.model.config
+        self.tokens = max(1, min(LOGITS // model.vocab_size, forward_tokens(model.shape, self.machine)))
 
     def loss(self, ids: Tensor, targets: Tensor, advantages: Tensor, kinds: Tensor, reduction: str) -> Tensor:
         assert reduction == "sum"

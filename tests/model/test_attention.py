@@ -47,6 +47,50 @@ def test_the_flexible_backend_gives_the_same(window: int) -> None:
     assert torch.allclose(attention._flex(*qkv, window, 0.3), plain(*qkv, window, 0.3), atol=1e-5)
 
 
+def packed(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, q_ends: torch.Tensor, k_ends: torch.Tensor, max_q: int,
+    max_k: int, *, scale: float, window_size: tuple[int, int], enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """What varlen_attn says it does, for sequences of tokens (n, H, D) one behind the other."""
+    assert q_ends is k_ends and window_size[1] == 0 and q_ends.dtype == torch.int32
+    assert enable_gqa or q.size(1) == k.size(1)
+    found = []
+    for begin, end in zip(q_ends.tolist()[:-1], q_ends.tolist()[1:], strict=True):
+        assert end - begin == max_q == max_k
+        row = (x[begin:end].transpose(0, 1)[None] for x in (q, k, v))
+        found.append(plain(*row, window_size[0], scale)[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("shares_keys", [True, False])
+@pytest.mark.parametrize("kv_heads", [2, 4])
+def test_flash_is_asked_for_the_same(kv_heads: int, shares_keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a torch whose kernel wants as many key heads as query heads."""
+    monkeypatch.setattr(attention, "varlen_attn", packed)
+    monkeypatch.setattr(attention, "FLASH_SHARES_KEYS", shares_keys)
+    qkv = inputs(40, 4, kv_heads, 0)
+    for window in (7, 1 << 30):
+        got = attention.attend(*qkv, window, 0.3, None, "flash")
+        assert torch.allclose(got, plain(*qkv, window, 0.3), atol=1e-12)
+
+
+def test_torch_has_flash_as_it_is_called() -> None:
+    """On tensors without numbers: only shapes and arguments are looked at."""
+    q, k = (torch.empty(2, heads, 40, 64, device="meta", dtype=torch.bfloat16) for heads in (4, 2))
+    assert attention.attend(q, k, k, 16, 0.3, None, "flash").shape == q.shape
+
+
+@pytest.mark.parametrize("window", [3, 1 << 30])
+def test_evaluation_with_the_flexible_backend_never_sees_all_scores(
+    window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_flex", lambda *args: pytest.fail("not compiled, it would hold T x T scores"))
+    qkv = [x.detach() for x in inputs(40, 4, 2, 0)]
+    with torch.no_grad():
+        got = attention.attend(*qkv, window, 0.3, None, "flex")
+    assert torch.allclose(got, plain(*qkv, window, 0.3), atol=1e-12)
+
+
 def test_longer_than_blocks_may_see() -> None:
     qkv = [x.detach().float() for x in inputs(attention.LONGEST + 5, 2, 2, 0)]
     full = attention.attend(*qkv, 1 << 30, 0.3)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch.nn.attention import flex_attention
 
 from nanochat.dataset.loader import Batch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.model import gpt as gpt_module
+from nanochat.model.attention import Backend
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates
 from nanochat.train.step import LossScale, Stepper
@@ -47,6 +51,31 @@ def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None
         assert losses == pytest.approx(expected, abs=1e-5)
         for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
             assert torch.allclose(a, b, atol=2e-4), (name, frugal)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "flex"])
+@pytest.mark.parametrize(
+    "config", [CLASSIC, replace(MODERN, kv_heads=1, seq_len=160, windows="SL")], ids=["classic", "modern"]
+)
+def test_the_whole_loss_compiles_as_on_a_gpu(
+    config: ModelConfig, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one graph, with the gradients of the plain model (torch 2.11 lost them where a result changed in place)."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *args: None)  # which refuses to train on a CPU
+    plain, whole = (trained(config, False, False, (1,))[0] for _ in range(2))
+    for block in whole.layers:
+        block.attn.backend = backend
+    ids = torch.randint(0, 50, (2, config.seq_len + 1), generator=torch.Generator().manual_seed(0))
+    found = torch.compile(whole.loss, dynamic=False, fullgraph=True, backend="aot_eager")(ids[:, :-1], ids[:, 1:])
+    expected = plain.loss(ids[:, :-1], ids[:, 1:])
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), abs=1e-5)
+    for model, loss in ((whole, found), (plain, expected)):
+        model.zero_grad()
+        loss.backward()
+    for (name, p), q in zip(whole.named_parameters(), plain.named_parameters(), strict=True):
+        assert p.grad is not None and q[1].grad is not None
+        torch.testing.assert_close(p.grad, q[1].grad, atol=1e-5, rtol=1e-3, msg=name)
+        assert p.grad.abs().max() > 0, name
 
 
 def test_a_table_sums_gradients_where_they_lie() -> None:

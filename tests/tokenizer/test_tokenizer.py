@@ -24,7 +24,7 @@ from nanochat.tokenizer import (
     train,
     train_bpe,
 )
-from nanochat.tokenizer.hf_format import two_parts
+from nanochat.tokenizer.hf_format import tokenizer_json, two_parts
 from nanochat.tokenizer.native import bpe
 from nanochat.tokenizer.samples import SAMPLES
 
@@ -97,6 +97,12 @@ def test_tokenizer_json_gives_the_same_ids(any_tokenizer: Tokenizer, twin: token
     ids = any_tokenizer.encode(text)
     assert twin.encode(text).ids == ids
     assert twin.decode(ids, skip_special_tokens=False) == text
+
+
+def test_tokenizer_json_is_what_the_library_writes(any_tokenizer: Tokenizer, twin: tokenizers.Tokenizer) -> None:
+    """Read and written again it has the same bytes."""
+    text = tokenizer_json(any_tokenizer.ranks, any_tokenizer.pattern, SPECIAL_TOKENS)
+    assert twin.to_str(pretty=False) == text
 
 
 def test_tokenizer_json_has_the_special_ids(any_tokenizer: Tokenizer, twin: tokenizers.Tokenizer) -> None:

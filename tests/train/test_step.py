@@ -14,7 +14,7 @@ from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates, shape
-from nanochat.train.base import choose_rows
+from nanochat.train.base import choose_rows, forward_tokens
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 
 CONFIG = ModelConfig(2, 32, 2, 2, 50, 16, "modern", 100000.0)
@@ -134,3 +134,16 @@ def test_checkpointed_activations_change_nothing() -> None:
 def test_rows_of_a_pass_share_a_step_evenly(depth: int, rows: int, wanted: int, each: int) -> None:
     machine = Machine(torch.device("cpu"), torch.float32, Ranks(0, 0, 1))
     assert choose_rows(rows, shape(depth, 8192, 512), wanted, machine) == each
+
+
+def test_a_pass_on_a_gpu_is_as_large_as_its_memory_bears(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Machine(torch.device("cuda"), torch.bfloat16, Ranks())
+
+    def tokens(gigabytes: int, depth: int) -> int:
+        monkeypatch.setattr(Machine, "memory", gigabytes * 10**9)
+        return forward_tokens(shape(depth, 32768, 2048), gpu)
+
+    assert [tokens(85, depth) for depth in (12, 20, 24, 32)] == [65536, 32768, 32768, 16384]
+    assert [tokens(24, depth) for depth in (12, 20, 26)] == [32768, 8192, 4096]
+    assert tokens(1, 32) == 128  # less than a sequence: choose_rows takes one
+    assert choose_rows(8, shape(32, 32768, 2048), 0, gpu) == 1
