@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for number, part in enumerate(parts):
             left = config.minutes * 60 - (time.monotonic() - began)
             share = PARTS[part] / sum(PARTS[name] for name in parts[number:])
-            names = list(import_module(f"benchmarks.gpu.{part}").pieces(sizes))
+            module = f"benchmarks.gpu.{part}"
+            names = list(import_module(module).pieces(sizes))
             rows: dict[str, Row] = {}
             result.ours[part] = rows
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 result.write(config.json)
                 say(f"[{time.monotonic() - began:4.0f} s] {part:8} {name}: {_shown(row)}")
 
-            run_part(part, config.device, names, left * share, Path(folder), tell)
+            run_part(module, config.device, names, left * share, Path(folder), tell)
     result.ours["seconds"] = time.monotonic() - began
     say(f"benchmarks.gpu: {len(parts)} parts in {result.ours['seconds']:.0f} s")
     result.conclude(config.json)

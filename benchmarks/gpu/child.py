@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.sizes import Sizes
@@ -16,7 +15,8 @@ BROKEN = 3  # exit code: the device takes no more orders, and the other pieces n
 
 
 def main(part: str, device: str, rows: str, *names: str) -> None:
-    pieces = importlib.import_module(f"benchmarks.gpu.{part}").pieces(Sizes.of(device))
+    """part: the module that has the pieces."""
+    pieces = importlib.import_module(part).pieces(Sizes.of(device))
     with open(rows, "a", encoding="utf-8") as out:
 
         def write(**record: Any) -> None:
@@ -57,4 +57,4 @@ def _clean(device: str) -> bool:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], str(Path(sys.argv[3])), *sys.argv[4:])
+    main(*sys.argv[1:])

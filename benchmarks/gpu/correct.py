@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ TESTS = "tests/test_cuda.py"
 BFLOAT16, FLOAT8 = 0.02, 0.09
 WHOLE = 0.06  # of a whole model in bfloat16, layer upon layer
 UPDATE = 0.05  # of an update by bfloat16 Newton-Schulz iterations
-FLOAT32 = 1e-3  # on a GPU its products may have 11 digits (TF32)
+FLOAT32 = 3e-3  # whose products have 11 digits on a GPU (TF32)
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -248,7 +249,8 @@ def tests(sizes: Sizes) -> dict[str, Any]:
         return {"not_run": "pytest is not installed"}
     only = ["--collect-only"] if sizes.on_cpu else []
     command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", *only, TESTS]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever plugins a strange machine has
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     lines = (done.stdout + done.stderr).strip().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
     return {"ok": done.returncode == 0, "said": lines[-1] if lines else "", "failed": failed[:10]}

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,7 +26,10 @@ SHOWN = 12  # last lines of a process that died
 def run_part(
     part: str, device: str, names: Sequence[str], seconds: float, folder: Path, on_row: Callable[[str, Row], None]
 ) -> dict[str, Row]:
-    """The rows of all pieces: what each measured, {"error": why} or {"not_run": why}. folder: for files in between."""
+    """The rows of the pieces of a module `part`: what each measured, {"error": why} or {"not_run": why}.
+
+    folder: for files in between.
+    """
     end = time.monotonic() + seconds
     rows: dict[str, Row] = {}
 
@@ -38,7 +42,7 @@ def run_part(
             for name in left:
                 done(name, {"not_run": "no time was left"})
             break
-        child = _Child(part, device, left, folder / f"{part}-{len(rows)}")
+        child = _Child(part, device, left, folder)
         try:
             child.follow(end, done)
         finally:
@@ -52,8 +56,9 @@ def run_part(
 
 
 class _Child:
-    def __init__(self, part: str, device: str, names: Sequence[str], path: Path) -> None:
-        self.file, self.log = path.with_suffix(".jsonl"), path.with_suffix(".log")
+    def __init__(self, part: str, device: str, names: Sequence[str], folder: Path) -> None:
+        own = Path(tempfile.mkdtemp(dir=folder))
+        self.file, self.log = own / "rows.jsonl", own / "log"
         self.file.touch()
         self.at: str | None = None  # the piece it is at
         self.late = 0.0  # seconds after which it was ended
@@ -67,7 +72,7 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # so that what it starts ends with it
                 # A compile cache for all parts, empty at first: times to compile are those of a first run.
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(path.parent / "compiled")},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")},
             )
 
     def follow(self, end: float, done: Callable[[str, Row], None]) -> None:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """batch: tokens of an optimiser step; 0: the dial's. passes: forward passes timed of it, at most.
+    """batch: tokens of an optimiser step; 0: the dial's. rows: sequences in a forward pass; 0: as in
+    trainings. passes: forward passes timed of a step, at most.
 
     heads: (query heads, key heads, head dim) of attention's checks, which go with `lengths`. window: tokens a short
     window reaches back. side: of the matrices multiplied. copied: bytes.
@@ -22,6 +23,7 @@ class Sizes:
     seq_len: int = 2048
     depths: tuple[int, ...] = (12, 20, 24)
     batch: int = 0
+    rows: int = 0
     passes: int = 4
     steps: int = 4  # timed
     check_seq_len: int = 1024
@@ -46,7 +48,7 @@ class Sizes:
         if device != "cpu":
             return cls(device)
         return cls(
-            device, vocab=512, seq_len=64, depths=(1, 2), batch=1024, passes=2, steps=2, check_seq_len=160,
+            device, vocab=512, seq_len=64, depths=(1, 2), batch=2048, rows=16, passes=1, steps=2, check_seq_len=160,
             heads=((2, 2, 16), (4, 2, 16)), lengths=(96, 40), window=24, side=256, copied=1 << 22, same_depth=1,
             same_batch=512, same_seq_len=64, same_steps=24, decode_depths=(1, 2), decode_batches=(1, 4),
             decode_prompt=16, decode_tokens=8, trace_depth=1, trace_steps=2,

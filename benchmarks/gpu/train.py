@@ -76,7 +76,7 @@ class Work:
         loss = self.model.loss if parts else torch.compile(self.model.loss, dynamic=False, backend=sizes.compiler)
         self.stepper = Stepper(self.machine, self.model, self.optimizer, loss, LossScale())
         total_rows = self.tokens // sizes.seq_len
-        self.rows = choose_rows(total_rows, shape, 0, self.machine)
+        self.rows = choose_rows(total_rows, shape, sizes.rows, self.machine)
         self.whole_passes = math.ceil(total_rows / self.rows)
         self.passes = min(self.whole_passes, sizes.passes)
         g = torch.Generator().manual_seed(0)
