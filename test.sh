@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Prepare the environment and run the checks and tests. --slow: the long proofs too. Other arguments go to pytest.
+# Prepare the environment and run the checks and tests, on all cores. --slow: the long proofs too, one at a time, since
+# some need the whole machine. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 EXTRAS="[dev]" . dev/setup.sh
-marks=(-m "not slow")
+marks=(-m "not slow" -n auto --maxprocesses=8)
 args=()
 for a in "$@"; do
     if [ "$a" = --slow ]; then marks=(); else args+=("$a"); fi

@@ -98,6 +98,17 @@ def test_every_part_runs_small_on_a_bare_machine(tmp_path: Path) -> None:
     assert {"matmul", "attention", "optimiser", "idle"} & set(traced["by_kind_ms"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("python", [p for p in os.environ.get("NANOCHAT_PYTHONS", "").split(os.pathsep) if p])
+def test_another_torch_computes_the_same(python: str, tmp_path: Path) -> None:
+    """NANOCHAT_PYTHONS: interpreters that have other versions of torch."""
+    flags = ["--device=cpu", "--minutes=20", "--only=correct,train", f"--json={tmp_path / 'gpu.json'}"]
+    done = subprocess.run([python, "-m", "benchmarks.gpu", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert len(found["checks"]) > 8 and all(found["checks"].values())
+
+
 def test_no_failure_hides_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEEPER", str(tmp_path / "sleeper"))
     names = ["good", "raises", "good too", "dies", "leaves", "breaks the device", "good at last"]
