@@ -178,12 +178,11 @@ def _run(name: str, seed: int, pilot: dict[str, Any], config: Config, keep: Path
 
 def _train(without: str, *given: str) -> list[dict[str, Any]]:
     """The lines of its metrics."""
-    from nanochat.metrics import read_metrics
-    from nanochat.paths import runs_dir
+    from nanochat.metrics import read_metrics, training_file
 
     script = ["-m", "benchmarks.ablation", "--train", without] if without in PIECES else ["-m", "scripts.base_train"]
     flags = [f"--dataset={train.NAME}", "--model_tag=ablation", "--eval_every=-1", "--save_every=-1"]
-    path = runs_dir("base_train") / "metrics.jsonl"
+    path = training_file("base", "ablation")
     path.unlink(missing_ok=True)  # or those of the training before would stand for one that did not start
     # A pilot's limit ends it with exit code 2, as mistakes do: what counts is what it has written.
     subprocess.run([sys.executable, *script, *FLAGS.get(without, []), *flags, *given], stdout=subprocess.DEVNULL)

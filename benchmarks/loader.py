@@ -99,8 +99,7 @@ def train(depth: int, steps: int, compile: Literal["auto", "on", "off"]) -> dict
     """Train as `scripts.base_train` does; what its metrics say of every step after the first one, which compiles."""
     from benchmarks.result import median
     from benchmarks.tokenizer import peak_mb
-    from nanochat.metrics import read_metrics
-    from nanochat.paths import runs_dir
+    from nanochat.metrics import read_metrics, training_file
     from nanochat.train import BaseConfig, train_base
 
     train_base(
@@ -115,7 +114,7 @@ def train(depth: int, steps: int, compile: Literal["auto", "on", "off"]) -> dict
             save_every=-1,
         )
     )
-    rows = read_metrics(runs_dir("base_train") / "metrics.jsonl")
+    rows = read_metrics(training_file("base", f"d{depth}"))
     unit = next(row["batch_tokens"] for row in rows if row["kind"] == "settings")
     timed = [row for row in rows if row["kind"] == "step"][1:]
     took = [unit / row["tok_per_s"] for row in timed]

@@ -1,58 +1,115 @@
-"""One append-only metrics.jsonl per run: a line is a JSON object with version, time and kind.
+"""metrics.jsonl, an append-only file per run: a line is a JSON object with version, time and kind.
 
-Kinds: settings (flat dict), step, eval, summary, stage, sample.
+Kinds: settings (flat dict), step, eval, summary, stage, sample. The run of a stage and tag has a folder of its own
+(`paths.model_runs_dir`), which moves along when the model is set aside.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError, is_main_rank
+from nanochat.paths import model_runs_dir
 
 VERSION = 1
+FILE = "metrics.jsonl"
+
+
+def training_file(stage: str, tag: str) -> Path:
+    """The metrics of the training of a stage and tag."""
+    return model_runs_dir(stage, tag) / FILE
+
+
+def evaluation_file(command: str, stage: str, tag: str) -> Path:
+    """What a command measured of a stage and tag."""
+    return model_runs_dir(stage, tag) / command / FILE
 
 
 class MetricsWriter:
-    """Appends records to `path` (first rank only). With `fresh`, an older run's file is moved aside first."""
+    """Appends records to `path` (first rank only)."""
 
-    def __init__(self, path: Path, fresh: bool = False):
+    def __init__(self, path: Path):
         self.path = path
         if not is_main_rank():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if fresh and path.exists():
-            path.replace(path.with_suffix(".previous.jsonl"))
-        if path.exists() and not path.read_bytes().endswith(b"\n"):
-            with open(path, "a") as f:  # half a line, from a crash: the next record gets a line of its own
-                f.write("\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if _is_cut(path):  # by a crash: the next record gets a line of its own
+                self._append("\n")
+        except OSError as error:
+            raise self._failed(error) from None
 
     def write(self, kind: str, **values: Any) -> None:
         if not is_main_rank():
             return
         record = {"version": VERSION, "time": round(time.time(), 3), "kind": kind, **values}
         try:
-            with open(self.path, "a", encoding="utf-8", errors="backslashreplace") as f:  # names may be no UTF-8
-                f.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._append(json.dumps(record, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise UserError(
-                f"cannot write {self.path}: {error.strerror}", "Free some disk space and run again"
-            ) from None
+            raise self._failed(error) from None
+
+    def _append(self, text: str) -> None:
+        with open(self.path, "ab", buffering=0) as f:  # in one call, so that lines of two processes do not mix
+            f.write(text.encode(errors="backslashreplace"))  # names may be no UTF-8
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self.path}: {error.strerror}", "Free some disk space and run again")
+
+
+def _is_cut(path: Path) -> bool:
+    """Whether a file does not end with the end of a line."""
+    if not path.exists():
+        return False
+    with open(path, "rb") as f:
+        if not f.seek(0, os.SEEK_END):
+            return False
+        f.seek(-1, os.SEEK_END)
+        return f.read() != b"\n"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records, oldest first; a last line cut off by a crash is left out. [] when there is no file."""
+    """The records of a file, oldest first, each step once; [] when there is no file. See `newest`."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # not splitlines: texts hold other ends of lines
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not splitlines: texts hold others
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError):
             continue  # a crash in the middle of a write leaves half a line; the next run goes on below it
-    return records
+        if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
+            continue
+        version = record.get("version")
+        if isinstance(version, int) and version > VERSION:
+            raise UserError(
+                f"{path} has lines of format version {version}, this program reads {VERSION}", "Upgrade nanochat"
+            )
+        records.append(record)
+    return newest(records)
+
+
+def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the records of steps that a resumed run did again, and without all but the last `eval` of a step."""
+    kept = []
+    first = math.inf  # of the steps that were done later
+    evaluated = set()  # steps
+    for record in reversed(list(records)):
+        step, kind = record.get("step"), record["kind"]
+        if isinstance(step, int | float):
+            if step >= first or (kind == "eval" and step in evaluated):
+                continue
+            if kind == "step":
+                first = step
+            elif kind == "eval":
+                evaluated.add(step)
+        kept.append(record)
+    return kept[::-1]
 
 
 def last(records: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

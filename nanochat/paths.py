@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import re
@@ -60,6 +62,18 @@ def runs_dir(run: str = "") -> Path:
     return base_dir() / "runs" / run
 
 
+def model_runs_dir(stage: str, tag: str) -> Path:
+    """Where the training of a stage and tag keeps its metrics; evaluations of it have folders of their own in there."""
+    return runs_dir(f"{stage}-{tag}")
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that somebody else gave (a server, a manifest) can be joined to a folder, stays in it, and can be
+    shown on a terminal."""
+    parts = re.split(r"[/\\]", name)
+    return name.isprintable() and ":" not in parts[0] and not {"", ".", ".."} & set(parts)
+
+
 def slug(text: str) -> str:
     """A name that is safe as a folder name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
@@ -110,24 +124,78 @@ def require_disk(folder: Path, need: int, what: str) -> None:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill; it takes its place when the block ends well, else it is removed."""
+    """An empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
+
+    Killed or failed at whatever moment, `whole(path)` is what was there before, or what is new: never neither. Where
+    the system lets two folders change names at once (Linux, macOS), so is `path`. Readers need no lock and move
+    nothing; one process may write at a time.
+    """
     path = path.resolve()
-    part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    part, old = _beside(path, "part"), _beside(path, "old")
     try:
-        for left in (part, old):  # what a killed process left
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _take_back(path, old)  # after a kill
+        for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
-        part.mkdir(parents=True)
+        part.mkdir()
         yield part
-        for file in part.rglob("*"):
-            if file.is_file():
-                with open(file, "rb") as f:
-                    os.fsync(f.fileno())
-        if path.exists():
+        _sync_tree(part)
+        if not path.exists():
+            part.rename(path)
+        elif not exchange(part, path):
             path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+            part.rename(path)
+        sync_folder(path.parent)
     except OSError as error:
         problem = f"cannot write {path}: {error.strerror or error}"
         raise UserError(problem, "Free some disk space or choose another folder") from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        _take_back(path, old)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def whole(path: Path) -> Path:
+    """Where to read the folder `path`: there, or where it was moved by a writer that was killed between two renames."""
+    old = _beside(path, "old")
+    return old if not path.exists() and old.exists() else path
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _take_back(path: Path, old: Path) -> None:
+    """Undo the first of two renames when the second one did not happen."""
+    if old.exists() and not path.exists():
+        old.rename(path)
+
+
+def _sync_tree(folder: Path) -> None:
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with open(Path(place, name), "rb") as f:
+                os.fsync(f.fileno())
+        sync_folder(Path(place))
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Let two folders change names at once; False where the system or its file system cannot do that."""
+    if os.name != "posix":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(a), os.fsencode(b)
+    if hasattr(libc, "renameat2"):  # Linux
+        at_cwd, rename_exchange = -100, 2
+        failed = libc.renameat2(at_cwd, names[0], at_cwd, names[1], rename_exchange)
+    elif hasattr(libc, "renamex_np"):  # macOS
+        rename_swap = 2
+        failed = libc.renamex_np(*names, rename_swap)
+    else:
+        return False
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(b))

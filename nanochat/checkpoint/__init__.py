@@ -5,6 +5,8 @@ from nanochat.checkpoint.folder import (
     Manifest,
     create,
     find,
+    is_whole,
+    lock_file,
     prune,
     set_aside,
     steps,
@@ -12,4 +14,16 @@ from nanochat.checkpoint.folder import (
     verify,
 )
 
-__all__ = ["FORMAT_VERSION", "Manifest", "create", "find", "prune", "set_aside", "steps", "tags", "verify"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Manifest",
+    "create",
+    "find",
+    "is_whole",
+    "lock_file",
+    "prune",
+    "set_aside",
+    "steps",
+    "tags",
+    "verify",
+]

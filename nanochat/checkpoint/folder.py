@@ -5,22 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from nanochat.console import UserError
-from nanochat.paths import checkpoints_dir, sync_folder, write_json
+from nanochat.paths import checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
 
 FORMAT_VERSION = 1
 REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
-STEP = re.compile(r"step_(\d{6,})$")
+STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # as it is written, or moved away to be written again
+SET_ASIDE = re.compile(r"\.previous-\d+$")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -49,35 +49,17 @@ def _sha256(path: Path) -> str:
 def create(stage: str, tag: str, step: int) -> Iterator[Path]:
     """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears under its final name at once, or,
     when the body or the disk fails, not at all."""
-    parent = _tag_dir(stage, tag)
-    final = parent / f"step_{step:06d}"
-    part = parent / f".step_{step:06d}.part"
-    shutil.rmtree(part, ignore_errors=True)
+    final = _tag_dir(stage, tag) / f"step_{step:06d}"
     try:
-        part.mkdir(parents=True)
-        yield part
-        files = {}
-        for path in sorted(p for p in part.rglob("*") if p.is_file()):
-            with open(path, "rb+") as f:
-                os.fsync(f.fileno())
-            files[str(path.relative_to(part))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-        write_json(part / "manifest.json", asdict(Manifest(stage, tag, step, files)))
-        if final.exists():  # the same step written again: the old one leaves only when the new one is whole
-            old = parent / f".step_{step:06d}.old"
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
-            part.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(final)
-        sync_folder(parent)
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write the checkpoint {final}: {getattr(error, 'strerror', None) or error}",
-            "Free some disk space and run again",
-        ) from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        with replace_folder(final) as part:
+            yield part
+            files = {}
+            for path in sorted(p for p in part.rglob("*") if p.is_file()):
+                name = path.relative_to(part).as_posix()
+                files[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+            write_json(part / "manifest.json", asdict(Manifest(stage, tag, step, files)))
+    except SafetensorError as error:
+        raise UserError(f"cannot write the checkpoint {final}: {error}", "Free some disk space and run again") from None
 
 
 def _tag_dir(stage: str, tag: str) -> Path:
@@ -87,16 +69,11 @@ def _tag_dir(stage: str, tag: str) -> Path:
     return checkpoints_dir(stage) / tag
 
 
-def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts
-
-
 def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads((folder / "manifest.json").read_text())
         manifest = Manifest(**values)
-        if not all(_is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
+        if not all(is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError):
         raise UserError(
@@ -142,28 +119,32 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
 
 def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, the one written last first."""
-    names = [d.name for d in _folders(checkpoints_dir(stage)) if TAG.fullmatch(d.name)]
-    written = {name: max(f.stat().st_mtime for f in found.values()) for name in names if (found := steps(stage, name))}
+    root = checkpoints_dir(stage)
+    names = [d.name for d in root.iterdir() if d.is_dir() and TAG.fullmatch(d.name)] if root.is_dir() else []
+    names = [name for name in names if not SET_ASIDE.search(name)]
+    written = {name: max(map(_written, found.values())) for name in names if (found := steps(stage, name))}
     return sorted(written, key=lambda name: (written[name], name), reverse=True)
 
 
-def _folders(root: Path) -> list[Path]:
-    for old in root.glob(".step_*.old"):  # a crash between two renames: the step's older version is still whole
-        final = root / old.name[1:].removesuffix(".old")
-        if not final.exists():
-            with contextlib.suppress(OSError):  # another process was quicker
-                old.rename(final)
-    return (
-        [d for d in root.iterdir() if d.is_dir() and not d.name.startswith(".") and ".previous-" not in d.name]
-        if root.is_dir()
-        else []
-    )
+def _written(folder: Path) -> float:
+    try:
+        return folder.stat().st_mtime
+    except OSError:  # deleted, or written anew, since it was listed
+        return 0.0
+
+
+def lock_file(stage: str, tag: str) -> Path:
+    """Held by whoever trains this stage and tag."""
+    folder = _tag_dir(stage, tag)
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def steps(stage: str, tag: str) -> dict[int, Path]:
-    """Step -> folder, ascending."""
-    found = {int(m[1]): d for d in _folders(_tag_dir(stage, tag)) if (m := STEP.match(d.name))}
-    return dict(sorted(found.items()))
+    """Step -> folder, ascending. Nothing is moved or mended: a training may be writing here."""
+    root = _tag_dir(stage, tag)
+    found = {int(m[1]) for d in root.iterdir() if (m := STEP.fullmatch(d.name))} if root.is_dir() else set()
+    folders = {step: whole(root / f"step_{step:06d}") for step in sorted(found)}
+    return {step: folder for step, folder in folders.items() if folder.is_dir()}
 
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
@@ -185,31 +166,56 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
             raise UserError(f"{root / (tag or have[0])} has no step {step}", f"Choose one of: {listed}")
         return found[step]
     problems = []
-    for folder in reversed(found.values()):
-        try:
-            verify(folder, hashes=False)
-            return folder
-        except UserError as error:
-            problems.append(error)
+    for _ in range(2):  # a step may be written anew or deleted while it is looked at
+        for folder in reversed(found.values()):
+            try:
+                verify(folder, hashes=False)
+                return folder
+            except UserError as error:
+                problems.append(error)
+        found = steps(stage, tag or have[0])
     raise problems[0]
 
 
 def prune(stage: str, tag: str, keep: int) -> None:
-    """Delete all but the newest `keep` (at least 1) steps."""
+    """Delete all steps older than the newest `keep` (at least 1) that are whole."""
     if keep < 1:
         raise UserError(f"cannot keep {keep} checkpoints", "Give --keep=1 or more")
-    found = list(steps(stage, tag).values())
-    for folder in found[: max(0, len(found) - keep)]:
-        shutil.rmtree(folder)
+    found = list(reversed(steps(stage, tag).values()))
+    kept = 0
+    for folder in found:
+        if kept == keep:
+            # Hidden before it is deleted: a kill in between leaves no half of a checkpoint.
+            gone = folder.rename(folder.with_name(f".{folder.name.lstrip('.')}.gone"))
+            shutil.rmtree(gone)
+        elif is_whole(folder):
+            kept += 1
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether every file of a checkpoint is there and as long as its manifest says."""
+    try:
+        verify(folder, hashes=False)
+    except UserError:
+        return False
+    return True
 
 
 def set_aside(stage: str, tag: str) -> Path | None:
-    """Rename a tag's folder to <tag>.previous-N so that a new run neither mixes with nor destroys it."""
-    folder = _tag_dir(stage, tag)
+    """Rename a tag's folder to <tag>.previous-N, and its metrics with it, so that a new run neither mixes with nor
+    destroys it; where it is now, or None if there was none."""
+    folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
     if not steps(stage, tag):
         return None
     n = 1
-    while (target := folder.with_name(f"{tag}.previous-{n}")).exists():
+    while _is_taken(stage, f"{tag}.previous-{n}", runs.exists()):
         n += 1
-    folder.rename(target)
-    return target
+    name = f"{tag}.previous-{n}"
+    # The metrics first: killed in between, the next call finds them moved already, and moves the rest.
+    if runs.exists():
+        runs.rename(model_runs_dir(stage, name))
+    return folder.rename(folder.with_name(name))
+
+
+def _is_taken(stage: str, tag: str, runs: bool) -> bool:
+    return _tag_dir(stage, tag).exists() or (runs and model_runs_dir(stage, tag).exists())

@@ -68,10 +68,10 @@ def run(config: Config) -> None:
     from nanochat.eval.base import measure, openings, samples
     from nanochat.eval.bundle import agreed, download_bundle, missing_bundle
     from nanochat.eval.core import BATCH_TOKENS, read_tasks, show, write_csv
-    from nanochat.eval.core_kept import Kept
+    from nanochat.eval.core_kept import Kept, kept_file
     from nanochat.eval.results import code, require_counts, require_writable
     from nanochat.eval.subject import open_subject
-    from nanochat.paths import eval_bundle_dir, runs_dir
+    from nanochat.paths import eval_bundle_dir
 
     require_writable(config.json)
     require_writable(config.csv, "csv")
@@ -124,7 +124,7 @@ def run(config: Config) -> None:
             limit = config.max_per_task if config.max_per_task > 0 else None
             model, tokenizer = subject.model, subject.tokenizer
             facts = {"tokenizer": tokenizer.hash, "config": str(model.config), "dtype": str(model.dtype), **code()}
-            kept = Kept(runs_dir("base_eval-base") / f"core-{subject.facts['hash']}.json", facts)
+            kept = Kept(kept_file(subject.facts), facts)
             whole = not labels and shots is None
             mean, tasks = evaluate_core(model, tokenizer, bundle, limit, labels, config.rules, kept, batch, shots)
             core = mean if whole else None

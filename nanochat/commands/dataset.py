@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from nanochat.console import run_command, say
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import runs_dir
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def run_import(config: Import) -> None:
 
 
 def _finish(info: CorpusInfo, seconds: float) -> None:
-    MetricsWriter(runs_dir("dataset") / "metrics.jsonl", fresh=True).write(
+    MetricsWriter(runs_dir("dataset") / FILE).write(
         "summary",
         dataset=info.name,
         source=info.source,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError, run_command, say
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import runs_dir, tokenizer_dir, write_json
 
 
@@ -65,7 +65,7 @@ def run(config: Config) -> None:
         "peers": {peer: {name: result.to_json() for name, result in rows.items()} for peer, rows in peers.items()},
         "seconds": round(seconds, 2),
     }
-    MetricsWriter(runs_dir("tok_eval") / "metrics.jsonl", fresh=True).write("summary", **summary)
+    MetricsWriter(runs_dir("tok_eval") / FILE).write("summary", **summary)
     if config.json:
         write_json(config.json, {"version": 1, "command": "tok_eval", **summary})
     on = f"{ours['val'].bytes_per_token:.2f} on the validation text of {dataset}, " if dataset else ""
@@ -78,7 +78,7 @@ def _trained_on() -> str | None:
     from nanochat.dataset.info import find_info
     from nanochat.metrics import last, read_metrics
 
-    record = last(read_metrics(runs_dir("tok_train") / "metrics.jsonl"), "summary")
+    record = last(read_metrics(runs_dir("tok_train") / FILE), "summary")
     return record["dataset"] if record and find_info(record["dataset"]) else None
 
 

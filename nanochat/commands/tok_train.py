@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.console import Progress, UserError, run_command, say
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import runs_dir, tokenizer_dir
 
 SMALL_VOCAB = 4096
@@ -68,7 +68,7 @@ def run(config: Config) -> None:
     tokenizer.save(tokenizer_dir())
     seconds = time.monotonic() - began
     lengths = [length for length in tokenizer.token_bytes if length]
-    MetricsWriter(runs_dir("tok_train") / "metrics.jsonl", fresh=True).write(
+    MetricsWriter(runs_dir("tok_train") / FILE).write(
         "summary",
         dataset=info.name,
         vocab_size=tokenizer.vocab_size,

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from nanochat.console import is_main_rank, warn
 from nanochat.lock import hold
 from nanochat.machine import ranks
-from nanochat.paths import write_json
+from nanochat.paths import model_runs_dir, write_json
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Outcome:
     choice: int
     right: bool
     cut: bool = False
+
+
+def kept_file(facts: Mapping[str, Any]) -> Path:
+    """Where the finished tasks of a model lie. facts: those of `EvalResult.checkpoint`."""
+    return model_runs_dir(facts["stage"], facts["tag"]) / "base_eval" / f"core-{facts['hash']}.json"
 
 
 class Kept:

@@ -15,8 +15,8 @@ from typing import Any
 import nanochat
 from nanochat import checkpoint
 from nanochat.console import UserError, duration, is_main_rank, say
-from nanochat.metrics import MetricsWriter
-from nanochat.paths import runs_dir, write_json
+from nanochat.metrics import MetricsWriter, evaluation_file
+from nanochat.paths import write_json
 
 VERSION = 1
 
@@ -223,8 +223,9 @@ class EvalResult:
             write_json(path, self.to_dict())
 
     def log(self, samples: Sequence[Mapping[str, str]] = ()) -> None:
-        """Add the record, and samples, to runs/<command>-<stage>/metrics.jsonl, where the report looks."""
-        writer = MetricsWriter(runs_dir(f"{self.command}-{self.checkpoint['stage']}") / "metrics.jsonl")
+        """Add the record, and samples, to the metrics of the model's stage and tag, where the report looks."""
+        model = self.checkpoint
+        writer = MetricsWriter(evaluation_file(self.command, model["stage"], model["tag"]))
         for sample in samples:
             writer.write("sample", **sample)
         values = self.to_dict()

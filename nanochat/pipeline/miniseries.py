@@ -25,7 +25,7 @@ from nanochat import lock, scale
 from nanochat.console import UserError, duration, say, warn
 from nanochat.dataset.info import CorpusInfo, load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
-from nanochat.metrics import MetricsWriter, last, read_metrics
+from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
 from nanochat.model.config import ModelConfig
 from nanochat.paths import base_dir, runs_dir, slug, tokenizer_dir, write_atomic, write_json
 from nanochat.pipeline.law import Law, fit, picture
@@ -246,7 +246,7 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
                 f"depth {cost.depth} could not be trained",
                 "The line above says why; depths that are finished stay finished",
             ) from None
-    summary = last(read_metrics(home / "runs" / "base_train" / "metrics.jsonl"), "summary")
+        summary = last(read_metrics(training_file("base", f"d{cost.depth}")), "summary")
     if summary is None:
         raise UserError(f"the training of depth {cost.depth} left no summary in {home}", "Run the same command again")
     found = {f.name: summary[f.name] for f in fields(Result) if f.name in summary}
@@ -379,7 +379,7 @@ def _save(sweep: Sweep, found: Conclusion, further: list[Cost], copy: Path | Non
     write_atomic(folder / "results.csv", rows.getvalue())
     measured = {f"d{r.depth}": (float(r.flops), r.val_bpb) for r in results}
     write_atomic(folder / "scaling.png", picture(measured, law, expected))
-    metrics = MetricsWriter(runs_dir("miniseries") / "metrics.jsonl", fresh=True)
+    metrics = MetricsWriter(runs_dir("miniseries") / FILE)
     metrics.write("settings", **sweep.settings)
     metrics.write(
         "summary",

@@ -204,5 +204,5 @@ def _stages(
         Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
         Stage("chat_sft", (*chat["sft"], model, *files), trained("sft"), own, torchrun=True, resumable=True, extra=run),
         Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
-        Stage("report", ("generate", *price), "report/report.md", module="nanochat.report"),
+        Stage("report", ("generate", model, *price), "report/report.md", module="nanochat.report"),
     )

@@ -12,7 +12,7 @@ from types import FrameType
 
 from nanochat import checkpoint, lock
 from nanochat.console import UserError, duration, say
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, fingerprints
@@ -88,7 +88,7 @@ def _end_with_parent() -> None:
 
 def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
-    writer = MetricsWriter(runs_dir("speedrun") / "metrics.jsonl")
+    writer = MetricsWriter(runs_dir("speedrun") / FILE)
     began = time.monotonic()
     process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(handle,), preexec_fn=_end_with_parent)
 
@@ -112,7 +112,9 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         signal.signal(signal.SIGTERM, old)
     seconds = time.monotonic() - began
     status = "done" if code == 0 else f"failed ({code})"
-    writer.write("stage", stage=stage.name, seconds=seconds, status=status, command=stage.display(plan.nproc))
+    writer.write(
+        "stage", stage=stage.name, seconds=seconds, status=status, tag=plan.tag, command=stage.display(plan.nproc)
+    )
     if code == 0:
         return seconds
     if code == 2:

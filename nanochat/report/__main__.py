@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -21,6 +21,8 @@ class Config:
     evaluations"""
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
     """compare: the two files that evaluations wrote with --json"""
+    model_tag: Annotated[str, tyro.conf.arg(aliases=["-g"])] = ""
+    """generate: the model that it is about, such as d4; empty: the one that was trained or graded last"""
     price_per_hour: float | None = None
     """What the machine costs per hour, in any currency; without it costs are not given"""
 
@@ -41,7 +43,7 @@ def run(config: Config) -> None:
         return
     if config.price_per_hour is not None and config.price_per_hour < 0:
         raise UserError(f"--price_per_hour is {config.price_per_hour}", "Give a price of 0 or more")
-    path = report.generate(config.price_per_hour, copy_to=Path.cwd())
+    path = report.generate(config.price_per_hour, copy_to=Path.cwd(), tag=config.model_tag)
     say(f"Report: {path}, copied to {Path.cwd() / 'report.md'}")
 
 

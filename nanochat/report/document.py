@@ -15,9 +15,12 @@ from nanochat.report.runs import Runs
 PICTURE = "loss.png"
 
 
-def generate(price_per_hour: float | None = None, copy_to: Path | None = None) -> Path:
-    """Write report.md and loss.png into the report folder, and `copy_to` when given; the first's path."""
-    runs = Runs.read(runs_dir())
+def generate(price_per_hour: float | None = None, copy_to: Path | None = None, tag: str = "") -> Path:
+    """Write report.md and loss.png into the report folder, and `copy_to` when given; the first's path.
+
+    tag: of the model that it is about; "" for the one that left metrics last.
+    """
+    runs = Runs.read(runs_dir(), tag)
     if not runs.records:
         raise UserError(
             f"there is nothing to report: no run has left metrics under {runs_dir()}",
@@ -39,7 +42,7 @@ def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool =
     """The report's Markdown."""
     price = price_per_hour
     parts = [
-        f"# nanochat report\n\nMade {time.strftime('%Y-%m-%d %H:%M')}",
+        f"# nanochat report{f': {runs.tag}' if runs.tag else ''}\n\nMade {time.strftime('%Y-%m-%d %H:%M')}",
         sections.summary(runs, price),
         sections.metrics(runs),
         sections.categories(runs),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nanochat.metrics import last, read_metrics
+from nanochat.console import UserError
+from nanochat.metrics import FILE, last, newest, read_metrics
 
 Record = Mapping[str, Any]
 
-# In the order in which a person runs them; an evaluation's folder is <command>-<stage>.
+# A model's stages, and the command that trains each.
 TRAINING = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
+# In the order in which a person runs them; an evaluation is called <command>-<stage> here.
 ORDER = (
     "dataset",
     "tok_train",
@@ -27,6 +29,8 @@ ORDER = (
     "chat_rl",
     "chat_eval-rl",
 )
+SHARED = ("dataset", "tok_train", "tok_eval")  # stages whose results all models use
+SET_ASIDE = ".previous-"
 
 
 @dataclass(frozen=True)
@@ -38,32 +42,67 @@ class StageTime:
     status: str
 
 
+def tags(folder: Path, aside: bool = False) -> list[str]:
+    """Models that have left metrics, the one that did last first. aside: those that were set aside, too."""
+    written: dict[str, float] = {}
+    for path in (*folder.glob(f"*/{FILE}"), *folder.glob(f"*/*/{FILE}")):
+        stage, dash, tag = path.relative_to(folder).parts[0].partition("-")
+        if stage in TRAINING and dash and (aside or SET_ASIDE not in tag):
+            written[tag] = max(written.get(tag, 0.0), path.stat().st_mtime)
+    for (stage, tag), _ in _old_layout(folder).items():
+        written.setdefault(tag, (folder / TRAINING[stage] / FILE).stat().st_mtime)
+    return sorted(written, key=lambda tag: (written[tag], tag), reverse=True)
+
+
+def _old_layout(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Trainings of versions that had one file for all tags of a stage, by the stage and tag that began it."""
+    found = {}
+    for stage, command in TRAINING.items():
+        records = read_metrics(folder / command / FILE)
+        if records:
+            found[stage, str((last(records, "settings") or {}).get("tag", ""))] = records
+    return found
+
+
 @dataclass(frozen=True)
 class Runs:
-    """Records of every run by the run's name."""
+    """Records of every run that a model has to do with, by the run's name. tag: the model's; "" when there is none."""
 
-    records: Mapping[str, list[Record]]
+    records: Mapping[str, Sequence[Record]]
+    tag: str = ""
 
     @classmethod
-    def read(cls, folder: Path) -> Runs:
-        found = {path.parent.name: read_metrics(path) for path in sorted(folder.glob("*/metrics.jsonl"))}
-        names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-        return cls(
-            {name: [r for r in found[name] if isinstance(r, dict) and "kind" in r] for name in names if found[name]}
-        )
+    def read(cls, folder: Path, tag: str = "") -> Runs:
+        """tag: "" for the model that left metrics last. UserError when there is none of that tag."""
+        have = tags(folder)
+        if tag and tag not in tags(folder, aside=True):
+            known = f"Choose one of: {', '.join(have)}" if have else "Train one first"
+            raise UserError(f"no run of a model with the tag {tag!r} has left metrics under {folder}", known)
+        tag = tag or next(iter(have), "")
+        found: dict[str, list[dict[str, Any]]] = {}
+        for path in sorted(folder.glob(f"*/{FILE}")):
+            name = path.parent.name
+            if name.partition("-")[0] not in TRAINING and name not in TRAINING.values():
+                found[name] = read_metrics(path)
+        old = _old_layout(folder)
+        for stage, command in TRAINING.items():
+            own = folder / f"{stage}-{tag}"
+            # What a version of the one layout began, one of the other may have gone on with.
+            found[command] = newest([*old.get((stage, tag), []), *read_metrics(own / FILE)])
+            for path in sorted(own.glob(f"*/{FILE}")):
+                name = f"{path.parent.name}-{stage}"  # as a folder of the old layout, which has all tags, is called
+                found[name] = [*found.get(name, []), *read_metrics(path)]
+        mine = {name: [r for r in records if _is_of(r, tag)] for name, records in found.items()}
+        names = sorted(mine, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+        return cls({name: mine[name] for name in names if mine[name]}, tag)
 
     def last(self, run: str, kind: str) -> Record | None:
-        return last([dict(r) for r in self.records.get(run, [])], kind)
+        return next((r for r in reversed(self.records.get(run, [])) if r["kind"] == kind), None)
 
     def series(self, run: str, kind: str, field: str) -> list[tuple[float, float]]:
-        """(tokens, value) by step; what a resumed run did again replaces what it had done before."""
-        by_step: dict[int, tuple[float, float]] = {}
-        for r in self.records.get(run, []):
-            if r["kind"] == kind and "step" in r and r.get("tokens") is not None and r.get(field) is not None:
-                for later in [step for step in by_step if step > r["step"]]:
-                    del by_step[later]
-                by_step[r["step"]] = (r["tokens"], r[field])
-        return [by_step[step] for step in sorted(by_step)]
+        """(tokens, value) by step."""
+        rows = [r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r]
+        return [(r["tokens"], r[field]) for r in rows if r.get("tokens") is not None and r.get(field) is not None]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
         """What every evaluation command found out about a stage's newest model, one record for each command.
@@ -73,14 +112,14 @@ class Runs:
         """
         began = (self.last(TRAINING[stage], "settings") or {}).get("time", 0)
         for run, records in self.records.items():
-            newest = self.last(run, "eval")
-            if newest is None or not run.endswith(f"-{stage}"):
+            latest = self.last(run, "eval")
+            if latest is None or not run.endswith(f"-{stage}"):
                 continue
-            if newest.get("time", began) < began:
+            if latest.get("time", began) < began:
                 continue
             merged: dict[str, Any] = {}
             for r in records:
-                if r["kind"] == "eval" and r.get("checkpoint") == newest.get("checkpoint"):
+                if r["kind"] == "eval" and r.get("checkpoint") == latest.get("checkpoint"):
                     merged |= {**r, "tasks": {**merged.get("tasks", {}), **r.get("tasks", {})}}
             yield merged
 
@@ -120,7 +159,7 @@ class Runs:
         """How long everything took: by the pipeline's clock where it ran a stage, else by the run's own."""
         times: dict[str, StageTime] = {}
         for r in self.records.get("speedrun", []):
-            if r["kind"] == "stage":
+            if r["kind"] == "stage" and (r["stage"] in SHARED or r.get("tag", self.tag) == self.tag):
                 before = times.get(r["stage"])
                 # What came after a finished stage is that stage done anew, with other settings.
                 earlier = before.seconds if before and before.status != "done" else 0.0
@@ -133,3 +172,9 @@ class Runs:
             if record and record.get("seconds") is not None:
                 times[run] = StageTime(run, float(record["seconds"]), "done")
         return list(times.values())
+
+
+def _is_of(record: Record, tag: str) -> bool:
+    """Whether an evaluation, or a sample, is of this model; the old layout's samples do not say."""
+    model = record.get("checkpoint")
+    return not isinstance(model, Mapping) or model.get("tag", tag) == tag

@@ -160,7 +160,6 @@ def _outcome(name: str, value: Any) -> str:
 def reinforcement(runs: Runs) -> str:
     """What reinforcement did to held-out questions, beside the mean of the steps between two rows."""
     records = runs.records.get("chat_rl", [])
-    # What a resumed run did again stands twice, and is the same.
     measured = {r["step"]: r for r in records if r["kind"] == "eval"}
     steps = {r["step"]: r for r in records if r["kind"] == "step"}
     if not measured:

@@ -73,6 +73,8 @@ def train_base(config: BaseConfig) -> TrainState:
     model_config = ModelConfig.from_depth(
         depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper(), config.bigram
     )
+    if config.fp8:
+        require_float8(machine.device, seq_len)
     tag = config.model_tag or f"d{depth}"
     val = Shards.of(corpus, "val")
     len(val)  # waits for it while there is nothing to lose, instead of in the first validation
@@ -85,47 +87,48 @@ def train_base(config: BaseConfig) -> TrainState:
         world_seed=corpus.settings.get("world_seed"),
         settings={**fingerprint(config), "depth": depth, "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
     )
-    resumed = states.find_resumable("base", tag, plan.settings, config.resume)
-    if resumed:
-        plan = states.continued(states.read(resumed), plan)
-        say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
-        model = load(resumed, machine.device, machine.dtype).train()
-    else:
-        model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
-    optimizer = make_optimizer(model, plan, config, machine)
-    if resumed:
-        states.load_optimizer(resumed, optimizer)
+    with states.alone("base", tag):
+        resumed = states.find_resumable("base", tag, plan.settings, config.resume)
+        if resumed:
+            plan = states.continued(states.read(resumed), plan)
+            say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+            model = load(resumed, machine.device, machine.dtype).train()
+        else:
+            model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
+        optimizer = make_optimizer(model, plan, config, machine)
+        if resumed:
+            states.load_optimizer(resumed, optimizer)
 
-    total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, model_config.shape, config.device_batch_size, machine)
-    source = TextSource(Shards.of(corpus, "train"), tokenizer)
-    loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
-    eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
+        total_rows = plan.batch_tokens // seq_len
+        rows = choose_rows(total_rows, model_config.shape, config.device_batch_size, machine)
+        source = TextSource(Shards.of(corpus, "train"), tokenizer)
+        loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
+        eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
 
-    def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
-        batches = text_batches(
-            val, tokenizer, batch=rows, seq_len=seq_len, tokens=eval_tokens,
-            device=machine.device, rank=machine.ranks.rank, world=machine.ranks.world,
-        )  # fmt: skip
-        return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes, on_batch)}
+        def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
+            batches = text_batches(
+                val, tokenizer, batch=rows, seq_len=seq_len, tokens=eval_tokens,
+                device=machine.device, rank=machine.ranks.rank, world=machine.ranks.world,
+            )  # fmt: skip
+            return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes, on_batch)}
 
-    say(
-        f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
-        f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}, "
-        f"attention {choose(machine.device, machine.dtype)}"
-    )
-    say(
-        f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) of {config.dataset}"
-    )
-    job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
-    return train(job)
+        say(
+            f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
+            f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}, "
+            f"attention {choose(machine.device, machine.dtype)}"
+        )
+        say(
+            f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) "
+            f"of {config.dataset}"
+        )
+        job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
+        return train(job)
 
 
 def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: Machine) -> Optimizer:
     """The model as the settings want it trained, and its optimiser."""
     model.checkpoint_activations = config.checkpoint_activations
     if config.fp8:
-        require_float8(machine.device, model.config.seq_len)
         model.use_float8()
     return Optimizer(
         model,

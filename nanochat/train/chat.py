@@ -15,8 +15,9 @@ from nanochat.console import UserError, say
 from nanochat.dataset.loader import Loader
 from nanochat.dataset.packing import Sequence, Stream
 from nanochat.machine import Machine, describe, setup
+from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT
-from nanochat.model.weights import load
+from nanochat.model.weights import load, read_config
 from nanochat.optim import Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
@@ -55,6 +56,8 @@ def train_chat(config: ChatConfig) -> TrainState:
         PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
     )
     parent_hash = checkpoint.verify(parent).hash
+    if config.fp8:
+        require_float8(machine.device, read_config(parent).seq_len)
     before = states.read(parent)
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
@@ -72,38 +75,42 @@ def train_chat(config: ChatConfig) -> TrainState:
         "mixture": mixture.describe(),
         "files": _hashes(mixture),
     }
-    resumed = states.find_resumable(stage, tag, settings, config.resume)
-    model = load(resumed or parent, machine.device, machine.dtype).train()
-    seq_len = model.config.seq_len
-    source = ConversationSource(mixture, tokenizer, seq_len + 1)
-    plan = _plan(config, before, source, seq_len, machine)
-    plan = replace(
-        plan,
-        dataset=dataset,
-        world_seed=before.world_seed,
-        settings=settings,
-        parent=str(parent),
-        horizon=horizon(config),
-    )
-    if resumed:
-        plan = states.continued(states.read(resumed), plan)
-        say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
-    optimizer = make_optimizer(model, plan, config, machine)
-    states.load_optimizer(resumed or parent, optimizer)
+    with states.alone(stage, tag):
+        resumed = states.find_resumable(stage, tag, settings, config.resume)
+        model = load(resumed or parent, machine.device, machine.dtype).train()
+        seq_len = model.config.seq_len
+        source = ConversationSource(mixture, tokenizer, seq_len + 1)
+        plan = _plan(config, before, source, seq_len, machine)
+        plan = replace(
+            plan,
+            dataset=dataset,
+            world_seed=before.world_seed,
+            settings=settings,
+            parent=str(parent),
+            horizon=horizon(config),
+        )
+        if resumed:
+            plan = states.continued(states.read(resumed), plan)
+            say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+        optimizer = make_optimizer(model, plan, config, machine)
+        states.load_optimizer(resumed or parent, optimizer)
 
-    total_rows = plan.batch_tokens // seq_len
-    rows = choose_rows(total_rows, model.config.shape, config.device_batch_size, machine)
-    loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
-    val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
-    eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
+        total_rows = plan.batch_tokens // seq_len
+        rows = choose_rows(total_rows, model.config.shape, config.device_batch_size, machine)
+        loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
+        val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
+        eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
-    def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
-        n_rows = min(eval_rows, len(val_source))
-        return {"val_loss": conversation_loss(m, val_source, seq_len, n_rows, rows, machine, on_batch)}
+        def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
+            n_rows = min(eval_rows, len(val_source))
+            return {"val_loss": conversation_loss(m, val_source, seq_len, n_rows, rows, machine, on_batch)}
 
-    say(f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens on {describe(machine)}")
-    job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
-    return train(job)
+        say(
+            f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens "
+            f"on {describe(machine)}"
+        )
+        job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
+        return train(job)
 
 
 def _hashes(mixture: Mixture) -> list[str]:

@@ -20,10 +20,10 @@ from nanochat import checkpoint
 from nanochat.console import Progress, UserError, duration, is_main_rank, say
 from nanochat.dataset.loader import Ahead, Loader, Step, merge_states
 from nanochat.machine import Machine, has_compiler, peak_flops, release_memory
-from nanochat.metrics import read_metrics
+from nanochat.metrics import read_metrics, training_file
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
-from nanochat.paths import checkpoints_dir, require_disk, runs_dir
+from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import state as states
 from nanochat.train.config import Compile, TrainConfig, settings
@@ -31,7 +31,6 @@ from nanochat.train.state import TrainState
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 from nanochat.train.tracker import Tracker
 
-RUNS = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
 WAIT = 1.0  # seconds that a rank waits for its loader before it looks at what the person and the other ranks want
 CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many steps
 
@@ -106,9 +105,8 @@ class Stop:
 def train(job: Job) -> TrainState:
     """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
     s, machine = job.state, job.machine
-    path = runs_dir(RUNS[s.stage]) / "metrics.jsonl"
     facts = {**run_facts(machine, s, job.model, job.config), "batch_tokens": s.batch_tokens}
-    writer = Tracker(path, s.step == 0, job.config.run, s.stage, facts)
+    writer = Tracker(training_file(s.stage, s.tag), job.config.run, s.stage, facts)
     if s.step == 0:
         writer.write("settings", **facts)
     scale = LossScale(s.loss_scale, s.good_steps)
@@ -357,7 +355,7 @@ def _summary(job: Job) -> dict[str, Any]:
     """tok_per_s is the median over the steps, so that compilation and other pauses do not count."""
     s = job.state
     flops = job.model.config.flops_per_token
-    rows = read_metrics(runs_dir(RUNS[s.stage]) / "metrics.jsonl") if job.machine.ranks.is_main else []
+    rows = read_metrics(training_file(s.stage, s.tag)) if job.machine.ranks.is_main else []
     speed = statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0])
     return {
         "seconds": s.seconds,

@@ -26,11 +26,11 @@ from nanochat.dataset.loader import Step
 from nanochat.eval.chat import spread
 from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
-from nanochat.metrics import read_metrics
+from nanochat.metrics import read_metrics, training_file
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
-from nanochat.paths import checkpoints_dir, require_disk, runs_dir
+from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tasks import Task
 from nanochat.tasks.humaneval import pass_at_k
 from nanochat.tasks.rewards import is_right, open_tasks, reward
@@ -39,7 +39,7 @@ from nanochat.train import state as states
 from nanochat.train.base import forward_tokens, muon_dtype
 from nanochat.train.chat import rates_after
 from nanochat.train.config import RLConfig, check, fingerprint, horizon
-from nanochat.train.loop import RUNS, Stop, checkpoint_bytes, compiles, diverged, due, over, run_facts, write_checkpoint
+from nanochat.train.loop import Stop, checkpoint_bytes, compiles, diverged, due, over, run_facts, write_checkpoint
 from nanochat.train.policy import Answer, Answers, Policy, answers_of, batches
 from nanochat.train.state import TrainState
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
@@ -190,24 +190,27 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
         parent=str(parent),
         horizon=horizon(config),
     )
-    resumed = states.find_resumable("rl", plan.tag, plan.settings, config.resume)
-    if resumed:
-        plan = states.continued(states.read(resumed), plan)
-        say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
-    model = load(resumed or parent, machine.device, machine.dtype).train()
-    model.checkpoint_activations = config.checkpoint_activations
-    # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
-    reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
-    answering = copy.deepcopy(reference)
-    # A fresh optimiser: the old one's momentum points to where fine-tuning went.
-    optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine), compiles(config.compile, machine))
-    if resumed:
-        states.load_optimizer(resumed, optimizer)
-    say(
-        f"rl: {name} from {parent}, {plan.steps} steps of {config.examples_per_step} questions with "
-        f"{config.num_samples} answers each, on {describe(machine)}"
-    )
-    return _train(Job(machine, config, model, answering, reference, tokenizer, optimizer, plan, train_set, test_set))
+    with states.alone("rl", plan.tag):
+        resumed = states.find_resumable("rl", plan.tag, plan.settings, config.resume)
+        if resumed:
+            plan = states.continued(states.read(resumed), plan)
+            say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+        model = load(resumed or parent, machine.device, machine.dtype).train()
+        model.checkpoint_activations = config.checkpoint_activations
+        # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
+        reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
+        answering = copy.deepcopy(reference)
+        # A fresh optimiser: the old one's momentum points to where fine-tuning went.
+        optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine), compiles(config.compile, machine))
+        if resumed:
+            states.load_optimizer(resumed, optimizer)
+        say(
+            f"rl: {name} from {parent}, {plan.steps} steps of {config.examples_per_step} questions with "
+            f"{config.num_samples} answers each, on {describe(machine)}"
+        )
+        return _train(
+            Job(machine, config, model, answering, reference, tokenizer, optimizer, plan, train_set, test_set)
+        )
 
 
 def _steps(config: RLConfig, questions: int) -> int:
@@ -219,9 +222,9 @@ def _steps(config: RLConfig, questions: int) -> int:
 def _train(job: Job) -> TrainState:
     """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
     s, machine, config = job.state, job.machine, job.config
-    path = runs_dir(RUNS["rl"]) / "metrics.jsonl"
+    path = training_file("rl", s.tag)
     told = {**run_facts(machine, s, job.model, config), "task": job.train_set.name, "parent": s.parent}
-    writer = Tracker(path, s.step == 0, config.run, "rl", told)
+    writer = Tracker(path, config.run, "rl", told)
     if s.step == 0:
         writer.write("settings", **told)
     scale = LossScale(s.loss_scale, s.good_steps)
@@ -334,7 +337,7 @@ def _step(job: Job, stepper: Stepper, schedule: Schedule) -> dict[str, float]:
 def _summary(job: Job) -> dict[str, Any]:
     """tok_per_s: sampled tokens, over sampling and learning; the median over the steps."""
     s = job.state
-    rows = read_metrics(runs_dir(RUNS["rl"]) / "metrics.jsonl") if job.machine.ranks.is_main else []
+    rows = read_metrics(training_file("rl", s.tag)) if job.machine.ranks.is_main else []
     return {
         "seconds": s.seconds,
         "steps": s.step,

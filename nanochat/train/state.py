@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nanochat import checkpoint
+from nanochat import checkpoint, lock
 from nanochat.console import UserError, duration, is_main_rank, say
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_weights
@@ -22,6 +23,7 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train.config import parse_duration
 
 VERSION = 1
+PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
 T = TypeVar("T")
 
 
@@ -90,6 +92,16 @@ def shared(decide: Callable[[], T]) -> T:
         raise UserError(*decided[1])
     result: T = decided[0]
     return result
+
+
+@contextmanager
+def alone(stage: str, tag: str) -> Iterator[None]:
+    """No other training of this stage and tag at the same time: they would delete each other's checkpoints."""
+    path = checkpoint.lock_file(stage, tag)
+    busy = f"another training of {stage} {tag} is at work in {path.parent}"
+    with ExitStack() as held:
+        shared(lambda: held.enter_context(lock.hold(path, busy, PATIENCE)))
+        yield
 
 
 def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:

@@ -15,8 +15,8 @@ TRACKED = {"step", "eval", "summary"}
 class Tracker(MetricsWriter):
     """Writes metrics.jsonl, and logs the numbers to the run named by --run or WANDB_RUN ("dummy": to none)."""
 
-    def __init__(self, path: Path, fresh: bool, run: str, stage: str, settings: dict[str, Any]):
-        super().__init__(path, fresh)
+    def __init__(self, path: Path, run: str, stage: str, settings: dict[str, Any]):
+        super().__init__(path)
         name = run or os.environ.get("WANDB_RUN", "")
         self._wandb = _start(name, stage, settings, asked=bool(run)) if name not in ("", "dummy") else None
 

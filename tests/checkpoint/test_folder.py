@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.paths import model_runs_dir
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +116,60 @@ def test_prune_keeps_the_newest_and_set_aside_keeps_all() -> None:
     assert checkpoint.set_aside("base", "d1") is None
 
 
+def test_metrics_move_along_when_a_run_is_set_aside(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between the two renames, the next call brings the halves together again, under one number."""
+
+    def run(text: str) -> None:
+        make(1)
+        evaluation = model_runs_dir("base", "d1") / "base_eval"
+        evaluation.mkdir(parents=True)
+        (evaluation / "metrics.jsonl").write_text(text)
+
+    def metrics(tag: str) -> str:
+        return (model_runs_dir("base", tag) / "base_eval" / "metrics.jsonl").read_text()
+
+    run("one")
+    rename = Path.rename
+
+    def kill(self: Path, target: Path) -> Path:
+        if "runs" in self.parts:
+            return rename(self, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr(Path, "rename", kill)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.set_aside("base", "d1")
+    assert metrics("d1.previous-1") == "one" and list(checkpoint.steps("base", "d1")) == [1]
+    assert checkpoint.set_aside("base", "d1") == base / "base_checkpoints" / "d1.previous-1"
+    run("two")
+    assert checkpoint.set_aside("base", "d1") == base / "base_checkpoints" / "d1.previous-2"
+    assert [metrics(f"d1.previous-{n}") for n in (1, 2)] == ["one", "two"]
+    assert not model_runs_dir("base", "d1").exists()
+    shutil.rmtree(base / "base_checkpoints" / "d1.previous-1")  # by the person, who forgot the metrics
+    run("three")
+    assert checkpoint.set_aside("base", "d1") == base / "base_checkpoints" / "d1.previous-3"
+    assert metrics("d1.previous-1") == "one"
+
+
+def test_pruning_never_leaves_only_damaged_steps() -> None:
+    for step in (1, 2, 3, 4):
+        make(step)
+    for step in (3, 4):
+        (checkpoint.steps("base", "d1")[step] / "config.json").unlink()
+    checkpoint.prune("base", "d1", 1)
+    assert list(checkpoint.steps("base", "d1")) == [2, 3, 4]
+    assert checkpoint.find("base").name == "step_000002"
+
+
+def test_half_a_deletion_is_no_checkpoint(base: Path) -> None:
+    make(1)
+    make(2)
+    folder = checkpoint.steps("base", "d1")[1]
+    folder.rename(folder.with_name(".step_000001.gone"))  # as a kill within prune leaves it
+    assert list(checkpoint.steps("base", "d1")) == [2]
+
+
 def test_a_full_disk_under_the_real_writer_is_a_user_error(tmp_path: Path) -> None:
     """Files may grow to 100 kB only, as on a full disk; the weights are larger."""
     code = """
@@ -121,6 +177,7 @@ import resource, signal, torch
 from safetensors.torch import save_file
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.paths import model_runs_dir
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
@@ -136,9 +193,13 @@ except UserError as error:
 
 def test_a_crash_between_two_renames_loses_nothing(base: Path) -> None:
     folder = make(5)
-    folder.rename(folder.with_name(".step_000005.old"))
+    old = folder.rename(folder.with_name(".step_000005.old"))
+    for _ in range(2):
+        assert checkpoint.find("base") == old  # it is read where it lies: readers move nothing
+        checkpoint.verify(old)
+    make(5)
     assert checkpoint.find("base") == folder
-    checkpoint.verify(folder)
+    assert [p.name for p in folder.parent.iterdir()] == ["step_000005"]
 
 
 @pytest.mark.parametrize("tag", ["../x", "/x", ".x", "", "a/b"])

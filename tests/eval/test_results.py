@@ -23,7 +23,7 @@ from nanochat.eval.results import (
     version_hash,
     wilson,
 )
-from nanochat.metrics import read_metrics
+from nanochat.metrics import evaluation_file, read_metrics
 
 CHECKPOINT = {"path": "/x/step_000007", "stage": "sft", "tag": "d4", "step": 7, "hash": "abc"}
 
@@ -150,7 +150,7 @@ def test_finish_logs_for_the_report(
 ) -> None:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     result().finish(tmp_path / "r.json", [{"prompt": "a", "text": "b"}])
-    sample, record = read_metrics(tmp_path / "runs" / "chat_eval-sft" / "metrics.jsonl")
+    sample, record = read_metrics(evaluation_file("chat_eval", "sft", "d4"))
     assert (sample["kind"], sample["text"]) == ("sample", "b")
     assert record["kind"] == "eval"
     assert record["tasks"]["TinyWorld"]["n"] == 15
@@ -166,7 +166,7 @@ def test_any_text_and_any_name_of_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     )
     found = json.loads((tmp_path / f"{odd}.json").read_text())
     assert (found["checkpoint"]["path"], found["made"]["argv"][1]) == (f"/{odd}", f"--data={odd}")
-    sample, record = read_metrics(tmp_path / "runs" / "base_eval-sft" / "metrics.jsonl")
+    sample, record = read_metrics(evaluation_file("base_eval", "sft", "d4"))
     assert sample["text"] == "one line\u2028or two\x85or three"
     assert record["checkpoint"] == found["checkpoint"]
 

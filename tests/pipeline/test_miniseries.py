@@ -16,8 +16,8 @@ import pytest
 from nanochat import checkpoint, report, scale
 from nanochat.commands.miniseries import run
 from nanochat.console import UserError
-from nanochat.metrics import MetricsWriter, read_metrics
-from nanochat.paths import runs_dir, write_json
+from nanochat.metrics import MetricsWriter, read_metrics, training_file
+from nanochat.paths import write_json
 from nanochat.pipeline.law import Law
 from nanochat.pipeline.miniseries import Conclusion, MiniseriesConfig, Result, Sweep, parse_depths
 from nanochat.train import BaseConfig
@@ -36,7 +36,7 @@ def folder(base: Path) -> Path:
 
 
 def records(base: Path, depth: int, kind: str) -> list[dict[str, Any]]:
-    path = folder(base) / f"d{depth}" / "runs" / "base_train" / "metrics.jsonl"
+    path = folder(base) / f"d{depth}" / "runs" / f"base-d{depth}" / "metrics.jsonl"
     return [r for r in read_metrics(path) if r["kind"] == kind]
 
 
@@ -61,7 +61,7 @@ def swept(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(new))
         patch.delenv("NPROC_PER_NODE", raising=False)
-        MetricsWriter(runs_dir("base_train") / "metrics.jsonl").write("summary", of="the person")
+        MetricsWriter(training_file("base", "d1")).write("summary", of="the person")
         with pytest.raises(UserError, match="depth 1 could not be trained"):
             sweep(new, "--max_hours=1e-9")
         assert [r["step"] for r in records(new, 1, "step")] in ([1], [])  # none when it waited for its first batch
@@ -106,7 +106,7 @@ def test_the_results_are_those_of_the_trainings(swept: Path) -> None:
 
 def test_the_persons_own_runs_are_left_alone(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(swept))
-    [kept] = read_metrics(runs_dir("base_train") / "metrics.jsonl")
+    [kept] = read_metrics(training_file("base", "d1"))
     assert kept["of"] == "the person"
     assert not checkpoint.tags("base")
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(folder(swept) / "d2"))

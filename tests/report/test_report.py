@@ -10,7 +10,7 @@ import pytest
 
 from nanochat import report
 from nanochat.console import UserError
-from nanochat.metrics import MetricsWriter
+from nanochat.metrics import MetricsWriter, evaluation_file, newest, training_file
 from nanochat.paths import runs_dir
 from nanochat.report.curve import loss_picture, smoothed
 from nanochat.report.document import render
@@ -24,8 +24,19 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "base"
 
 
-def write(run: str, kind: str, **values: Any) -> None:
-    MetricsWriter(runs_dir(run) / "metrics.jsonl").write(kind, **values)
+STAGES = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft", "chat_rl": "rl"}
+
+
+def file(run: str, tag: str = "d4") -> Path:
+    """Of a run by the name that the report gives it."""
+    if run in STAGES:
+        return training_file(STAGES[run], tag)
+    command, dash, stage = run.partition("-")
+    return evaluation_file(command, stage, tag) if dash else runs_dir(run) / "metrics.jsonl"
+
+
+def write(run: str, kind: str, of: str = "d4", **values: Any) -> None:
+    MetricsWriter(file(run, of)).write(kind, **values)
 
 
 def score(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
@@ -33,7 +44,7 @@ def score(accuracy: float, n: int, **more: Any) -> dict[str, Any]:
 
 
 def train(run: str, steps: int = 10, bpb: bool = True) -> None:
-    write(run, "settings", depth=4, label="a|b", model={"width": 256, "vocab_size": 2048})
+    write(run, "settings", depth=4, stage=STAGES[run], label="a|b", model={"width": 256, "vocab_size": 2048})
 
     def val(value: float) -> dict[str, float]:
         return {"val_bpb" if bpb else "val_loss": value}
@@ -221,7 +232,7 @@ def test_trainings_own_bpb_stands_in() -> None:
 
 def test_half_a_line_at_the_end_is_left_out() -> None:
     train("base_train")
-    with open(runs_dir("base_train") / "metrics.jsonl", "a") as f:
+    with open(training_file("base", "d4"), "a") as f:
         f.write('{"version":1,"kind":"ste')
     assert "### base_train" in render(Runs.read(runs_dir()))
 
@@ -254,7 +265,7 @@ def test_reset_moves_everything_aside(base: Path) -> None:
         aside = report.reset()
         assert aside is not None
         assert (aside / "report" / "report.md").exists()
-        assert (aside / "runs" / "base_train" / "metrics.jsonl").exists()
+        assert (aside / "runs" / "base-d4" / "metrics.jsonl").exists()
         assert not (base / "runs").exists()
         assert not (base / "report").exists()
     assert len(list((base / "reports").iterdir())) == 2
@@ -264,6 +275,90 @@ def test_resumed_steps_replace_the_lost_ones() -> None:
     for step, loss in ((1, 5.0), (2, 4.0), (3, 9.0), (2, 3.0)):  # killed after step 3, taken up after step 1
         write("base_train", "step", step=step, loss=loss, tokens=step * 10)
     assert Runs.read(runs_dir()).series("base_train", "step", "loss") == [(10, 5.0), (20, 3.0)]
+
+
+def test_each_model_has_a_report_of_its_own(base: Path, tmp_path: Path) -> None:
+    """Two tags in one base folder: neither's losses, scores, settings or times are in the other's report."""
+    for tag, loss in (("a", 2.0), ("b", 7.0)):
+        write("base_train", "settings", tag, tag=tag, matrix_lr=loss)
+        for step in (1, 2):
+            write("base_train", "step", tag, step=step, tokens=step, loss=loss)
+        write("base_train", "summary", tag, seconds=10 * loss, val_bpb=loss / 10)
+        write(
+            "chat_eval-sft",
+            "eval",
+            tag,
+            command="chat_eval",
+            checkpoint={"tag": tag},
+            tasks={"MMLU": score(loss / 10, 9)},
+        )
+        write("speedrun", "stage", stage="base_train", seconds=100 * loss, status="done", tag=tag)
+    write("speedrun", "stage", stage="dataset", seconds=1, status="done", tag="a")
+    write("base_train", "step", "a", step=3, tokens=3, loss=2.0)  # resumed after b was trained
+    newest, a, b = (Runs.read(runs_dir(), tag) for tag in ("", "a", "b"))
+    assert (newest.tag, newest) == ("a", a)
+    assert a.series("base_train", "step", "loss") == [(1, 2.0), (2, 2.0), (3, 2.0)]
+    assert b.series("base_train", "step", "loss") == [(1, 7.0), (2, 7.0)]
+    for runs, value, seconds in ((a, "0.2000", "3m20s"), (b, "0.7000", "11m40s")):
+        text = render(runs)
+        assert f"# nanochat report: {runs.tag}" in text
+        assert rows(text, "MMLU")[0][-1] == value == rows(text, "val bpb")[0][1]
+        assert rows(text, "base_train")[0][1] == seconds
+        assert rows(text, "dataset")[0][1] == "1s"
+    report.generate(tag="b", copy_to=tmp_path)
+    assert "# nanochat report: b" in (tmp_path / "report.md").read_text()
+    with pytest.raises(UserError, match="tag 'c' has left metrics.*Choose one of: a, b"):
+        report.generate(tag="c")
+
+
+def test_a_model_that_was_set_aside_is_reported_by_name_only() -> None:
+    write("base_train", "settings", "d4.previous-1", tag="d4", old=True)
+    assert Runs.read(runs_dir()).records == {}
+    assert Runs.read(runs_dir(), "d4.previous-1").records["base_train"][0]["old"]
+    with pytest.raises(UserError, match="Train one first"):
+        Runs.read(runs_dir(), "d4.previous-2")
+
+
+def test_metrics_of_the_old_layout_are_read(base: Path) -> None:
+    """One file a command, whatever the tag: what began it is known, and evaluations say whom they asked."""
+
+    def old(run: str, kind: str, **values: Any) -> None:
+        MetricsWriter(runs_dir(run) / "metrics.jsonl").write(kind, **values)
+
+    old("base_train", "settings", tag="d6", depth=6)
+    for step in (1, 2, 3):
+        old("base_train", "step", step=step, tokens=step, loss=9.0)
+    for tag in ("d4", "d6"):
+        old("base_eval-base", "eval", command="base_eval", checkpoint={"tag": tag}, tasks={}, bpb={"val": len(tag)})
+    write("base_train", "step", "d6", step=3, tokens=3, loss=1.0)  # gone on with in the new one, after step 2
+    runs = Runs.read(runs_dir())
+    assert runs.tag == "d6"
+    assert runs.series("base_train", "step", "loss") == [(1, 9.0), (2, 9.0), (3, 1.0)]
+    assert [r["checkpoint"]["tag"] for r in runs.evaluations("base")] == ["d6"]
+
+
+def test_a_report_is_linear_in_the_steps() -> None:
+    """Comparisons of steps are counted: a few for each record, however many there are."""
+
+    class Counted(int):
+        compared = 0
+
+        def __ge__(self, other: Any) -> bool:
+            Counted.compared += 1
+            return super().__ge__(other)
+
+        __lt__ = __gt__ = __le__ = __ge__
+
+        def __hash__(self) -> int:
+            return super().__hash__()
+
+    costs = []
+    for steps in (1000, 4000):
+        Counted.compared = 0
+        records = [{"kind": "step", "step": Counted(n), "tokens": n, "loss": 1.0} for n in range(steps)]
+        assert len(Runs({"base_train": newest(records)}).series("base_train", "step", "loss")) == steps
+        costs.append(Counted.compared)
+    assert costs[1] <= 4 * costs[0] + 10 <= 20000
 
 
 def test_picture_only_of_what_was_trained() -> None:

@@ -17,10 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nanochat import checkpoint
+from nanochat import checkpoint, lock
 from nanochat.console import UserError
 from nanochat.machine import Machine, Ranks
+from nanochat.metrics import read_metrics, training_file
 from nanochat.model import GPT
+from nanochat.paths import runs_dir
+from nanochat.report.document import render
+from nanochat.report.runs import Runs
 from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 from nanochat.train.chat import _mixtures
 from nanochat.train.config import check, fingerprint
@@ -123,6 +127,45 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monk
     assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
     state = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
     assert (state["step"], state["tokens"]) == (10, 10240)
+
+
+def steps_of(stage: str, tag: str) -> list[tuple[int, float]]:
+    return [(r["step"], r["loss"]) for r in read_metrics(training_file(stage, tag)) if r["kind"] == "step"]
+
+
+def test_two_tags_in_one_base_folder_keep_their_metrics_apart(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train a, kill it, train b, resume a: each file has its own settings and every step once. Then train a anew: the
+    older run's metrics move along with it, and once more."""
+    with monkeypatch.context() as m:
+        stop_after(m, 7)
+        with pytest.raises(Interrupted):
+            train_base(BaseConfig(**BASE, model_tag="a", save_every=3))
+    train_base(BaseConfig(**{**BASE, "matrix_lr": 0.1}, model_tag="b"))
+    train_base(BaseConfig(**BASE, model_tag="a", save_every=3, resume=True))
+    expected = {}
+    for tag, rate in (("a", 0.002), ("b", 0.1)):
+        rows = read_metrics(training_file("base", tag))
+        assert {(r["tag"], r["matrix_lr"]) for r in rows if r["kind"] == "settings"} == {(tag, rate)}
+        expected[tag] = steps_of("base", tag)
+        assert [step for step, _ in expected[tag]] == list(range(1, 11))
+        text = render(Runs.read(runs_dir(), tag))
+        assert f"| model_tag | {tag} |" in text and f"| matrix_lr | {rate:g} |" in text
+    assert expected["a"] != expected["b"]
+    for number in (1, 2):
+        train_base(BaseConfig(**{**BASE, "num_iterations": 2 + number}, model_tag="a"))
+        assert len(steps_of("base", "a")) == 2 + number
+    assert steps_of("base", "a.previous-1") == expected["a"] and len(steps_of("base", "a.previous-2")) == 3
+    assert steps_of("base", "b") == expected["b"]
+    assert list(checkpoint.steps("base", "a.previous-1"))[-1] == 10
+
+
+def test_two_trainings_of_one_tag_do_not_meet(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.train.state.PATIENCE", 0.3)
+    with lock.hold(checkpoint.lock_file("base", "a"), "x"):
+        with pytest.raises(UserError, match="another training of base a is at work"):
+            train_base(BaseConfig(**BASE, model_tag="a"))
+        assert not checkpoint.steps("base", "a") and not training_file("base", "a").exists()
+        train_base(BaseConfig(**{**BASE, "num_iterations": 1}, model_tag="b"))
 
 
 def test_resumed_chat_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,9 +307,9 @@ def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: in
         [sys.executable, "-m", "scripts.base_train", *flags(values)],
         cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    metrics = base / "runs" / "base_train" / "metrics.jsonl"
+    metrics = base / "runs" / "base-cut" / "metrics.jsonl"
     deadline = time.monotonic() + 60
-    while not (metrics.exists() and '"kind": "step"' in metrics.read_text() and "cut" in metrics.read_text()):
+    while not (metrics.exists() and '"kind": "step"' in metrics.read_text()):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -329,7 +329,7 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 
 def records(base: Path, kind: str) -> list[dict[str, Any]]:
-    return [r for r in read_metrics(base / "runs" / "chat_rl" / "metrics.jsonl") if r["kind"] == kind]
+    return [r for r in read_metrics(base / "runs" / "rl-d1" / "metrics.jsonl") if r["kind"] == kind]
 
 
 def test_a_run_leaves_a_model_to_talk_to_a_curve_and_a_section_in_the_report(base: Path) -> None:
