@@ -8,12 +8,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from nanochat.console import UserError
+
+T = TypeVar("T")
 
 STAGES = {
     "base": "base_checkpoints",
@@ -91,7 +93,8 @@ def write_atomic(path: Path, data: bytes | str) -> None:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UserError(
             f"cannot write {path}: {error.strerror}", "Free some disk space or choose another folder"
         ) from None
@@ -159,6 +162,26 @@ def whole(path: Path) -> Path:
     """Where to read the folder `path`: there, or where it was moved by a writer that was killed between two renames."""
     old = _beside(path, "old")
     return old if not path.exists() and old.exists() else path
+
+
+def read_folder(path: Path, read: Callable[[Path], T]) -> T:
+    """What `read` makes of the folder `path`; tried again when it failed because a writer replaced the folder."""
+    while True:
+        folder = whole(path)
+        before = _identity(folder)
+        try:
+            return read(folder)
+        except UserError:
+            if _identity(whole(path)) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _beside(path: Path, what: str) -> Path:

@@ -21,7 +21,7 @@ from nanochat.dataset.info import CorpusInfo, find_info
 from nanochat.dataset.shuffle import disk_needed, shuffled
 from nanochat.dataset.tally import BadText, Tally
 from nanochat.dataset.writing import VAL_EVERY, write_corpus
-from nanochat.paths import base_dir, data_dir, require_disk
+from nanochat.paths import base_dir, data_dir, require_disk, whole
 
 SUMMARY = "import.json"  # stands beside the shards: what was kept and what was left out
 LOCK = ".import.lock"  # in the folder of all corpora
@@ -108,7 +108,7 @@ def or_skip(error: UserError) -> UserError:
 
 def tell(info: CorpusInfo) -> None:
     """Say what an import kept and left out; nothing about a corpus that was not imported."""
-    path = data_dir(info.name) / SUMMARY
+    path = whole(data_dir(info.name)) / SUMMARY
     if path.exists():
         say(f"{info.name}: {Tally.from_json(json.loads(path.read_text(encoding='utf-8'))).summary()}")
 

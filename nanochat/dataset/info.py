@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.paths import base_dir, data_dir, slug
+from nanochat.paths import base_dir, data_dir, slug, whole
 
 FORMAT_VERSION = 1
 META = "meta.json"
@@ -102,12 +102,13 @@ class CorpusInfo:
 
 def corpus_names() -> list[str]:
     """Corpora that are prepared under the base dir."""
-    return sorted(file.parent.name for file in (base_dir() / "data").glob(f"*/{META}"))
+    names = (file.parent.name for file in (base_dir() / "data").glob(f"*/{META}"))
+    return sorted(name for name in names if not name.startswith("."))  # in the making, or moved away
 
 
 def find_info(name: str) -> CorpusInfo | None:
     """The prepared corpus `name`; None when there is none. UserError when its meta.json is damaged."""
-    path = data_dir(name) / META
+    path = whole(data_dir(name)) / META
     if not path.exists():
         return None
     try:
@@ -116,7 +117,7 @@ def find_info(name: str) -> CorpusInfo | None:
             raise UserError(f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder")
         shards = tuple(ShardInfo(**shard) for shard in data["shards"])
         skipped = tuple(ShardInfo(**shard) for shard in data.get("skipped", []))
-        folder = path.parent if data["folder"] == "." else Path(data["folder"])
+        folder = path.parent if data["folder"] == "." else whole(Path(data["folder"]))
         info = CorpusInfo(data["name"], data["source"], folder, shards, data["settings"], skipped)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged", f"Delete {path.parent} and prepare the corpus again") from None

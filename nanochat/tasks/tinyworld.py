@@ -7,14 +7,14 @@ from collections import Counter
 
 from nanochat.console import UserError
 from nanochat.dataset.tinyworld import CATEGORIES, Question, World, conversation, grade, heldout, training_question
-from nanochat.paths import data_dir
+from nanochat.paths import data_dir, whole
 from nanochat.tasks.task import Kind, Split, check_index
 from nanochat.tokenizer.conversation import Conversation
 
 
 def prepared_world_seed() -> int:
     """The seed of the world that `dataset` wrote last; 0 when it wrote none."""
-    path = data_dir("tinyworld") / "world.json"
+    path = whole(data_dir("tinyworld")) / "world.json"
     if not path.exists():
         return 0
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.console import UserError
 from nanochat.machine import cpu_count
-from nanochat.paths import replace_folder
+from nanochat.paths import read_folder, replace_folder
 from nanochat.tokenizer.encoding import make_encoder
 from nanochat.tokenizer.hf_format import tokenizer_json
 from nanochat.tokenizer.pattern import SPLIT_PATTERN
@@ -131,7 +131,10 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path | str) -> Tokenizer:
         """Read a folder written by `save`; UserError names a file that is missing or damaged."""
-        folder = Path(folder)
+        return read_folder(Path(folder), cls._opened)
+
+    @classmethod
+    def _opened(cls, folder: Path) -> Tokenizer:
         if not folder.is_dir():
             raise UserError(
                 f"there is no tokenizer at {folder}", "train one: python -m scripts.tok_train --dataset=NAME"
