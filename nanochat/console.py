@@ -30,6 +30,13 @@ class UserError(Exception):
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
 
 
+def require_version(version: Any, known: int, what: str) -> None:
+    """UserError when `what` was written by a newer nanochat than this. Older formats are the reader's to bring up to
+    date, or to refuse."""
+    if not isinstance(version, int) or version > known:
+        raise UserError(f"{what} has format version {version}, this program reads {known}", "Upgrade nanochat")
+
+
 def is_main_rank() -> bool:
     return os.environ.get("RANK", "0") == "0"
 

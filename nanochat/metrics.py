@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from nanochat.console import UserError, is_main_rank
+from nanochat.console import UserError, is_main_rank, require_version
 from nanochat.paths import model_runs_dir
 
 VERSION = 1
@@ -85,11 +85,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             continue  # a crash in the middle of a write leaves half a line; the next run goes on below it
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
             continue
-        version = record.get("version")
-        if isinstance(version, int) and version > VERSION:
-            raise UserError(
-                f"{path} has lines of format version {version}, this program reads {VERSION}", "Upgrade nanochat"
-            )
+        require_version(record.get("version", VERSION), VERSION, f"a line of {path}")
         records.append(record)
     return newest(records)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nanochat.console import UserError
+from nanochat.console import UserError, require_version
 from nanochat.paths import checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
 
 FORMAT_VERSION = 1
@@ -72,19 +72,15 @@ def _tag_dir(stage: str, tag: str) -> Path:
 def read_manifest(folder: Path) -> Manifest:
     try:
         values = json.loads((folder / "manifest.json").read_text())
+        require_version(values["format_version"], FORMAT_VERSION, f"{folder}")
         manifest = Manifest(**values)
         if not all(is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
             raise ValueError
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         raise UserError(
             f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable",
             "Choose another step or tag",
         ) from None
-    if manifest.format_version != FORMAT_VERSION:
-        raise UserError(
-            f"{folder} has format version {manifest.format_version}, this program reads {FORMAT_VERSION}",
-            "Upgrade nanochat",
-        )
     return manifest
 
 

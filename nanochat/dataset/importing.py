@@ -54,12 +54,12 @@ def settings_of(files: list[Path], how: How) -> dict[str, Any]:
 
 
 def is_made(info: CorpusInfo | None, settings: dict[str, Any]) -> bool:
-    """Whether the corpus is there, in all its files, and was made with these settings."""
-    return (
-        info is not None
-        and info.settings == settings
-        and all((info.folder / shard.file).exists() for shard in info.shards)
-    )
+    """Whether the corpus is there, in all its files, and was made with these settings. An option that was not written
+    down is one that its version did not have yet, and so as it is by default."""
+    if info is None or not all((info.folder / shard.file).exists() for shard in info.shards):
+        return False
+    options = {name: default for name, default in asdict(How()).items() if name in settings}
+    return {**options, **info.settings} == settings
 
 
 def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusInfo:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nanochat.console import UserError
+from nanochat.console import UserError, require_version
 from nanochat.paths import base_dir, data_dir, slug, whole
 
 FORMAT_VERSION = 1
@@ -113,8 +113,7 @@ def find_info(name: str) -> CorpusInfo | None:
         return None
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        if data["version"] != FORMAT_VERSION:
-            raise UserError(f"{path} has format version {data['version']}", "Upgrade nanochat or delete the folder")
+        require_version(data["version"], FORMAT_VERSION, f"{path}")
         shards = tuple(ShardInfo(**shard) for shard in data["shards"])
         skipped = tuple(ShardInfo(**shard) for shard in data.get("skipped", []))
         folder = path.parent if data["folder"] == "." else whole(Path(data["folder"]))

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from nanochat.console import is_main_rank, warn
+from nanochat.console import is_main_rank, require_version, warn
 from nanochat.lock import hold
 from nanochat.machine import ranks
 from nanochat.paths import model_runs_dir, write_json
+
+VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Kept:
         if not self.path.exists():
             return {}
         try:
-            tasks: dict[str, dict[str, Any]] = json.loads(self.path.read_text(encoding="utf-8"))["tasks"]
+            found = json.loads(self.path.read_text(encoding="utf-8"))
+            require_version(found["version"], VERSION, f"{self.path}")
+            tasks: dict[str, dict[str, Any]] = found["tasks"]
             if not all(set(x["right"]) <= set("01") and x["truncated"] >= 0 for x in tasks.values()):
                 raise ValueError
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -76,4 +80,4 @@ class Kept:
         found = {"version": version, "facts": self.facts, "right": right, "truncated": cut}
         if is_main_rank():
             with hold(self.path.with_suffix(".lock"), "another evaluation writes its results"):
-                write_json(self.path, {"version": 1, "tasks": {**self._load(), label: found}})
+                write_json(self.path, {"version": VERSION, "tasks": {**self._load(), label: found}})

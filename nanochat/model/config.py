@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
-from nanochat.console import UserError
+from nanochat.console import UserError, require_version
 from nanochat.scale import Arch, Shape, shape
 
 ARCHITECTURES = get_args(Arch)
@@ -121,11 +121,7 @@ class ModelConfig:
         values = dict(values)
         version = values.pop("format_version", None)
         values.pop("model_type", None)
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"the model config has format version {version}, this program reads {FORMAT_VERSION}",
-                "Upgrade nanochat",
-            )
+        require_version(version, FORMAT_VERSION, "the model config")
         known = {f.name for f in fields(cls)}
         if set(values) - known:
             raise UserError(

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import lock, scale
-from nanochat.console import UserError, duration, say, warn
+from nanochat.console import UserError, duration, require_version, say, warn
 from nanochat.dataset.info import CorpusInfo, load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
 from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
@@ -127,8 +127,11 @@ class Sweep:
         }
         for name in OWN:
             self.settings.pop(name, None)
-        mark = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:8]
-        self.folder = base_dir() / "miniseries" / f"{slug(corpus.name)}-{mark}"
+        # What is as by default does not count, so that a sweep is found again by a version that has more flags.
+        usual = {**fingerprint(BaseConfig()), **horizon(BaseConfig())}
+        told = {name: value for name, value in self.settings.items() if name not in usual or usual[name] != value}
+        folder, older = (base_dir() / "miniseries" / f"{slug(corpus.name)}-{_mark(x)}" for x in (told, self.settings))
+        self.folder = older if older.exists() and not folder.exists() else folder
 
     def home(self, depth: int) -> Path:
         """The base folder of one depth's training."""
@@ -162,10 +165,12 @@ class Sweep:
     def finished(self, depth: int) -> Result | None:
         path = self.home(depth) / "result.json"
         try:
-            return Result(**json.loads(path.read_text()))
+            values = json.loads(path.read_text())
+            require_version(values.pop("version", VERSION), VERSION, f"{path}")
+            return Result(**values)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             warn(f"warning: {path} is damaged; depth {depth} is measured again")
             return None
 
@@ -205,6 +210,10 @@ def parse_depths(text: str) -> list[int]:
     if len(depths) < 2:
         raise UserError(f"--depths={text} is one depth, and a law needs at least two depths", "Give more of them")
     return depths
+
+
+def _mark(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
@@ -251,7 +260,7 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
         raise UserError(f"the training of depth {cost.depth} left no summary in {home}", "Run the same command again")
     found = {f.name: summary[f.name] for f in fields(Result) if f.name in summary}
     result = Result(depth=cost.depth, scaling_params=cost.scaling_params, **found)
-    write_json(home / "result.json", asdict(result))
+    write_json(home / "result.json", {"version": VERSION, **asdict(result)})
     return result
 
 

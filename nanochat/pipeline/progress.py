@@ -6,11 +6,12 @@ import hashlib
 import json
 from pathlib import Path
 
-from nanochat.console import warn
+from nanochat.checkpoint import read_manifest
+from nanochat.console import require_version, warn
 from nanochat.paths import base_dir, write_json
 from nanochat.pipeline.settings import Stage
 
-VERSION = 1
+VERSION = 2
 
 
 def fingerprints(stages: tuple[Stage, ...]) -> list[str]:
@@ -31,18 +32,35 @@ def _state(path: Path) -> str:
     return ",".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.exists()) or "absent"
 
 
+def needs(stages: tuple[Stage, ...], number: int) -> list[Stage]:
+    """What a stage is made from: the model trained last, or before there is one, all that came before."""
+    found: list[Stage] = []
+    if stages[number].name == "report":  # of whatever has left metrics
+        return found
+    for stage in reversed(stages[:number]):
+        if stage.output:
+            found.append(stage)
+        if stage.trains:
+            break
+    return found
+
+
 class StageLog:
-    """started, done: fingerprint by stage. choices: depths chosen, by question (see settings.resolve)."""
+    """started, done: fingerprint by stage. left: what a finished stage left, as a digest. choices: depths chosen, by
+    question (see settings.resolve)."""
 
     def __init__(self) -> None:
         self.path = base_dir() / "speedrun.json"
         self.started: dict[str, str] = {}
         self.done: dict[str, str] = {}
+        self.left: dict[str, str] = {}
         self.choices: dict[str, int] = {}
         try:
             saved = json.loads(self.path.read_text())
+            require_version(saved["version"], VERSION, f"{self.path}")
             self.started, self.done = dict(saved["started"]), dict(saved["done"])
             self.choices = dict(saved["choices"])
+            self.left = dict(saved.get("left", {}))  # not in version 1
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -51,8 +69,31 @@ class StageLog:
             warn(f"warning: {self.path} was damaged and is kept as {kept.name}; all stages will run again")
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
-        """Finished with these settings, and what it left is still there."""
-        return self.done.get(stage.name) == fingerprint and (not stage.output or any(base_dir().glob(stage.output)))
+        """Finished with these settings, and what it left, or something in its place, is there."""
+        return self.done.get(stage.name) == fingerprint and (not stage.output or newest_output(stage) is not None)
+
+    def is_replaced(self, stage: Stage) -> bool:
+        """Whether what a finished stage left is no longer what is there."""
+        return self.left.get(stage.name, digest(stage)) != digest(stage)
+
+    def know(self, stage: Stage) -> None:
+        """Take what is there for what a finished stage left, where a version 1 of this file does not say."""
+        if stage.output and stage.name not in self.left:
+            self.left[stage.name] = digest(stage)
+            self.save()
+
+    def accept(self, stage: Stage, later: tuple[Stage, ...]) -> None:
+        """Go on from what is there in place of what a stage left; what was made from that is out of date."""
+        self.left[stage.name] = digest(stage)
+        for other in later:
+            self.done.pop(other.name, None)
+        self.save()
+
+    def forget(self, stage: Stage) -> None:
+        """Run a stage again, from the beginning."""
+        self.started.pop(stage.name, None)
+        self.done.pop(stage.name, None)
+        self.save()
 
     def was_started(self, stage: Stage, fingerprint: str) -> bool:
         return self.started.get(stage.name) == fingerprint
@@ -68,8 +109,26 @@ class StageLog:
 
     def finish(self, stage: Stage, fingerprint: str) -> None:
         self.done[stage.name] = fingerprint
+        if stage.output:
+            self.left[stage.name] = digest(stage)
         self.save()
 
     def save(self) -> None:
-        values = {"version": VERSION, "started": self.started, "done": self.done, "choices": self.choices}
-        write_json(self.path, values)
+        values = {"started": self.started, "done": self.done, "left": self.left, "choices": self.choices}
+        write_json(self.path, {"version": VERSION, **values})
+
+
+def newest_output(stage: Stage) -> Path | None:
+    """The file that stands for what a stage left: of a model, its newest step's manifest."""
+    found = sorted(base_dir().glob(stage.output), key=lambda path: (len(path.parent.name), path))
+    return found[-1] if found else None
+
+
+def digest(stage: Stage) -> str:
+    """16 hex digits that stand for what a stage left: the hash of a model's weights, else of the file that lists it."""
+    path = newest_output(stage)
+    if path is None:
+        return ""
+    if stage.trains:
+        return read_manifest(path.parent).hash
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

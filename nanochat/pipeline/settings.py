@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nanochat import scale
 from nanochat.console import UserError, duration
@@ -44,6 +45,9 @@ class SpeedrunConfig:
     """what the machine costs, in dollars per hour, for the report"""
     run: str = ""
     """name for Weights & Biases (empty: WANDB_RUN)"""
+    replaced: Literal["stop", "use", "retrain"] = "stop"
+    """when something else has taken the place of what an earlier speedrun made (a model, the tokenizer, the text) and a
+    later stage needs it: stop, use what is there now, or make it again"""
     dry_run: bool = False
     """print the stages with their settings and stop"""
 
@@ -65,6 +69,7 @@ class Stage:
     resumable: bool = False
     extra: tuple[str, ...] = ()
     module: str = ""  # when it is not scripts.<name>
+    trains: str = ""  # the stage of the model that comes out
 
     def display(self, nproc: int) -> str:
         module = self.module or f"scripts.{self.name}"
@@ -195,14 +200,30 @@ def _stages(
         Stage("dataset", prepare, f"data/{corpus}/meta.json", source, module="nanochat.dataset"),
         Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}"), "tokenizer/meta.json"),
         Stage("tok_eval", (f"--dataset={corpus}",)),
-        Stage("base_train", (*base, model), trained("base"), torchrun=True, resumable=True, extra=run),
+        Stage("base_train", (*base, model), trained("base"), torchrun=True, resumable=True, extra=run, trains="base"),
         Stage("base_loss", (f"--dataset={corpus}", model), torchrun=True),
         Stage("base_eval", (f"--dataset={corpus}", model), inputs=(eval_bundle_dir(),), torchrun=True),
         Stage(
-            "mid_train", (*chat["mid"], model, *files), trained("mid"), own, torchrun=True, resumable=True, extra=run
+            "mid_train",
+            (*chat["mid"], model, *files),
+            trained("mid"),
+            own,
+            torchrun=True,
+            resumable=True,
+            extra=run,
+            trains="mid",
         ),
         Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
-        Stage("chat_sft", (*chat["sft"], model, *files), trained("sft"), own, torchrun=True, resumable=True, extra=run),
+        Stage(
+            "chat_sft",
+            (*chat["sft"], model, *files),
+            trained("sft"),
+            own,
+            torchrun=True,
+            resumable=True,
+            extra=run,
+            trains="sft",
+        ),
         Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
         Stage("report", ("generate", model, *price), "report/report.md", module="nanochat.report"),
     )

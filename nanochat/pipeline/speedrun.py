@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 
 from nanochat import checkpoint, lock
@@ -15,10 +17,9 @@ from nanochat.console import UserError, duration, say
 from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
-from nanochat.pipeline.progress import StageLog, fingerprints
+from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
 from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
 
-TRAINS = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}
 GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 
@@ -26,24 +27,34 @@ def speedrun(config: SpeedrunConfig) -> None:
     """All stages, then a short conversation with the model; see SpeedrunConfig."""
     if config.dry_run:
         log, plan = _begin(config)
-        for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True):
+        marks = fingerprints(plan.stages)
+        replaced = {stage.name for stage in _replaced(log, plan, marks)}
+        for stage, mark in zip(plan.stages, marks, strict=True):
             state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
+            state = "replaced" if stage.name in replaced else state
             say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
         return
     began = time.monotonic()
     with _alone() as handle:
         log, plan = _begin(config)
         log.save()  # with the depth chosen
-        for n, (stage, mark) in enumerate(zip(plan.stages, fingerprints(plan.stages), strict=True), 1):
+        marks = fingerprints(plan.stages)
+        _decide(config, log, plan, marks)
+        for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
             head = f"[{n}/{len(plan.stages)}] {stage.name}"
             if log.is_done(stage, mark):
                 say(f"{head}: done already, skipped")
+                log.know(stage)
                 continue
+            parents = [need for need in needs(plan.stages, n - 1) if need.trains]
+            if stage.trains and parents:
+                # By hash: another training may put another model there before this stage reads it.
+                stage = replace(stage, extra=(*stage.extra, f"--parent_hash={log.left[parents[0].name]}"))
             resume = stage.resumable and log.was_started(stage, mark)
             say(f"\n{head}: {stage.display(plan.nproc)}")
-            if stage.name in TRAINS and not resume:
+            if stage.trains and not resume:
                 # Before the stage counts as started: a kill in between must not mix an older run into this one.
-                moved = checkpoint.set_aside(TRAINS[stage.name], plan.tag)
+                moved = checkpoint.set_aside(stage.trains, plan.tag)
                 if moved:
                     say(f"Kept the older run as {moved}")
             log.start(stage, mark, plan.stages[n:])
@@ -61,6 +72,47 @@ def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     say(f"nanochat speedrun: {plan.summary}")
     say(f"artifacts: {base_dir()}")
     return log, plan
+
+
+def _replaced(log: StageLog, plan: Plan, marks: list[str]) -> list[Stage]:
+    """Finished stages in whose place something else is now, and which a stage that is to run needs."""
+    done = [log.is_done(stage, mark) for stage, mark in zip(plan.stages, marks, strict=True)]
+    needed = {need.name for n, is_done in enumerate(done) if not is_done for need in needs(plan.stages, n)}
+    finished = (stage for stage, is_done in zip(plan.stages, done, strict=True) if is_done)
+    return [stage for stage in finished if stage.name in needed and log.is_replaced(stage)]
+
+
+def _decide(config: SpeedrunConfig, log: StageLog, plan: Plan, marks: list[str]) -> None:
+    """Nothing is made from a model, tokenizer or text that is not the one it was meant to be made from."""
+    while replaced := _replaced(log, plan, marks):
+        stage = replaced[0]
+        later = plan.stages[plan.stages.index(stage) + 1 :]
+        what = f"the {stage.trains} model {plan.tag}" if stage.trains else f"what {stage.name} left"
+        now = (
+            f"{what} is not the one that an earlier speedrun made (it was {log.left[stage.name]}, now {digest(stage)})"
+        )
+        if config.replaced == "stop":
+            aside = _set_aside(stage, plan.tag, log.left[stage.name])
+            raise UserError(
+                f"{now}{f'; that one is {aside} now' if aside else ''}",
+                "Add --replaced=use to go on from what is there now, or --replaced=retrain to make it again",
+            )
+        say(f"{now}: {'going on from it' if config.replaced == 'use' else 'making it again'}")
+        if config.replaced == "use":
+            log.accept(stage, later)
+        else:
+            log.forget(stage)
+
+
+def _set_aside(stage: Stage, tag: str, weights: str) -> Path | None:
+    """Where a model with these weights was moved to when another one of its tag was trained."""
+    if not stage.trains:
+        return None
+    for path in base_dir().glob(stage.output.replace(f"/{tag}/", f"/{tag}.previous-*/")):
+        with suppress(UserError):
+            if checkpoint.read_manifest(path.parent).hash == weights:
+                return path.parent.parent
+    return None
 
 
 def _alone() -> AbstractContextManager[int]:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nanochat.console import UserError
-from nanochat.eval.results import centered, mean_interval
+from nanochat.console import UserError, require_version
+from nanochat.eval.results import VERSION, centered, mean_interval
 
 LEVEL = 0.05  # how often all tasks together may show a difference where there is none
 MEANS = {"core": "CORE", "chatcore": "ChatCORE"}
@@ -150,6 +150,7 @@ class Result:
         remedy = "Give two files that chat_eval, base_eval or base_loss wrote with --json"
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
+            require_version(record["version"], VERSION, f"{path}")
             model = record["checkpoint"]
             title = f"{record['command']} of {model['stage']} {model['tag']} step {model['step']:,}"
             title += f", weights {model['hash'][:12]}{', ' + model['dtype'] if 'dtype' in model else ''}"

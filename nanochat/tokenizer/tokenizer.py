@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nanochat.console import UserError
+from nanochat.console import UserError, require_version
 from nanochat.machine import cpu_count
 from nanochat.paths import read_folder, replace_folder
 from nanochat.tokenizer.encoding import make_encoder
@@ -175,14 +175,11 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(_read(path))
     except ValueError:
         raise _damaged(path) from None
+    if isinstance(meta, dict) and "version" in meta:
+        require_version(meta["version"], FORMAT_VERSION, f"{path}")
     kinds = {"version": int, "vocab_size": int, "pattern": str, "hash": str, "files": dict}
     if not isinstance(meta, dict) or any(not isinstance(meta.get(key), kind) for key, kind in kinds.items()):
         raise _damaged(path)
-    if meta["version"] != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {meta['version']}, this program reads {FORMAT_VERSION}",
-            "upgrade nanochat",
-        )
     return meta
 
 

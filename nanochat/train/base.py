@@ -88,9 +88,9 @@ def train_base(config: BaseConfig) -> TrainState:
         settings={**fingerprint(config), "depth": depth, "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
     )
     with states.alone("base", tag):
-        resumed = states.find_resumable("base", tag, plan.settings, config.resume)
+        resumed = states.find_resumable("base", tag, plan.settings, config)
         if resumed:
-            plan = states.continued(states.read(resumed), plan)
+            plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
             model = load(resumed, machine.device, machine.dtype).train()
         else:

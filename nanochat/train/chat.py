@@ -56,6 +56,12 @@ def train_chat(config: ChatConfig) -> TrainState:
         PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
     )
     parent_hash = checkpoint.verify(parent).hash
+    if config.parent_hash not in ("", parent_hash):
+        raise UserError(
+            f"{parent} is not the model that was meant: the hash of its weights is {parent_hash}, not "
+            f"{config.parent_hash}",
+            "Choose another --model_tag or --model_step, or leave --parent_hash out to continue it all the same",
+        )
     if config.fp8:
         require_float8(machine.device, read_config(parent).seq_len)
     before = states.read(parent)
@@ -76,7 +82,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         "files": _hashes(mixture),
     }
     with states.alone(stage, tag):
-        resumed = states.find_resumable(stage, tag, settings, config.resume)
+        resumed = states.find_resumable(stage, tag, settings, config)
         model = load(resumed or parent, machine.device, machine.dtype).train()
         seq_len = model.config.seq_len
         source = ConversationSource(mixture, tokenizer, seq_len + 1)
@@ -90,7 +96,7 @@ def train_chat(config: ChatConfig) -> TrainState:
             horizon=horizon(config),
         )
         if resumed:
-            plan = states.continued(states.read(resumed), plan)
+            plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         optimizer = make_optimizer(model, plan, config, machine)
         states.load_optimizer(resumed or parent, optimizer)

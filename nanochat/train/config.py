@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -114,6 +115,8 @@ class ChatConfig(TrainConfig):
     """tag of the model to continue; empty: the newest"""
     model_step: int = -1
     """its step; -1: the newest"""
+    parent_hash: str = ""
+    """refuse to continue it unless its weights have this hash (16 digits); empty: any"""
     lr_scale: float = -1.0
     """peak learning rates as a share of pretraining's; -1: 0.5 for mid, 0.1 for sft"""
     num_epochs: float = 1.0
@@ -171,7 +174,7 @@ HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_bu
 # What else may differ between a run and its continuation.
 FREE = {
     "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "save_every", "keep",
-    "eval_every", "eval_tokens", "deterministic", "checkpoint_activations",
+    "eval_every", "eval_tokens", "deterministic", "checkpoint_activations", "parent_hash",
     "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples",
 }  # fmt: skip
 
@@ -183,6 +186,13 @@ def fingerprint(config: TrainConfig) -> dict[str, Any]:
 
 def horizon(config: TrainConfig) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name in HORIZON}
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """Names of settings whose values differ. One that `old` lacks, written by a version that did not have it yet, had
+    its default, or, where it is no flag, is taken for the same."""
+    defaults = settings(type(config)())
+    return [name for name, value in new.items() if old.get(name, defaults.get(name, value)) != value]
 
 
 def check(config: TrainConfig) -> None:

@@ -191,9 +191,9 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
         horizon=horizon(config),
     )
     with states.alone("rl", plan.tag):
-        resumed = states.find_resumable("rl", plan.tag, plan.settings, config.resume)
+        resumed = states.find_resumable("rl", plan.tag, plan.settings, config)
         if resumed:
-            plan = states.continued(states.read(resumed), plan)
+            plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         model = load(resumed or parent, machine.device, machine.dtype).train()
         model.checkpoint_activations = config.checkpoint_activations

@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nanochat import checkpoint, lock
-from nanochat.console import UserError, duration, is_main_rank, say
+from nanochat.console import UserError, duration, is_main_rank, require_version, say, warn
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_weights
 from nanochat.optim.optimizer import Optimizer
 from nanochat.tokenizer import Tokenizer
-from nanochat.train.config import parse_duration
+from nanochat.train.config import TrainConfig, changed, parse_duration
 
 VERSION = 1
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
@@ -64,10 +64,13 @@ def save(state: TrainState, model: GPT, optimizer: dict[str, Tensor], tokenizer:
 
 
 def read(folder: Path) -> TrainState:
+    path = folder / "train_state.json"
     try:
-        return TrainState(**json.loads((folder / "train_state.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {folder / 'train_state.json'}: {error}", "Choose another checkpoint") from None
+        values = json.loads(path.read_text())
+        require_version(values["version"], VERSION, f"{path}")
+        return TrainState(**values)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"cannot read {path}: {error}", "Choose another checkpoint") from None
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
@@ -104,29 +107,34 @@ def alone(stage: str, tag: str) -> Iterator[None]:
         yield
 
 
-def find_resumable(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
-    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first."""
-    return shared(lambda: _decide(stage, tag, settings, resume))
+def find_resumable(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig) -> Path | None:
+    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first.
+
+    settings: all that must be the same, the config's own among it.
+    """
+    return shared(lambda: _decide(stage, tag, settings, config))
 
 
-def _decide(stage: str, tag: str, settings: dict[str, Any], resume: bool) -> Path | None:
+def _decide(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig) -> Path | None:
     if not checkpoint.steps(stage, tag):
         return None
-    if resume:
+    if config.resume:
         folder = checkpoint.find(stage, tag)
         checkpoint.verify(folder)
         old = read(folder).settings
-        changed = [k for k in settings if old.get(k) != settings[k]]
-        if not changed:
+        other = changed(old, settings, config)
+        if not other:
+            if unknown := sorted(old.keys() - settings.keys()):
+                warn(f"{folder} was trained with settings that this version does not have: {', '.join(unknown)}")
             return folder
-        say(f"{folder.parent} was trained with other settings ({', '.join(changed)}): starting anew")
+        say(f"{folder.parent} was trained with other settings ({', '.join(other)}): starting anew")
     say(f"Kept the older {stage} run {tag} as {checkpoint.set_aside(stage, tag)}")
     return None
 
 
-def continued(saved: TrainState, wanted: TrainState) -> TrainState:
+def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> TrainState:
     """The saved run, with the horizon now asked for; UserError when it is past that already."""
-    if saved.horizon == wanted.horizon:
+    if not changed(saved.horizon, wanted.horizon, config):
         return saved
     if wanted.horizon.get("time_budget"):
         budget = parse_duration(str(wanted.horizon["time_budget"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -161,6 +162,139 @@ def test_what_a_stage_left_is_looked_for_before_it_is_skipped(stages: Path, base
     (base / "two-out").unlink()
     speedrun(SpeedrunConfig())
     assert stages.read_text() == "one\ntwo x\nthree\ntwo x --resume\nthree\n"
+
+
+def write_model(stage: str, weights: str, step: int = 1) -> None:
+    with checkpoint.create(stage, "d1", step) as folder:
+        (folder / "tokenizer").mkdir()
+        (folder / "tokenizer" / "meta.json").write_text("{}")
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_text(weights)
+
+
+def hash_of(stage: str) -> str:
+    return checkpoint.verify(checkpoint.find(stage, "d1")).hash
+
+
+@pytest.fixture
+def trainings(base: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Text, base model, its grade, mid model, in place of the real stages; the list says what has run, and how."""
+    ran: list[str] = []
+
+    def run(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
+        ran.append(" ".join([stage.name, *stage.args, *stage.extra, *(["--resume"] if resume else [])]))
+        if stage.trains:
+            write_model(stage.trains, f"{stage.trains} of run {len(ran)}")
+        elif stage.output:
+            (base / "text").write_text(f"text of run {len(ran)}")
+        return 1.0
+
+    def plan(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
+        stages = (
+            Stage("dataset", (), "text"),
+            Stage("base_train", (), "base_checkpoints/d1/step_*/manifest.json", resumable=True, trains="base"),
+            Stage("base_eval", ()),
+            Stage("mid_train", config.data, "mid_checkpoints/d1/step_*/manifest.json", resumable=True, trains="mid"),
+            Stage("report", ()),
+        )
+        return Plan(stages, 1, "a test", "tinyworld", "d1")
+
+    monkeypatch.setattr(module, "run_stage", run)
+    monkeypatch.setattr(module, "resolve", plan)
+    monkeypatch.setattr(module, "farewell", lambda *a: None)
+    return ran
+
+
+def test_a_later_stage_is_told_its_parent_by_hash(trainings: list[str]) -> None:
+    speedrun(SpeedrunConfig())
+    assert trainings == ["dataset", "base_train", "base_eval", f"mid_train --parent_hash={hash_of('base')}", "report"]
+
+
+def by_hand(how: str) -> None:
+    """Another base model comes under the tag: as a new run of it, or as the same one trained on."""
+    if how == "another run":
+        checkpoint.set_aside("base", "d1")
+        write_model("base", "by hand")
+    else:
+        write_model("base", "trained on", step=2)
+
+
+@pytest.mark.parametrize("how", ["another run", "trained on"])
+def test_another_model_in_the_parents_place_stops_the_run(
+    how: str, trainings: list[str], base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    speedrun(SpeedrunConfig())
+    first, mid = hash_of("base"), hash_of("mid")
+    by_hand(how)
+    del trainings[:]
+    speedrun(SpeedrunConfig())  # nothing is to be made from it
+    assert trainings == []
+    with pytest.raises(
+        UserError, match=f"the base model d1 is not the one .*it was {first}, now {hash_of('base')}"
+    ) as e:
+        speedrun(SpeedrunConfig(data=("new.jsonl",)))
+    assert "--replaced=use" in str(e.value) and "--replaced=retrain" in str(e.value)
+    aside = str(base / "base_checkpoints" / "d1.previous-1")
+    assert (aside in str(e.value)) == (how == "another run")
+    assert trainings == [] and hash_of("mid") == mid
+    speedrun(SpeedrunConfig(data=("new.jsonl",), dry_run=True))
+    assert "base_train  [replaced]" in capsys.readouterr().out
+
+
+def test_another_model_is_used_when_that_is_asked_for(trainings: list[str]) -> None:
+    """Also graded: the grade there was is another model's."""
+    speedrun(SpeedrunConfig())
+    by_hand("another run")
+    del trainings[:]
+    speedrun(SpeedrunConfig(data=("new.jsonl",), replaced="use"))
+    assert trainings == ["base_eval", f"mid_train new.jsonl --parent_hash={hash_of('base')}", "report"]
+    speedrun(SpeedrunConfig(data=("new.jsonl",)))  # it is the one meant from now on
+    assert len(trainings) == 3
+
+
+def test_the_parent_is_made_again_when_that_is_asked_for(trainings: list[str], base: Path) -> None:
+    speedrun(SpeedrunConfig())
+    by_hand("another run")
+    ours = hash_of("base")
+    del trainings[:]
+    speedrun(SpeedrunConfig(data=("new.jsonl",), replaced="retrain"))
+    assert [ran.split()[0] for ran in trainings] == ["base_train", "base_eval", "mid_train", "report"]
+    assert "--resume" not in trainings[0]
+    assert checkpoint.verify(checkpoint.find("base", "d1.previous-2")).hash == ours  # kept
+
+
+def test_other_text_in_its_place_is_not_trained_on(trainings: list[str], base: Path) -> None:
+    """The same for whatever a stage is made from; what nobody needs any more may change."""
+    speedrun(SpeedrunConfig())
+    (base / "text").write_text("other")
+    speedrun(SpeedrunConfig(data=("new.jsonl",)))  # only the base model was made from it
+    shutil.rmtree(base / "base_checkpoints")
+    with pytest.raises(UserError, match="what dataset left is not the one"):
+        speedrun(SpeedrunConfig(data=("new.jsonl",)))
+    speedrun(SpeedrunConfig(data=("new.jsonl",), replaced="use"))
+    assert trainings[-4].startswith("base_train")
+
+
+def test_a_log_without_hashes_is_taken_up(trainings: list[str], base: Path) -> None:
+    """Version 1, of before: what is there counts as what was made."""
+    speedrun(SpeedrunConfig())
+    log = json.loads((base / "speedrun.json").read_text())
+    assert log.pop("version") == 2 and set(log.pop("left")) == {"dataset", "base_train", "mid_train"}
+    (base / "speedrun.json").write_text(json.dumps({"version": 1, **log}))
+    by_hand("another run")
+    del trainings[:]
+    speedrun(SpeedrunConfig(data=("new.jsonl",)))
+    assert trainings == [f"mid_train new.jsonl --parent_hash={hash_of('base')}", "report"]
+    assert set(json.loads((base / "speedrun.json").read_text())["left"]) == {"dataset", "base_train", "mid_train"}
+
+
+def test_a_log_of_tomorrow_is_left_alone(base: Path) -> None:
+    base.mkdir()
+    text = '{"version": 3, "more": "than this"}'
+    (base / "speedrun.json").write_text(text)
+    with pytest.raises(UserError, match="format version 3, this program reads 2. Upgrade nanochat"):
+        StageLog()
+    assert (base / "speedrun.json").read_text() == text
 
 
 def test_two_speedruns_do_not_mix(stages: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
