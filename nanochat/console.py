@@ -14,6 +14,7 @@ from typing import Any, TextIO, TypeVar
 
 C = TypeVar("C")
 
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
 BAR_INTERVAL = 0.1  # and between two looks of the bar, since drawing costs more than many a unit of work
 
@@ -56,7 +57,13 @@ def warn(text: str) -> None:
 def _print(text: str, file: TextIO) -> None:
     # A reader that has gone (`| tee`, after Ctrl-C) must not keep a training from saving.
     with contextlib.suppress(BrokenPipeError):
-        print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=file, flush=True)  # odd names of files
+        print(_shown(text), file=file, flush=True)
+
+
+def _shown(text: str) -> str:
+    """What a terminal can show: names that are no UTF-8 escaped, and whatever would steer it (a server may have sent
+    it, or a model said it)."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8").translate(CONTROL)
 
 
 def duration(seconds: float) -> str:
@@ -161,7 +168,7 @@ def run_command(
     try:
         run(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(_shown(f"error: {error}"), file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr, flush=True)

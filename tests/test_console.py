@@ -37,6 +37,15 @@ def test_a_user_error_is_one_line_with_its_remedy_and_exit_code_2(capsys: pytest
     assert capsys.readouterr().err == "error: the disk is full. Free some space.\n"
 
 
+def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console.say("a\x1b[2Jb\rc\td\x9b31m\x07 " + os.fsdecode(b"\xff"))
+    with pytest.raises(SystemExit):
+        run_command(Config, run_with(UserError("no \x1b]0;owned\x07")), argv=[])  # type: ignore[arg-type]
+    seen = capsys.readouterr()
+    assert seen.out == "a\\x1b[2Jb\\x0dc\td\\x9b31m\\x07 \\udcff\n"
+    assert seen.err == "error: no \\x1b]0;owned\\x07.\n"
+
+
 def test_ctrl_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         run_command(Config, run_with(KeyboardInterrupt()), argv=[])  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +18,7 @@ from nanochat import lock
 from nanochat.console import Progress, UserError, say
 from nanochat.dataset import retrying
 from nanochat.dataset.transfer import RemoteFile, Stopped, fetch, first_line
-from nanochat.paths import base_dir, require_disk, slug, write_json
+from nanochat.paths import base_dir, is_inside, require_disk, slug, write_json
 
 TIMEOUT = 10.0  # seconds without an answer after which the Hub counts as out of reach
 LISTING_TIMEOUTS = 3  # of those: thousands of files take the Hub longer to list than to send
@@ -25,6 +26,8 @@ LISTING_RETRIES = 2  # where nothing answers: most often there is no network
 CONNECTIONS = 8
 LOCK = ".lock"
 MAIN = "main"  # what a mirror that tells no commit has
+COMMIT = re.compile(r"[\w.-]+", re.ASCII)
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Unreachable(UserError):
@@ -83,6 +86,8 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
     if repo.startswith("local/"):  # sets of one's own, which no Hub has
         raise Unreachable(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
     info = _asked(repo)
+    if not COMMIT.fullmatch(info.sha or MAIN):
+        raise _implausible(repo, f"{info.sha!r} as its commit")
     if commit and (info.sha or MAIN) != commit:
         say(f"{repo} has changed on the Hub: going on with commit {commit[:12]}, of which the files are that are there")
         info = _asked(repo, commit)
@@ -90,7 +95,14 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
     for entry in sorted(info.siblings or [], key=lambda entry: entry.rfilename):
         if not entry.rfilename.endswith(".parquet"):
             continue
+        # A mirror may say anything, and what it says becomes paths here.
+        if not is_inside(entry.rfilename):
+            raise _implausible(repo, f"a file {entry.rfilename!r}")
         digest = entry.lfs.sha256 if entry.lfs else entry.blob_id
+        if digest and not DIGEST.fullmatch(digest):
+            raise _implausible(repo, f"{digest!r} as the hash of {entry.rfilename}")
+        if entry.size is not None and entry.size < 0:
+            raise _implausible(repo, f"{entry.size} as the size of {entry.rfilename}")
         if not digest or entry.size is None:
             raise UserError(
                 f"the Hub does not tell the size and hash of {entry.rfilename} of {repo}",
@@ -98,6 +110,10 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
             )
         files[entry.rfilename] = RemoteFile(repo, entry.rfilename, info.sha or MAIN, entry.size, digest)
     return files
+
+
+def _implausible(repo: str, what: str) -> UserError:
+    return UserError(f"the server that stands for the Hub gives {what} of {repo}", "Unset HF_ENDPOINT, or correct it")
 
 
 def _asked(repo: str, commit: str | None = None) -> Any:

@@ -32,8 +32,11 @@ def fit_conversation(tokenizer: Tokenizer, conversation: Conversation, window: i
     """
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     turns = conversation.messages[len(system) :]
-    ids = render_prompt(tokenizer, Conversation(system + turns))
-    while len(ids) > window - answer_room(window, max_tokens) and len(turns) > 2:
-        turns = turns[2:]
-        ids = render_prompt(tokenizer, Conversation(system + turns))
+    ids: list[int] = []
+    # From the newest one back, so that a long past costs no more than the window holds of it.
+    for first in range(len(turns) - 1, -1, -2):
+        longer = render_prompt(tokenizer, Conversation(system + turns[first:]))
+        if ids and len(longer) > window - answer_room(window, max_tokens):
+            break
+        ids = longer
     return fit_ids(ids, tokenizer.bos, window, max_tokens)

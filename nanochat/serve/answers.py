@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nanochat.inference import Engine, Request, Token
@@ -25,63 +25,75 @@ class Stats:
     running: int = 0
 
 
+class Answer:
+    """A request that was let in: an iterator over its answer's tokens. Whoever holds it calls `leave` in the end."""
+
+    def __init__(self, answers: Answers, loop: asyncio.AbstractEventLoop) -> None:
+        self._answers, self._loop = answers, loop
+        self._arrived: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
+        self.left = threading.Event()
+        self.work: Future[None] | None = None
+
+    def send(self, item: Token | BaseException | None) -> None:
+        """From the engine's thread: a token, or how the answer ended."""
+        if not self.left.is_set():
+            self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
+
+    async def __aiter__(self) -> AsyncIterator[Token]:
+        while (item := await self._arrived.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def leave(self) -> None:
+        """End the work on it, however far that has come."""
+        if not self.left.is_set():
+            self.left.set()
+            if self.work and self.work.cancel():  # it never began
+                self._answers.count(waiting=-1)
+
+
 class Answers:
     """The engine is not made for several threads: this one thread is the only one that touches it."""
 
     def __init__(self, engine: Engine, max_waiting: int) -> None:
         self.engine = engine
-        self.max_waiting = max_waiting
+        self.max_waiting = max_waiting  # beside the one that is being answered
         self.stats = Stats()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closing = threading.Event()
         self._counting = threading.Lock()
 
-    def admit(self) -> None:
-        """Busy when no one more may wait."""
-        if self.stats.waiting >= self.max_waiting:
-            raise Busy
+    @property
+    def full(self) -> bool:
+        return self.stats.waiting + self.stats.running > self.max_waiting
 
-    async def stream(self, request: Request) -> AsyncGenerator[Token, None]:
-        """Tokens of one answer. Leaving the iterator, in whatever way, ends the work on it."""
-        loop = asyncio.get_running_loop()
-        arrived: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
-        left = threading.Event()
+    def begin(self, request: Request) -> Answer:
+        """Let a request in, and count it from now on; Busy when no one more may wait. For the event loop's thread."""
+        with self._counting:
+            if self.full:
+                raise Busy
+            self.stats.waiting += 1
+        answer = Answer(self, asyncio.get_running_loop())
+        answer.work = self._thread.submit(self._answer, request, answer)
+        return answer
 
-        def send(item: Token | BaseException | None) -> None:
-            if not left.is_set():
-                loop.call_soon_threadsafe(arrived.put_nowait, item)
-
-        self._count(waiting=1)
-        work = self._thread.submit(self._answer, request, send, left)
-        try:
-            while (item := await arrived.get()) is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            left.set()
-            if work.cancel():  # it never began
-                self._count(waiting=-1)
-
-    def _answer(
-        self, request: Request, send: Callable[[Token | BaseException | None], None], left: threading.Event
-    ) -> None:
-        self._count(waiting=-1, running=1, requests=1)
-        tokens = 0
+    def _answer(self, request: Request, answer: Answer) -> None:
+        self.count(waiting=-1, running=1, requests=1)
         started = time.monotonic()
+        ending: BaseException | None = None
         try:
             for token in self.engine.stream(request):
-                if left.is_set() or self._closing.is_set():
+                if answer.left.is_set() or self._closing.is_set():
                     break
-                tokens += 1
-                send(token)
-            send(None)
+                self.count(tokens=1)
+                answer.send(token)
         except BaseException as error:
-            send(error)
-        finally:
-            self._count(running=-1, tokens=tokens, seconds=time.monotonic() - started)
+            ending = error
+        self.count(running=-1, seconds=time.monotonic() - started)
+        answer.send(ending)  # last: whoever has read an answer to its end finds it counted
 
-    def _count(self, **changes: float) -> None:
+    def count(self, **changes: float) -> None:
         """Add to the statistics, from either thread."""
         with self._counting:
             for name, change in changes.items():

@@ -17,10 +17,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from nanochat import inference
 from nanochat.inference import Engine, fit_conversation
-from nanochat.serve.answers import Answers, Busy
+from nanochat.serve.answers import Answer, Answers, Busy
 from nanochat.serve.body_limit import BodyLimit
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.schema import MAX_BODY_BYTES, ChatBody, explain
@@ -33,6 +34,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
+BUSY = {"detail": "too many requests are waiting, try again soon"}
 logger = logging.getLogger(__name__)
 
 
@@ -68,10 +70,8 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
 
     @app.post("/chat/completions")
     async def chat_completions(body: ChatBody) -> Response:
-        try:
-            answers.admit()
-        except Busy:
-            return JSONResponse({"detail": "too many requests are waiting, try again soon"}, status_code=503)
+        if answers.full:  # asked first: a prompt takes time to make
+            return JSONResponse(BUSY, status_code=503)
         max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
         prompt = fit_conversation(engine.tokenizer, body.conversation(), engine.window, max_tokens)
         request = inference.Request(
@@ -81,7 +81,10 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
             top_k=defaults.top_k if body.top_k is None else body.top_k,
             seed=secrets.randbits(31),
         )
-        return StreamingResponse(_events(answers, request), media_type="text/event-stream", headers=SSE_HEADERS)
+        try:
+            return _Events(answers.begin(request))
+        except Busy:
+            return JSONResponse(BUSY, status_code=503)
 
     return app
 
@@ -90,20 +93,33 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-async def _events(answers: Answers, request: inference.Request) -> AsyncIterator[str]:
-    """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, last {"done": true}."""
-    async with contextlib.aclosing(answers.stream(request)) as tokens:
+class _Events(StreamingResponse):
+    """An answer as it comes; the work on it ends with the response, also with one that never began."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(_events(answer), media_type="text/event-stream", headers=SSE_HEADERS)
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async for token in tokens:
-                if not token.text:
-                    continue
-                if token.kind == "text":
-                    yield _event({"token": token.text, "gpu": 0})
-                else:
-                    yield _event({"tool": token.kind, "text": token.text, "gpu": 0})
-        except Exception:
-            logger.exception("an answer failed")
-            yield _event({"error": "the answer failed, see the server's log"})
+            await super().__call__(scope, receive, send)
+        finally:
+            self.answer.leave()
+
+
+async def _events(answer: Answer) -> AsyncIterator[str]:
+    """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, last {"done": true}."""
+    try:
+        async for token in answer:
+            if not token.text:
+                continue
+            if token.kind == "text":
+                yield _event({"token": token.text, "gpu": 0})
+            else:
+                yield _event({"tool": token.kind, "text": token.text, "gpu": 0})
+    except Exception:
+        logger.exception("an answer failed")
+        yield _event({"error": "the answer failed, see the server's log"})
     yield _event({"done": True})
 
 

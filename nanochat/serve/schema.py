@@ -10,12 +10,14 @@ from nanochat.console import UserError
 from nanochat.tokenizer import Conversation
 
 MAX_MESSAGES = 500
+# Of what people write. An answer in a history is as long as the server has made it, or as the body may be.
 MAX_MESSAGE_CHARACTERS = 8000
-MAX_CHARACTERS = 32_000  # of a whole conversation
-MAX_PARTS = 100  # of a message
+MAX_CHARACTERS = 32_000  # in a conversation
+MAX_PARTS = 100  # in a message
 MAX_BODY_BYTES = 1 << 20
 
-Text = Annotated[str, Field(max_length=MAX_MESSAGE_CHARACTERS)]
+
+Text = Annotated[str, Field(max_length=MAX_BODY_BYTES)]  # whole characters, which a plain str need not be
 
 
 class PartBody(BaseModel):
@@ -27,7 +29,7 @@ class PartBody(BaseModel):
 
 class MessageBody(BaseModel):
     role: Literal["system", "user", "assistant"]
-    content: Text | Annotated[list[PartBody], Field(max_length=MAX_PARTS)]
+    content: Text | list[PartBody]
 
     @property
     def characters(self) -> int:
@@ -37,10 +39,14 @@ class MessageBody(BaseModel):
 
     @model_validator(mode="after")
     def _has_a_length(self) -> Self:
+        if self.role == "assistant":  # a model may also have had nothing to say
+            return self
         if not self.characters:
             raise ValueError("the message is empty")
         if self.characters > MAX_MESSAGE_CHARACTERS:
             raise ValueError(f"the message has more than {MAX_MESSAGE_CHARACTERS} characters")
+        if len(self.content) > MAX_PARTS and not isinstance(self.content, str):
+            raise ValueError(f"the message has more than {MAX_PARTS} parts")
         return self
 
 
@@ -54,8 +60,8 @@ class ChatBody(BaseModel):
 
     @model_validator(mode="after")
     def _makes_a_conversation(self) -> Self:
-        if sum(message.characters for message in self.messages) > MAX_CHARACTERS:
-            raise ValueError(f"the conversation has more than {MAX_CHARACTERS} characters")
+        if sum(message.characters for message in self.messages if message.role != "assistant") > MAX_CHARACTERS:
+            raise ValueError(f"the conversation has more than {MAX_CHARACTERS} characters of the user's")
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         try:
@@ -65,7 +71,8 @@ class ChatBody(BaseModel):
         return self
 
     def conversation(self) -> Conversation:
-        return Conversation.from_dict(self.model_dump(include={"messages"}))
+        messages = self.model_dump(include={"messages"})["messages"]
+        return Conversation.from_dict({"messages": [{**m, "content": m["content"] or ""} for m in messages]})
 
 
 def explain(errors: list[Any]) -> str:

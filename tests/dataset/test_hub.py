@@ -14,6 +14,7 @@ from collections import Counter, namedtuple
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import close_session, constants
@@ -97,6 +98,46 @@ def test_shards_are_downloaded_once(server: HubServer, shards: dict[str, bytes])
     with pytest.raises(UserError, match=r"has no shard_00004"):
         prepare("fineweb-edu", n_shards=5)
     assert load_info("fineweb-edu").train_docs == 80
+
+
+@pytest.mark.parametrize("door", ["repository", "corpus"])
+@pytest.mark.parametrize(
+    "name",
+    ["../evil.parquet", "a/../../evil.parquet", "/tmp/nanochat-evil.parquet", "..\\evil.parquet", "C:\\evil.parquet",
+     "a//evil.parquet", "./evil.parquet", "\x1b[2Jevil.parquet", "a\nevil.parquet"],
+)  # fmt: skip
+def test_a_hostile_server_cannot_write_outside(
+    name: str, door: str, server: HubServer, shards: dict[str, bytes], base: Path, tmp_path: Path
+) -> None:
+    evil = {**shards, name: b"evil"}
+    server.repos = {REPO: evil, "someone/texts": evil}
+    before = {p for p in tmp_path.rglob("*") if p != base}
+    with pytest.raises(UserError, match="gives a file .*evil.parquet.*HF_ENDPOINT"):
+        prepare("fineweb-edu", n_shards=2) if door == "corpus" else repo_parquets("someone/texts")
+    assert {p for p in tmp_path.rglob("*") if p.is_file()} <= before
+    assert not Path("/tmp/nanochat-evil.parquet").exists()
+    assert not server.contents("evil.parquet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [("blobId", "../../x" * 6, "as the hash"), ("blobId", "é" * 40, "as the hash"), ("size", -1, "-1 as the size"),
+     ("sha", "../main", "as its commit"), ("sha", "a b", "as its commit")],
+)  # fmt: skip
+def test_a_hostile_server_cannot_name_other_things_either(
+    key: str, value: Any, says: str, server: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.large = False
+    listing = HubServer.listing
+
+    def changed(self: HubServer, *args: Any) -> dict[str, Any]:
+        found = listing(self, *args)
+        (found if key == "sha" else found["siblings"][0])[key] = value
+        return found
+
+    monkeypatch.setattr(HubServer, "listing", changed)
+    with pytest.raises(UserError, match=says):
+        prepare("fineweb-edu", n_shards=2)
 
 
 def test_the_plan_stands_in_meta_json_while_shards_arrive(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -135,10 +136,53 @@ def test_refused(client: TestClient, body: Any, says: str) -> None:
 
 
 def test_a_conversation_over_the_limit(client: TestClient) -> None:
-    turns = [{"role": ("user", "assistant")[i % 2], "content": "x" * 7000} for i in range(5)]
+    turns = [{"role": ("user", "assistant")[i % 2], "content": "x" * 7000} for i in range(9)]
     response = client.post("/chat/completions", json={"messages": turns})
     assert response.status_code == 422
     assert "32000" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        text("x" * 9000),
+        text(*["word "] * 8000),
+        text("x" * 100_000),
+        [token for n in range(150) for token in (*text(f"{n}", kind="python"), *text("=", kind="python_output"))],
+        text("2+2", kind="python_output"),
+        text(" "),
+        [],
+    ],
+    ids=["9,000 characters", "40,000", "100,000", "300 parts", "only output", "a space", "nothing"],
+)
+def test_whatever_it_answered_may_stand_in_a_history(said: list[Token], scripted: Any, info: ModelInfo) -> None:
+    """As the page sends it back: parts, or the words alone; several times, as in a long conversation."""
+    with TestClient(create_app(scripted(lambda request: said), info)) as client:
+        *pieces, done = events(client.post("/chat/completions", json=QUESTION).text)
+        assert done == {"done": True}
+        parts: list[dict[str, str]] = []
+        for piece in pieces:
+            kind = piece.get("tool", "text")
+            if not parts or parts[-1]["type"] != kind:
+                parts.append({"type": kind, "text": ""})
+            parts[-1]["text"] += piece.get("token", piece.get("text", ""))
+        for content in (parts, "".join(part["text"] for part in parts)):
+            past = [*QUESTION["messages"], {"role": "assistant", "content": content}]
+            response = client.post("/chat/completions", json={"messages": [*past * 5, *QUESTION["messages"]]})
+            assert response.status_code == 200, response.text[:300]
+            assert events(response.text)[-1] == {"done": True}
+
+
+def test_limits_hold_for_what_people_write(client: TestClient) -> None:
+    assert "more than 100 parts" in refusal(client, [{"type": "text", "text": "x"}] * 101)
+    assert "8000 characters" in refusal(client, "x" * 8001, "system")
+
+
+def refusal(client: TestClient, content: Any, role: str = "user") -> str:
+    messages = [{"role": role, "content": content}, *([] if role == "user" else QUESTION["messages"])]
+    response = client.post("/chat/completions", json={"messages": messages})
+    assert response.status_code == 422
+    return str(response.json()["detail"])
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff\xfe", b'{"messages": [{"role": "user", "content": "\\ud800"}]}'])
@@ -254,6 +298,77 @@ def test_a_waiting_client_that_leaves_is_never_answered(
     asking.join(20)
     assert [event.get("token") for event in events(first[0].text)] == ["a", "b", None]
     assert stats()["requests"] == 1
+
+
+@pytest.mark.parametrize("limit", [0, 1, 4])
+def test_sixty_at_once_are_counted_as_they_come(
+    limit: int, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    """Before the first of them has begun: one is answered, as many as may wait do, and all others are told so."""
+    engine = scripted(lambda request: text("a"))
+    engine.may_go_on.clear()
+    address = served(create_app(engine, info, max_waiting=limit))
+    codes: list[int] = []
+
+    def ask() -> None:
+        codes.append(httpx.post(f"{address}/chat/completions", json=QUESTION, timeout=60).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(60)]
+    for thread in threads:
+        thread.start()
+    assert wait_for(lambda: codes.count(503) == 60 - limit - 1)
+    engine.may_go_on.set()
+    for thread in threads:
+        thread.join(60)
+    assert codes.count(200) == limit + 1
+    stats = httpx.get(f"{address}/stats", timeout=20).json()
+    assert (stats["waiting"], stats["running"], stats["requests"]) == (0, 0, limit + 1)
+
+
+def test_an_answer_is_counted_before_its_stream_ends(scripted: Any, info: ModelInfo) -> None:
+    """Also one that fails; many times, since who comes first is up to the threads."""
+    said = text("a", "b", "c")
+
+    def script(request: Request) -> Iterator[Token]:
+        yield from said
+        if request.max_tokens == 1:
+            raise RuntimeError
+
+    with TestClient(create_app(scripted(script), info)) as client:
+        for number in range(1, 101):
+            body = {**QUESTION, "max_tokens": 1 + number % 2}
+            assert events(client.post("/chat/completions", json=body).text)[-1] == {"done": True}
+            stats = client.get("/stats").json()
+            assert (stats["tokens"], stats["waiting"], stats["running"]) == (3 * number, 0, 0)
+
+
+def test_a_response_that_never_begins_gives_its_place_back(scripted: Any, info: ModelInfo) -> None:
+    """The client has gone before the first byte: what was let in leaves, whether it waited or was being answered."""
+    engine = scripted(lambda request: text(*["word "] * 100_000))
+    engine.may_go_on.clear()
+    app = create_app(engine, info, max_waiting=1)
+    body = json.dumps(QUESTION).encode()
+    scope = {
+        "type": "http", "method": "POST", "path": "/chat/completions", "query_string": b"", "http_version": "1.1",
+        "headers": [(b"content-type", b"application/json")], "asgi": {"version": "3.0"}, "scheme": "http",
+        "server": ("x", 80),
+    }  # fmt: skip
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def gone(message: dict[str, Any]) -> None:
+        raise OSError("the connection is closed")
+
+    with TestClient(app) as client:
+        for _ in range(5):
+            with contextlib.suppress(Exception):
+                client.portal.call(app, dict(scope), receive, gone)  # type: ignore[union-attr]
+            engine.may_go_on.set()
+            assert wait_for(lambda: client.get("/stats").json()["running"] == 0)
+            assert client.get("/stats").json()["waiting"] == 0
+            engine.may_go_on.clear()
+    assert engine.said < 100_000
 
 
 def test_too_many_waiting(scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> None:
