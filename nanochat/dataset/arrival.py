@@ -31,6 +31,8 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
     # asked before anything is made, so that nothing is left where there is no network
     remote = {} if all((folder / file).exists() for file in wanted) else hub.remote_files(repo, commit)
     with hub.download_lock(folder):
+        for left in folder.glob(f".{META}.*.part"):  # by processes that were killed: nobody else writes here now
+            left.unlink(missing_ok=True)
         before = find_info(name)  # again: another process may have been at work while this one waited
         own = before if before and before.folder == folder else None
         commit = own.settings.get("commit", "") if own else ""
