@@ -94,9 +94,9 @@ def test_the_results_are_those_of_the_trainings(swept: Path) -> None:
         width = 64 * depth["depth"]
         assert depth["scaling_params"] == 12 * depth["depth"] * width**2 + 600 * width
     one, two = found["depths"]
-    if two["val_bpb"] < one["val_bpb"]:  # after four steps either may be ahead
-        assert found["law"]["residuals"] == pytest.approx([0, 0], abs=1e-9)
-        assert [c["depth"] for c in found["extrapolated"]] == [3, 4]
+    falls = two["val_bpb"] < one["val_bpb"]  # after four steps either may be ahead
+    assert (found["law"] or {}).get("residuals") == (pytest.approx([0, 0], abs=1e-9) if falls else None)
+    assert [c["depth"] for c in found["extrapolated"]] == ([3, 4] if falls else [])
     assert found["held_out"] is None
     with open(home / "results.csv", newline="") as f:
         rows = list(csv.DictReader(f))

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def test_hello(box: Sandbox) -> None:
     result = box.run("print('hello', 6 * 7)")
     assert (result.status, result.stdout, result.stderr, result.ok) == ("ok", "hello 42\n", "", True)
-    assert 0 < result.seconds < 20
+    assert result.seconds > 0
 
 
 def test_stdin(box: Sandbox) -> None:
