@@ -91,7 +91,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without the records of steps that a resumed run did again, and without all but the last `eval` of a step."""
+    """Of the run that the last `settings` began: without the records of steps that it did again after it was resumed,
+    and without all but the last `eval` of a step."""
     kept = []
     first = math.inf  # of the steps that were done later
     evaluated = set()  # steps
@@ -105,6 +106,8 @@ def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
             elif kind == "eval":
                 evaluated.add(step)
         kept.append(record)
+        if kind == "settings":
+            break
     return kept[::-1]
 
 

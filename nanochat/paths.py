@@ -160,8 +160,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 def whole(path: Path) -> Path:
     """Where to read the folder `path`: there, or where it was moved by a writer that was killed between two renames."""
-    old = _beside(path, "old")
-    return old if not path.exists() and old.exists() else path
+    if path.exists():
+        return path
+    old = _beside(path.resolve(), "old")
+    return old if old.exists() else path
 
 
 def read_folder(path: Path, read: Callable[[Path], T]) -> T:

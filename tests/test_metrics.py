@@ -76,6 +76,12 @@ def test_a_resumed_run_counts_each_step_once() -> None:
     assert [r["kind"] for r in kept if "step" not in r] == ["settings", "summary"]
 
 
+def test_a_run_that_began_anew_in_the_same_file_counts_alone() -> None:
+    old = [{"kind": "settings", "n": 1}, *rows(1, 2, 3), {"kind": "summary", "val_bpb": 1.0}]
+    new = [{"kind": "settings", "n": 2}, *rows(1)]
+    assert newest([*old, *new]) == new
+
+
 def test_a_validation_that_is_done_again_counts_once() -> None:
     assert newest([*rows(1), *rows(1, kind="eval"), {"kind": "eval", "step": 1, "b": 2}]) == [
         *rows(1),

@@ -72,7 +72,12 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # so that what it starts ends with it
                 # A compile cache for all parts, empty at first: times to compile are those of a first run.
-                env={**os.environ, "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled")},
+                env={
+                    **os.environ,
+                    "PYTHONUNBUFFERED": "1",
+                    "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
+                    "TMPDIR": str(own),  # so that nothing stays of what is ended
+                },
             )
 
     def follow(self, end: float, done: Callable[[str, Row], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nanochat.console import UserError, require_version
-from nanochat.paths import checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
+from nanochat.paths import STAGES, checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
 
 FORMAT_VERSION = 1
 REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
@@ -74,6 +75,8 @@ def read_manifest(folder: Path) -> Manifest:
         values = json.loads((folder / "manifest.json").read_text())
         require_version(values["format_version"], FORMAT_VERSION, f"{folder}")
         manifest = Manifest(**values)
+        if manifest.stage not in STAGES or not TAG.fullmatch(manifest.tag):
+            raise ValueError
         if not all(is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
@@ -116,10 +119,16 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
 def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, the one written last first."""
     root = checkpoints_dir(stage)
-    names = [d.name for d in root.iterdir() if d.is_dir() and TAG.fullmatch(d.name)] if root.is_dir() else []
-    names = [name for name in names if not SET_ASIDE.search(name)]
+    names = [name for name in _names(root) if TAG.fullmatch(name) and not SET_ASIDE.search(name)]
     written = {name: max(map(_written, found.values())) for name in names if (found := steps(stage, name))}
     return sorted(written, key=lambda name: (written[name], name), reverse=True)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _written(folder: Path) -> float:
@@ -138,7 +147,7 @@ def lock_file(stage: str, tag: str) -> Path:
 def steps(stage: str, tag: str) -> dict[int, Path]:
     """Step -> folder, ascending. Nothing is moved or mended: a training may be writing here."""
     root = _tag_dir(stage, tag)
-    found = {int(m[1]) for d in root.iterdir() if (m := STEP.fullmatch(d.name))} if root.is_dir() else set()
+    found = {int(m[1]) for name in _names(root) if (m := STEP.fullmatch(name))}
     folders = {step: whole(root / f"step_{step:06d}") for step in sorted(found)}
     return {step: folder for step, folder in folders.items() if folder.is_dir()}
 
@@ -170,6 +179,8 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
             except UserError as error:
                 problems.append(error)
         found = steps(stage, tag or have[0])
+    if not problems:
+        raise UserError(f"{root / (tag or have[0])} was moved while it was read", "Run the command again")
     raise problems[0]
 
 
@@ -178,12 +189,14 @@ def prune(stage: str, tag: str, keep: int) -> None:
     if keep < 1:
         raise UserError(f"cannot keep {keep} checkpoints", "Give --keep=1 or more")
     found = list(reversed(steps(stage, tag).values()))
+    for left in _tag_dir(stage, tag).glob(".step_*.gone"):
+        shutil.rmtree(left, ignore_errors=True)
     kept = 0
     for folder in found:
         if kept == keep:
-            # Hidden before it is deleted: a kill in between leaves no half of a checkpoint.
-            gone = folder.rename(folder.with_name(f".{folder.name.lstrip('.')}.gone"))
-            shutil.rmtree(gone)
+            # Hidden before it is deleted: a kill in between leaves no half of a checkpoint, and the next call the rest.
+            gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
+            shutil.rmtree(folder.rename(gone))
         elif is_whole(folder):
             kept += 1
 

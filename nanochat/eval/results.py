@@ -271,7 +271,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     return {
         "path": str(folder),
         "stage": manifest.stage,
-        "tag": manifest.tag,
+        "tag": folder.parent.name,  # a model that was set aside has another one than when it was trained
         "step": manifest.step,
         "hash": manifest.hash,
     }

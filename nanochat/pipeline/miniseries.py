@@ -31,7 +31,7 @@ from nanochat.paths import base_dir, runs_dir, slug, tokenizer_dir, write_atomic
 from nanochat.pipeline.law import Law, fit, picture
 from nanochat.pipeline.settings import Plan, Stage, rank_count
 from nanochat.pipeline.speedrun import GRACE, run_stage
-from nanochat.train.config import BaseConfig, check, fingerprint, horizon
+from nanochat.train.config import BaseConfig, changed, check, fingerprint, horizon
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
@@ -167,6 +167,9 @@ class Sweep:
         try:
             values = json.loads(path.read_text())
             require_version(values.pop("version", VERSION), VERSION, f"{path}")
+            measured = values.pop("settings", self.settings)
+            if changed(measured, self.settings, BaseConfig()):
+                return None  # by a version whose defaults were others
             return Result(**values)
         except FileNotFoundError:
             return None
@@ -260,7 +263,7 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
         raise UserError(f"the training of depth {cost.depth} left no summary in {home}", "Run the same command again")
     found = {f.name: summary[f.name] for f in fields(Result) if f.name in summary}
     result = Result(depth=cost.depth, scaling_params=cost.scaling_params, **found)
-    write_json(home / "result.json", {"version": VERSION, **asdict(result)})
+    write_json(home / "result.json", {"version": VERSION, "settings": sweep.settings, **asdict(result)})
     return result
 
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from nanochat.checkpoint import read_manifest
-from nanochat.console import require_version, warn
+from nanochat import checkpoint
+from nanochat.console import UserError, require_version, warn
 from nanochat.paths import base_dir, write_json
 from nanochat.pipeline.settings import Stage
 
@@ -130,5 +130,8 @@ def digest(stage: Stage) -> str:
     if path is None:
         return ""
     if stage.trains:
-        return read_manifest(path.parent).hash
+        try:  # the one that later stages find
+            return checkpoint.read_manifest(checkpoint.find(stage.trains, path.parent.parent.name)).hash
+        except UserError:
+            return "damaged"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -54,7 +54,9 @@ def speedrun(config: SpeedrunConfig) -> None:
             say(f"\n{head}: {stage.display(plan.nproc)}")
             if stage.trains and not resume:
                 # Before the stage counts as started: a kill in between must not mix an older run into this one.
-                moved = checkpoint.set_aside(stage.trains, plan.tag)
+                busy = f"another training of {stage.trains} {plan.tag} is at work"
+                with lock.hold(checkpoint.lock_file(stage.trains, plan.tag), busy, GRACE):
+                    moved = checkpoint.set_aside(stage.trains, plan.tag)
                 if moved:
                     say(f"Kept the older run as {moved}")
             log.start(stage, mark, plan.stages[n:])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,8 @@ def tags(folder: Path, aside: bool = False) -> list[str]:
     for path in (*folder.glob(f"*/{FILE}"), *folder.glob(f"*/*/{FILE}")):
         stage, dash, tag = path.relative_to(folder).parts[0].partition("-")
         if stage in TRAINING and dash and (aside or SET_ASIDE not in tag):
-            written[tag] = max(written.get(tag, 0.0), path.stat().st_mtime)
+            with suppress(FileNotFoundError):  # set aside since it was listed
+                written[tag] = max(written.get(tag, 0.0), path.stat().st_mtime)
     for (stage, tag), _ in _old_layout(folder).items():
         written.setdefault(tag, (folder / TRAINING[stage] / FILE).stat().st_mtime)
     return sorted(written, key=lambda tag: (written[tag], tag), reverse=True)
@@ -83,7 +86,7 @@ class Runs:
         for path in sorted(folder.glob(f"*/{FILE}")):
             name = path.parent.name
             if name.partition("-")[0] not in TRAINING and name not in TRAINING.values():
-                found[name] = read_metrics(path)
+                found[name] = [r for r in read_metrics(path) if _is_of(r, tag)]
         old = _old_layout(folder)
         for stage, command in TRAINING.items():
             own = folder / f"{stage}-{tag}"
@@ -92,9 +95,8 @@ class Runs:
             for path in sorted(own.glob(f"*/{FILE}")):
                 name = f"{path.parent.name}-{stage}"  # as a folder of the old layout, which has all tags, is called
                 found[name] = [*found.get(name, []), *read_metrics(path)]
-        mine = {name: [r for r in records if _is_of(r, tag)] for name, records in found.items()}
-        names = sorted(mine, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-        return cls({name: mine[name] for name in names if mine[name]}, tag)
+        names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+        return cls({name: found[name] for name in names if found[name]}, tag)
 
     def last(self, run: str, kind: str) -> Record | None:
         return next((r for r in reversed(self.records.get(run, [])) if r["kind"] == kind), None)
@@ -132,8 +134,11 @@ class Runs:
 
     def own_validation(self, stage: str, field: str) -> float | None:
         """val_bpb or val_loss, as the training measured it last."""
-        record = self.last(TRAINING[stage], "summary") or self.last(TRAINING[stage], "eval")
-        return record.get(field) if record else None
+        for record in reversed(self.records.get(TRAINING[stage], [])):
+            if record["kind"] in ("summary", "eval"):  # a summary is older where a longer run was stopped
+                value: float | None = record.get(field)
+                return value
+        return None
 
     def samples(self) -> list[Record]:
         """The sampled texts that belong to the newest evaluation of each run."""
@@ -159,22 +164,27 @@ class Runs:
         """How long everything took: by the pipeline's clock where it ran a stage, else by the run's own."""
         times: dict[str, StageTime] = {}
         for r in self.records.get("speedrun", []):
-            if r["kind"] == "stage" and (r["stage"] in SHARED or r.get("tag", self.tag) == self.tag):
+            if r["kind"] == "stage" and (r["stage"] in SHARED or _tag_of(r, self.tag) == self.tag):
                 before = times.get(r["stage"])
                 # What came after a finished stage is that stage done anew, with other settings.
                 earlier = before.seconds if before and before.status != "done" else 0.0
                 seconds = earlier + float(r.get("seconds") or 0.0)
                 times[r["stage"]] = StageTime(r["stage"], seconds, str(r.get("status", "")))
-        if times:
-            return [self._with_own_clock(stage) for stage in times.values()]
-        for run in self.records:
+        by_hand = set(times) <= set(SHARED)  # the pipeline has run nothing of this model's own
+        for run in self.records if by_hand else ():
             record = self.last(run, "summary") or self.last(run, "eval")
-            if record and record.get("seconds") is not None:
+            if run not in times and record and record.get("seconds") is not None:
                 times[run] = StageTime(run, float(record["seconds"]), "done")
-        return list(times.values())
+        return [self._with_own_clock(stage) for stage in times.values()]
+
+
+def _tag_of(record: Record, unknown: str) -> str:
+    """The model that a stage of a speedrun was for; an older version wrote only its command."""
+    told = re.search(r"--model_tag=(\S+)", str(record.get("command", "")))
+    return str(record.get("tag") or (told[1] if told else unknown))
 
 
 def _is_of(record: Record, tag: str) -> bool:
-    """Whether an evaluation, or a sample, is of this model; the old layout's samples do not say."""
+    """Whether an evaluation of the old layout is of this model; samples there do not say."""
     model = record.get("checkpoint")
     return not isinstance(model, Mapping) or model.get("tag", tag) == tag

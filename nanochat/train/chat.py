@@ -84,6 +84,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     with states.alone(stage, tag):
         resumed = states.find_resumable(stage, tag, settings, config)
         model = load(resumed or parent, machine.device, machine.dtype).train()
+        states.require_hash(parent, parent_hash)
         seq_len = model.config.seq_len
         source = ConversationSource(mixture, tokenizer, seq_len + 1)
         plan = _plan(config, before, source, seq_len, machine)

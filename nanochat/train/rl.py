@@ -196,6 +196,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         model = load(resumed or parent, machine.device, machine.dtype).train()
+        states.require_hash(parent, parent_hash)
         model.checkpoint_activations = config.checkpoint_activations
         # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
         reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)

@@ -97,6 +97,12 @@ def shared(decide: Callable[[], T]) -> T:
     return result
 
 
+def require_hash(folder: Path, weights: str) -> None:
+    """UserError when another model has come into a checkpoint's place since its hash was taken."""
+    if checkpoint.read_manifest(folder).hash != weights:
+        raise UserError(f"{folder} was replaced by another model meanwhile", "Run the command again, if that is meant")
+
+
 @contextmanager
 def alone(stage: str, tag: str) -> Iterator[None]:
     """No other training of this stage and tag at the same time: they would delete each other's checkpoints."""

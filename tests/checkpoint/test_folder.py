@@ -12,6 +12,7 @@ import pytest
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.eval.results import describe_checkpoint
 from nanochat.paths import model_runs_dir
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +169,24 @@ def test_half_a_deletion_is_no_checkpoint(base: Path) -> None:
     folder = checkpoint.steps("base", "d1")[1]
     folder.rename(folder.with_name(".step_000001.gone"))  # as a kill within prune leaves it
     assert list(checkpoint.steps("base", "d1")) == [2]
+    make(1)
+    checkpoint.prune("base", "d1", 1)
+    assert [p.name for p in folder.parent.iterdir()] == ["step_000002"]
+
+
+@pytest.mark.parametrize("strange", [{"tag": "../../x"}, {"stage": "../x"}, {"tag": ""}])
+def test_a_manifest_of_a_stranger_names_no_other_place(strange: dict[str, str]) -> None:
+    folder = make(5)
+    values = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**values, **strange}))
+    with pytest.raises(UserError, match="not a whole checkpoint"):
+        checkpoint.verify(folder)
+
+
+def test_what_is_measured_of_a_model_that_was_set_aside_is_its_own(base: Path) -> None:
+    make(5)
+    aside = checkpoint.set_aside("base", "d1")
+    assert aside and describe_checkpoint(aside / "step_000005")["tag"] == "d1.previous-1"
 
 
 def test_a_full_disk_under_the_real_writer_is_a_user_error(tmp_path: Path) -> None:
@@ -177,6 +196,7 @@ import resource, signal, torch
 from safetensors.torch import save_file
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.eval.results import describe_checkpoint
 from nanochat.paths import model_runs_dir
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

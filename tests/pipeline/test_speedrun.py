@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint
+from nanochat import checkpoint, lock
 from nanochat.console import UserError
 from nanochat.dataset.tinyworld import World, document
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
@@ -261,6 +262,44 @@ def test_the_parent_is_made_again_when_that_is_asked_for(trainings: list[str], b
     assert [ran.split()[0] for ran in trainings] == ["base_train", "base_eval", "mid_train", "report"]
     assert "--resume" not in trainings[0]
     assert checkpoint.verify(checkpoint.find("base", "d1.previous-2")).hash == ours  # kept
+
+
+@pytest.mark.parametrize("damage", ["model.safetensors", "manifest.json"])
+@pytest.mark.parametrize("older", [True, False])
+def test_a_damaged_parent_is_not_a_dead_end(
+    damage: str, older: bool, trainings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts as replaced: by the older step that is found in its place, or by nothing."""
+    speedrun(SpeedrunConfig())
+    if older:
+        newest = checkpoint.find("base", "d1")
+        write_model("base", "older", step=0)
+        assert checkpoint.find("base", "d1") == newest
+    (checkpoint.steps("base", "d1")[1] / damage).write_text("{")
+    new = SpeedrunConfig(data=("new.jsonl",))
+    with pytest.raises(UserError, match="--replaced=retrain"):
+        speedrun(new)
+    speedrun(dataclasses.replace(new, dry_run=True))
+    assert "[replaced]" in capsys.readouterr().out
+    if older:
+        speedrun(dataclasses.replace(new, replaced="use"))
+        assert f"mid_train new.jsonl --parent_hash={hash_of('base')}" in trainings
+    else:
+        speedrun(dataclasses.replace(new, replaced="retrain"))
+        assert trainings[-4:][0].startswith("base_train")
+
+
+def test_a_training_by_hand_that_goes_on_is_not_moved_away(
+    trainings: list[str], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GRACE", 0.3)
+    write_model("base", "by hand")
+    with (
+        lock.hold(checkpoint.lock_file("base", "d1"), "x"),
+        pytest.raises(UserError, match="another training of base d1"),
+    ):
+        speedrun(SpeedrunConfig())
+    assert checkpoint.steps("base", "d1") and not checkpoint.steps("base", "d1.previous-1")
 
 
 def test_other_text_in_its_place_is_not_trained_on(trainings: list[str], base: Path) -> None:

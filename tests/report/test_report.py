@@ -311,6 +311,35 @@ def test_each_model_has_a_report_of_its_own(base: Path, tmp_path: Path) -> None:
         report.generate(tag="c")
 
 
+def test_a_longer_run_that_was_stopped_has_outlived_its_summary() -> None:
+    train("base_train")
+    write("base_train", "step", step=11, tokens=11, loss=0.1)
+    write("base_train", "eval", step=11, tokens=11, val_bpb=0.15)
+    assert rows(render(Runs.read(runs_dir())), "val bpb")[0][1] == "0.1500"
+
+
+def test_a_model_trained_by_hand_beside_a_speedrun_has_its_time() -> None:
+    """Also beside one of an older version, whose stages are told apart by their commands."""
+    for tag in ("d4", "d6"):
+        command = f"python -m scripts.base_train --depth=4 --model_tag={tag}"
+        seconds = 100 * int(tag[1])
+        write("speedrun", "stage", stage="base_train", seconds=seconds, status="done", command=command)
+    write("speedrun", "stage", stage="dataset", seconds=5, status="done", command="...")
+    for tag in ("d4", "mine"):
+        write("base_train", "settings", tag)
+        write("base_train", "summary", tag, seconds=30.0)
+    d4, mine = ({s.name: s.seconds for s in Runs.read(runs_dir(), tag).stages()} for tag in ("d4", "mine"))
+    assert d4 == {"base_train": 400, "dataset": 5}
+    assert mine == {"base_train": 30, "dataset": 5}
+
+
+def test_a_model_that_was_set_aside_keeps_its_scores() -> None:
+    """They say whom they asked by the tag of then; those of the model there is now are in another folder."""
+    write("base_loss-base", "eval", "d4.previous-1", command="base_loss", checkpoint={"tag": "d4"}, bpb={"val": 1.7})
+    write("base_loss-base", "eval", "d4", command="base_loss", checkpoint={"tag": "d4"}, bpb={"val": 0.8})
+    assert [Runs.read(runs_dir(), tag).val_bpb("base") for tag in ("d4.previous-1", "d4")] == [1.7, 0.8]
+
+
 def test_a_model_that_was_set_aside_is_reported_by_name_only() -> None:
     write("base_train", "settings", "d4.previous-1", tag="d4", old=True)
     assert Runs.read(runs_dir()).records == {}
