@@ -5,6 +5,7 @@ import fcntl
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "PAUSE", 0.01)
 
 
-def test_one_waits_for_the_other_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_waits_for_the_other_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(lock, "say", said.append)
     path = tmp_path / "new" / ".lock"
     assert not lock.is_held(path)
     order: list[str] = []
@@ -32,8 +35,9 @@ def test_one_waits_for_the_other_and_says_so(tmp_path: Path, capsys: pytest.Capt
     with lock.hold(path, "busy"):
         assert lock.is_held(path)
         follower.start()
-        while "another one is at work: waiting for it" not in capsys.readouterr().out:
+        while "another one is at work: waiting for it" not in said:
             assert follower.is_alive()
+            time.sleep(0.01)
         order.append("first")
     follower.join(60)
     assert order == ["first", "second"]

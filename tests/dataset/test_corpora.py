@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from nanochat import lock
 from nanochat.commands import dataset as command
 from nanochat.console import UserError
 from nanochat.dataset import Shards, corpora, hub, inplace, prepare, repo_parquets
@@ -204,18 +206,27 @@ def in_the_background(work: Callable[[], object]) -> threading.Thread:
     return thread
 
 
-def wait_for_the_word(thread: threading.Thread, capsys: pytest.CaptureFixture[str]) -> None:
-    while "another process is importing text: waiting for it" not in capsys.readouterr().out:
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What waiting threads have said; pytest's own capture loses what is written while it is read."""
+    lines: list[str] = []
+    monkeypatch.setattr(lock, "say", lines.append)
+    return lines
+
+
+def wait_for_the_word(thread: threading.Thread, said: list[str]) -> None:
+    while "another process is importing text: waiting for it" not in said:
         assert thread.is_alive(), "it did not wait"
+        time.sleep(0.01)
 
 
 def test_of_two_that_make_the_tiny_world_one_waits_and_finds_it_done(
-    base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     found: list[object] = []
     with one_at_a_time():
         other = in_the_background(lambda: found.append(make_tinyworld(world_seed=3, mb=1)))
-        wait_for_the_word(other, capsys)
+        wait_for_the_word(other, said)
         assert files_under(base) == []
         with monkeypatch.context() as patch:
             patch.setattr(corpora, "one_at_a_time", nullcontext)
@@ -226,12 +237,12 @@ def test_of_two_that_make_the_tiny_world_one_waits_and_finds_it_done(
 
 
 def test_of_two_that_use_a_folder_in_place_one_waits_and_finds_it_done(
-    base: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: Path, shard_folder: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     found: list[object] = []
     with one_at_a_time():
         other = in_the_background(lambda: found.append(prepare(str(shard_folder))))
-        wait_for_the_word(other, capsys)
+        wait_for_the_word(other, said)
         assert files_under(base) == []
         with monkeypatch.context() as patch:
             patch.setattr(inplace, "one_at_a_time", nullcontext)
