@@ -52,6 +52,7 @@ def trace(sizes: Sizes) -> dict[str, Any]:
         with record_function(UPDATE):
             update(*args)
 
+    # The step of training is traced as it is, with a name for the update within.
     work.optimizer.step = named  # type: ignore[method-assign, assignment]
     for number in range(WARM):
         work.step(number)

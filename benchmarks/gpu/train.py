@@ -117,6 +117,7 @@ def step(
         wait_for(sizes.device)
         updates.append(time.perf_counter() - at)
 
+    # The step of training is timed as it is, and the update within.
     work.optimizer.step = timed  # type: ignore[method-assign, assignment]
     took, losses = [], []
     for number in range(WARM + sizes.steps):

@@ -74,7 +74,8 @@ class StageLog:
 
     def is_replaced(self, stage: Stage) -> bool:
         """Whether what a finished stage left is no longer what is there."""
-        return self.left.get(stage.name, digest(stage)) != digest(stage)
+        now = digest(stage)
+        return self.left.get(stage.name, now) != now
 
     def know(self, stage: Stage) -> None:
         """Take what is there for what a finished stage left, where a version 1 of this file does not say."""

@@ -193,37 +193,24 @@ def _stages(
     price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
     model = f"--model_tag={tag}"
 
-    def trained(stage: str) -> str:
-        return f"{STAGES[stage]}/{tag}/step_*/manifest.json"
+    def training(name: str, stage: str, args: tuple[str, ...], more: tuple[str, ...] = ()) -> Stage:
+        """more: the person's conversations, which it reads."""
+        inputs = own if more else ()
+        output = f"{STAGES[stage]}/{tag}/step_*/manifest.json"
+        return Stage(
+            name, (*args, model, *more), output, inputs, torchrun=True, resumable=True, extra=run, trains=stage
+        )
 
     return (
         Stage("dataset", prepare, f"data/{corpus}/meta.json", source, module="nanochat.dataset"),
         Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}"), "tokenizer/meta.json"),
         Stage("tok_eval", (f"--dataset={corpus}",)),
-        Stage("base_train", (*base, model), trained("base"), torchrun=True, resumable=True, extra=run, trains="base"),
+        training("base_train", "base", base),
         Stage("base_loss", (f"--dataset={corpus}", model), torchrun=True),
         Stage("base_eval", (f"--dataset={corpus}", model), inputs=(eval_bundle_dir(),), torchrun=True),
-        Stage(
-            "mid_train",
-            (*chat["mid"], model, *files),
-            trained("mid"),
-            own,
-            torchrun=True,
-            resumable=True,
-            extra=run,
-            trains="mid",
-        ),
+        training("mid_train", "mid", chat["mid"], files),
         Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
-        Stage(
-            "chat_sft",
-            (*chat["sft"], model, *files),
-            trained("sft"),
-            own,
-            torchrun=True,
-            resumable=True,
-            extra=run,
-            trains="sft",
-        ),
+        training("chat_sft", "sft", chat["sft"], files),
         Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
         Stage("report", ("generate", model, *price), "report/report.md", module="nanochat.report"),
     )

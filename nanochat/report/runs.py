@@ -52,7 +52,7 @@ def tags(folder: Path, aside: bool = False) -> list[str]:
         if stage in TRAINING and dash and (aside or SET_ASIDE not in tag):
             with suppress(FileNotFoundError):  # set aside since it was listed
                 written[tag] = max(written.get(tag, 0.0), path.stat().st_mtime)
-    for (stage, tag), _ in _old_layout(folder).items():
+    for stage, tag in _old_layout(folder):
         written.setdefault(tag, (folder / TRAINING[stage] / FILE).stat().st_mtime)
     return sorted(written, key=lambda tag: (written[tag], tag), reverse=True)
 
