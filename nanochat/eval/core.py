@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat.console import Progress, UserError, is_main_rank, say, warn
+from nanochat.dataset.decoding import read_text
 from nanochat.eval.bundle import BUNDLE_URL
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_passes import answer_scores
@@ -45,9 +46,9 @@ def read_tasks(
     import yaml
 
     try:
-        with open(bundle / "eval_meta_data.csv", encoding="utf-8", newline="") as f:
-            baselines = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(f)}
-        listed = yaml.safe_load((bundle / "core.yaml").read_text(encoding="utf-8"))["icl_tasks"]
+        table = csv.DictReader(io.StringIO(read_text(bundle / "eval_meta_data.csv")))
+        baselines = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in table}
+        listed = yaml.safe_load(read_text(bundle / "core.yaml"))["icl_tasks"]
         tasks = [
             CoreTask(
                 label=entry["label"],
@@ -62,7 +63,7 @@ def read_tasks(
             for entry in listed
         ]
         _check(tasks)
-    except (OSError, yaml.YAMLError, csv.Error, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (UserError, yaml.YAMLError, csv.Error, LookupError, TypeError, ValueError, RecursionError) as error:
         what = f"no entry {error}" if isinstance(error, KeyError) else str(error).splitlines()[0]
         raise _unreadable(f"the evaluation bundle in {bundle} cannot be read: {what}") from None
     known = [task.label for task in tasks]
@@ -100,8 +101,8 @@ def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tu
     """
     path = bundle / "eval_data" / task.file
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+        text = read_text(path)
+    except UserError as error:
         raise _unreadable(f"{path} cannot be read: {error}") from None
     data, lines = [], []
     for number, line in enumerate(text.split("\n"), 1):

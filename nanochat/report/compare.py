@@ -149,7 +149,7 @@ class Result:
     def read(cls, path: Path) -> Result:
         remedy = "Give two files that chat_eval, base_eval or base_loss wrote with --json"
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(path.read_text(encoding="utf-8-sig"))
             require_version(record["version"], VERSION, f"{path}")
             model = record["checkpoint"]
             title = f"{record['command']} of {model['stage']} {model['tag']} step {model['step']:,}"

@@ -2,50 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
+from nanochat.dataset.decoding import PARQUET_MAGIC, starts_with
+from nanochat.dataset.jsonrows import json_rows
+from nanochat.dataset.messages import conversation_of
+from nanochat.dataset.rows import parquet_rows
+from nanochat.dataset.tally import Tally
 from nanochat.tasks.task import check_index
 from nanochat.tokenizer.conversation import Conversation
 
 SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or the bare list of messages'
-PYTHON = ("python", "calculator", "code_interpreter")  # functions that stand for the tool that models here have
 
 
 class CustomJSON:
-    """A `.jsonl` file of conversations, all checked at once: training must not stop at one of them later."""
+    """A file of conversations (jsonl, json or parquet, also packed), all checked at once: training must not stop at
+    one of them later."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = self.path.name
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-        except UnicodeDecodeError:
-            raise UserError(f"{self.path} is not UTF-8 text", "Convert it, for example with iconv") from None
-        except (OSError, ValueError) as error:  # ValueError: no path can have a zero byte
-            problem = f"cannot read {str(self.path)!r}: {getattr(error, 'strerror', error)}"
-            raise UserError(problem, "Check the path") from None
-        self.conversations = [self._parse(line, i) for i, line in enumerate(lines, 1) if line.strip()]
+            if self.path.exists() and not self.path.is_file():
+                what = "a folder" if self.path.is_dir() else "no file but a pipe or device, which is read only once"
+                raise UserError(f"{self.path} is {what}", "Give the path of a file with conversations")
+            self.conversations = [_parse(row, place) for place, row in _rows(self.path)]
+        except ValueError as error:  # no path can have a zero byte
+            raise UserError(f"cannot read {str(self.path)!r}: {error}", "Check the path") from None
         if not self.conversations:
             raise UserError(f"{self.path} holds no conversation", SHAPE)
-
-    def _parse(self, line: str, number: int) -> Conversation:
-        where = f"{self.path}, line {number}"
-        try:
-            data = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON ({error})", SHAPE) from None
-        messages = data.get("messages") if isinstance(data, Mapping) else data
-        try:
-            conversation = Conversation.from_dict({"messages": from_openai(messages)})
-        except UserError as error:
-            raise UserError(f"{where}: {error.problem}", error.remedy or SHAPE) from None
-        if conversation.messages[-1].role != "assistant":
-            raise UserError(f"{where}: the last message is not the assistant's", "End with an answer to learn")
-        return conversation
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -54,82 +42,18 @@ class CustomJSON:
         return self.conversations[check_index(i, len(self))]
 
 
-def from_openai(messages: Any) -> Any:
-    """Messages of OpenAI's fine-tuning format as ours; what is neither comes back as it is.
-
-    "developer" is another word for "system". An assistant's tool calls, the tool's answers and what the assistant says
-    then become the parts of one message. UserError for what cannot be said here.
-    """
-    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
-        return messages
-    turns: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []  # of the assistant's message that a tool answers
-    for place, message in enumerate(messages, 1):
-        role = message.get("role")
-        if role == "assistant" and message.get("weight") not in (None, 1):
-            raise UserError(f"message {place} has weight {message['weight']}", "All answers are learnt: leave it out")
-        if role in ("tool", "function") and parts:
-            _answer(parts, message, place)
-            continue
-        calls = message.get("tool_calls")
-        calls = calls if isinstance(calls, list) else []
-        if role == "assistant" and (calls or parts):
-            if not parts:
-                turns.append({"role": "assistant", "content": parts})
-            parts += _text(message.get("content"))
-            parts += [_call(call, place) for call in calls]
-            continue
-        _complete(parts)
-        parts = []
-        turns.append({**message, "role": "system"} if role == "developer" else dict(message))
-    _complete(parts)
-    if parts and messages[-1].get("role") != "assistant":
-        raise UserError("the last message is the tool's", "End with an answer to learn")
-    return turns
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.suffix.lower() == ".parquet" or starts_with(path, PARQUET_MAGIC):
+        return parquet_rows(path, ("messages",), Tally())
+    return json_rows(path, Tally())
 
 
-def _text(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, list):
-        return content
-    return [{"type": "text", "text": content}] if content else []
-
-
-def _call(call: Any, place: int) -> dict[str, Any]:
-    """The code that a call of the tool runs: the only text among its arguments."""
-    function = call.get("function") if isinstance(call, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if not isinstance(function, Mapping) or name not in PYTHON:
-        raise UserError(
-            f"message {place} calls the function {name!r}", f"Models here have one tool: {' or '.join(PYTHON)}"
-        )
+def _parse(row: Any, place: str) -> Conversation:
+    messages = row.get("messages") if isinstance(row, Mapping) else row
     try:
-        arguments = json.loads(function.get("arguments") or "")
-        [code] = arguments.values()
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        code = None
-    if not isinstance(code, str):
-        raise UserError(f"message {place} calls {name} with other arguments than one text", 'Write {"code": "1 + 2"}')
-    return {"type": "python", "text": code, "id": call.get("id")}
-
-
-def _answer(parts: list[dict[str, Any]], message: Mapping[str, Any], place: int) -> None:
-    """Put a tool's answer behind the call that it belongs to."""
-    content = message.get("content")
-    if not isinstance(content, str) and isinstance(content, Sequence):
-        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
-    for at, part in enumerate(parts):
-        if _is_open(part) and part["id"] == message.get("tool_call_id"):
-            del part["id"]
-            parts.insert(at + 1, {"type": "python_output", "text": content})
-            return
-    raise UserError(f"message {place} answers no call of the tool", "Give it the id of a call before it")
-
-
-def _complete(parts: list[dict[str, Any]]) -> None:
-    if any(map(_is_open, parts)):
-        raise UserError("a call of the tool has no answer", "Add the tool's message behind it")
-
-
-def _is_open(part: Any) -> bool:
-    """Whether this is a call of the tool that waits for its answer: only those have an id."""
-    return isinstance(part, Mapping) and part.get("type") == "python" and "id" in part
+        conversation = conversation_of(messages)
+    except UserError as error:
+        raise UserError(f"{place}: {error.problem}", error.remedy or SHAPE) from None
+    if conversation.messages[-1].role != "assistant":
+        raise UserError(f"{place}: the last message is not the assistant's", "End with an answer to learn")
+    return conversation

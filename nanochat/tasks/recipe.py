@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
+from nanochat.dataset.decoding import read_text
 from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.mixture import SEEDS, TEST_SIZE, Mixture
 from nanochat.tasks.table import TABLE, names, open_set
@@ -53,9 +54,9 @@ def read_mixture(
 def _entries(path: Path) -> tuple[list[Entry], int]:
     """The sets, and of how many conversations they are shares (0: they are not)."""
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the mixture {path}: {error.strerror}", "Check the path") from None
+        data = tomllib.loads(read_text(path))
+    except UserError as error:
+        raise UserError(f"cannot read the mixture {path}: {error.problem}", error.remedy) from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not TOML ({error})", SHAPE) from None
     tables = data.get("set")

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from nanochat.commands import dataset as command
 from nanochat.console import UserError
-from nanochat.dataset import Shards, importing, inplace, prepare, rows, shuffle, tally, textfiles
+from nanochat.dataset import Shards, decoding, importing, inplace, jsonrows, prepare, rows, shuffle, tally, textfiles
 from nanochat.dataset.corpora import import_text
 from nanochat.dataset.importing import LOCK, How
 from nanochat.dataset.info import CorpusInfo, find_info
@@ -133,7 +133,7 @@ def test_every_row_is_a_document_or_counted(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(folder / "base"))
         patch.setattr(shuffle, "PILE", pile)
-        patch.setattr(textfiles, "BLOCK", block)
+        patch.setattr(decoding, "BLOCK", block)
         info = import_text(str(folder / "a.jsonl"), "a", How(dedup=True, skip_bad=True))
         expected = Counter(reason for kind in kinds if (reason := ROWS[kind]))
         repeated = expected.pop("duplicate", 0)
@@ -309,7 +309,7 @@ def test_a_long_document_is_cut_and_that_is_said(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     monkeypatch.setattr(textfiles, "ROW_LIMIT", 1000)
-    monkeypatch.setattr(textfiles, "BLOCK", 777)
+    monkeypatch.setattr(decoding, "BLOCK", 777)
     rows = ["a", "long words " * 1000, "b"]
     source = tmp_path / f"a.{kind}"
     if kind == "jsonl":
@@ -326,8 +326,8 @@ def test_a_long_document_is_cut_and_that_is_said(
 
 
 def test_a_line_that_does_not_fit_in_memory(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "BLOCK", 64)
-    monkeypatch.setattr(textfiles, "LINE_LIMIT", 500)
+    monkeypatch.setattr(decoding, "BLOCK", 64)
+    monkeypatch.setattr(jsonrows, "LINE_LIMIT", 500)
     source = lines(tmp_path / "a.jsonl", [{"text": "a"}, {"text": "x" * 600}, {"text": "b"}, {"text": "x" * 2000}])
     with pytest.raises(UserError, match="line 2 of .*a.jsonl is longer than 500 bytes.*--skip-bad"):
         import_text(str(source))
@@ -414,7 +414,7 @@ KEPT = {"null rows": 2, "damaged group": 6, "invalid text": 2}
 def test_bad_files_stop_an_import_or_are_counted(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    monkeypatch.setattr(textfiles, "BLOCK", 4096)
+    monkeypatch.setattr(decoding, "BLOCK", 4096)
     folder = tmp_path / "mine"
     texts(folder / "a.parquet", ["good a"])
     texts(folder / "z.parquet", ["good z"])

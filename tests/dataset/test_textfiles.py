@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.dataset import textfiles
+from nanochat.dataset import decoding
 from nanochat.dataset.textfiles import documents, text_files
 
 pytestmark = pytest.mark.usefixtures("base")  # errors compare paths with it
@@ -34,7 +34,7 @@ def write(path: Path, data: bytes | str) -> Path:
 def test_cutting_loses_nothing(tmp_path: Path, text: str, limit: int, block: int) -> None:
     path = write(tmp_path / "a.txt", text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(textfiles, "BLOCK", block)
+        patch.setattr(decoding, "BLOCK", block)
         found = list(documents(path, limit))
     assert all(0 < len(piece) <= limit for piece in found)
     assert "".join("".join(found).split()) == "".join(text.split())
@@ -75,7 +75,7 @@ def test_parquet_of_texts_or_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offset", [0, 5, 4095, 4096, 4097, 9000])
 @pytest.mark.parametrize("name", ["latin.txt", "latin.jsonl"])
 def test_text_that_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, name: str) -> None:
-    monkeypatch.setattr(textfiles, "BLOCK", 4096)
+    monkeypatch.setattr(decoding, "BLOCK", 4096)
     line = b'{"text": "x"}\n'
     good = (line * 1000)[:offset] if name.endswith("txt") else line * (offset // len(line))
     path = write(tmp_path / name, good + b"\xe9t\xe9")

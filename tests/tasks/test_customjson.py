@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
+from nanochat.dataset.messages import from_openai
 from nanochat.tasks import CustomJSON
-from nanochat.tasks.customjson import from_openai
 from nanochat.tokenizer import Conversation
 
 

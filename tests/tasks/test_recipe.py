@@ -182,7 +182,7 @@ def test_missing_data_and_missing_files_are_named(
     with pytest.raises(UserError, match="cannot read the mixture .*none.toml"):
         read_mixture(folder / "none.toml", "mid")
     (tmp_path / "latin.toml").write_bytes(b"\xe9")
-    with pytest.raises(UserError, match="not TOML"):
+    with pytest.raises(UserError, match="latin.toml is not UTF-8 text at byte 0"):
         read_mixture(tmp_path / "latin.toml", "mid")
     path = write(folder, '[[set]]\ntask = "GSM8K"\n')
     with pytest.raises(UserError, match="stage 'rl'"):
