@@ -20,9 +20,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nanochat.console import UserError
+
 BUFFER = 128  # documents a stream chooses from
 REFILL = 32  # documents fetched (and tokenised) at once
 ENDLESS = sys.maxsize  # the length of a source that starts over by itself
+NOTHING = "there is nothing to learn: no conversation has an answer that begins within the model's context"
+SHORTER = "Give shorter questions, or train a model with a longer context"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Sequence:
 
     ids: np.ndarray
     mask: np.ndarray | None = None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there is anything in it to learn."""
+        return self.mask is None or bool(self.mask[1:].any())
 
 
 class Source(Protocol):
@@ -48,6 +57,7 @@ class Stream:
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0  # the documents of the stream are counted 0, 1, 2, ... on through all epochs
         self.repeated = 0  # tokens since the start that filled up rows and came again
+        self._fruitless = 0  # documents in a row that taught nothing
         self._docs: dict[int, Sequence] = {}
         # A document's next piece is <|bos|> and then the ids from its start on. In the order of their turn:
         self._starts: dict[int, int] = {}
@@ -83,10 +93,19 @@ class Stream:
         return ids, mask
 
     def _take(self, docs: Iterable[tuple[int, int]]) -> None:
-        """Fetch documents by number, to go on with each at its `start`."""
+        """Fetch documents by number, to go on with each at its `start`; what teaches nothing is left out.
+
+        UserError when there is nothing else, in all the documents of this stream.
+        """
         wanted = list(docs)
         found = self.source.get([(self.index + number * self.of) % len(self.source) for number, _ in wanted])
         for (number, start), doc in zip(wanted, found, strict=True):
+            if not doc.teaches:
+                self._fruitless += 1
+                if self._fruitless >= len(self.source):
+                    raise UserError(NOTHING, SHORTER)
+                continue
+            self._fruitless = 0
             self._docs[number], self._starts[number] = doc, start
             insort(self._pieces, self._piece(number))
 

@@ -29,10 +29,12 @@ class CustomJSON:
             if self.path.exists() and not self.path.is_file():
                 what = "a folder" if self.path.is_dir() else "no file but a pipe or device, which is read only once"
                 raise UserError(f"{self.path} is {what}", "Give the path of a file with conversations")
-            self.conversations = [_parse(row, place) for place, row in _rows(self.path)]
+            found = [(place, _parse(row, place)) for place, row in _rows(self.path)]
         except ValueError as error:  # no path can have a zero byte
             raise UserError(f"cannot read {str(self.path)!r}: {error}", "Check the path") from None
-        if not self.conversations:
+        self.places = [place for place, _ in found]  # "line 3 of FILE", of each conversation
+        self.conversations = [conversation for _, conversation in found]
+        if not found:
             raise UserError(f"{self.path} holds no conversation", SHAPE)
 
     def __len__(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.console import UserError
 from nanochat.dataset import hub
+from nanochat.dataset.packing import NOTHING, SHORTER
 from nanochat.paths import base_dir
 from nanochat.tasks.chats import ChatMix, SmolTalk
 from nanochat.tasks.customjson import CustomJSON
@@ -44,6 +45,15 @@ class Mixture:
             raise IndexError(i)
         place, item = self.order[i]
         return self.sets[place][0][item]
+
+    def leave_out(self, place: int, items: Collection[int]) -> None:
+        """Take conversations that teach nothing out of one of the sets; the others keep their order.
+
+        UserError when no other is left.
+        """
+        self.order = [pair for pair in self.order if pair[0] != place or pair[1] not in items]
+        if not self.order:
+            raise UserError(NOTHING, SHORTER)
 
     def describe(self) -> str:
         """ "TinyWorld 10,200, SpellingBee 1,800, mine.jsonl 40 x 2"."""

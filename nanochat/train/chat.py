@@ -25,6 +25,7 @@ from nanochat.train.base import choose_rows, make_optimizer
 from nanochat.train.config import ChatConfig, check, fingerprint, horizon
 from nanochat.train.loop import Job, train
 from nanochat.train.state import TrainState
+from nanochat.train.stock import take_stock
 
 if TYPE_CHECKING:
     from nanochat.tasks import Mixture
@@ -34,7 +35,8 @@ LR_SCALE = {"mid": 0.5, "sft": 0.1}  # of pretraining's
 
 
 class ConversationSource:
-    """Rendered conversations; one longer than the context is cut at its end."""
+    """Rendered conversations; one longer than the context is cut at its end. Streams leave out what then teaches
+    nothing."""
 
     def __init__(self, mixture: Mixture, tokenizer: Tokenizer, max_tokens: int):
         self.mixture, self.tokenizer, self.max_tokens = mixture, tokenizer, max_tokens
@@ -70,6 +72,12 @@ def train_chat(config: ChatConfig) -> TrainState:
     dataset = config.dataset or before.dataset
     mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
     say(f"{stage}: conversations from {mixture.describe()}")
+    # Before anything is loaded, and before an older run is moved away.
+    seq_len = read_config(parent).seq_len
+    take_stock(mixture, val_mixture, tokenizer, seq_len + 1, config.strict, stage)
+    source, val_source = (ConversationSource(m, tokenizer, seq_len + 1) for m in (mixture, val_mixture))
+    for conversations in (source, val_source):
+        Stream(conversations, 0, 1, seq_len + 1, crop=False).next_row()  # UserError when there is nothing to learn
     if missing:
         say(
             f"{stage}: without {', '.join(missing)} (not here; go online, or put them into the folder NANOCHAT_HUB_DIR)"
@@ -85,8 +93,6 @@ def train_chat(config: ChatConfig) -> TrainState:
         resumed = states.find_resumable(stage, tag, settings, config)
         model = load(resumed or parent, machine.device, machine.dtype).train()
         states.require_hash(parent, parent_hash)
-        seq_len = model.config.seq_len
-        source = ConversationSource(mixture, tokenizer, seq_len + 1)
         plan = _plan(config, before, source, seq_len, machine)
         plan = replace(
             plan,
@@ -105,7 +111,6 @@ def train_chat(config: ChatConfig) -> TrainState:
         total_rows = plan.batch_tokens // seq_len
         rows = choose_rows(total_rows, model.config.shape, config.device_batch_size, machine)
         loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
-        val_source = ConversationSource(val_mixture, tokenizer, seq_len + 1)
         eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
         def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
@@ -164,7 +169,7 @@ def _plan(
     steps = config.num_iterations
     if steps <= 0:
         sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
-        mean = sum(len(s.ids) for s in sample) / len(sample)
+        mean = sum(len(s.ids) for s in sample if s.teaches) / len(sample)
         steps = max(1, round(config.num_epochs * len(source) * mean / batch))
     rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage])
     return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
@@ -190,7 +195,7 @@ def conversation_loss(
 ) -> float:
     """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks.
 
-    on_batch: called with the number of tokens of every batch done.
+    on_batch: called with the number of tokens of every batch done. UserError when nothing is to be learnt.
     """
     stream = Stream(source, 0, 1, seq_len + 1, crop=False)
     packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]
@@ -205,4 +210,6 @@ def conversation_loss(
     if machine.ranks.world > 1:
         sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)
         torch.distributed.all_reduce(sums)
-    return float(sums[0] / sums[1].clamp_min(1))
+    if not sums[1]:
+        raise UserError("there is no answer to measure the loss of", "Give conversations with answers")
+    return float(sums[0] / sums[1])

@@ -124,11 +124,14 @@ class ChatConfig(TrainConfig):
     conversations: int = 0
     """generated conversations (tiny world, spelling) in the mixture; 0: the default"""
     data: tuple[str, ...] = ()
-    """your own conversations: .jsonl files, one {"messages": [...]} a line"""
+    """your own conversations: files of jsonl, json or parquet, one {"messages": [...]} a line or row"""
     dataset: str = ""
     """what the model was pretrained on, "tinyworld" keeps the mixture inside that world; empty: from the checkpoint"""
     mixture: str = ""
     """a .toml file with the conversations to train on in place of the default mixture (docs/tasks.md)"""
+    strict: bool = False
+    """refuse your own conversations when training would change them: cut long ones at the context, leave out what then
+    holds no answer, join a system text to the first question; or when an answer is empty"""
 
 
 @dataclass
@@ -175,7 +178,7 @@ HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_bu
 FREE = {
     "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "save_every", "keep",
     "eval_every", "eval_tokens", "deterministic", "checkpoint_activations", "parent_hash",
-    "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples",
+    "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples", "strict",
 }  # fmt: skip
 
 

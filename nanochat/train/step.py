@@ -54,7 +54,12 @@ class Stepper:
         self.rows = 0
 
     def __call__(self, step: Step, valid: int, schedule: Schedule, number: int) -> float:
-        """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them."""
+        """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them.
+
+        UserError when there are none: a mean over nothing is no loss of 0.
+        """
+        if not valid:
+            raise UserError("no token of this step is to be learnt", "Give conversations with answers, or more of them")
         total = self._gradients(step, valid)
         grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()
@@ -85,7 +90,7 @@ class Stepper:
                     for piece in zip(*(tensor.split(size) for tensor in batch.tensors), strict=True):
                         given = [tensor.to(self.machine.device) for tensor in piece]
                         # Divided by the targets of the whole step, not of the piece: each target weighs the same.
-                        loss = self.loss(*given, reduction="sum") / max(1, valid)
+                        loss = self.loss(*given, reduction="sum") / valid
                         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
                         total += loss.detach().float()
                 return total
