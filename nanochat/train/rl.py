@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat import checkpoint, scale
-from nanochat.console import Progress, UserError, duration, say
+from nanochat.console import Progress, UserError, duration, say, warn
 from nanochat.dataset.loader import Step
 from nanochat.eval.chat import spread
 from nanochat.inference import Completion, Engine, Request, fit_ids
@@ -232,6 +232,7 @@ def _train(job: Job) -> TrainState:
     stepper = Stepper(machine, job.model, job.optimizer, job.loss, scale)
     require_disk(checkpoints_dir("rl"), checkpoint_bytes(job.model, config), f"keeping the checkpoints of rl {s.tag}")
     began, seconds_before, last_saved = time.monotonic(), s.seconds, s.step
+    alike = False  # whether a step without anything to learn has been told of
 
     def clock() -> float:
         return seconds_before + time.monotonic() - began
@@ -269,7 +270,13 @@ def _train(job: Job) -> TrainState:
             speed = facts.pop("sampled") / (time.monotonic() - t0)
             rate = schedule.rate(s.step - 1)
             writer.write("step", step=s.step, tokens=s.tokens, lr=rate, tok_per_s=speed, seconds=s.seconds, **facts)
-            shown = {name: f"{facts[name]:.3f}" for name in ("reward", "kl")}
+            shown = {name: f"{facts[name]:.3f}" for name in ("reward", "uneven", "kl")}
+            if not facts["uneven"]:
+                if not alike:
+                    warn(
+                        f"rl: step {s.step} taught nothing: {what_to_change(config, facts['reward'], facts['finished'])}"
+                    )
+                alike = True
             bar.advance(1, **shown, length=f"{facts['length']:.0f}", **{"tok/s": f"{speed:,.0f}"})
             if due(config.save_every, s, 10) and s.step < s.steps:
                 save()
@@ -282,11 +289,37 @@ def _train(job: Job) -> TrainState:
     summary = _summary(job)
     writer.write("summary", **summary)
     writer.finish()
-    measured = [r for r in read_metrics(path) if r["kind"] == "eval"] if machine.ranks.is_main else []
+    rows = read_metrics(path) if machine.ranks.is_main else []
+    measured = [r for r in rows if r["kind"] == "eval"]
     since = {k: f"{measured[0][k]:.4f} -> " for k in s.val} if len(measured) > 1 else {}
     val = ", ".join(f"{k} {since.get(k, '')}{v:.4f}" for k, v in s.val.items())
     say(f"rl: {s.step} steps, {s.tokens:,} sampled tokens in {duration(s.seconds)}, held-out {val}")
+    if still := [r for r in rows if r["kind"] == "step" and not r.get("uneven", 1)]:
+        left = ", so that the model is what it was" if len(still) == s.step else ""
+        reward, finished = (statistics.mean(r[name] for r in still) for name in ("reward", "finished"))
+        warn(f"rl: {len(still)} of {s.step} steps taught nothing{left}: {what_to_change(config, reward, finished)}")
     return s
+
+
+def what_to_change(config: RLConfig, reward: float, finished: float) -> str:
+    """Why answers taught nothing, which are all worth the same beside the others to their question, and what helps.
+
+    reward: their mean. finished: share of them that came to their end.
+    """
+    if reward == 0:
+        why = "no answer was right"
+        what = "fine-tune on such questions first, choose an easier --task, or raise --num_samples"
+    elif reward == 1:
+        why = "every answer was right"
+        what = "choose a harder --task, or raise --temperature"
+    else:
+        why = f"the answers to each question were all worth the same (on average {reward:.2f})"
+        what = "raise --temperature or --num_samples"
+    if config.top_k == 1:
+        what = "leave --top_k=1 out, which makes all answers to a question the same"
+    elif finished == 0 and reward < 1:
+        what = f"raise --max_new_tokens={config.max_new_tokens}, at which every answer was cut; or {what}"
+    return f"{why}, and only differences teach. To change that, {what}"
 
 
 def _leave(job: Job, stop: Stop, seconds: float) -> BaseException | None:

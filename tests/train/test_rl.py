@@ -72,8 +72,12 @@ class Letters:
 class Alike(Letters):
     """Every answer is as good as any other."""
 
+    def __init__(self, worth: float = 0.3) -> None:
+        super().__init__()
+        self.worth = worth
+
     def reward(self, i: int, answer: str) -> float:
-        return 0.3
+        return self.worth
 
 
 class Seldom(Letters):
@@ -359,6 +363,32 @@ def test_equal_rewards_change_nothing(base: Path) -> None:
     assert [(r["uneven"], r["loss"], r["reward"]) for r in records(base, "step")] == [
         (0.0, 0.0, pytest.approx(0.3))
     ] * 4
+
+
+@pytest.mark.parametrize(
+    ("worth", "more", "why", "what"),
+    [
+        (0.0, {}, "no answer was right", "fine-tune on such questions first, choose an easier --task, or raise --num"),
+        (1.0, {}, "every answer was right", "choose a harder --task, or raise --temperature"),
+        (0.3, {}, "all worth the same (on average 0.30)", "raise --temperature or --num_samples"),
+        (0.0, {"top_k": 1}, "no answer was right", "leave --top_k=1 out"),
+        (0.0, {"max_new_tokens": 1}, "no answer was right", "raise --max_new_tokens=1, at which every answer was cut"),
+    ],
+)
+def test_rewards_that_are_all_alike_are_told_with_what_to_change(
+    base: Path, capsys: pytest.CaptureFixture[str], worth: float, more: dict[str, Any], why: str, what: str
+) -> None:
+    train_rl(RLConfig(**{**COMMON, "num_iterations": 2, **more}), (Alike(worth), Alike(worth)))
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 2  # at once, and at the end
+    assert err[0].startswith("rl: step 1 taught nothing: ")
+    assert err[1].startswith("rl: 2 of 2 steps taught nothing, so that the model is what it was: ")
+    assert all(why in line and what in line for line in err)
+
+
+def test_rewards_that_differ_are_not_complained_about(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_rl(RLConfig(**COMMON), (Letters(), Letters()))
+    assert "taught nothing" not in capsys.readouterr().err
 
 
 class Interrupted(Exception):
