@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from nanochat import commands
+from nanochat.console import guarded_streams
 
 
 def names() -> dict[str, Path]:
@@ -27,6 +28,11 @@ def usage() -> str:
 
 
 def main() -> None:
+    with guarded_streams():
+        _main()
+
+
+def _main() -> None:
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())

@@ -2,33 +2,66 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import io
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar, get_type_hints
 
 C = TypeVar("C")
 
+# What a stage of a speedrun can be told: the flags of speedrun, with spaces between.
+CALLERS_FLAGS = "NANOCHAT_CALLERS_FLAGS"
+FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
+WHOLE_COMMAND = re.compile(r"nanochat \w|python -m |pip |torchrun ")
+ANOTHER_WAY = "See --help for what can be set"
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
 BAR_INTERVAL = 0.1  # and between two looks of the bar, since drawing costs more than many a unit of work
 
 
 class UserError(Exception):
-    """Something the person can mend: `problem` says what was wrong, `remedy` what to do."""
+    """Something the person can mend: `problem` says what was wrong, `remedies` what to do: one of them is enough.
 
-    def __init__(self, problem: str, remedy: str = ""):
+    A remedy names flags of the command at hand, or a whole command; `run_command` leaves the others out, so that code
+    which several commands share can name what each of them has.
+    """
+
+    def __init__(self, problem: str, *remedies: str):
         super().__init__(problem)
         self.problem = problem.rstrip(".")
-        self.remedy = remedy.rstrip(".")
+        self.remedies = tuple(text for remedy in remedies if (text := remedy.rstrip(".")))
+
+    @property
+    def remedy(self) -> str:
+        """All remedies as one sentence, without its full stop."""
+        first, *others = self.remedies or ("",)
+        return "; or ".join([first, *(other[:1].lower() + other[1:] for other in others)])
 
     def __str__(self) -> str:
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
+
+    def for_flags(self, flags: Collection[str]) -> UserError:
+        """The same error with the remedies that a command with these flags can follow, and one for all where none is.
+
+        flags: as in "--max-seq-len".
+        """
+        fit = [remedy for remedy in self.remedies if flags_named(remedy) <= set(flags)]
+        return UserError(self.problem, *(fit or ([ANOTHER_WAY] if self.remedies else [])))
+
+
+def flags_named(remedy: str) -> set[str]:
+    """The flags, as in "--max-seq-len", that a remedy expects of the command at hand: not those behind the name of
+    another command."""
+    own = WHOLE_COMMAND.split(remedy)[0]
+    return {name.replace("_", "-") for name in FLAG.findall(own)} - {"--help"}  # which every command has
 
 
 def require_version(version: Any, known: int, what: str) -> None:
@@ -54,10 +87,11 @@ def warn(text: str) -> None:
         _print(text, sys.stderr)
 
 
-def _print(text: str, file: TextIO) -> None:
-    # A reader that has gone (`| tee`, after Ctrl-C) must not keep a training from saving.
-    with contextlib.suppress(BrokenPipeError):
-        print(_shown(text), file=file, flush=True)
+def _print(text: str, file: TextIO | None) -> None:
+    # A reader that has gone (`| tee`, after Ctrl-C), or a log on a full disk, must not keep a training from saving.
+    if file is not None:
+        with contextlib.suppress(OSError):
+            print(_shown(text), file=file, flush=True)
 
 
 def _shown(text: str) -> str:
@@ -91,7 +125,7 @@ class Progress:
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
-        if is_main_rank() and sys.stdout.isatty():
+        if is_main_rank() and sys.stdout is not None and sys.stdout.isatty():
             from rich.progress import (
                 BarColumn,
                 TaskProgressColumn,
@@ -154,25 +188,126 @@ def run_command(
     description: str | None = None,
     argv: Sequence[str] | None = None,
     prog: str | None = None,
+    beside: tuple[Any, ...] = (),
 ) -> None:
-    """Parse the command line into `config_type` and run it; a UserError becomes one line and exit code 2."""
-    import tyro
+    """Parse the command line into `config_type` and run it; a UserError becomes one line and exit code 2.
 
+    beside: other dataclasses whose flags the person can give as well.
+    """
     wait_briefly()
     # A polite `kill` unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    args = list(sys.argv[1:] if argv is None else argv)
-    if args[:1] == ["--"]:  # torchrun ... -m scripts.base_train -- --depth=4
-        args = args[1:]
-    config = tyro.cli(config_type, args=args, description=description, prog=prog or _program())
+    with guarded_streams():
+        import tyro
+
+        args = list(sys.argv[1:] if argv is None else argv)
+        if args[:1] == ["--"]:  # torchrun ... -m scripts.base_train -- --depth=4
+            args = args[1:]
+        config = tyro.cli(config_type, args=args, description=description, prog=prog or _program())
+        try:
+            run(config)
+        except UserError as error:
+            called = os.environ.get(CALLERS_FLAGS)
+            known = called.split() if called is not None else flags_of(config_type, *beside)
+            _complain(f"error: {error.for_flags(known)}")
+            sys.exit(2)
+
+
+def flags_of(*config_types: Any) -> list[str]:
+    """All flags, as in "--max-seq-len", that these dataclasses make."""
+    found = []
+    for config_type in config_types:
+        for name, hint in get_type_hints(config_type, include_extras=True).items():
+            settings = getattr(hint, "__metadata__", ())
+            given = [alias for setting in settings for alias in getattr(setting, "aliases", None) or ()]
+            named = next((setting.name for setting in settings if getattr(setting, "name", None)), name)
+            found += [f"--{named}", *given]
+    return [flag.replace("_", "-") for flag in found]
+
+
+@contextlib.contextmanager
+def guarded_streams() -> Iterator[None]:
+    """Whatever stands at the other end of the three streams, no command ends in a traceback because of it.
+
+    Characters that the output cannot show are escaped, bytes that are not UTF-8 are read as U+FFFD, and a closed
+    stream is like /dev/null. A reader that leaves (`| head`) ends a command that has nothing else to do than to print;
+    Ctrl-C ends it with 130.
+    """
+    _mend_streams()
     try:
-        run(config)
-    except UserError as error:
-        print(_shown(f"error: {error}"), file=sys.stderr, flush=True)
-        sys.exit(2)
+        yield
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr, flush=True)
+        _complain("\ninterrupted")
         sys.exit(130)
+    except OSError as error:
+        if error is not _lost_output():
+            raise
+        sys.exit(141 if isinstance(error, BrokenPipeError) else 2)  # 128 + SIGPIPE, as a shell would say
+    finally:
+        if lost := _lost_output():
+            if not isinstance(lost, BrokenPipeError):
+                _complain(f"warning: not all of the output could be written ({lost.strerror})")
+            with contextlib.suppress(OSError, AttributeError, ValueError):  # else Python complains at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(sys.stdout, _Output):
+                sys.stdout.lost = None  # it is told
+
+
+def _mend_streams() -> None:
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            # Else the next file that is opened would get this number, and what C code prints would go into it.
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)
+    for name, errors in (("stdin", "replace"), ("stdout", "backslashreplace"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
+        elif name == "stdout" and type(stream) is io.TextIOWrapper:
+            flushed = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+            encoding = stream.encoding
+            output = _Output(stream.detach(), encoding, errors, None, **flushed)
+            for place in ("stdout", "__stdout__"):  # which Python puts back at its end
+                setattr(sys, place, output)
+        elif isinstance(stream, io.TextIOWrapper):
+            # UTF-8 is ASCII as long as there is nothing else, and what is meant when there is.
+            ascii_only = name == "stdin" and codecs.lookup(stream.encoding).name == "ascii"
+            with contextlib.suppress(OSError, ValueError):
+                stream.reconfigure(encoding="utf-8" if ascii_only else None, errors=errors)
+
+
+class _Output(io.TextIOWrapper):
+    """Where one prints to. lost: why something that was printed could not be written."""
+
+    lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        with self._noted():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with self._noted():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _noted(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.lost = error
+            raise
+
+
+def _lost_output() -> OSError | None:
+    """Why what was printed could not be written; None when it could."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    return getattr(sys.stdout, "lost", None)
+
+
+def _complain(text: str) -> None:
+    _print(text, sys.stderr)
 
 
 def wait_briefly() -> None:

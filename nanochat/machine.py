@@ -185,7 +185,8 @@ def resolve_dtype(device: torch.device, dtype: str = "auto") -> torch.dtype:
     name = os.environ.get("NANOCHAT_DTYPE", "") if dtype == "auto" else dtype
     if name:
         if name not in DTYPES:
-            raise UserError(f"unknown dtype {name!r}", f"Set --dtype or NANOCHAT_DTYPE to one of {', '.join(DTYPES)}")
+            known = ", ".join(DTYPES)
+            raise UserError(f"unknown dtype {name!r}", f"Set --dtype to {known}", f"Set NANOCHAT_DTYPE to {known}")
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32

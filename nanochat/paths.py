@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 from nanochat.console import UserError
 
 T = TypeVar("T")
+
+LONGEST_NAME = 120  # bytes of a name that we make of something; file systems take 255
 
 STAGES = {
     "base": "base_checkpoints",
@@ -27,7 +30,10 @@ STAGES = {
 
 def base_dir() -> Path:
     """The folder that holds every artifact (NANOCHAT_BASE_DIR, default ~/.cache/nanochat); made when absent."""
-    path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    try:
+        path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    except RuntimeError:  # also for "~somebody" without an account
+        raise UserError("there is no home directory to keep files in", "Set NANOCHAT_BASE_DIR to a folder") from None
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,8 +83,11 @@ def is_inside(name: str) -> bool:
 
 
 def slug(text: str) -> str:
-    """A name that is safe as a folder name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+    """A name that is safe as a folder name: letters and digits of any alphabet, with hyphens for all else."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    kept = "".join(char if unicodedata.category(char)[0] in "LNM" else "-" for char in text)
+    short = kept.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return re.sub("-+", "-", short).strip("-") or "unnamed"
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:

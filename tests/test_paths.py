@@ -294,10 +294,18 @@ def test_the_base_folder_and_its_parts(base: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "file" / "x"))
     with pytest.raises(UserError, match="cannot make the folder"):
         paths.base_dir()
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", "~nobody-of-this-name/x")
+    with pytest.raises(UserError, match="Set NANOCHAT_BASE_DIR"):
+        paths.base_dir()
 
 
 def test_slugs_and_disks(tmp_path: Path) -> None:
-    assert [paths.slug(x) for x in ("My Texts!", "--", "ä")] == ["my-texts", "unnamed", "unnamed"]
+    assert [paths.slug(x) for x in ("My Texts!", "--", "ä", "a_b")] == ["my-texts", "unnamed", "ä", "a-b"]
+    assert [paths.slug(x) for x in ("Заметки 2", "हिन्दी", "日本語/テ", "\udcff🎉")] == [
+        "заметки-2", "हिन्दी", "日本語-テ", "unnamed",
+    ]  # fmt: skip
+    assert paths.slug("cafe\u0301") == paths.slug("café")  # as macOS spells names
+    assert len(paths.slug("я" * 500).encode()) <= 120
     paths.require_disk(tmp_path / "not" / "there", 1, "this")
     with pytest.raises(UserError, match="this needs .* GB on the disk"):
         paths.require_disk(tmp_path, 1 << 60, "this")

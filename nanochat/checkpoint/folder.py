@@ -100,7 +100,9 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
         if not path.is_file():
             raise UserError(
                 f"the checkpoint {folder} is missing {name}",
-                "Restore that file, or choose another step with --step",
+                "Restore that file",
+                "Choose another step with --step",
+                "Choose another step with --model_step",
             )
         if path.stat().st_size != facts["size"]:
             size = path.stat().st_size

@@ -32,7 +32,8 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
 def main() -> None:
     args = sys.argv[1:]
     end = args.index("--") if "--" in args else len(args)
-    run_command(Config, lambda config: run(config, args[end + 1 :]), description=__doc__, argv=args[:end])
+    flags = args[end + 1 :]
+    run_command(Config, lambda config: run(config, flags), __doc__, args[:end], beside=(BaseConfig,))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from nanochat.console import Progress, UserError, run_command, say
+from nanochat.console import Progress, UserError, run_command, say, warn
 from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import runs_dir, tokenizer_dir
 
@@ -19,7 +19,7 @@ class Config:
     dataset: str = "climbmix"
     """Prepared dataset to learn from (python -m nanochat.dataset)."""
     vocab_size: int = 32768
-    """Number of tokens, the 256 bytes and the nine special tokens included."""
+    """Number of tokens, the 256 bytes and the nine special tokens included; fewer when the text supports no more."""
     max_chars: int = 2_000_000_000
     """Characters to read at most."""
     doc_cap: int = 10_000
@@ -43,11 +43,11 @@ def run(config: Config) -> None:
         )
     began = time.monotonic()
     info = load_info(config.dataset)
-    digits = int(config.digits) if config.digits != "auto" else 1 if config.vocab_size < SMALL_VOCAB else 2
     read = 0
 
     def texts() -> Iterator[str]:
         nonlocal read
+        read = 0
         with Progress(min(config.max_chars, info.train_bytes) / 1e6, "tok_train", "M characters") as bar:
             for document in Shards.of(info, "train"):
                 text = document[: min(config.doc_cap, config.max_chars - read)]
@@ -57,12 +57,17 @@ def run(config: Config) -> None:
                 if read == config.max_chars:
                     return
 
-    ranks = train_bpe(texts(), config.vocab_size - len(SPECIAL_TOKENS), split_pattern(digits))
+    wanted = config.vocab_size - len(SPECIAL_TOKENS)
+    digits = digits_for(config.digits, config.vocab_size)
+    ranks = train_bpe(texts(), wanted, split_pattern(digits))
     supported = len(ranks) + len(SPECIAL_TOKENS)
     if supported < config.vocab_size:
-        raise UserError(
-            f"the text of {info.name} supports only {supported:,} tokens, not {config.vocab_size:,}",
-            f"Use --vocab_size={supported} --digits={digits}, or more text (--doc_cap and --max_chars limit it)",
+        if (fewer := digits_for(config.digits, supported)) != digits:
+            digits = fewer  # as if that small vocabulary had been asked for
+            ranks = train_bpe(texts(), min(wanted, SMALL_VOCAB - 1 - len(SPECIAL_TOKENS)), split_pattern(digits))
+        warn(
+            f"warning: the text of {info.name} supports only {len(ranks) + len(SPECIAL_TOKENS):,} tokens, not "
+            f"{config.vocab_size:,}: taking those"
         )
     tokenizer = Tokenizer(ranks, split_pattern(digits))
     tokenizer.save(tokenizer_dir())
@@ -83,6 +88,11 @@ def run(config: Config) -> None:
         f"tok_train: {tokenizer.vocab_size:,} tokens from {read / 1e6:,.1f} M characters of {info.name} "
         f"in {seconds:.1f}s, at most {digits} digit{'s' * (digits > 1)} a token, in {tokenizer_dir()}"
     )
+
+
+def digits_for(wanted: str, vocab_size: int) -> int:
+    """Digits in one token at most."""
+    return int(wanted) if wanted != "auto" else 1 if vocab_size < SMALL_VOCAB else 2
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
                     raise
         gone = [file for file in missing if file not in remote]
         if gone:
-            raise UserError(f"the Hub repository {repo} has no {gone[0]}", "Ask for fewer shards (-n)")
+            raise UserError(f"the Hub repository {repo} has no {gone[0]}", "Ask for fewer shards: --num-files")
         corpus.commit = next(iter(remote.values())).commit if remote else commit
         for rotten in hub.missing([remote[file] for file in strange if file in remote], folder):
             missing.append(rotten.name)

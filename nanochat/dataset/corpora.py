@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from nanochat.console import UserError, say
+from nanochat.console import Progress, UserError, say
 from nanochat.dataset import hub, textfiles
 from nanochat.dataset.arrival import download_shards
-from nanochat.dataset.importing import How, import_files, is_made, one_at_a_time, settings_of, tell
+from nanochat.dataset.importing import (
+    How,
+    document_limit,
+    import_files,
+    is_made,
+    one_at_a_time,
+    or_skip,
+    settings_of,
+    tell,
+)
 from nanochat.dataset.info import CorpusInfo, corpus_names, find_info, load_info
 from nanochat.dataset.inplace import use_in_place
 from nanochat.dataset.shards import opened
-from nanochat.dataset.writing import write_corpus
+from nanochat.dataset.shuffle import disk_needed
+from nanochat.dataset.tally import BadText, Tally
+from nanochat.dataset.writing import too_few, write_corpus
 from nanochat.paths import data_dir, require_disk, slug
 
 TINYWORLD = "tinyworld"
@@ -24,6 +36,9 @@ WORLD_MB = 24
 SHARD_NAME = re.compile(r"shard_\d{5,}\.parquet")
 REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and the beginning of paths in it
 MAX_GROUP_BYTES = 64 << 20  # a reader holds one row group in memory
+
+
+CHECK_BYTES = 500_000_000  # of text that a look before the work reads
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,9 @@ HUB_CORPORA = {
     "climbmix": HubCorpus("karpathy/climbmix-400b-shuffle", last=6542),
     "fineweb-edu": HubCorpus("karpathy/fineweb-edu-100b-shuffle", last=1822),
 }
+
+
+BUILT_IN = (TINYWORLD, *HUB_CORPORA, "hub")
 
 
 def prepare(
@@ -83,12 +101,63 @@ def prepare(
 
 
 def corpus_name(dataset: str) -> str:
-    """The name that `prepare(dataset)` gives a corpus: that of its file or folder when it is a path."""
+    """The name that `prepare(dataset)` gives a corpus: that of its file or folder when it is a path.
+
+    Where that stands for something else already, a few digits are added that belong to the path.
+    """
     path = Path(dataset)
     if dataset == TINYWORLD or dataset in HUB_CORPORA or not path.exists():
         return dataset
     path = path.resolve()
-    return slug(path.stem if path.is_file() else path.name)
+    own = path.stem if path.is_file() else path.name
+    name = slug(own)
+    marked = f"{name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
+    for candidate in (name, _ascii_slug(own), marked):
+        before = find_info(candidate)
+        if before and before.source == str(path):
+            return candidate
+    return marked if name in BUILT_IN or find_info(name) else name
+
+
+def _ascii_slug(text: str) -> str:
+    """What older versions, which knew no other letters, made of a name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
+
+
+def check(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
+    """UserError for what `prepare` would refuse; makes nothing. Of large text it looks at the first CHECK_BYTES."""
+    if dataset in HUB_CORPORA:
+        corpus = HUB_CORPORA[dataset]
+        before = find_info(dataset)
+        if hub.mirror_dir(corpus.repo):
+            _mirrored(corpus)
+        elif before is None or before.pending or len(before.shards) <= n_shards:
+            hub.remote_files(corpus.repo)
+        return
+    path = Path(dataset).resolve()
+    if dataset == TINYWORLD or not Path(dataset).exists():
+        return
+    files = textfiles.text_files(path)
+    how = How(skip_bad=skip_bad)
+    if is_made(find_info(corpus_name(dataset)), settings_of(files, how)):
+        return
+    size = sum(textfiles.text_size(file) for file in files)
+    require_disk(data_dir(corpus_name(dataset)), disk_needed(size), f"the dataset {dataset}")
+    tally, read, found = Tally(skip_bad), 0, 0
+    with Progress(min(size, CHECK_BYTES) / 1e6, f"check {dataset}", "MB") as bar:
+        try:
+            for file in files:
+                until = read + CHECK_BYTES * textfiles.text_size(file) // max(1, size)
+                for text in textfiles.documents(file, document_limit(size), tally=tally):
+                    found += 1
+                    read += len(text)
+                    bar.advance(len(text) / 1e6)
+                    if size > CHECK_BYTES and read > until:
+                        break
+        except BadText as error:
+            raise or_skip(error) from None
+    if found < 2:
+        raise too_few(str(path), found)
 
 
 def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
@@ -127,16 +196,22 @@ def _first_bytes(documents: Iterable[str], count: int) -> Iterator[str]:
 
 def _from_hub(name: str, corpus: HubCorpus, n_shards: int, skip_bad: bool = False) -> CorpusInfo:
     """The first `n_shards` shards and the last one, from the mirror or downloaded; keeps what is there."""
-    mirror = hub.mirror_dir(corpus.repo)
-    if mirror:
-        files = sorted(file for file in mirror.iterdir() if SHARD_NAME.fullmatch(file.name))
-        if len(files) < 2:
-            raise UserError(f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one")
+    if hub.mirror_dir(corpus.repo):
+        files = _mirrored(corpus)
         if len(files) - 1 < n_shards:
             say(f"{name}: the mirror has {len(files) - 1} training shards, not {n_shards}")
         return use_in_place(name, corpus.repo, [*files[:-1][:n_shards], files[-1]], skip_bad)
     numbers = [*range(min(n_shards, corpus.last)), corpus.last]
     return download_shards(name, corpus.repo, [f"shard_{number:05d}.parquet" for number in numbers], skip_bad)
+
+
+def _mirrored(corpus: HubCorpus) -> list[Path]:
+    """The shards that the mirror has."""
+    mirror = hub.mirror_dir(corpus.repo)
+    files = sorted(file for file in mirror.iterdir() if SHARD_NAME.fullmatch(file.name)) if mirror else []
+    if len(files) < 2:
+        raise UserError(f"{mirror} has {len(files)} shards", "It needs shard_00000.parquet and a last one")
+    return files
 
 
 def import_text(source: str, name: str | None = None, how: How | None = None) -> CorpusInfo:
@@ -159,7 +234,7 @@ def import_text(source: str, name: str | None = None, how: How | None = None) ->
 
 def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) -> CorpusInfo:
     """as_before: import in the way that was chosen before; files that have not changed are not read again."""
-    name = _free_name(slug(name) if name is not None else corpus_name(str(path)), str(path))
+    name = _free_name(slug(name), str(path)) if name is not None else corpus_name(str(path))
     files = textfiles.text_files(path)
     before = find_info(name)
     if as_before and before:
@@ -182,7 +257,7 @@ def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) 
 
 def _free_name(name: str, source: str) -> str:
     """`name`, when it is not that of a built-in corpus or of one from another source."""
-    taken = "is built in" if name in (TINYWORLD, *HUB_CORPORA) or name == "hub" else ""
+    taken = "is built in" if name in BUILT_IN else ""
     before = None if taken else find_info(name)
     if before and before.source != source:
         taken = f"already stands for {before.source}"

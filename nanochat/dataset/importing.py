@@ -75,8 +75,7 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
         if before and is_made(before, settings):
             tell(before)
             return before
-        # no document of a text file should be larger than all of validation
-        limit = min(max(size // VAL_EVERY, SHORTEST_CUT), textfiles.LIMIT)
+        limit = document_limit(size)
         tally = Tally(how.skip_bad)
         found = (text for file in files for text in textfiles.documents(file, limit, how.column, tally))
         on_duplicate = partial(tally.drop, "duplicate") if how.dedup else None
@@ -101,9 +100,14 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
     return info
 
 
+def document_limit(size: int) -> int:
+    """Characters of a document, in text of `size` bytes: none should be larger than all of validation."""
+    return min(max(size // VAL_EVERY, SHORTEST_CUT), textfiles.LIMIT)
+
+
 def or_skip(error: UserError) -> UserError:
     """The same error with one more way out."""
-    return UserError(error.problem, f"{error.remedy or 'Mend it'}, or leave out what is bad with --skip-bad")
+    return UserError(error.problem, *(error.remedies or ("Mend it",)), "Leave out what is bad with --skip-bad")
 
 
 def tell(info: CorpusInfo) -> None:

@@ -127,11 +127,11 @@ def find_info(name: str) -> CorpusInfo | None:
 
 def load_info(name: str) -> CorpusInfo:
     """The prepared corpus `name`, or the one of that path; UserError when a shard is missing and is not on its way."""
-    from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD
+    from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD, corpus_name
     from nanochat.dataset.hub import downloading
 
     path = Path(name)
-    info = find_info(name) or find_info(slug(path.stem if path.is_file() else path.name))
+    info = find_info(name) or find_info(corpus_name(name) if path.exists() else slug(path.name))
     if info is None:
         ready = ", ".join(corpus_names())
         if name == TINYWORLD or name in HUB_CORPORA or path.exists():

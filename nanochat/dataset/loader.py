@@ -102,6 +102,7 @@ class Loader:
                 f"the place in the data that this checkpoint saved has format version {state['version']}, "
                 f"not {STATE_VERSION}",
                 "Leave --resume out to start anew",
+                "Move the checkpoints of this run away",
             )
         if rows % ranks.world:
             fewer = max(n for n in range(1, ranks.world) if rows % n == 0)

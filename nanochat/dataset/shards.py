@@ -19,7 +19,8 @@ from nanochat.dataset.info import META, CorpusInfo, ShardInfo, find_info, load_i
 CACHE_BYTES = 256 << 20  # of decoded row groups, per reader
 FOOTERS = 8  # kept in memory, per reader: the streams of a training are never far apart
 POLL = 1.0  # seconds between two looks for a shard that is being downloaded
-NO_TEXT = "Prepare it with --skip-bad, which leaves out such rows, or all of the shard where it is from the Hub"
+# In a shard of the Hub that leaves out all of it.
+NO_TEXT = "Prepare it without such rows: python -m nanochat.dataset --dataset NAME --skip-bad"
 
 
 class Shards:

@@ -61,6 +61,11 @@ class ShardWriter:
         return ShardInfo(name, self.documents, self.bytes, self.path.stat().st_size)
 
 
+def too_few(source: str, documents: int) -> UserError:
+    problem = f"{source} holds {documents} document{'s' if documents != 1 else ''}"
+    return UserError(problem, "Training and validation need at least one each: add text")
+
+
 def write_corpus(
     name: str,
     source: str,
@@ -92,8 +97,7 @@ def write_corpus(
             val.close()
             writers[-1].close()
         if not writers[0].documents:
-            problem = f"{source} holds {val.documents} document{'s' if val.documents != 1 else ''}"
-            raise UserError(problem, "Training and validation need at least one each: add text")
+            raise too_few(source, val.documents)
         shards = tuple(writer.renamed(f"shard_{place:05d}.parquet") for place, writer in enumerate([*writers, val]))
         info = CorpusInfo(name, source, folder, shards, settings)
         for file, value in (extra or {}).items():

@@ -57,7 +57,7 @@ def measure(
         if not math.isfinite(found[split]):
             raise UserError(
                 f"the {split} text of {where}: the model's losses are not finite",
-                "Measure with --dtype=float32, or take another checkpoint",
+                "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
             )
         say(f"{split} bpb: {found[split]:.6f}")
         # As many bytes of the same documents, and cut alike: the same text, whatever the tokens.

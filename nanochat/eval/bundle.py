@@ -30,7 +30,7 @@ def missing_bundle(folder: Path) -> str | None:
     """One line on why CORE cannot be measured and how to get its data, or None when the bundle is there."""
     if (folder / "core.yaml").is_file():
         return None
-    asking = "" if named() or folder.exists() else "ask for --eval=core, which does so, "
+    asking = "" if named() or folder.exists() else "run `nanochat base_eval --eval=core`, which does so, "
     remedy = f"Unzip {BUNDLE_URL} there, {asking}or set NANOCHAT_EVAL_BUNDLE to it."
     return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
 

@@ -203,7 +203,7 @@ def _choose(
             if not all(map(math.isfinite, likely)):
                 raise UserError(
                     f"{task.name}, question {i}: the model's logits are not finite",
-                    "Measure with --dtype=float32, or take another checkpoint",
+                    "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
                 )
             graded[i] = [task.grade(i, letters[likely.index(max(likely))])]
             right += next(iter(graded[i][0].values()))

@@ -261,7 +261,7 @@ def evaluate_items(
             if not all(map(math.isfinite, scores)):
                 raise UserError(
                     f"{where(task, questions[i])}: the model's logits are not finite",
-                    "Measure with --dtype=float32, or take another checkpoint",
+                    "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
                 )
             choice = int(scores == [0.0]) if likely else scores.index(min(scores))
             gold = 1 if likely else questions[i].item["gold"]

@@ -7,6 +7,7 @@ else with nothing; what has nothing before it follows BOS, or EOS where there is
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -149,7 +150,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
         )
         raise UserError(f"transformers cannot load {source}: {_first_line(error)}", remedy) from None
     model = HFModel(found.to(machine.device), tokenizer.bos, tokenizer.puts_bos)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     name = (path.resolve() if path.exists() else path).name
     facts = {
         "path": source,
@@ -166,7 +167,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
     """What from_pretrained calls the model, and the arguments that go with it."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.suffix.lower() == ".gguf" and path.is_file():
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():

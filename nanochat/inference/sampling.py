@@ -27,7 +27,7 @@ def sample(
     """
     top = logits.max(dim=-1)
     if not top.values.isfinite().all():
-        raise UserError("the model's logits are not finite", "Use --dtype=float32, or take another checkpoint")
+        raise UserError("the model's logits are not finite", "Set NANOCHAT_DTYPE=float32, or take another checkpoint")
     chosen: list[int] = top.indices.tolist()
     drawn = [row for row, temperature in enumerate(temperatures) if temperature > 0]
     for top_k in {top_ks[row] for row in drawn}:

@@ -74,5 +74,7 @@ def require_float8(device: torch.device, seq_len: int) -> None:
         )
     if seq_len % MULTIPLE:
         raise UserError(
-            f"--fp8 needs a context of a multiple of {MULTIPLE} tokens, not {seq_len}", "Change --max_seq_len"
+            f"--fp8 needs a context of a multiple of {MULTIPLE} tokens, not {seq_len}",
+            "Change --max_seq_len",
+            "Leave --fp8 out",
         )

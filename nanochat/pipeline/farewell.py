@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+
 from nanochat.console import say
 
 QUESTIONS = (
@@ -26,8 +31,16 @@ def farewell(corpus: str, tag: str, world_seed: int) -> None:
         say(f"  you:      {question}")
         say(f"  nanochat: {answer.text.strip()}\n")
     say("Go on talking to it:\n")
-    say("  in this terminal:  .venv/bin/python -m scripts.chat_cli")
-    say("  in the browser:    .venv/bin/python -m scripts.chat_web")
+    say(f"  in this terminal:  {python()} -m scripts.chat_cli")
+    say(f"  in the browser:    {python()} -m scripts.chat_web")
+
+
+def python() -> str:
+    """What to type for the Python that runs this, from the working folder."""
+    program = Path(sys.executable)
+    with suppress(OSError, ValueError):  # no working folder any more, or not below it
+        program = program.relative_to(Path.cwd())
+    return shlex.quote(str(program))
 
 
 def questions(corpus: str, world_seed: int) -> tuple[str, ...]:

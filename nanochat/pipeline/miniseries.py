@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import lock, scale
-from nanochat.console import UserError, duration, require_version, say, warn
+from nanochat.console import UserError, duration, flags_of, require_version, say, warn
 from nanochat.dataset.info import CorpusInfo, load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
 from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
@@ -248,7 +248,7 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
     home, stage = sweep.home(cost.depth), sweep.stage(cost.depth)
     for name in ("tokenizer", "data"):
         _link(home, name)
-    plan = Plan((stage,), sweep.nproc, "", "", "")
+    plan = Plan((stage,), sweep.nproc, "", "", "", tuple(flags_of(MiniseriesConfig, BaseConfig)))
     say(stage.display(sweep.nproc))
     with _base_folder(home):
         try:

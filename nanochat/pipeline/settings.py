@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat import scale
-from nanochat.console import UserError, duration
-from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD, corpus_name
+from nanochat.console import UserError, duration, flags_of
+from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD, check, corpus_name
 from nanochat.dataset.info import find_info
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.paths import STAGES, eval_bundle_dir
@@ -18,6 +18,7 @@ from nanochat.train.config import parse_duration
 
 DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU when nothing is said
 RATIO = 12.0  # tokens per scaling parameter
+GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download, of about 250 MB of text
 FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # the seed's classic model, about four hours on 8 H100
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
@@ -40,7 +41,7 @@ class SpeedrunConfig:
     world_seed: int = 0
     """seed of the built-in tiny world"""
     data: tuple[str, ...] = ()
-    """your own conversations for mid-training and fine-tuning: .jsonl files"""
+    """your own conversations for mid-training and fine-tuning: files of jsonl, json or parquet"""
     price_per_hour: float = 0.0
     """what the machine costs, in dollars per hour, for the report"""
     run: str = ""
@@ -48,8 +49,10 @@ class SpeedrunConfig:
     replaced: Literal["stop", "use", "retrain"] = "stop"
     """when something else has taken the place of what an earlier speedrun made (a model, the tokenizer, the text) and a
     later stage needs it: stop, use what is there now, or make it again"""
+    skip_bad: bool = False
+    """leave out files and rows of your own text that cannot be read, and count them, instead of stopping"""
     dry_run: bool = False
-    """print the stages with their settings and stop"""
+    """look whether the text can be read, print the stages with their settings, and stop"""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Plan:
     summary: str
     corpus: str
     tag: str
+    flags: tuple[str, ...] = ()  # of the command that the person gave, to which a stage's remedies keep
 
 
 def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
@@ -102,7 +106,7 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
         raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
-    _check_inputs(config, dataset)
+    _check_inputs(config, dataset, gpus)
     machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
     if dataset == "tinyworld":
         depth = config.depth or TINY_DEPTH
@@ -115,15 +119,18 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
         stages = _text(config, dataset, depth, gpus)
         what = f"{config.dataset}, depth {depth}"
     limit = f", pretraining {duration(budget)}" if budget else ""
-    return Plan(stages, nproc, f"{what} on {machine}{limit}", corpus_name(dataset), f"d{depth}")
+    summary = f"{what} on {machine}{limit}"
+    return Plan(stages, nproc, summary, corpus_name(dataset), f"d{depth}", tuple(flags_of(SpeedrunConfig)))
 
 
-def _check_inputs(config: SpeedrunConfig, dataset: str) -> None:
+def _check_inputs(config: SpeedrunConfig, dataset: str, gpus: int) -> None:
     """A mistake in the last file must not show after hours of the first stages."""
     if dataset not in (TINYWORLD, *HUB_CORPORA) and not Path(dataset).exists() and not find_info(dataset):
         raise UserError(
             f"unknown dataset {dataset!r}", f"Choose {', '.join((TINYWORLD, *HUB_CORPORA))}, or a path that exists"
         )
+    if config.dry_run:  # else the first stage says it, as soon
+        check(dataset, GPU_SHARDS if gpus else CPU_SHARDS, config.skip_bad)
     for path in config.data:
         CustomJSON(path)
 
@@ -170,7 +177,8 @@ def _text(config: SpeedrunConfig, dataset: str, depth: int, gpus: int) -> tuple[
     ratio = FULL_RATIO if full else RATIO
     length = f"--time_budget={config.time_budget}" if config.time_budget else f"--target_param_data_ratio={ratio:g}"
     base = (f"--depth={depth}", f"--dataset={name}", length)
-    prepare = (f"--dataset={dataset}", "-n", str(240 if gpus else 8))
+    skip = ("--skip_bad",) if config.skip_bad else ()
+    prepare = (f"--dataset={dataset}", "-n", str(GPU_SHARDS if gpus else CPU_SHARDS), *skip)
     return _stages(config, prepare, name, vocab, f"d{depth}", base, {"mid": (), "sft": ()}, "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from nanochat import checkpoint, lock
-from nanochat.console import UserError, duration, say
+from nanochat.console import CALLERS_FLAGS, UserError, duration, say
 from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
@@ -144,7 +145,8 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
     writer = MetricsWriter(runs_dir("speedrun") / FILE)
     began = time.monotonic()
-    process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(handle,), preexec_fn=_end_with_parent)
+    told = {**os.environ, CALLERS_FLAGS: " ".join(plan.flags)}
+    process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(handle,), preexec_fn=_end_with_parent, env=told)
 
     def forward(number: int, frame: FrameType | None) -> None:
         process.send_signal(number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from nanochat.console import UserError
+from nanochat.console import UserError, say, warn
 from nanochat.paths import base_dir, report_dir, runs_dir, write_atomic
 from nanochat.report import sections
 from nanochat.report.curve import loss_picture
@@ -16,7 +16,7 @@ PICTURE = "loss.png"
 
 
 def generate(price_per_hour: float | None = None, copy_to: Path | None = None, tag: str = "") -> Path:
-    """Write report.md and loss.png into the report folder, and `copy_to` when given; the first's path.
+    """Write report.md and loss.png into the report folder, and a copy into `copy_to` when that can be; say where.
 
     tag: of the model that it is about; "" for the one that left metrics last.
     """
@@ -28,14 +28,22 @@ def generate(price_per_hour: float | None = None, copy_to: Path | None = None, t
         )
     picture = loss_picture(runs)
     text = render(runs, price_per_hour, with_picture=picture is not None)
-    folders = [report_dir()]
+    path = _write(report_dir(), text, picture)
+    copied = ""
     if copy_to is not None and copy_to.resolve() != report_dir().resolve():
-        folders.append(copy_to)
-    for folder in folders:
-        if picture is not None:
-            write_atomic(folder / PICTURE, picture)
-        write_atomic(folder / "report.md", text)
-    return report_dir() / "report.md"
+        try:
+            copied = f", copied to {_write(copy_to, text, picture)}"
+        except UserError as error:  # hours of training must not end in an error over a copy
+            warn(f"warning: no copy of the report in {copy_to}: {error.problem}")
+    say(f"Report: {path}{copied}")
+    return path
+
+
+def _write(folder: Path, text: str, picture: bytes | None) -> Path:
+    if picture is not None:
+        write_atomic(folder / PICTURE, picture)
+    write_atomic(folder / "report.md", text)
+    return folder / "report.md"
 
 
 def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool = False) -> str:

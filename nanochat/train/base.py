@@ -42,7 +42,8 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
     if share < 1:
         raise UserError(
             f"{world} ranks cannot share {total_rows} sequences a step",
-            f"Use at most {total_rows}, or --total_batch_size",
+            f"Use at most {total_rows} of them (NPROC_PER_NODE)",
+            f"Give --total_batch_size={world * s.seq_len} or a multiple of it",
         )
     passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s, machine) / s.seq_len))))
     return math.ceil(share / passes)
@@ -169,6 +170,7 @@ def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: 
             raise UserError(
                 f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {s.seq_len} (ranks x context)",
                 f"Use --total_batch_size={max(1, batch // whole) * whole}",
+                f"Use another number of ranks (NPROC_PER_NODE): {batch // s.seq_len} sequences must be shared evenly",
             )
     else:
         batch = max(1, round(scale.batch_tokens(s, n_tokens, ratio) / whole)) * whole

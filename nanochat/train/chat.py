@@ -62,7 +62,8 @@ def train_chat(config: ChatConfig) -> TrainState:
         raise UserError(
             f"{parent} is not the model that was meant: the hash of its weights is {parent_hash}, not "
             f"{config.parent_hash}",
-            "Choose another --model_tag or --model_step, or leave --parent_hash out to continue it all the same",
+            "Choose another --model_tag or --model_step",
+            "Leave --parent_hash out to continue it all the same",
         )
     if config.fp8:
         require_float8(machine.device, read_config(parent).seq_len)
@@ -165,6 +166,7 @@ def _plan(
         raise UserError(
             f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {seq_len} (ranks x context)",
             f"Use --total_batch_size={max(1, batch // whole) * whole}",
+            f"Use another number of ranks (NPROC_PER_NODE): {batch // seq_len} sequences must be shared evenly",
         )
     steps = config.num_iterations
     if steps <= 0:

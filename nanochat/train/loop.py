@@ -55,9 +55,7 @@ class Job:
 def compiles(mode: Compile, machine: Machine) -> bool:
     """Whether torch.compile is possible and wanted."""
     if mode == "on" and not has_compiler():
-        raise UserError(
-            "torch.compile needs a C++ compiler, and none is installed", "Install g++, or use --compile=off"
-        )
+        raise UserError("torch.compile needs a C++ compiler, and none is installed", "Install g++", "Use --compile=off")
     return mode == "on" or (mode == "auto" and machine.device.type != "mps" and has_compiler())
 
 
@@ -233,7 +231,9 @@ def diverged(s: TrainState, error: NotFiniteError, where: str) -> UserError:
     good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
     return UserError(
         f"{error} in step {s.step + 1}, {where}",
-        f"{good}; try lower learning rates or --dtype=float32",
+        f"{good}; set NANOCHAT_DTYPE=float32 and go on from there",
+        "Try a lower --lr_scale",
+        "Try a lower --matrix_lr and --embedding_lr",
     )
 
 

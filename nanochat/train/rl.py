@@ -273,9 +273,8 @@ def _train(job: Job) -> TrainState:
             shown = {name: f"{facts[name]:.3f}" for name in ("reward", "uneven", "kl")}
             if not facts["uneven"]:
                 if not alike:
-                    warn(
-                        f"rl: step {s.step} taught nothing: {what_to_change(config, facts['reward'], facts['finished'])}"
-                    )
+                    hint = what_to_change(config, facts["reward"], facts["finished"])
+                    warn(f"rl: step {s.step} taught nothing: {hint}")
                 alike = True
             bar.advance(1, **shown, length=f"{facts['length']:.0f}", **{"tok/s": f"{speed:,.0f}"})
             if due(config.save_every, s, 10) and s.step < s.steps:

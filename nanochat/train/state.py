@@ -88,7 +88,7 @@ def shared(decide: Callable[[], T]) -> T:
         try:
             decided[0] = decide()
         except UserError as error:
-            decided[1] = (error.problem, error.remedy)
+            decided[1] = (error.problem, *error.remedies)
     if dist.is_initialized():
         dist.broadcast_object_list(decided)
     if decided[1] is not None:
@@ -147,7 +147,8 @@ def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> Tra
         if budget <= saved.seconds:
             raise UserError(
                 f"the run {saved.tag} has trained for {duration(saved.seconds)} already",
-                "Give a longer --time_budget, or leave --resume out to start anew",
+                "Give a longer --time_budget",
+                "Leave --resume out to start anew",
             )
         # How many steps that makes is measured as it goes.
         return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon)
@@ -155,6 +156,7 @@ def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> Tra
     if steps < saved.step:
         raise UserError(
             f"the run {saved.tag} is at step {saved.step:,} already, past the {steps:,} asked for",
-            "Ask for more, or leave --resume out to start anew",
+            "Ask for more",
+            "Leave --resume out to start anew",
         )
     return replace(saved, steps=steps, horizon=wanted.horizon)

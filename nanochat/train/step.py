@@ -101,7 +101,10 @@ class Stepper:
                 if rows == 1:
                     raise UserError(
                         f"one sequence of {step.micro[0].ids.size(1)} tokens does not fit into memory: {error}",
-                        "Use --checkpoint_activations, a shorter --max_seq_len, or a smaller --depth",
+                        "Use --checkpoint_activations",
+                        "Give a shorter --max_seq_len",
+                        "Take a smaller --depth",
+                        "Train a smaller model, or one with a shorter context",
                     ) from None
                 self.rows = rows // 2
             # Outside of the handler, which keeps the failed pass alive.

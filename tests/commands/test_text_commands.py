@@ -81,14 +81,20 @@ def test_how_much_is_read(corpus: str) -> None:
     assert summary("tok_train")["characters"] == 98 * 10
 
 
-def test_a_vocabulary_that_the_text_does_not_support(corpus: str) -> None:
-    with pytest.raises(UserError, match=r"supports only ([\d,]+) tokens, not 20,000.*--vocab_size") as error:
-        tok_train.run(tok_train.Config(dataset=corpus, vocab_size=20_000))
-    assert not tokenizer_dir().exists()
-    supported = int(error.value.remedy.split("--vocab_size=")[1].split()[0])
-    # digits=2, as chosen for the vocabulary asked for above
-    tok_train.run(tok_train.Config(dataset=corpus, vocab_size=supported, digits="2"))
-    assert Tokenizer.load(tokenizer_dir()).vocab_size == supported
+def test_what_the_text_supports_is_taken_and_said(corpus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tok_train.run(tok_train.Config(dataset=corpus, vocab_size=20_000))
+    found = Tokenizer.load(tokenizer_dir())
+    seen = capsys.readouterr()
+    assert f"the text of words supports only {found.vocab_size:,} tokens, not 20,000: taking those" in seen.err
+    assert f"tok_train: {found.vocab_size:,} tokens" in seen.out
+    assert summary("tok_train")["vocab_size"] == found.vocab_size
+    assert found.pattern == split_pattern(1)  # as for one that was asked for with that few tokens
+    before = found.hash
+    tok_train.run(tok_train.Config(dataset=corpus, vocab_size=found.vocab_size))
+    assert Tokenizer.load(tokenizer_dir()).hash == before
+    assert not capsys.readouterr().err
+    tok_train.run(tok_train.Config(dataset=corpus, vocab_size=20_000, digits="2"))
+    assert Tokenizer.load(tokenizer_dir()).pattern == split_pattern(2)
 
 
 def test_bad_settings(corpus: str) -> None:

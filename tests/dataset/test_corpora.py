@@ -21,7 +21,7 @@ import pytest
 from nanochat import lock
 from nanochat.commands import dataset as command
 from nanochat.console import UserError
-from nanochat.dataset import Shards, corpora, hub, inplace, prepare, repo_parquets
+from nanochat.dataset import Shards, corpora, hub, inplace, load_info, prepare, repo_parquets
 from nanochat.dataset.corpora import corpus_name, make_tinyworld
 from nanochat.dataset.importing import LOCK, one_at_a_time
 from nanochat.paths import data_dir
@@ -88,8 +88,9 @@ def test_a_prepared_name_goes_before_a_folder_of_that_name(
     (tmp_path / "my-notes").mkdir()
     monkeypatch.chdir(tmp_path)
     assert prepare("my-notes") == info
-    with pytest.raises(UserError, match="already stands for"):
-        prepare("./my-notes")
+    (tmp_path / "my-notes" / "a.txt").write_text("Another text. " * 500)
+    other = prepare("./my-notes")
+    assert other.name.startswith("my-notes-") and other.source == str((tmp_path / "my-notes").resolve())
 
 
 def test_one_small_file_is_split(base: Path, tmp_path: Path) -> None:
@@ -136,8 +137,12 @@ def test_one_name_stands_for_one_source(base: Path, notes: Path, tmp_path: Path)
     prepare(str(notes))
     other = tmp_path / "elsewhere" / "my notes"
     shutil.copytree(notes, other)
+    second = prepare(str(other))
+    assert second.name != "my-notes" and second.name.startswith("my-notes-")
+    assert prepare(str(other)) == second == load_info(str(other)) == load_info(second.name)
+    assert load_info(str(notes)).source == str(notes)
     with pytest.raises(UserError, match=r"already stands for .*--name"):
-        prepare(str(other))
+        prepare(str(other), name="my notes")
     assert prepare(str(other), name="Other Notes").name == "other-notes"
     for name in ("tinyworld", "climbmix", "hub"):
         with pytest.raises(UserError, match=r"built in.*--name"):
