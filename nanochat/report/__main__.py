@@ -43,15 +43,7 @@ def run(config: Config) -> None:
         return
     if config.price_per_hour is not None and config.price_per_hour < 0:
         raise UserError(f"--price_per_hour is {config.price_per_hour}", "Give a price of 0 or more")
-    report.generate(config.price_per_hour, copy_to=_working_folder(), tag=config.model_tag)
-
-
-def _working_folder() -> Path | None:
-    """None when it has been deleted."""
-    try:
-        return Path.cwd()
-    except OSError:
-        return None
+    report.generate(config.price_per_hour, copy_to=Path.cwd(), tag=config.model_tag)
 
 
 def main() -> None:
