@@ -51,7 +51,9 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parse(row: Any, place: str) -> Conversation:
-    messages = row.get("messages") if isinstance(row, Mapping) else row
+    if isinstance(row, Mapping) and "messages" not in row:
+        raise UserError(f"{place} has no messages, but {', '.join(map(repr, row)) or 'nothing'}"[:200], SHAPE)
+    messages = row["messages"] if isinstance(row, Mapping) else row
     try:
         conversation = conversation_of(messages)
     except UserError as error:

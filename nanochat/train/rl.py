@@ -171,6 +171,9 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
         states.shared(lambda: bool(open_tasks(name, before.world_seed)))  # the first rank downloads
         tasks = open_tasks(name, before.world_seed)
     train_set, test_set = tasks
+    for questions, use in ((train_set, "to train on"), (test_set, "to measure with")):
+        if not len(questions):
+            raise UserError(f"{name} has no questions {use}", "Get its data again", "Choose another --task")
     world = machine.ranks.world
     if config.examples_per_step < world:
         raise UserError(

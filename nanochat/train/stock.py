@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from nanochat.console import Progress, UserError, say
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Conversation, Tokenizer, render_conversation
@@ -11,7 +13,9 @@ CUT = "cut at the context of {} tokens"
 LEFT_OUT = "left out, since no answer begins within the context of {} tokens"
 MERGED = "with the system text merged into the first question"
 EMPTY = "with an empty answer, which teaches to say nothing"
+HALVED = "with half a character (an unpaired surrogate), which is read as U+FFFD"
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 Found = dict[str, list[int]]  # what happens -> the numbers of the conversations
 
 
@@ -63,6 +67,8 @@ def _changes(conversation: Conversation, tokenizer: Tokenizer, max_tokens: int) 
     answers = (message for message in conversation.messages if message.role == "assistant")
     if any(not any(part.text.strip() for part in answer.parts) for answer in answers):
         found.append(EMPTY)
+    if any(SURROGATE.search(part.text) for message in conversation.messages for part in message.parts):
+        found.append(HALVED)
     return found
 
 

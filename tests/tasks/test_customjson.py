@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
+from nanochat.dataset import jsonrows
 from nanochat.dataset.messages import from_openai
+from nanochat.dataset.textfiles import documents
 from nanochat.tasks import CustomJSON
 from nanochat.tokenizer import Conversation
 
@@ -76,6 +78,11 @@ def test_parallel_and_repeated_calls_get_their_own_answers(tmp_path: Path) -> No
     ("messages", "problem"),
     [
         ([USER, {**SAYS, "weight": 0}], "message 2 has weight 0"),
+        (
+            [USER, {"role": "assistant", "content": None, "function_call": {"name": "f"}}],
+            "message 2 has a function_call",
+        ),
+        ([USER, {"role": "assistant", "function_call": {"name": "python", "arguments": "{}"}}, SAYS], "the old form"),
         ([USER, {**CALLS, "tool_calls": [call("x", "get_weather")]}, tool("1"), SAYS], "function 'get_weather'"),
         ([USER, {**CALLS, "tool_calls": ["x"]}, SAYS], "function None"),
         ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}], "other arguments"),
@@ -120,3 +127,39 @@ anything = st.recursive(
 def test_anything_is_a_conversation_or_a_user_error(messages: list[dict[str, Any]]) -> None:
     with contextlib.suppress(UserError):
         Conversation.from_dict({"messages": from_openai(messages)})
+
+
+def test_what_has_no_messages_is_named_by_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "sharegpt.jsonl"
+    path.write_text('{"id": 1, "conversations": [{"from": "human", "value": "Hi"}]}')
+    with pytest.raises(UserError, match=r"line 1 of .*sharegpt.jsonl has no messages, but 'id', 'conversations'"):
+        CustomJSON(path)
+
+
+OPEN = "the last message is not the assistant's"  # nothing to learn, but text like any other
+
+
+@given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "developer"])}, optional={
+    "content": st.none() | st.sampled_from(["a", ""]) | anything, "tool_calls": st.just([call("6*7")]) | anything,
+    "tool_call_id": st.sampled_from(["c1"]), "function_call": st.none() | st.just({"name": "python"}),
+}), min_size=1, max_size=5))  # fmt: skip
+def test_an_import_and_data_take_the_same_conversations(messages: list[dict[str, Any]]) -> None:
+    for row in ({"messages": messages}, messages):
+        line = f"{json.dumps(row)}\n".encode()
+        said = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(jsonrows, "utf8_blocks", lambda path, line=line: iter([line, b""]))
+            for door in (lambda: CustomJSON("a.jsonl"), lambda: list(documents(Path("a.jsonl")))):
+                try:
+                    door()
+                    said.append("")
+                except UserError as error:
+                    said.append(error.problem.split(": ")[-1])
+        assert said[0] == said[1] or (said[0] == OPEN and not said[1])
+
+
+def test_a_tool_call_without_content_through_both_doors(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"messages": [USER, CALLS, tool("42"), SAYS]}) + "\n")
+    assert list(documents(path)) == ["User: How much is 6 * 7?\n\nAssistant: It is 42."]
+    assert len(CustomJSON(path)) == 1

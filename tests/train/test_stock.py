@@ -17,7 +17,7 @@ from nanochat.dataset.packing import Sequence, Stream
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.train import ChatConfig, train_chat
-from nanochat.train.stock import EMPTY, LEFT_OUT, MERGED, changes, take_stock
+from nanochat.train.stock import EMPTY, HALVED, LEFT_OUT, MERGED, changes, take_stock
 
 COMMON: dict[str, Any] = {
     "stage": "sft", "device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1, "eval_tokens": 1024,
@@ -123,7 +123,7 @@ def test_what_is_left_out_is_left_out_everywhere(tmp_path: Path) -> None:
     assert changes(CustomJSON(path), tokenizer, 10_000) == {}
     odd = write(tmp_path / "odd.jsonl", chat("\ud83d", {"role": "assistant", "content": ""}, system="s"))
     assert changes(CustomJSON(odd), tokenizer, 8) == {LEFT_OUT: [0]}
-    assert changes(CustomJSON(odd), tokenizer, 12) == {MERGED: [0], EMPTY: [0]}
+    assert changes(CustomJSON(odd), tokenizer, 12) == {MERGED: [0], EMPTY: [0], HALVED: [0]}
 
 
 class Docs:
