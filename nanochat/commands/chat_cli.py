@@ -35,7 +35,10 @@ class Config:
 
 
 def run(config: Config) -> None:
-    if config.prompt is not None and not config.prompt.strip():
+    from nanochat.serve.line import clean
+
+    prompt = None if config.prompt is None else clean(config.prompt)
+    if prompt is not None and not prompt.strip():
         raise UserError("the prompt is empty", 'Give some text: -p "Who are you?"')
     from nanochat.inference import Request, load_engine
     from nanochat.serve import Terminal
@@ -43,8 +46,8 @@ def run(config: Config) -> None:
     settings = Request([0], config.max_tokens, config.temperature, config.top_k, config.seed)
     engine, manifest = load_engine(config.source, config.model_tag, config.step, config.device, config.dtype)
     terminal = Terminal(engine, settings, chat=config.source != "base")
-    if config.prompt is not None:
-        terminal.answer(config.prompt)
+    if prompt is not None:
+        terminal.answer(prompt)
         return
     say(f"nanochat {manifest.stage}/{manifest.tag} step {manifest.step}")
     terminal.loop()

@@ -104,9 +104,11 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settin
 
 
 def version(task: Task, items: Sequence[int]) -> str:
-    """The hash of the questions and their right answers, with the letters to choose from."""
+    """The hash of the questions and their right answers, with the letters to choose from, and of how one grades."""
 
     def parts() -> Iterator[str]:
+        if grading := getattr(task, "grading", None):
+            yield f"grading {grading}"
         for i in items:
             letters = task.letters(i) if isinstance(task, WithLetters) else ()
             yield json.dumps([task.kind, task[i].to_dict(), letters])

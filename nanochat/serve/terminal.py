@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 
 from nanochat.inference import Engine, Request, Token, fit_conversation
+from nanochat.serve.line import clean, is_terminal, open_lines, printable
 from nanochat.tokenizer import Conversation, Message, Part
 from nanochat.tokenizer.conversation import PartType
 
@@ -26,7 +26,7 @@ class Terminal:
         self.request = request
         self.chat = chat
         self.messages: list[Message] = []
-        self._dim = sys.stdout.isatty()
+        self._dim = is_terminal(sys.stdout)
 
     def answer(self, text: str) -> None:
         """Print the answer to `text` as it comes, and keep both in the conversation."""
@@ -47,11 +47,12 @@ class Terminal:
             self.messages.append(Message("assistant", tuple(parts)))
 
     def loop(self) -> None:
-        """Answer line after line until quit, exit, Ctrl-D, or Ctrl-C at the prompt."""
-        print(HELP)
+        """Answer question after question until quit, exit, Ctrl-D, or Ctrl-C at an empty prompt."""
+        lines = open_lines()
+        print(HELP + lines.keys)
         while True:
             try:
-                text = input("\nyou: " if self.chat else "\ntext: ").strip()
+                text = clean(lines.ask("\nyou: " if self.chat else "\ntext: ")).strip()
             except (EOFError, KeyboardInterrupt):
                 print()
                 return
@@ -61,6 +62,7 @@ class Terminal:
                 self.messages.clear()
                 print("a new conversation")
             elif text:
+                lines.remember(text)
                 self.answer(text)
 
     def _print(self, tokens: Iterator[Token]) -> list[Part]:
@@ -79,7 +81,7 @@ class Terminal:
                         parts.append(Part(kind, ""))
                         begins = False
                     parts[-1] = Part(kind, parts[-1].text + token.text)
-                    self._write(_printable(token.text), dim=kind != "text")
+                    self._write(printable(token.text), dim=kind != "text")
             self._write(_between(kind, "text"), dim=True)
         except KeyboardInterrupt:
             self._write(" [stopped]", dim=True)
@@ -95,8 +97,3 @@ def _between(before: PartType, after: PartType) -> str:
     if (before, after) == ("python", "python_output"):
         return " = "
     return ("" if before == "text" else "] ") + ("[" if after == "python" else "")
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which would steer the terminal; line ends and tabs stay."""
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")

@@ -3,14 +3,44 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from fractions import Fraction
+from itertools import islice
 
+from nanochat.tasks.numbers import numbers, plain, spelled, value
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, Split, check_index
 from nanochat.tokenizer.conversation import Conversation
 
+_LONGEST = 500_000  # characters of an answer that are looked at
+_MOST = 100  # marks that are tried
+_LINE = 500  # characters behind a mark that are read
+_END = 10_000  # characters in which the last number is looked for
 _CALL = re.compile(r"<<([^<>]*)>>")
-_FINAL = re.compile(r"####\s*(-?[\d,]*\.?\d+)")
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_SPACE = r"[^\S\n]*+"
+_NEXT_QUESTION = re.compile(
+    rf"^{_SPACE}[#>*_]*+{_SPACE}[*_]*+(?:(?:next|new|another)[ ])?(?:question|problem|exercise|user|human|q)"
+    rf"{_SPACE}[#\d]*+{_SPACE}[*_]*+(?::|{_SPACE}$)|<\|(?:user|bos|im_|eot|end|start)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_MARK = re.compile("#{4,}+")
+_BOXED = re.compile(r"\bboxed\s?\{")
+_ANSWER = re.compile(
+    rf"\b(?:the|my|our|final|correct) answer(?: to [^.:\n]{{0,60}})? [*_]*+(?:is|will be|would be|equals)\b(?! not)"
+    rf"|(?<![\w/])answer{_SPACE}[*_]*+{_SPACE}[:=]",
+    re.IGNORECASE,
+)
+_DRESS = r"[\s*_:#>`\"'~=(\[{]*+"
+_LABEL = re.compile(rf"{_DRESS}(?:(?:the |my )?(?:final )?(?:answer|result)(?: is)?\b{_DRESS})?+", re.IGNORECASE)
+_STEP = re.compile(r"(?:step|part|case|stage|phase|method|option|section|approach)\W{0,3}\d", re.IGNORECASE)
+_COUNTED = re.compile(r"[A-Za-z]+ (\d{1,2})\b|(\d{1,2})[.):]\s+[A-Za-z]")
+_REFUSAL = re.compile(
+    r"[?]|(?:it is |it's |there is |i )?"
+    r"(?:unknown|unclear|undefined|none|nothing|n/?a|no|not|cannot|can't|don't|impossible)\b",
+    re.IGNORECASE,
+)
+_CLAUSE_END = re.compile(r"[.,;(!?]|\b(?:because|so|since|as)\b")
+_BREAK = re.compile(r"[;!?}]|[,.](?=\s|$)|(?<=[\w.%]) \(|\b(?:so|because|since|as|which|and|or|but|where|if|for)\b")
 
 
 def tool_parts(solution: str) -> list[dict[str, str]]:
@@ -27,19 +57,80 @@ def tool_parts(solution: str) -> list[dict[str, str]]:
     return parts
 
 
-def final_number(text: str) -> str | None:
-    """The number after `####`, else the last one in the text, without commas and needless zeros."""
-    marked = _FINAL.findall(text)
-    numbers = marked or _NUMBER.findall(text)
-    if not numbers:
-        return None
-    number = str(numbers[-1]).replace(",", "")
-    return number.rstrip("0").rstrip(".") if "." in number else number
+def final_number(text: str) -> Fraction | None:
+    """The number that an answer gives, by its value; None if it gives none.
+
+    The first `####` that carries a number decides; without any the last \\boxed{}, the last "the answer is", or
+    the last number of all. What stands behind the beginning of another question is not read.
+    """
+    return next(_readings(_own(plain(text[:_LONGEST]))), None)
+
+
+def _own(text: str) -> str:
+    """The text up to where it goes on with a question of its own. One in front only repeats what was asked."""
+    for found in _NEXT_QUESTION.finditer(text):
+        if re.search(r"\w|####", text[: found.start()]):
+            return text[: found.start()]
+    return text
+
+
+def _readings(text: str) -> Iterator[Fraction | None]:
+    """What the answer may be, the surest first. None: a number that is too long, or a word that there is none."""
+    yield from _marked(text)
+    for pattern in (_BOXED, _ANSWER):
+        for found in reversed(list(pattern.finditer(text))[-_MOST:]):
+            yield from _on_line(_behind(text[found.end() : found.end() + _LINE]))
+    yield from map(value, reversed(list(numbers(text[-_END:]))))
+    yield from (number for _, number in reversed(list(spelled(text[-_END:]))))
+
+
+def _marked(text: str) -> Iterator[Fraction | None]:
+    """The numbers behind each `####`; headings such as "#### Step 1" or "#### 1. Count the eggs" have none."""
+    marks = list(islice(_MARK.finditer(text), _MOST))
+    for i, mark in enumerate(marks, 1):
+        end = marks[i].start() if i < len(marks) else len(text)
+        line = _behind(text[mark.end() : min(end, mark.end() + _LINE)])
+        counted = _COUNTED.match(line) if i < len(marks) else None
+        if _STEP.match(line) or (counted and int(counted[1] or counted[2]) == i):
+            continue
+        found = list(_on_line(line))
+        yield from found or [None] * bool(_REFUSAL.match(line))
+
+
+def _behind(text: str) -> str:
+    """The line behind a mark and a label, or the next line if it begins with a number."""
+    label = _LABEL.match(text)
+    dress = label[0] if label else ""
+    line = text[len(dress) :].partition("\n")[0]
+    first = next(numbers(line), None)
+    return line if "\n" not in dress or (first and first.start() == 0) else ""
+
+
+def _on_line(line: str) -> Iterator[Fraction | None]:
+    """The number that a line begins with, or that stands alone on a side of its equation: 6 * 3 = 18 eggs."""
+    clause = _CLAUSE_END.split(line, maxsplit=1)[0]
+    words = next(spelled(clause), None)
+    if words and not any(numbers(clause)) and len(clause.split()) - len(words[0].split()) <= 3:
+        yield words[1]
+        return
+    sides: list[list[re.Match[str]]] = [[]]
+    end = 0
+    for number in numbers(line):
+        gap = line[end : number.start()]
+        if end and _BREAK.search(gap):
+            break
+        if "=" in gap or "≈" in gap:
+            sides.append([])
+        sides[-1].append(number)
+        end = number.end()
+    alone = [side[0] for side in sides if len(side) == 1]
+    yield from map(value, alone[-1:] or [side[0] for side in sides if side][:1])
 
 
 class GSM8K:
     name = "GSM8K"
     kind: Kind = "generative"
+    grading = 2  # 1: by the last number
 
     def __init__(self, split: Split = "test") -> None:
         self.rows = Rows("openai/gsm8k", f"main/{split}-", ("question", "answer"))

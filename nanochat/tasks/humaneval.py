@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import re
 
 from nanochat.console import UserError
+from nanochat.tasks.code import LONGEST, Fitting, Piece, Rank, pieces
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
 from nanochat.tokenizer.conversation import Conversation
@@ -13,7 +13,6 @@ from nanochat.tools.sandbox import Limits, Sandbox
 from nanochat.tools.sandbox.limits import STRICT
 
 LIMITS = Limits(seconds=5, memory=512 << 20)  # the slowest of the right answers takes half a second
-_FENCED = re.compile(r"```[^\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _sandbox: Sandbox | None = None
 
 
@@ -26,15 +25,31 @@ def open_sandbox(required: bool = False) -> Sandbox:
 
 
 def program(prompt: str, answer: str, entry_point: str) -> str:
-    """The answer as a program: the code block that defines the function, else the first one, else all of its text.
+    """The answer as a program behind the prompt, whose imports and helpers it may use.
 
-    Code that does not define the function goes on where the prompt ends. Otherwise the prompt comes first, too: its
-    imports and helpers may be used.
+    That is the first piece of code that defines the function, else the first that goes on where the prompt ends (one
+    that returns something first), with the helpers that stand in other blocks. An answer without either is taken as it
+    stands, and fails.
     """
-    blocks = _FENCED.findall(answer) or [answer]
-    definition = re.compile(rf"^\s*(?:async\s+)?def\s+{re.escape(entry_point)}\b", re.MULTILINE)
-    code = next((block for block in blocks if definition.search(block)), blocks[0])
-    return f"{prompt}\n{code}" if definition.search(code) else prompt + code
+    text = answer[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
+    found, fitting = list(pieces(text)), Fitting(prompt, entry_point)
+    best: tuple[Rank, str, Piece] | None = None
+    for piece in found:
+        fitted = fitting.fit(piece.text)
+        if fitted and (best is None or fitted[0] < best[0]):
+            best = (*fitted, piece)
+        if fitting.left < 0 or (best and not any(best[0])):
+            break
+    if best is None:
+        return prompt + answer
+    (_, goes_on), code, chosen = best
+    # What Markdown takes for an indented block may be a part of other code.
+    kinds = {"fence", chosen.kind} - {"raw"}
+    others = (piece.text for piece in found if piece.kind in kinds and piece.text.strip() not in chosen.text)
+    helpers = "".join(map(fitting.helpers, others))
+    parts = (prompt, code, helpers) if goes_on else (prompt, helpers, code)
+    future = "from __future__ import annotations\n" if "from __future__" in text else ""  # it must come first
+    return future + "\n".join(part for part in parts if part)
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
@@ -52,6 +67,7 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 class HumanEval:
     name = "HumanEval"
     kind: Kind = "generative"
+    grading = 2  # 1: code between backticks only
 
     def __init__(self) -> None:
         columns = ("prompt", "canonical_solution", "test", "entry_point")

@@ -10,10 +10,10 @@ from typing import Any
 from nanochat.dataset.tinyworld import asking
 from nanochat.dataset.tinyworld import spelling as bee
 from nanochat.dataset.tinyworld.split import share
+from nanochat.tasks.gsm8k import final_number
 from nanochat.tasks.task import Kind, Split, check_index
 from nanochat.tokenizer.conversation import Conversation
 
-_NUMBER = re.compile(r"-?\d+")
 _LETTERS = re.compile(r"\bspelled((?: [a-z])+)\b")
 
 
@@ -54,6 +54,7 @@ class SpellingBee(_Spelling):
     """How many r are in strawberry? The answer spells the word and counts with the calculator."""
 
     name = "SpellingBee"
+    grading = 2  # 1: by the last number
 
     def _item(self, i: int) -> tuple[str, str, str]:
         rng, word = self._draw("bee", i)
@@ -69,9 +70,7 @@ class SpellingBee(_Spelling):
     def grade(self, i: int, answer: str) -> dict[str, bool]:
         """Whether the final number is right, and whether the letters are too."""
         word, letter, _ = self._item(i)
-        numbers = _NUMBER.findall(answer)
-        # A number of thousands of digits is wrong, and too long for int().
-        right = bool(numbers) and len(numbers[-1]) < 10 and int(numbers[-1]) == word.count(letter)
+        right = final_number(answer) == word.count(letter)
         return {"number": right, "number_and_spelling": right and _says_letters(answer, word)}
 
     def baseline(self) -> dict[str, float]:

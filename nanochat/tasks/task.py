@@ -26,8 +26,9 @@ class Task(Conversations, Protocol):
     """Conversations that can also be graded.
 
     `grade` returns marks by name: the first decides the accuracy, each is a row of its own in the results.
-    A categorical task also has `letters(i) -> tuple[str, ...]`, the answers to choose from; a task may have
-    `baseline() -> dict[str, float]`, the score by mark of always giving the commonest answer.
+    A categorical task also has `letters(i) -> tuple[str, ...]`, the answers to choose from. A task may have
+    `baseline() -> dict[str, float]`, the score by mark of always giving the commonest answer, and `grading`, a number
+    that moves on when grades change, so that no score is compared with one of before.
     """
 
     kind: Kind

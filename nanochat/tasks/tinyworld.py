@@ -8,6 +8,7 @@ from collections import Counter
 from nanochat.console import UserError
 from nanochat.dataset.tinyworld import CATEGORIES, Question, World, conversation, grade, heldout, training_question
 from nanochat.paths import data_dir, whole
+from nanochat.tasks.gsm8k import final_number
 from nanochat.tasks.task import Kind, Split, check_index
 from nanochat.tokenizer.conversation import Conversation
 
@@ -33,6 +34,7 @@ class TinyWorld:
 
     name = "TinyWorld"
     kind: Kind = "generative"
+    grading = 2  # 1: by the last number
 
     def __init__(
         self, split: Split = "test", world_seed: int | None = None, size: int | None = None, seed: int = 0
@@ -55,7 +57,7 @@ class TinyWorld:
         """Right or not, under the question's category; facts also whether they were refused."""
         if self.questions is None:
             raise UserError("training conversations of TinyWorld have no grades", "Use its test split")
-        return grade(self.questions[i], answer)
+        return grade(self.questions[i], answer, final_number)
 
     def baseline(self) -> dict[str, float]:
         """By category, the score of always giving the answer that is right most often there."""
@@ -67,7 +69,7 @@ class TinyWorld:
                 continue
             commonest = Counter(question.answer for question in asked).most_common(1)[0][0]
             for question in asked:
-                for mark, good in grade(question, commonest).items():
+                for mark, good in grade(question, commonest, final_number).items():
                     passed[mark] += good
                     tried[mark] += 1
         return {mark: passed[mark] / tried[mark] for mark in tried}
@@ -103,4 +105,4 @@ class TinyWorldQuestions:
         return _answered(training_question(self.world, self.seed, check_index(i, self.size)))
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
-        return grade(training_question(self.world, self.seed, i), answer)
+        return grade(training_question(self.world, self.seed, i), answer, final_number)

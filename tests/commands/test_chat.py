@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import os
 import socket
 import subprocess
@@ -23,6 +22,8 @@ from nanochat.inference import Engine, Request, Token, load_engine
 from nanochat.model import GPT, ModelConfig
 from nanochat.model.weights import save_weights
 from nanochat.serve import Terminal
+from nanochat.serve.line import Lines
+from nanochat.serve.terminal import HELP
 from nanochat.tokenizer import Tokenizer, train_bpe
 
 REPOSITORY = Path(__file__).parents[2]
@@ -93,13 +94,13 @@ def scripted(engine: Engine, monkeypatch: pytest.MonkeyPatch, tokens: list[Token
 def lines(monkeypatch: pytest.MonkeyPatch, *said: str | type[BaseException]) -> None:
     queue = iter(said)
 
-    def read(prompt: str) -> str:
+    def ask(self: Lines, prompt: str) -> str:
         line = next(queue)
         if isinstance(line, str):
             return line
         raise line
 
-    monkeypatch.setattr(builtins, "input", read)
+    monkeypatch.setattr(Lines, "ask", ask)
 
 
 def test_a_conversation(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,15 +135,72 @@ def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt(
     assert "half<|assistant_end|><|user_start|>b" in engine.tokenizer.decode(prompts[1])
 
 
-def command(name: str, *arguments: str, base: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def command(
+    name: str, *arguments: str | bytes, base: Path, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command; its two outputs as text."""
+    done = subprocess.run(
         [sys.executable, "-m", f"nanochat.commands.{name}", *arguments],
-        env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
+        env={**os.environ, "NANOCHAT_BASE_DIR": str(base), **environment},
         cwd=REPOSITORY,
+        input=stdin,
         capture_output=True,
-        text=True,
         timeout=60,
     )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def test_no_terminal_left(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(engine, monkeypatch, [Token(0, "hi", "text", 0)])
+    lines(monkeypatch, "a", EOFError)
+    monkeypatch.setattr(sys, "stdout", None)
+    Terminal(engine, Request([0], 20)).loop()
+
+
+def test_a_conversation_over_pipes(checkpoints: Path) -> None:
+    """Bytes that are no UTF-8 cost neither the conversation nor the others; what is printed is as it always was."""
+    settings = ("--device=cpu", "-t", "0", "--max-tokens=5")
+    answers = {}
+    for name, said in {
+        "clean": "a\ufffdb\n\ncafé\nquit\nnever asked\n".encode(),
+        "odd": b"\xef\xbb\xbfa\xffb\x00\r\n \ncaf\xc3\xa9",
+    }.items():
+        result = command("chat_cli", *settings, base=checkpoints, stdin=said, PYTHONIOENCODING="ascii")
+        assert (result.returncode, result.stderr) == (0, "")
+        answers[name] = result.stdout
+    first, second, *others = answers["odd"].split("\nyou: ")
+    assert first == f"nanochat sft/d2 step 5\n{HELP}\n"
+    assert answers["odd"] == answers["clean"] + "\n"  # Ctrl-D, or an end of file, ends the line
+    assert second and others[0] == "" and others[2] == "\n"
+    assert "chat_history" not in os.listdir(checkpoints)
+
+
+def test_a_prompt_that_is_no_utf8(checkpoints: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("-i", "base", "-t", "0", "--device=cpu", "--max-tokens=20")
+    result = command("chat_cli", *settings, "-p", b"\x1ba\xffb", base=checkpoints)
+    assert (result.returncode, result.stderr) == (0, "")
+    chat_cli.run(chat_cli.Config("base", prompt="a\ufffdb", temperature=0, device="cpu", max_tokens=20))
+    assert result.stdout == capsys.readouterr().out
+    assert result.stdout.startswith("a\ufffdb")
+
+
+def test_one_answer_needs_no_line_editor(checkpoints: Path) -> None:
+    program = """
+import sys
+from nanochat.commands.chat_cli import main
+try:
+    main()
+finally:
+    print("prompt_toolkit" in sys.modules)
+"""
+    for arguments in (["--help"], ["-p", "hi", "--device=cpu", "--max-tokens=2"]):
+        output = subprocess.check_output(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, "NANOCHAT_BASE_DIR": str(checkpoints)},
+            cwd=REPOSITORY,
+            timeout=60,
+        )
+        assert output.endswith(b"\nFalse\n")
 
 
 @pytest.mark.parametrize("name", ["chat_cli", "chat_web", "serve"])
@@ -178,8 +236,9 @@ def test_bad_settings() -> None:
     for config in (chat_cli.Config(prompt="x", temperature=-1), chat_cli.Config(prompt="x", max_tokens=0)):
         with pytest.raises(UserError):
             chat_cli.run(config)
-    with pytest.raises(UserError, match="the prompt is empty"):
-        chat_cli.run(chat_cli.Config(prompt=" "))
+    for empty in (" ", "\x00\x1b\n"):
+        with pytest.raises(UserError, match="the prompt is empty"):
+            chat_cli.run(chat_cli.Config(prompt=empty))
 
 
 def test_serve_is_chat_web() -> None:

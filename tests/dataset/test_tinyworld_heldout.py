@@ -25,6 +25,7 @@ from nanochat.dataset.tinyworld import (
     spelling,
     split,
 )
+from nanochat.tasks.gsm8k import final_number
 
 SEEDS = (0, 1, 99)
 EXPRESSION = re.compile(r"\b(\d+) ?(\+|-|\*|plus|minus|times) ?(\d+)\b")
@@ -169,23 +170,29 @@ def by_category(questions: Iterable[Question], category: str) -> Question:
     return next(question for question in questions if question.category == category)
 
 
+def graded(question: Question, reply: str) -> dict[str, bool]:
+    return grade(question, reply, final_number)
+
+
 def test_grading() -> None:
     questions = heldout(World(0))
     for question in questions:
-        assert grade(question, question.answer)[question.category]
-        assert not any(grade(question, "").values())
+        assert graded(question, question.answer)[question.category]
+        assert not any(graded(question, "").values())
         wrong = "I don't know that." if question.category != "unknown" else "It is red."
-        assert not grade(question, wrong)[question.category]
+        assert not graded(question, wrong)[question.category]
     fact = by_category(questions, "never_asked")
     name, value = fact.required
-    assert grade(fact, fact.answer.upper())["never_asked"]
-    assert not grade(fact, fact.answer.replace(name, "Somebody Else"))["never_asked"]
-    assert not grade(fact, fact.answer.replace(value, fact.forbidden[0]))["never_asked"]
-    assert not grade(fact, f"{fact.answer} {' '.join(fact.forbidden)}")["never_asked"], "naming all values"
-    assert grade(fact, "I don't know that.") == {"never_asked": False, "known_refused": True}
-    assert not grade(fact, fact.answer)["known_refused"]
+    assert graded(fact, fact.answer.upper())["never_asked"]
+    assert not graded(fact, fact.answer.replace(name, "Somebody Else"))["never_asked"]
+    assert not graded(fact, fact.answer.replace(value, fact.forbidden[0]))["never_asked"]
+    assert not graded(fact, f"{fact.answer} {' '.join(fact.forbidden)}")["never_asked"], "naming all values"
+    assert graded(fact, "I don't know that.") == {"never_asked": False, "known_refused": True}
+    assert not graded(fact, fact.answer)["known_refused"]
     number = by_category(questions, "calculator")
-    assert not grade(number, f"{number.answer} No, {number.number}1.")["calculator"]
+    assert not graded(number, f"{number.answer} No, {number.number}1.")["calculator"]
+    assert graded(number, f"{number.answer}\nQuestion: And 1 + 1? It is 2.")["calculator"], "one that runs on"
+    assert graded(number, f"That is {number.number}.0")["calculator"]
 
 
 def test_results_of_the_calculator() -> None:

@@ -396,7 +396,7 @@ def test_logits_that_are_not_finite_are_named(tokenizer: Tokenizer, task: CoreTa
     data = {"quiz": QUIZ, "who": WHO, "next": NEXT}[task.label]
     with pytest.raises(UserError, match=rf"task {task.label}: line \d of {task.label}.jsonl: .* not finite") as error:
         evaluate_items(Broken(tokenizer.vocab_size), tokenizer, task, ask(task, data))
-    assert "--dtype=float32" in str(error.value)
+    assert "NANOCHAT_DTYPE=float32" in str(error.value)
 
 
 def test_ids_that_the_model_does_not_have_are_named(tokenizer: Tokenizer) -> None:

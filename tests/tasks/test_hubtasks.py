@@ -11,7 +11,7 @@ import pytest
 
 from nanochat.console import UserError
 from nanochat.tasks import ARC, GSM8K, MMLU, ChatMix, SmolTalk, Task, open_task
-from nanochat.tasks.gsm8k import final_number, tool_parts
+from nanochat.tasks.gsm8k import tool_parts
 
 PACK = Path(__file__).parents[2] / "../shared/data/hub"
 
@@ -66,20 +66,6 @@ def test_gsm8k(mirror: Path) -> None:
     assert task.grade(0, task[0].messages[-1].text) == {"right": True}
     assert task.grade(0, "The answer is 1024.") == {"right": True}
     assert task.grade(0, "#### 24") == {"right": False} == task.grade(0, "I don't know")
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("#### 1,024.50", "1024.5"),
-        ("so 3 or -7.", "-7"),
-        ("#### 5 and then 6", "5"),
-        ("none", None),
-        ("100", "100"),
-    ],
-)
-def test_final_number(text: str, number: str | None) -> None:
-    assert final_number(text) == number
 
 
 def test_tool_parts_without_calls() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from textwrap import dedent, indent
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -129,11 +132,151 @@ def test_an_open_sandbox_that_is_too_weak_is_not_taken_for_a_required_one(monkey
     assert isinstance(humaneval.open_sandbox(), Strict)
 
 
+def quoted(text: str) -> str:
+    return indent(text, "> ", lambda line: True)
+
+
+def tabbed(body: str) -> str:
+    """The body with tabs for its indentation."""
+    lines = [line for line in body.split("\n") if line.strip()]
+    deep = sorted({len(line) - len(line.lstrip()) for line in lines})
+    return "\n".join("\t" * (deep.index(len(x) - len(x.lstrip())) + 1) + x.lstrip() for x in lines)
+
+
+def fenced(code: str) -> str:
+    return f"```python\n{code}\n```\n"
+
+
+USE = "For example:\n\n```python\nprint({}(*[]))\n```\n\nwhich prints\n\n```\n[1, 2]\n```\n"
+PROSE = "This isn't hard: it goes through the list (if any), and\nreturns what it finds.\nNote: done\n\n1. It's fast\n"
+STUB = 'def {}(*args):\n    """Later."""\n    ...\n'
+DRAFT = "def {}(*args):\n    raise NotImplementedError\n"
+# How models dress a right answer: its body, which goes on where the prompt ends, or all of it, prompt and body.
+DRESSES: dict[str, Callable[[str, str, str], str]] = {
+    "body": lambda body, full, name: body,
+    "program": lambda body, full, name: full,
+    "fence": lambda body, full, name: fenced(full),
+    "fence around the body": lambda body, full, name: fenced(body),
+    "fence around the body, indentation lost": lambda body, full, name: fenced(dedent(body)),
+    "first indentation lost": lambda body, full, name: body.lstrip(),
+    "indentation lost": lambda body, full, name: dedent(body),
+    "indentation lost, prose around": lambda body, full, name: f"Here it is.\n\n{dedent(body)}\n\n{PROSE}",
+    "tabs": lambda body, full, name: fenced(tabbed(body)),
+    "tildes": lambda body, full, name: f"~~~~ py\n{full}\n~~~~",
+    "long fence": lambda body, full, name: f"Sure!\n``````{{.python .numbered}}\n{full}\n```````\n{PROSE}",
+    "no closing fence": lambda body, full, name: f"```\n{full}",
+    "stray closing fence": lambda body, full, name: f"{full}\n```",
+    "stray closing fence after the body": lambda body, full, name: f"{body}\n```\n",
+    "stray closing fence, prose": lambda body, full, name: f"{body}\n```\n\n{PROSE}",
+    "two closing fences": lambda body, full, name: f"{fenced(full)}```\n{PROSE}",
+    "stray fence first": lambda body, full, name: f"```\nHere it's:\n\n{fenced(full)}",
+    "two opening fences": lambda body, full, name: f"```\n{fenced(body)}",
+    "fence behind the last statement": lambda body, full, name: f"```python\n{full.rstrip()}```\n{PROSE}",
+    "fence behind words": lambda body, full, name: f"Sure: ```python\n{full}\n```\n{PROSE}",
+    "carriage returns": lambda body, full, name: fenced(full).replace("\n", "\r\n"),
+    "indented fence": lambda body, full, name: indent(fenced(full), "   "),
+    "list": lambda body, full, name: f"1. Write\n\n{indent(fenced(full), '   ')}\n2. Done.",
+    "list in a list": lambda body, full, name: f"- First:\n  * {indent(fenced(full), '    ').lstrip()}\n{PROSE}",
+    "block quote": lambda body, full, name: f"He said:\n{quoted(fenced(full))}",
+    "block quote in a list": lambda body, full, name: f"* See\n\n{indent(quoted(fenced(body)), '  ', lambda _: True)}",
+    "indented block": lambda body, full, name: f"So:\n\n{indent(full, '    ')}\n\n{PROSE}",
+    "indented block of the body": lambda body, full, name: f"So:\n\n{indent(dedent(body), '    ')}\n\n{PROSE}",
+    "block quote of an indented block": lambda body, full, name: quoted(f"So:\n\n{indent(full, '    ')}\n"),
+    "Markdown in Markdown": lambda body, full, name: f"````markdown\n# Answer\n\n{fenced(full)}````",
+    "details": lambda body, full, name: f"<details>\n{fenced(full)}</details>",
+    "prose first": lambda body, full, name: f"I'd write (see below):\n\nfor example this one.\n\n{full}",
+    "prose behind": lambda body, full, name: f"{full}\n\n{PROSE}",
+    "prose behind the body": lambda body, full, name: f"{body}\n\n{PROSE}",
+    "prose around the body": lambda body, full, name: f"Let's go on:\n{body}\n\nDone\n\n{PROSE}",
+    "examples": lambda body, full, name: f"Use `return None` with care.\n\n{fenced(body)}\n{USE.format(name)}",
+    "examples first": lambda body, full, name: f"{USE.format(name)}\nis what it does:\n\n{fenced(body)}",
+    "examples of raw code": lambda body, full, name: f"{full}\n\n{USE.format(name)}",
+    "a stub first": lambda body, full, name: f"{fenced(STUB.format(name))}\nNow:\n{fenced(full)}",
+    "a draft first": lambda body, full, name: f"{fenced(DRAFT.format(name))}\n{fenced(body)}",
+    "words around": lambda body, full, name: f"python\n{full}\n\nOutput\n\nExplanation: done",
+    "future": lambda body, full, name: fenced(f"from __future__ import annotations\n\n{full}"),
+    "runs on": lambda body, full, name: f"{body}\n\ndef test_it(:\n    assert (",
+    "runs on into a question": lambda body, full, name: f"{body}\n\n\nQuestion: What's next?\n```\nprint(",
+}
+
+
+@pytest.mark.parametrize("dress", DRESSES)
+def test_right_answers_pass_in_any_dress(dress: str, task: HumanEval) -> None:
+    for i, row in enumerate(ROWS):
+        body = row["canonical_solution"]
+        answer = DRESSES[dress](body, row["prompt"] + body, row["entry_point"])
+        assert task.grade(i, answer) == {"right": True}, program(row["prompt"], answer, row["entry_point"])
+
+
+LOUD = "def loud(w):\n    return w.upper()\n"
+SHORT = "return [w.upper() for w in words]"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"`{SHORT}`",
+        f"Use ``{SHORT}``, that's all.",
+        f"```{SHORT}```",
+        f"```python {SHORT}```",
+        f"```py\n{SHORT}```",
+        f"The type is `words`, the name is `shouts` and the result `x`.\n```\n{SHORT}\n```",
+        f"First\n```\n{LOUD}```\nand then\n```\n    return [*map(loud, words)]\n```",
+        f"```\n{LOUD}```\n\nThen go on:\n    x = [*map(loud, words)]\n\n    return x",
+        f"```python\n{LOUD}\nreturn [*map(loud, words)]\n```",
+        "```\nimport string\nUP = dict(a='A')\nTABLE = {'a': 'A'}\n```\n"
+        "```\nclass Up:\n    def up(self, w): return loud(w)\n```\n"
+        f"```\n{LOUD}```\n```\ndef shouts(words):\n    return [Up().up(w) for w in words if TABLE]\n```\n"
+        "```\nprint(shouts(['a']) == boom)\n```",
+        f"```\nshouts = lambda words: {SHORT.removeprefix('return ')}\n```",
+        f"class Solution:\n    x = '''\n```\nab\n```\n'''\n\ndef shouts(words):\n    {SHORT}\n",
+        f"```\ndef shouts(words):\n    '''\n  ```\n  shouts([])\n  ```\n    '''\n    {SHORT}\n```",
+        f"```\ndef shouts(words):\n    '\\d'\n    {SHORT}\n```",
+        f"```bash\npip install numpy\n```\n```python\n{SHORT}\n```",
+        f"    {SHORT}\n\n```python\nassert shouts(['a']) == 5\n```",
+    ],
+)
+def test_pieces_of_code_are_put_together(task: HumanEval, answer: str) -> None:
+    assert task.grade(0, answer) == {"right": True}, program(PROMPT, answer, "shouts")
+
+
 def test_program() -> None:
-    assert program("P\n", "def f(): pass", "f") == "P\n\ndef f(): pass"
-    assert program("P\n", "    return 1", "f") == "P\n    return 1"
-    assert program("P\n", "def ff(): pass", "f") == "P\ndef ff(): pass"
-    assert program("P\n", "text\n```\na\n```\n```\ndef f(): 1\n```", "f") == "P\n\ndef f(): 1\n"
+    prompt = 'import re\n\ndef f(x):\n   """ f """\n'
+    assert program(prompt, "def f(x): return 1", "f") == f"{prompt}\ndef f(x): return 1"
+    assert program(prompt, "   return 1", "f") == f"{prompt}\n   return 1"
+    assert program(prompt, "return 1", "f") == f"{prompt}\n   return 1"  # as deep as the docstring
+    assert program(prompt, "Text.\n```\na\n```\n~~~\ndef f(x): 1\n~~~", "f") == f"{prompt}\ndef f(x): 1"
+    helpers = "A = 1\nB = a()\ndef f(x): ...\ndef g(): ..."
+    helped = program(prompt, f"```\n{helpers}\n```\n```\ndef f(x): return 1\n```", "f")
+    assert helped == f"{prompt}\nA = 1\ndef g():\n    ...\n\ndef f(x): return 1"
+    for nothing in (
+        "I cannot do that.",
+        "",
+        "def f(x): pass",
+        "def ff(x): return 1",
+        "```\n...\n```",
+        "x\0y",
+        "\ud800",
+    ):
+        assert program(prompt, nothing, "f") == prompt + nothing
+
+
+HOSTILE = ["-", "a.b", "(", "a+", "lambda:", "f()", "[", "\n", "`", "```\n", "~~~\nx=\n", "> ", "- ", "* a\n", "x=1\n"]
+HOSTILE += ["    x\n", "\n x\nx", "if a:\n", "'", "'''", "*", "_", "\\", "<", "&", "`a``b", "def f(x):\n return 1\n"]
+HOSTILE += ["\t", "\r", "1. a\n   ", "def f(x):\n", "x=(\n", "```\nx=`\n```\n"]
+
+
+@pytest.mark.parametrize("piece", HOSTILE)
+def test_hostile_answers_are_read_soon(piece: str) -> None:
+    for start in ("", "def f(x):\n    return ", "```\n"):
+        began = time.process_time()
+        program('def f(x):\n    """f"""\n', start + piece * (1_000_000 // len(piece)), "f")
+        assert time.process_time() - began < 5
+
+
+@given(st.text(alphabet="`~>-*_ \n\t\r0def(x):\\'\"return#\ud800\0", max_size=80))
+def test_no_answer_raises(answer: str) -> None:
+    program('def f(x):\n    """f"""\n', answer, "f")
 
 
 @given(st.integers(1, 60).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
@@ -179,6 +322,34 @@ FAKES = {
     "        __lt__ = __le__ = __gt__ = __ge__ = __ne__ = __eq__\n    return Any()\n",
     "its own argument": "    return next(iter(locals().values()), None)\n",
 }
+
+
+def last(code: str, name: str) -> str:
+    """The last function of that name, without strings that are statements."""
+    found = [node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef) and node.name == name]
+    return "\n".join(ast.unparse(node) for node in found[-1].body if not isinstance(node, ast.Expr))
+
+
+def test_real_answers_are_found_in_any_dress(real: HumanEval) -> None:
+    for i in range(0, 164, 9):
+        row = real.rows[i]
+        prompt, body, name = row["prompt"], row["canonical_solution"], row["entry_point"]
+        for dress, dressed in DRESSES.items():
+            code = program(prompt, dressed(body, prompt + body, name), name)
+            assert last(code, name) == last(prompt + body, name), (i, dress, code)
+
+
+@pytest.mark.slow
+def test_all_right_answers_pass_in_any_dress(real: HumanEval) -> None:
+    """Dresses that hide the same program are run once."""
+    failed = []
+    for i in range(164):
+        row = real.rows[i]
+        prompt, body, name = row["prompt"], row["canonical_solution"], row["entry_point"]
+        answers = {dress: dressed(body, prompt + body, name) for dress, dressed in DRESSES.items()}
+        programs = {program(prompt, answer, name): dress for dress, answer in answers.items()}
+        failed += [(i, dress) for dress in programs.values() if not real.grade(i, answers[dress])["right"]]
+    assert failed == []
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 from nanochat.dataset.tinyworld import arithmetic, asking, phrases
@@ -22,8 +23,9 @@ CATEGORIES = (
 )
 KNOWN_REFUSED = "known_refused"
 
+ReadNumber = Callable[[str], Fraction | None]
+
 _REFUSAL = re.compile(r"\bi (?:don't|do not) know\b", re.IGNORECASE)
-_NUMBER = re.compile(r"-?\d+")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Question:
     required: tuple[str, ...] = ()  # all of them, as whole words
     forbidden: tuple[str, ...] = ()  # none of them
     accepted: tuple[str, ...] = ()  # at least one of them
-    number: int | None = None  # the last number of the reply
+    number: int | None = None  # the number that the reply gives
     is_fact: bool = False
     is_unknown: bool = False
 
@@ -51,14 +53,15 @@ def _holds(reply: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", reply.lower()) is not None
 
 
-def is_right(question: Question, reply: str) -> bool:
-    """Whether the reply is right: entity and value, number, refusal, or an accepted phrase."""
+def is_right(question: Question, reply: str, read_number: ReadNumber) -> bool:
+    """Whether the reply is right: entity and value, number, refusal, or an accepted phrase.
+
+    read_number: the number that a reply gives, for questions that ask for one.
+    """
     if question.is_unknown:
         return refuses(reply)
     if question.number is not None:
-        numbers = _NUMBER.findall(reply)
-        # A number of thousands of digits is wrong, and too long for int().
-        return bool(numbers) and len(numbers[-1]) < 10 and int(numbers[-1]) == question.number
+        return read_number(reply) == question.number
     if question.accepted:
         return any(_holds(reply, phrase) for phrase in question.accepted)
     if refuses(reply) or any(_holds(reply, phrase) for phrase in question.forbidden):
@@ -66,9 +69,9 @@ def is_right(question: Question, reply: str) -> bool:
     return all(_holds(reply, phrase) for phrase in question.required)
 
 
-def grade(question: Question, reply: str) -> dict[str, bool]:
+def grade(question: Question, reply: str, read_number: ReadNumber) -> dict[str, bool]:
     """Right or wrong under the question's category; facts also count whether they were refused."""
-    marks = {question.category: is_right(question, reply)}
+    marks = {question.category: is_right(question, reply, read_number)}
     if question.is_fact:
         marks[KNOWN_REFUSED] = refuses(reply)
     return marks

@@ -1,0 +1,224 @@
+"""Reading what a person types: with a line editor in a terminal, else line by line. No model, no conversation."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, TextIO
+
+from nanochat.console import UserError, warn
+from nanochat.paths import base_dir, write_atomic
+
+if TYPE_CHECKING:
+    from prompt_toolkit.key_binding import KeyBindings, KeyPress
+    from prompt_toolkit.key_binding.key_processor import KeyPressEvent
+
+KEPT = 1000  # questions in the history
+BURST = 0.05  # seconds within which a paste goes on behind a line end; a person takes longer
+ENTER = ("\r", "\n")
+AHEAD = "typed ahead"  # what the key of an Enter carries that came before the prompt
+KEYS = """
+Up, Down and Ctrl-R bring earlier questions back, Alt-Enter begins a new line.
+At the prompt Ctrl-C clears what is typed, and leaves when nothing is."""
+
+
+def printable(text: str) -> str:
+    """`text` without control characters, which would steer a terminal; line ends and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
+
+
+def clean(text: str) -> str:
+    """What a model is to read of `text`: printable, line ends as "\\n", and U+FFFD for bytes that were no UTF-8."""
+    text = re.sub("[\ud800-\udfff]", "\ufffd", text.removeprefix("\ufeff"))
+    return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def open_lines() -> Lines:
+    """The line editor in a terminal that can move its cursor, else plain lines."""
+    plain = os.environ.get("TERM", "").lower() in ("dumb", "unknown") or not (
+        is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    )
+    return Lines() if plain else Editor()
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+class Lines:
+    """Lines from a pipe, a file, or a simple terminal. keys: what to say about the keys, behind all other help."""
+
+    keys = ""
+
+    def ask(self, prompt: str) -> str:
+        """The next line; EOFError where there is none."""
+        print(prompt, end="", flush=True)
+        try:
+            line = "" if sys.stdin is None or sys.stdin.closed else sys.stdin.readline()
+        except OSError:  # the terminal is gone
+            line = ""
+        if not line:
+            raise EOFError
+        return line
+
+    def remember(self, question: str) -> None:
+        """Offer `question` when the person looks for earlier ones, also in later conversations."""
+
+
+class Editor(Lines):
+    """A line editor with a history. What is pasted is one text, however many lines it has."""
+
+    keys = KEYS
+
+    def __init__(self) -> None:
+        from prompt_toolkit import PromptSession  # takes a while
+        from prompt_toolkit.history import InMemoryHistory
+
+        # Else it asks where the cursor is, and complains about terminals that do not say.
+        os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
+        self.history = History()
+        self.session: PromptSession[str] = PromptSession(
+            history=InMemoryHistory(self.history.questions), key_bindings=_bindings(), enable_suspend=True
+        )
+
+    def ask(self, prompt: str) -> str:
+        """What the person typed until Enter; EOFError to leave, and KeyboardInterrupt for Ctrl-C without any text."""
+        try:
+            return self.session.prompt(prompt, pre_run=self._take_typed_ahead)
+        except OSError:  # the terminal is gone
+            raise EOFError from None
+
+    def remember(self, question: str) -> None:
+        if self.history.add(question):
+            self.session.history.append_string(question)
+
+    def _take_typed_ahead(self) -> None:
+        """Mark the lines that were typed while the answer came: each is a question, unlike the lines of a paste."""
+        from prompt_toolkit.input.typeahead import store_typeahead
+        from prompt_toolkit.key_binding import KeyPress
+        from prompt_toolkit.keys import Keys
+
+        terminal = self.session.input
+        keys: list[KeyPress] = []
+        while not terminal.closed and (found := terminal.read_keys()):
+            keys += [KeyPress(Keys.ControlM, AHEAD) if key.data in ENTER else key for key in found]
+        if terminal.closed:
+            keys.append(KeyPress(Keys.ControlD))
+        store_typeahead(terminal, keys)
+
+
+def _bindings() -> KeyBindings:
+    from prompt_toolkit.application import get_app
+    from prompt_toolkit.enums import DEFAULT_BUFFER
+    from prompt_toolkit.filters import Condition, has_focus, shift_selection_mode
+    from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.keys import Keys
+
+    bindings = KeyBindings()
+    typing = has_focus(DEFAULT_BUFFER)  # and not searching the history
+    for key in (Keys.Any, "enter", "c-j", "tab"):
+        bindings.add(key, filter=typing & ~shift_selection_mode, save_before=lambda event: not event.is_repeat)(_type)
+    for key in ("enter", "c-j"):
+        bindings.add("escape", key, filter=typing)(lambda event: event.current_buffer.insert_text("\n"))
+    bindings.add(Keys.BracketedPaste, filter=typing)(lambda event: event.current_buffer.insert_text(clean(event.data)))
+    has_text = Condition(lambda: bool(get_app().current_buffer.text))
+    bindings.add("c-c", filter=typing & has_text)(lambda event: event.current_buffer.reset())
+    return bindings
+
+
+def _type(event: KeyPressEvent) -> None:
+    """Put in what was typed, or pasted into a terminal that does not tell: then only the last line end is Enter."""
+    text = "\n" if event.data == AHEAD else clean(event.data + "".join(_rest_of_paste(event)))
+    event.current_buffer.insert_text(text.removesuffix("\n"))
+    if text.endswith("\n"):
+        event.app.exit(result=event.current_buffer.text, style="class:accepted")
+
+
+def _rest_of_paste(event: KeyPressEvent) -> Iterator[str]:
+    """The text that came together with this key: nobody types that fast."""
+    keys, last = event.key_processor.input_queue, event.data
+    while True:
+        if not keys:
+            if last in ENTER:
+                time.sleep(BURST)
+            keys.extend(event.app.input.read_keys())
+        if not keys or not _is_text(keys[0]):
+            return
+        last = keys.popleft().data
+        yield last
+
+
+def _is_text(key: KeyPress) -> bool:
+    return key.key == key.data or key.data in (*ENTER, "\t")
+
+
+class History:
+    """The questions of all conversations, in a file of the base folder, each a line of JSON.
+
+    questions: the last ones, oldest first. Trouble with the file costs a warning and the history, never the chat.
+    """
+
+    def __init__(self) -> None:
+        self.questions: list[str] = []
+        self.path: Path | None = None
+        try:
+            self.path = base_dir() / "chat_history"
+            self._read(self.path)
+        except (OSError, UserError) as error:
+            self._give_up(error)
+
+    def add(self, question: str) -> bool:
+        """Keep `question` if it is not the last one again; whether it is new."""
+        if self.questions[-1:] == [question]:
+            return False
+        self.questions.append(question)
+        try:
+            if self.path is not None:
+                with _open(self.path) as f:  # anew: another conversation may have put another file there
+                    f.write(_line(question))  # in one piece
+        except OSError as error:
+            self._give_up(error)
+        return True
+
+    def _read(self, path: Path) -> None:
+        with _open(path) as f:
+            f.seek(0)
+            lines = f.read().splitlines()
+        whole = [question for line in lines if (question := _question(line))]
+        self.questions = whole[-KEPT:]
+        if len(whole) < len(lines):
+            warn(f"warning: {path} was damaged; {len(lines) - len(whole)} of its {len(lines)} lines are left out")
+        if len(self.questions) < len(lines):
+            before = os.umask(0o077)
+            try:
+                write_atomic(path, b"".join(map(_line, self.questions)))
+            finally:
+                os.umask(before)
+
+    def _give_up(self, error: Exception) -> None:
+        warn(f"warning: no history of questions is kept: {error}")
+        self.path = None
+
+
+def _open(path: Path) -> BinaryIO:
+    """For reading, and for writing at the end; only the person may read it. Made when absent."""
+    return open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
+def _line(question: str) -> bytes:
+    return json.dumps(question, ensure_ascii=False).encode() + b"\n"
+
+
+def _question(line: bytes) -> str:
+    """The question of a line of the file; "" when it is damaged."""
+    try:
+        question = json.loads(line)
+    except (ValueError, RecursionError):
+        return ""
+    return clean(question) if isinstance(question, str) else ""

@@ -1,0 +1,133 @@
+r"""Numbers as people and models write them: 1,234.50, $18, 2½, \frac{3}{4}, 1.5 × 10³, 2 thousand, １８, twenty-one."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+
+LONGEST = 100  # digits; a longer number has no value, nor has one with a greater power of ten
+_PLUS = "\u2064"  # Unicode's invisible plus, between 2 and ½
+_SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_WORDS = {word: n for n, word in enumerate(f"zero one two three four five six seven eight nine {_TEENS}".split())}
+_WORDS |= {word: n * 10 for n, word in enumerate(_TENS.split(), 2)}
+
+_NUMBER = r"""
+    (?: [1-9]\d{0,2} (?: \.\d{3} )++ ,\d\d? (?![\d,])    # 1.234,50
+      | (?: [1-9]\d{0,2} (?: [,_'\xa0]\d{3}(?!\d) )++    # 1,234  1_234  1'234, and 1 234 with a thin space
+          | [1-9]\d? (?: ,\d\d (?=,) )++ ,\d{3} (?!\d)         # 12,34,567
+          | \d++ ) (?: \.\d++ )?+
+      | (?<![\w.]) \.\d++ )
+"""
+_TOKEN = re.compile(
+    rf"""
+    (?P<sign> (?<![\w)%}}]) [-+] | (?:negative|(?<!\w\ )minus|(?<=is\ )minus)\  )?
+    (?: (?: (?:US)?[$€£¥₹] | USD|EUR|GBP|Rs\.? ) \ ? (?P<inner>[-+])? )?
+    (?! \d++ (?: (?:st|nd|rd|th)\b | :\d | (?: [-/]\d++ ){{2}} | (?: \.\d++ ){{2}} (?!,\d) ) )
+    (?: (?P<whole>\d{{1,9}}) (?: [ \xa0]|{_PLUS}|\ and\  ) {_PLUS}? (?= \d{{1,9}}/\d ) )?
+    {_PLUS}? (?P<top>{_NUMBER})
+    (?: \ ?/\ ? (?P<bottom>\d++ (?: \.\d++ )?+) )?+
+    (?: [eE](?P<e>[-+]?\d++)(?!\w) | [ \xa0]? [*×·⋅x] [ \xa0]? 10 \ ?\^\ ? (?P<power>[-+]? (?: \^?\d )++) )?+
+    (?: [ \xa0-]? (?P<scale>{"|".join(_SCALES)})\b | (?P<letter>[kKMB]|bn)(?!\w) )?+
+  | [A-Za-z]\w*+ (?: -\d\w*+ )?+     # words: B12 and COVID-19 hold no number
+  | \d++ (?: [-/:.]\d++ )*+ \w*+     # nor do 10:30, 2024-01-31, 1.2.3 and 3rd
+  | \^\ ?[-+]?\d++
+    """,
+    re.VERBOSE,
+)
+_SPACED = re.compile(r"(?<![\w.,/:^-])[1-9]\d{0,2}(?: \d{3})++(?![\w-]|[,.:/]\d)")  # 2 000
+_WORD = rf"(?:{'|'.join((*_WORDS, *_SCALES))}|dozen|an?(?=[ ](?:{'|'.join(_SCALES)}|dozen)\b))\b"
+_SPELLED = re.compile(
+    rf"(?:\b(?:minus|negative)[ ])?\b{_WORD}(?:(?:[ -]|(?<=[dn]),[ ]|[ ]and[ ]){_WORD}){{0,20}}", re.IGNORECASE
+)
+_NO_NUMBER = re.compile(
+    r"\b(?:no|any|each|every|some|the|this|that|which)[ -]$|^[ ](?:of|by|another|who)\b", re.IGNORECASE
+)
+
+
+@cache
+def _plain_characters() -> dict[int, str]:
+    """Digits, spaces, fractions and signs that are not ASCII, as what they mean there."""
+    table = {}
+    for code in range(128, 0x20000):
+        kind, folded = unicodedata.category(chr(code)), unicodedata.normalize("NFKC", chr(code))
+        if kind == "Nd":
+            table[code] = str(unicodedata.decimal(chr(code)))
+        elif kind == "Zs":
+            table[code] = "\xa0"
+        elif kind == "No" and "⁄" in folded:
+            table[code] = _PLUS + folded.replace("⁄", "/")
+        elif unicodedata.decomposition(chr(code)).startswith("<super>") and folded in "0123456789+−":
+            table[code] = "^" + folded.replace("−", "-")
+        elif kind != "No" and len(folded) == 1 and (folded in "£¥" or (folded.isascii() and not folded.isalpha())):
+            table[code] = folded
+    table |= dict.fromkeys(map(ord, "\u200b\u2060\ufeff"), "")
+    return table | {ord("’"): "'", ord("−"): "-", ord("٬"): ",", ord("٫"): ".", ord("⁄"): "/", ord("∕"): "/"}
+
+
+def plain(text: str) -> str:
+    """The text with its numbers as ASCII has them, not as Unicode and LaTeX do, and without calls of the calculator."""
+    if not text.isascii():
+        text = re.sub(r"(?<![\w)])–(?=[\d.$€£¥])", "-", text).translate(_plain_characters())
+    if "\\" in text:
+        text = re.sub(r"\\[dt]?frac\s?(\d)(\d)", rf"{_PLUS}\1/\2", text)
+        text = re.sub(r"\\[dt]?frac\s?\{(-?)([\d.]++)\}\s?\{([\d.]++)\}", rf"\1{_PLUS}\2/\3", text)
+        text = re.sub(r"\\(?:times|cdot)(?![a-z])", "×", text).replace("\\!", "")
+        text = re.sub(r"\\[,;: ]", "\xa0", text).replace("\\boxed", "boxed")
+        text = re.sub(r"\\[A-Za-z]++", " ", text).replace("\\", "")
+    text = re.sub(r"\^\{([-+]?\d++)\}", r"^\1", text.replace("{,}", ","))
+    text = re.sub(r"(?<![\w.^*×·⋅])(?<![*×·⋅x][ \xa0])10\^", "1×10^", text)
+    text = re.sub(r"<<[^<>]*+>>(?=[-$\d.])", "", text)
+    return _SPACED.sub(lambda found: found[0].replace(" ", ","), text)
+
+
+def numbers(text: str) -> Iterator[re.Match[str]]:
+    """Where a plain text has numbers, for `value`."""
+    return (found for found in _TOKEN.finditer(text) if found["top"])
+
+
+def value(number: re.Match[str]) -> Fraction | None:
+    """What a number is, exactly; None if it is too long, or divided by 0."""
+    top, bottom = number["top"], number["bottom"] or "1"
+    if "," in top.rpartition(".")[2]:
+        top = top.replace(".", "").replace(",", ".") if "." in top else top
+    top = re.sub(r"[,_'\xa0]", "", top)
+    power = (number["e"] or number["power"] or "0").replace("^", "")
+    if max(len(top), len(bottom)) > LONGEST or len(power) > 4 or abs(int(power)) > LONGEST or not Fraction(bottom):
+        return None
+    result = Fraction(top) / Fraction(bottom)
+    if number["whole"] and result < 1:
+        result += int(number["whole"])
+    result *= Fraction(10) ** int(power) * _SCALES.get(number["scale"], 1) * _LETTERS.get(number["letter"], 1)
+    return -result if (number["sign"] or "+")[0] in "-nm" or number["inner"] == "-" else result
+
+
+def spelled(text: str) -> Iterator[tuple[str, Fraction]]:
+    """The numbers that a text has in words, and their values; "no one" and "one of them" count nothing."""
+    for found in _SPELLED.finditer(text):
+        around = text[max(0, found.start() - 8) : found.start()], text[found.end() : found.end() + 9]
+        if found[0].lower() != "one" or not any(map(_NO_NUMBER.search, around)):
+            yield found[0], Fraction(_in_words(found[0].lower()))
+
+
+def _in_words(text: str) -> int:
+    """The last number of a row of number words."""
+    done = part = 0  # twelve thousand and thirty: 12000 and 30
+    words = re.findall("[a-z]+", text)
+    for word in words:
+        n = _WORDS.get(word)
+        if n is not None:
+            fits = part % 100 == 0 or (part % 10 == 0 and part % 100 >= 20 and 0 < n < 10)
+            done, part = (done, part + n) if fits else (0, n)
+        elif word == "hundred":
+            part = (part or 1) * 100
+        elif word == "dozen":
+            done, part = done + (part or 1) * 12, 0
+        elif word in _SCALES:
+            done, part = done + (part or 1) * _SCALES[word], 0
+    return -(done + part) if words[0] in ("minus", "negative") else done + part
