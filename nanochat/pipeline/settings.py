@@ -49,6 +49,8 @@ class SpeedrunConfig:
     replaced: Literal["stop", "use", "retrain"] = "stop"
     """when something else has taken the place of what an earlier speedrun made (a model, the tokenizer, the text) and a
     later stage needs it: stop, use what is there now, or make it again"""
+    strict: bool = False
+    """stop before mid-training when something in your own conversations would have to be changed (mid_train --help)"""
     skip_bad: bool = False
     """leave out files and rows of your own text that cannot be read, and count them, instead of stopping"""
     dry_run: bool = False
@@ -205,8 +207,9 @@ def _stages(
         """more: the person's conversations, which it reads."""
         inputs = own if more else ()
         output = f"{STAGES[stage]}/{tag}/step_*/manifest.json"
+        extra = (*run, "--strict") if more and config.strict else run
         return Stage(
-            name, (*args, model, *more), output, inputs, torchrun=True, resumable=True, extra=run, trains=stage
+            name, (*args, model, *more), output, inputs, torchrun=True, resumable=True, extra=extra, trains=stage
         )
 
     return (

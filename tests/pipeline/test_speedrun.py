@@ -111,6 +111,15 @@ def test_the_plan_names_every_stage_with_resolved_settings() -> None:
     assert shown[3].startswith("python -m scripts.base_train --depth=4 --dataset=tinyworld")
 
 
+def test_strict_changes_no_result(tmp_path: Path) -> None:
+    chats = tmp_path / "chats.jsonl"
+    chats.write_text('[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ahoy"}]\n')
+    plain, strict = (resolve(SpeedrunConfig(data=(str(chats),), strict=strict), {}) for strict in (False, True))
+    assert [stage.name for stage in strict.stages if "--strict" in stage.extra] == ["mid_train", "chat_sft"]
+    assert fingerprints(plain.stages) == fingerprints(strict.stages)
+    assert not any("--strict" in stage.extra for stage in resolve(SpeedrunConfig(strict=True), {}).stages)
+
+
 def test_gpus_mean_torchrun_and_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
