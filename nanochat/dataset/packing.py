@@ -12,6 +12,7 @@ Language Modeling" (2024). What is saved of a stream is a few document numbers.
 
 from __future__ import annotations
 
+import math
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Iterable
@@ -57,18 +58,20 @@ class Stream:
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0  # the documents of the stream are counted 0, 1, 2, ... on through all epochs
         self.repeated = 0  # tokens since the start that filled up rows and came again
+        self.shift = 0  # how often all documents that are `of` apart taught nothing, and their neighbours were tried
         self._fruitless = 0  # documents in a row that taught nothing
         self._docs: dict[int, Sequence] = {}
         # A document's next piece is <|bos|> and then the ids from its start on. In the order of their turn:
         self._starts: dict[int, int] = {}
         self._pieces: list[tuple[int, int]] = []  # (length of the next piece, number), ascending
         if state is not None:
-            self.next, self.repeated = state["next"], state["repeated"]
+            self.next, self.repeated, self.shift = state["next"], state["repeated"], state.get("shift", 0)
             self._take(state["docs"])
 
     def state(self) -> dict[str, Any]:
         """docs: (number, start of its next piece) of every document that is not used up."""
-        return {"next": self.next, "docs": list(self._starts.items()), "repeated": self.repeated}
+        docs = list(self._starts.items())  # all of the present shift: those before have left none
+        return {"next": self.next, "docs": docs, "repeated": self.repeated, "shift": self.shift}
 
     def next_row(self) -> tuple[np.ndarray, np.ndarray]:
         """ids (row,) int64 and mask (row,) bool: whether the loss falls on predicting that token."""
@@ -95,19 +98,22 @@ class Stream:
     def _take(self, docs: Iterable[tuple[int, int]]) -> None:
         """Fetch documents by number, to go on with each at its `start`; what teaches nothing is left out.
 
-        UserError when there is nothing else, in all the documents of this stream.
+        UserError when no document of the source teaches anything.
         """
-        wanted = list(docs)
-        found = self.source.get([(self.index + number * self.of) % len(self.source) for number, _ in wanted])
+        wanted, size = list(docs), len(self.source)
+        found = self.source.get([(self.index + self.shift + number * self.of) % size for number, _ in wanted])
+        apart = math.gcd(size, self.of)
         for (number, start), doc in zip(wanted, found, strict=True):
             if not doc.teaches:
                 self._fruitless += 1
-                if self._fruitless >= len(self.source):
-                    raise UserError(NOTHING, SHORTER)
                 continue
             self._fruitless = 0
             self._docs[number], self._starts[number] = doc, start
             insort(self._pieces, self._piece(number))
+        if self._fruitless >= size // apart:  # all that this stream comes by
+            self.shift, self._fruitless = self.shift + 1, 0
+            if self.shift >= apart:
+                raise UserError(NOTHING, SHORTER)
 
     def _piece(self, number: int) -> tuple[int, int]:
         return 1 + min(len(self._docs[number].ids) - self._starts[number], self.row - 1), number

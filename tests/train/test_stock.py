@@ -151,3 +151,17 @@ def test_every_row_of_a_stream_teaches(monkeypatch: pytest.MonkeyPatch) -> None:
             np.testing.assert_array_equal(a, b)
     with pytest.raises(UserError, match="nothing to learn"):
         Stream(Docs([False] * 100), 0, 1, 9, crop=False).next_row()
+
+
+@pytest.mark.parametrize("size", [16, 33, 40, 64, 1000])
+def test_one_document_that_teaches_is_enough_for_every_stream(size: int) -> None:
+    """Streams take documents 16 apart: one that comes by no other finds it all the same, also when it is resumed."""
+    docs = Docs([number == 7 for number in range(size)])
+    for index in range(16):
+        stream = Stream(docs, index, 16, 9, crop=False)
+        rows = [stream.next_row()[0].tolist() for _ in range(3)]
+        assert all(7 in row for row in rows)
+        resumed = Stream(docs, index, 16, 9, crop=False, state=stream.state())
+        assert resumed.next_row()[0].tolist() == stream.next_row()[0].tolist()
+    with pytest.raises(UserError, match="nothing to learn"):
+        Stream(Docs([False] * size), 3, 16, 9, crop=False).next_row()
