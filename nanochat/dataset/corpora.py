@@ -155,7 +155,7 @@ def check(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
                     if size > CHECK_BYTES and read > until:
                         break
         except BadText as error:
-            raise or_skip(error) from None
+            raise or_skip(error, len(files)) from None
     if found < 2:
         raise too_few(str(path), found)
 

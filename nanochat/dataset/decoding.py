@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from nanochat.dataset.tally import BadText, again, unreadable
+from nanochat.dataset.tally import NO_TEXT, BadText, again, unreadable
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 PACKED_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -85,7 +85,7 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
         for magic, what in BINARY.items():
             if head.startswith(magic):
                 is_what, _, remedy = what.partition(": ")
-                raise BadText(f"{path} is {is_what}", remedy[:1].upper() + remedy[1:], "no text")
+                raise BadText(f"{path} is {is_what}", remedy[:1].upper() + remedy[1:], NO_TEXT)
         decoder = codecs.getincrementaldecoder(found)() if (found := _wide_encoding(head)) else None
         while True:
             block = _read(file, path)

@@ -19,7 +19,7 @@ from nanochat.console import Progress, UserError, say
 from nanochat.dataset import textfiles
 from nanochat.dataset.info import CorpusInfo, find_info
 from nanochat.dataset.shuffle import disk_needed, shuffled
-from nanochat.dataset.tally import BadText, Tally
+from nanochat.dataset.tally import NO_TEXT, BadText, Tally
 from nanochat.dataset.writing import VAL_EVERY, write_corpus
 from nanochat.paths import base_dir, data_dir, require_disk, whole
 
@@ -88,7 +88,7 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
                 texts = _counted(chain(first, texts), tally)
                 info = write_corpus(name, source, texts, settings, round(bar.done * 1e6), {SUMMARY: tally.to_json})
         except BadText as error:
-            raise or_skip(error) from None
+            raise or_skip(error, len(files)) from None
         except OSError as error:
             problem = f"cannot write beside {folder}: {error.strerror or error}"
             raise UserError(problem, "Free some disk space or set NANOCHAT_BASE_DIR to another disk") from None
@@ -105,8 +105,10 @@ def document_limit(size: int) -> int:
     return min(max(size // VAL_EVERY, SHORTEST_CUT), textfiles.LIMIT)
 
 
-def or_skip(error: UserError) -> UserError:
-    """The same error with one more way out."""
+def or_skip(error: UserError, files: int = 2) -> UserError:
+    """The same error with one more way out, unless nothing would be left of that many `files`."""
+    if files == 1 and isinstance(error, BadText) and error.reason == NO_TEXT:
+        return error
     return UserError(error.problem, *(error.remedies or ("Mend it",)), "Leave out what is bad with --skip-bad")
 
 

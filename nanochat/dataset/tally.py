@@ -9,6 +9,7 @@ from typing import Any
 from nanochat.console import UserError, warn
 from nanochat.paths import base_dir
 
+NO_TEXT = "no text"  # why a whole file is left out that is something else
 NAMED = 20  # bad rows that are named one by one; the rest is only counted
 
 

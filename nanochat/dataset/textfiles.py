@@ -88,6 +88,8 @@ def _kind(path: Path) -> str:
         suffixes.pop()
     elif suffixes[-1:] == [".parquet"]:
         return ".parquet"
+    if suffixes[-2:-1] and suffixes[-2] in LINES and suffixes[-1] in TEXT:
+        suffixes.pop()  # chats.jsonl.txt, as Notepad saves it
     return suffixes[-1] if suffixes and suffixes[-1] in TEXT | LINES | ONE else ""
 
 

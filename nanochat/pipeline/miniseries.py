@@ -17,13 +17,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import lock, scale
 from nanochat.console import UserError, duration, flags_of, require_version, say, warn
-from nanochat.dataset.info import CorpusInfo, load_info
+from nanochat.dataset.info import load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
 from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
 from nanochat.model.config import ModelConfig
@@ -34,11 +33,10 @@ from nanochat.pipeline.speedrun import GRACE, run_stage
 from nanochat.train.config import BaseConfig, changed, check, fingerprint, horizon
 
 if TYPE_CHECKING:
-    from nanochat.tokenizer import Tokenizer
+    pass
 
 VERSION = 1
 EVAL_TOKENS = 1 << 19  # of validation: by itself a training takes more the deeper the model
-SAMPLE = 200  # documents from which bytes per token are estimated
 OWN = ("depth", "model_tag", "resume", "time_budget", "target_flops")  # settings that a sweep decides by itself
 
 
@@ -97,6 +95,7 @@ class Sweep:
         import torch
 
         from nanochat.tokenizer import Tokenizer
+        from nanochat.train.base import text_tokens
 
         check(base)
         if changed := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
@@ -116,7 +115,7 @@ class Sweep:
         tokenizer = Tokenizer.load(tokenizer_dir())
         corpus = load_info(base.dataset)
         self.vocab_size = tokenizer.vocab_size
-        self._text_tokens = _text_tokens(corpus, tokenizer)
+        self._text_tokens = text_tokens(corpus, tokenizer)
         self.settings: dict[str, Any] = {
             **fingerprint(self.base),
             **horizon(self.base),
@@ -217,17 +216,6 @@ def parse_depths(text: str) -> list[int]:
 
 def _mark(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def _text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
-    """Tokens of all training text, estimated; None while some of it is still on its way."""
-    if corpus.pending:
-        return None
-    from nanochat.dataset.shards import Shards
-    from nanochat.tokenizer.compression import measure
-
-    sample = list(islice(Shards.of(corpus, "train"), SAMPLE))
-    return corpus.train_bytes / measure(tokenizer.encode_batch, sample).bytes_per_token
 
 
 def _tell(sweep: Sweep, costs: list[Cost]) -> None:

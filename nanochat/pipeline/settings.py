@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -82,7 +83,7 @@ class Stage:
             start = f"torchrun --standalone --nproc_per_node={nproc} -m {module} --"
         else:
             start = f"python -m {module}"
-        return " ".join([start, *self.args, *self.extra])
+        return " ".join([start, *map(shlex.quote, (*self.args, *self.extra))])
 
 
 @dataclass(frozen=True)

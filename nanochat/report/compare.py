@@ -147,7 +147,7 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result:
-        remedy = "Give two files that chat_eval, base_eval or base_loss wrote with --json"
+        remedy = "Give two files such as `nanochat chat_eval --json FILE` writes, and base_eval and base_loss likewise"
         try:
             record = json.loads(path.read_text(encoding="utf-8-sig"))
             require_version(record["version"], VERSION, f"{path}")

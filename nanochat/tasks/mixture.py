@@ -114,9 +114,10 @@ def default_mixture(
     """
     if stage not in SEEDS:
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
+    own = _own(files, stage, split)  # first, since others may take a network's time to fail
     if dataset == "tinyworld":
         # A model of a few million parameters that has read of nothing else would only be confused by more.
-        return Mixture([*_world(stage, size, split, world_seed), *_own(files, stage, split)], seed), []
+        return Mixture([*_world(stage, size, split, world_seed), *own], seed), []
     sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
         # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
@@ -127,7 +128,7 @@ def default_mixture(
     # Without SmolTalk, spelling would be nearly all there is.
     total = min(whole, sum(round(len(items) * epochs) for items, epochs in sets) // 2) if size is None else size
     sizes = {name: n * total // whole for name, n in spelling.items()}
-    sets += [*_generated(sizes, stage, split, world_seed), *_own(files, stage, split)]
+    sets += [*_generated(sizes, stage, split, world_seed), *own]
     return Mixture(sets, seed), missing
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from itertools import islice
 
 import torch
 
 from nanochat import scale
-from nanochat.console import UserError, say
-from nanochat.dataset.info import load_info
+from nanochat.console import UserError, is_main_rank, say, warn
+from nanochat.dataset.info import CorpusInfo, load_info
 from nanochat.dataset.loader import Loader, TextSource
 from nanochat.dataset.shards import Shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
@@ -23,12 +24,15 @@ from nanochat.model.weights import load
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
+from nanochat.tokenizer.compression import measure
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, TrainConfig, check, fingerprint, horizon, parse_duration
 from nanochat.train.loop import Job, compiles, train
 from nanochat.train.state import TrainState
 
 FEWEST_STEPS = 20
+SAMPLE = 200  # documents from which bytes per token are estimated
+MOST_PASSES = 4  # over a text that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
 DEPTH = 20  # without any wish: the seed's
 # Bytes that a GPU keeps of a token for the backward pass, by channel of every layer (counted in bfloat16, uncompiled),
 # and the share of its memory for them: weights, gradients, moments and the loss's logits need the rest.
@@ -122,8 +126,26 @@ def train_base(config: BaseConfig) -> TrainState:
             f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) "
             f"of {config.dataset}"
         )
+        _warn_of_repetition(corpus, tokenizer, plan)
         job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
         return train(job)
+
+
+def text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
+    """Tokens of all training text, estimated; None while some of it is still on its way."""
+    if corpus.pending:
+        return None
+    sample = list(islice(Shards.of(corpus, "train"), SAMPLE))
+    return corpus.train_bytes / measure(tokenizer.encode_batch, sample).bytes_per_token
+
+
+def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainState) -> None:
+    there = text_tokens(corpus, tokenizer) if is_main_rank() else None
+    if there and (passes := plan.steps * plan.batch_tokens / there) > MOST_PASSES:
+        warn(
+            f"warning: {passes:,.0f} passes over the {there:,.0f} tokens of {corpus.name}: beyond {MOST_PASSES}, the "
+            "model rather learns the text by heart than anything new from it; more text or a shorter training is better"
+        )
 
 
 def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: Machine) -> Optimizer:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.dataset import decoding
+from nanochat.dataset import decoding, textfiles
 from nanochat.dataset.textfiles import documents, text_files
 
 pytestmark = pytest.mark.usefixtures("base")  # errors compare paths with it
@@ -116,6 +116,7 @@ def test_parquet_without_text(tmp_path: Path) -> None:
 
 
 def test_which_files_of_a_folder(tmp_path: Path) -> None:
+    assert textfiles._kind(Path("chats.jsonl.txt")) == ".jsonl"  # as Notepad saves it
     names = ["b.txt", "a/c.JSONL", "a/d.md.gz", "e.parquet", "picture.png", ".hidden/x.txt", ".x.txt", "f.gz"]
     for name in names:
         write(tmp_path / name, "x")

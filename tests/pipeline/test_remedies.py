@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -183,7 +184,7 @@ def test_a_small_text_in_a_folder_of_another_alphabet(tmp_path: Path) -> None:
         for place in ("а", "б"):
             done = speedrun(tmp_path, f"--dataset={place}/Заметки", "--depth=1")
             assert done.returncode == 0, done.stderr
-            names += re.findall(r"tok_train --dataset=(\S+)", done.stdout) or ["skipped"]
+            names += re.findall(r"tok_train '?--dataset=([^\s']+)", done.stdout) or ["skipped"]
             assert "supports only" in done.stderr or "skipped" in done.stdout
         assert len(set(names)) == 2
     assert sorted(path.name for path in (tmp_path / "base" / "data").iterdir() if path.is_dir())[0] == "заметки"
@@ -209,3 +210,18 @@ def test_a_dry_run_finds_what_the_first_stage_would_refuse(tmp_path: Path, args:
     assert found.returncode == 2
     assert problem in found.stderr.splitlines()[0]
     assert not (tmp_path / "base" / "data").exists()
+
+
+def test_commands_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "my texts").mkdir()
+    (tmp_path / "my texts" / "a.txt").write_text(ENGLISH * 100)
+    found = speedrun(tmp_path, "--dataset=my texts", "--depth=1", "--dry-run")
+    [line] = [line for line in found.stdout.splitlines() if "nanochat.dataset" in line]
+    assert shlex.split(line.split("python -m ")[1])[1] == f"--dataset={tmp_path / 'my texts'}"
+
+
+def test_a_remedy_of_another_command_keeps_its_flag(tmp_path: Path) -> None:
+    call = [sys.executable, "-m", "nanochat", "report", "compare", "a.json", "b.json"]
+    env = {**os.environ, "NANOCHAT_BASE_DIR": str(tmp_path / "base"), "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 2 and "`nanochat chat_eval --json FILE` writes" in found.stderr

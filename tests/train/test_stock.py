@@ -16,7 +16,7 @@ from nanochat.console import UserError
 from nanochat.dataset.packing import Sequence, Stream
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Tokenizer, train_bpe
-from nanochat.train import ChatConfig, train_chat
+from nanochat.train import BaseConfig, ChatConfig, base, train_base, train_chat
 from nanochat.train.stock import EMPTY, HALVED, LEFT_OUT, MERGED, changes, take_stock
 
 COMMON: dict[str, Any] = {
@@ -165,3 +165,15 @@ def test_one_document_that_teaches_is_enough_for_every_stream(size: int) -> None
         assert resumed.next_row()[0].tolist() == stream.next_row()[0].tolist()
     with pytest.raises(UserError, match="nothing to learn"):
         Stream(Docs([False] * size), 3, 16, 9, crop=False).next_row()
+
+
+def test_text_that_is_read_over_and_over_is_warned_of(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted: dict[str, Any] = {**COMMON, "depth": 1, "dataset": "tinyworld", "max_seq_len": 64, "num_iterations": 1}
+    del wanted["stage"]
+    train_base(BaseConfig(**{**wanted, "total_batch_size": 64}))
+    assert "passes over" not in capsys.readouterr().err
+    monkeypatch.setattr(base, "MOST_PASSES", 1e-6)
+    train_base(BaseConfig(**{**wanted, "total_batch_size": 128}))
+    assert "passes over the" in capsys.readouterr().err
