@@ -30,8 +30,11 @@ STAGES = {
 
 def base_dir() -> Path:
     """The folder that holds every artifact (NANOCHAT_BASE_DIR, default ~/.cache/nanochat); made when absent."""
+    given = os.environ.get("NANOCHAT_BASE_DIR")
     try:
-        path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+        if not given and not os.path.isabs(os.environ.get("HOME", "/")):  # empty, or wherever one stands
+            raise RuntimeError
+        path = Path(given or Path.home() / ".cache" / "nanochat").expanduser()
     except RuntimeError:  # also for "~somebody" without an account
         raise UserError("there is no home directory to keep files in", "Set NANOCHAT_BASE_DIR to a folder") from None
     try:

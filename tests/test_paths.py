@@ -294,6 +294,11 @@ def test_the_base_folder_and_its_parts(base: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "file" / "x"))
     with pytest.raises(UserError, match="cannot make the folder"):
         paths.base_dir()
+    for home in ("", "relative"):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.delenv("NANOCHAT_BASE_DIR", raising=False)
+        with pytest.raises(UserError, match="there is no home directory"):
+            paths.base_dir()
     monkeypatch.setenv("NANOCHAT_BASE_DIR", "~nobody-of-this-name/x")
     with pytest.raises(UserError, match="Set NANOCHAT_BASE_DIR"):
         paths.base_dir()

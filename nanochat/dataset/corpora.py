@@ -15,11 +15,13 @@ from nanochat.dataset import hub, textfiles
 from nanochat.dataset.arrival import download_shards
 from nanochat.dataset.importing import (
     How,
+    NameTakenError,
     document_limit,
     import_files,
     is_made,
     one_at_a_time,
     or_skip,
+    require_source,
     settings_of,
     tell,
 )
@@ -234,7 +236,15 @@ def import_text(source: str, name: str | None = None, how: How | None = None) ->
 
 def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) -> CorpusInfo:
     """as_before: import in the way that was chosen before; files that have not changed are not read again."""
-    name = _free_name(slug(name), str(path)) if name is not None else corpus_name(str(path))
+    if name is not None:
+        return _import_path(path, _free_name(slug(name), str(path)), how, as_before)
+    try:
+        return _import_path(path, corpus_name(str(path)), how, as_before)
+    except NameTakenError:  # by another process in the meantime: so it gets another one now
+        return _import_path(path, corpus_name(str(path)), how, as_before)
+
+
+def _import_path(path: Path, name: str, how: How, as_before: bool) -> CorpusInfo:
     files = textfiles.text_files(path)
     before = find_info(name)
     if as_before and before:
@@ -258,11 +268,9 @@ def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) 
 def _free_name(name: str, source: str) -> str:
     """`name`, when it is not that of a built-in corpus or of one from another source."""
     taken = "is built in" if name in BUILT_IN else ""
-    before = None if taken else find_info(name)
-    if before and before.source != source:
-        taken = f"already stands for {before.source}"
     if taken:
         raise UserError(f"the name {name!r} {taken}", f"Give {source} another one: --name NAME")
+    require_source(find_info(name), source)
     return name
 
 

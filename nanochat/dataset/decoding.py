@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import io
 import lzma
+import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from nanochat.dataset.guessing import guess
 from nanochat.dataset.tally import NO_TEXT, BadText, again, unreadable
 
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
@@ -29,6 +32,12 @@ BINARY = {
     b"\x89PNG": "a picture: leave it out",
     b"\xff\xd8\xff": "a picture: leave it out",
     b"GIF8": "a picture: leave it out",
+    b"ID3": "music: leave it out",
+    b"OggS": "music: leave it out",
+    b"RIFF": "sound, a picture or a film: leave it out",
+    b"\x93NUMPY": "an array of numpy: leave it out",
+    b"\x04\x22\x4d\x18": "packed with lz4: unpack it",
+    b"\x80\x04\x95": "a pickle, which is a program: leave it out",
     b"\x7fELF": "a program: leave it out",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run git lfs pull",
 }
@@ -38,17 +47,10 @@ BOMS = (  # UTF-32 first: its mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MOST_ZEROS = 0.01  # of the first bytes
 HEAD = 4096  # bytes from which the encoding is seen
 BLOCK = 1 << 20  # bytes read at once
 AROUND = 1 << 15  # bytes on both sides of a bad one from which its encoding is guessed
-# Encodings that text is still kept in, and what iconv calls them. The first is taken where it fits as well as another.
-LEGACY = {
-    "cp1252": "CP1252", "cp1250": "CP1250", "cp1251": "CP1251", "cp1253": "CP1253", "cp1254": "CP1254",
-    "cp1255": "CP1255", "cp1256": "CP1256", "koi8_r": "KOI8-R", "cp866": "CP866", "gb18030": "GB18030",
-    "big5": "BIG5", "cp932": "CP932", "euc_jp": "EUC-JP", "cp949": "CP949", "mac_roman": "MACINTOSH",
-    "cp850": "CP850", "iso8859_2": "ISO-8859-2",
-}  # fmt: skip
-CLOSE = 0.02  # charset-normalizer's "chaos" of two guesses that are equally good
 
 
 def read_text(path: Path) -> str:
@@ -82,11 +84,11 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
     """
     with _open(path) as file:
         head = _peek(file, path)
-        for magic, what in BINARY.items():
-            if head.startswith(magic):
-                is_what, _, remedy = what.partition(": ")
-                raise BadText(f"{path} is {is_what}", remedy[:1].upper() + remedy[1:], NO_TEXT)
-        decoder = codecs.getincrementaldecoder(found)() if (found := _wide_encoding(head)) else None
+        encoding = _wide_encoding(head)
+        if is_what := what_is(head, bool(encoding)):
+            called, _, remedy = is_what.partition(": ")
+            raise BadText(f"{path} is {called}", remedy[:1].upper() + remedy[1:], NO_TEXT)
+        decoder = codecs.getincrementaldecoder(encoding)() if encoding else None
         while True:
             block = _read(file, path)
             if decoder is None:
@@ -95,7 +97,7 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
                 try:
                     text = decoder.decode(block, final=not block)
                 except UnicodeDecodeError as error:
-                    problem = f"{path} is {found.upper()} text that is damaged or cut short ({error.reason})"
+                    problem = f"{path} is {encoding.upper()} text that is damaged or cut short ({error.reason})"
                     raise BadText(problem, again(path), "files that could not be read to their end") from None
                 if text:
                     yield text.encode("utf-8")
@@ -105,13 +107,31 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
                 return
 
 
-def starts_with(path: Path, magic: bytes) -> bool:
-    """Whether the file begins with these bytes; False when it cannot be read, which its reader will say."""
+def what_is(head: bytes, wide: bool = False) -> str:
+    """What begins with these bytes, when that is no text, and what to do about it; else "". wide: if not, UTF-16."""
+    for magic, what in BINARY.items():
+        if head.startswith(magic):
+            return what
+    if any(map(head.startswith, PACKED_MAGIC)):
+        return "packed twice: unpack it once"
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    if head[4:8] == b"ftyp":
+        return "a film: leave it out"
+    if not wide and head.count(0) > MOST_ZEROS * len(head):
+        return "full of zero bytes, as no text is: leave it out"
+    if b"\x1b$" in head:
+        return "ISO-2022, a way to write Japanese, Korean or Chinese: convert it with iconv -f ISO-2022-JP -t UTF-8"
+    return ""
+
+
+def head_of(path: Path) -> bytes:
+    """The file's first bytes, as they are; none when it cannot be read, which its reader will say."""
     try:
         with path.open("rb") as file:
-            return file.read(len(magic)) == magic
+            return file.read(HEAD)
     except OSError:
-        return False
+        return b""
 
 
 def not_utf8(path: Path, offset: int, reason: str, around: bytes = b"") -> BadText:
@@ -126,31 +146,26 @@ def advice(path: Path, around: bytes) -> str:
     if sum(char > "\x7f" for char in text) - bad > bad:
         return f"It is UTF-8 with damage; without the bad bytes: {_iconv(path, '-c -f UTF-8')}"
     if not (name := guess(around)):
-        return "It may be no text at all: open it, and save it as UTF-8"
-    return f"It seems to be {LEGACY[name]}: {_iconv(path, f'-f {LEGACY[name]}')} (and look at it)"
-
-
-def guess(data: bytes) -> str:
-    """The encoding that makes the most sense of bytes that are no UTF-8; "" when none does."""
-    from charset_normalizer import from_bytes
-
-    found = from_bytes(data, cp_isolation=list(LEGACY))
-    best = found.best()
-    if best is None or best.encoding not in LEGACY:
-        return ""
-    close = {name for match in found if match.chaos <= best.chaos + CLOSE for name in match.could_be_from_charset}
-    western = best.encoding in ("cp1250", "cp1254", "mac_roman", "cp850", "iso8859_2") and "cp1252" in close
-    return "cp1252" if western else best.encoding
+        return "If it is text, open it and save it as UTF-8"
+    return f"It seems to be {name}: {_iconv(path, f'-f {name}')} (and look at it)"
 
 
 def _iconv(path: Path, options: str) -> str:
     """The commands that put the file in UTF-8 in its own place, the first version of it being kept beside."""
-    name, kept = shlex.quote(str(path)), shlex.quote(f"{path}.orig")
+    name, kept = _quoted(str(path)), _quoted(f"{path}.orig")
     packing = PACKED.get(path.suffix.lower())
     if packing is None:
         return f"mv {name} {kept}; iconv {options} -t UTF-8 {kept} > {name}"
     program = {"gzip": "gzip", "bz2": "bzip2"}.get(packing, packing)
     return f"mv {name} {kept}; {program} -dc < {kept} | iconv {options} -t UTF-8 | {program} > {name}"
+
+
+def _quoted(name: str) -> str:
+    """For a shell, also a name that looks like an option, or that is no UTF-8."""
+    name = f"./{name}" if name.startswith("-") else name
+    if name.isprintable():
+        return shlex.quote(name)
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in os.fsencode(name)) + "'"
 
 
 def _open(path: Path) -> BinaryIO:
@@ -191,17 +206,28 @@ def _peek(file: BinaryIO, path: Path) -> bytes:
 
 
 def _wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32 by their mark, or without one by the zeros that Latin letters have there; "" for all else."""
+    """UTF-16 or UTF-32 by their mark, or without one by the zeros that Latin letters or spaces have; else ""."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return name
     size = len(head) // 4 * 4
     zeros = [head[place:size:4].count(0) / max(1, size // 4) for place in range(4)]
-    few, many = 0.1, 0.4  # of the bytes at a place: line ends and spaces of other alphabets have zeros, too
+    few, many = 0.1, 0.4  # of the bytes at a place
     for name, empty in (
         ("utf-32-le", (2, 3)), ("utf-32-be", (0, 1)), ("utf-16-le", (1, 3)), ("utf-16-be", (0, 2)),
     ):  # fmt: skip
         filled = [place for place in range(4) if place not in empty]
         if all(zeros[place] > many for place in empty) and any(zeros[place] <= few for place in filled):
             return name
+    if 0 in head and not _is_plain(head.decode("utf-8", "replace").replace("\0", "")):
+        # Other alphabets: only their spaces and line ends have zeros.
+        for name in ("utf-16-le", "utf-16-be"):
+            with contextlib.suppress(UnicodeDecodeError):
+                if _is_plain(head[: len(head) // 2 * 2].decode(name)):
+                    return name
     return ""
+
+
+def _is_plain(text: str) -> bool:
+    """Whether there is nothing in it but what people write."""
+    return all(char.isprintable() or char in "\n\r\t\u3000" for char in text) and "\ufffd" not in text

@@ -72,6 +72,7 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
     settings = settings_of(files, how)
     with one_at_a_time():
         before = find_info(name)
+        require_source(before, source)  # another process may have been at work while this one waited
         if before and is_made(before, settings):
             tell(before)
             return before
@@ -98,6 +99,17 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
             raise
     say(f"{name}: {tally.summary()}")
     return info
+
+
+class NameTakenError(UserError):
+    """The name of a corpus stands for another source."""
+
+
+def require_source(before: CorpusInfo | None, source: str) -> None:
+    """NameTakenError when a corpus that is there is of another source than `source`."""
+    if before and before.source != source:
+        problem = f"the name {before.name!r} already stands for {before.source}"
+        raise NameTakenError(problem, f"Give {source} another one: --name NAME")
 
 
 def document_limit(size: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from nanochat.console import Progress, UserError, say, warn
-from nanochat.dataset.importing import SUMMARY, How, is_made, one_at_a_time, or_skip, settings_of, tell
+from nanochat.dataset.importing import SUMMARY, How, is_made, one_at_a_time, or_skip, require_source, settings_of, tell
 from nanochat.dataset.info import META, CorpusInfo, ShardInfo, find_info
 from nanochat.dataset.rows import parquet_texts
 from nanochat.dataset.shards import scan
@@ -27,6 +27,7 @@ def use_in_place(name: str, source: str, files: list[Path], skip_bad: bool = Fal
         return ready
     with one_at_a_time():
         # again: another process may have been at work while this one waited
+        require_source(find_info(name), source)
         return _ready(name, source, files, skip_bad) or _read_through(name, source, files, skip_bad)
 
 

@@ -81,7 +81,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
     """(offset in the text, bytes) of every line; None for bytes of a line above LINE_LIMIT."""
     parts: list[bytes] = []  # of the line that is being read
     size, offset = 0, 0
+    old_mac: bool | None = None  # whether lines end in a carriage return alone
     for block in utf8_blocks(path):
+        old_mac = b"\r" in block and b"\n" not in block if old_mac is None else old_mac
+        block = block.replace(b"\r", b"\n") if old_mac else block
         *ends, rest = block.split(b"\n")
         for end in ends:
             size += len(end) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from nanochat.console import UserError
@@ -13,7 +14,13 @@ PYTHON = ("python", "calculator", "code_interpreter")  # functions that stand fo
 
 
 def conversation_of(messages: Any) -> Conversation:
-    """The conversation that a list of messages spells; UserError names the first thing that is wrong."""
+    """The conversation that a list of messages spells, which may be JSON in a text, as some tables have it.
+
+    UserError names the first thing that is wrong.
+    """
+    if isinstance(messages, str):
+        with suppress(ValueError, RecursionError):
+            messages = json.loads(messages)
     return Conversation.from_dict({"messages": from_openai(messages)})
 
 

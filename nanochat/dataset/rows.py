@@ -28,14 +28,14 @@ def row_text(row: Any, place: str, columns: tuple[str, ...]) -> str:
     text = row[column]
     if text is None:
         raise BadText(f"{place} has null as its {column}", "Remove or fill the row", "null")
-    if isinstance(text, list):
+    if isinstance(text, list) or (column == "messages" and isinstance(text, str) and text.lstrip()[:1] == "["):
         text = _conversation_text(text, place)
     if not isinstance(text, str):
         raise BadText(f"the {column} in {place} is not a string", "Mend or remove the row", "not strings")
     return text
 
 
-def _conversation_text(messages: list[Any], place: str) -> str:
+def _conversation_text(messages: list[Any] | str, place: str) -> str:
     """A conversation as plain text to pretrain on."""
     try:
         found = conversation_of(messages).messages

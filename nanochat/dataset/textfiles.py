@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from nanochat.console import UserError
-from nanochat.dataset.decoding import BINARY, PACKED, starts_with, text_blocks
+from nanochat.dataset.decoding import PACKED, PARQUET_MAGIC, head_of, text_blocks, what_is
 from nanochat.dataset.jsonrows import json_rows
 from nanochat.dataset.rows import parquet_texts, row_text
 from nanochat.dataset.tally import BadText, Tally
@@ -26,7 +26,7 @@ def text_files(path: Path) -> list[Path]:
         raise UserError(f"there is no file or folder {path}")
     if path.is_file():
         if not _kind(path):
-            is_what = next((what.split(":")[0] for magic, what in BINARY.items() if starts_with(path, magic)), "")
+            is_what = what_is(head_of(path)).partition(":")[0]
             raise UserError(f"cannot read text from {path}{is_what and f': it is {is_what}'}", f"Use {KINDS}")
         return [path]
     if not path.is_dir():
@@ -60,7 +60,7 @@ def documents(path: Path, limit: int = LIMIT, column: str | None = None, tally: 
     tally = tally or Tally()
     kind = _kind(path)
     columns = (column,) if column else COLUMNS
-    if kind == ".parquet":
+    if kind == ".parquet" or head_of(path).startswith(PARQUET_MAGIC):
         found = _whole(parquet_texts(path, columns, tally), tally)
     elif kind in LINES | ONE:
         found = _whole(_texts(path, columns, tally), tally)

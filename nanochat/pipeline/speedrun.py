@@ -129,7 +129,15 @@ def _command(stage: Stage, plan: Plan, resume: bool) -> list[str]:
     module = module.replace("scripts.", "nanochat.commands.")  # importable from any folder, unlike scripts
     args = [*stage.args, *stage.extra, *(["--resume"] if resume else [])]
     if stage.torchrun and plan.nproc > 1:
-        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={plan.nproc}", "-m", module, "--"]
+        launch = [
+            "-m",
+            "nanochat.pipeline.launch",
+            "--standalone",
+            f"--nproc_per_node={plan.nproc}",
+            "-m",
+            module,
+            "--",
+        ]
         return [sys.executable, *launch, *args]
     return [sys.executable, "-m", module, *args]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.dataset.decoding import PARQUET_MAGIC, starts_with
+from nanochat.dataset.decoding import PARQUET_MAGIC, head_of
 from nanochat.dataset.jsonrows import json_rows
 from nanochat.dataset.messages import conversation_of
 from nanochat.dataset.rows import parquet_rows
@@ -45,7 +45,7 @@ class CustomJSON:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if path.suffix.lower() == ".parquet" or starts_with(path, PARQUET_MAGIC):
+    if path.suffix.lower() == ".parquet" or head_of(path).startswith(PARQUET_MAGIC):
         return parquet_rows(path, ("messages",), Tally())
     return json_rows(path, Tally())
 

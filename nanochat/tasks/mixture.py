@@ -25,6 +25,7 @@ class Mixture:
 
     def __init__(self, sets: Sequence[tuple[Conversations, float]], seed: int = 0) -> None:
         self.sets = list(sets)
+        self.left_out: dict[int, int] = {}  # by set, how many of its conversations
         self.order: list[tuple[int, int]] = []
         for place, (items, epochs) in enumerate(self.sets):
             if epochs < 0:
@@ -52,13 +53,15 @@ class Mixture:
         UserError when no other is left.
         """
         self.order = [pair for pair in self.order if pair[0] != place or pair[1] not in items]
+        self.left_out[place] = len(set(items))
         if not self.order:
             raise UserError(NOTHING, SHORTER)
 
     def describe(self) -> str:
         """ "TinyWorld 10,200, SpellingBee 1,800, mine.jsonl 40 x 2"."""
         return ", ".join(
-            f"{items.name} {len(items):,}" + (f" x {epochs:g}" if epochs != 1 else "") for items, epochs in self.sets
+            f"{items.name} {len(items) - self.left_out.get(place, 0):,}" + (f" x {epochs:g}" if epochs != 1 else "")
+            for place, (items, epochs) in enumerate(self.sets)
         )
 
 

@@ -72,13 +72,13 @@ def train_chat(config: ChatConfig) -> TrainState:
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
     mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
-    say(f"{stage}: conversations from {mixture.describe()}")
     # Before anything is loaded, and before an older run is moved away.
     seq_len = read_config(parent).seq_len
     take_stock(mixture, val_mixture, tokenizer, seq_len + 1, config.strict, stage)
     source, val_source = (ConversationSource(m, tokenizer, seq_len + 1) for m in (mixture, val_mixture))
     for conversations in (source, val_source):
         Stream(conversations, 0, 1, seq_len + 1, crop=False).next_row()  # UserError when there is nothing to learn
+    say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
         say(
             f"{stage}: without {', '.join(missing)} (not here; go online, or put them into the folder NANOCHAT_HUB_DIR)"

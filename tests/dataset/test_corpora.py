@@ -368,3 +368,17 @@ def test_real_shards_and_sets(base: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len(val.get_many([0, 4095, 1024])) == 3
     monkeypatch.setenv("NANOCHAT_HUB_DIR", str(SHARED))
     assert [file.name for file in repo_parquets("openai/gsm8k", "main/test")] == ["test-00000-of-00001.parquet"]
+
+
+def test_two_processes_import_folders_of_one_name(base: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / place / "Мои" for place in "ab"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text(f"A text of {folder.parent.name}. " * 500)
+    run = [sys.executable, "-m", "nanochat.dataset", "--dataset"]
+    both = [subprocess.Popen([*run, str(folder)], stdout=subprocess.DEVNULL) for folder in folders]
+    assert [process.wait(60) for process in both] == [0, 0]
+    names = [load_info(str(folder)).name for folder in folders]
+    assert len(set(names)) == 2
+    for name, place in zip(names, "ab", strict=True):
+        assert f"A text of {place}." in next(iter(Shards.open(name, "train")))

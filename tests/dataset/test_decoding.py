@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import re
 import shutil
 import subprocess
@@ -135,7 +136,43 @@ def test_parquet_of_conversations(tmp_path: Path) -> None:
     assert [len(c.messages) for c in CustomJSON(path)] == [2, 2]
     assert len(list(documents(path))) == 2
     path.rename(tmp_path / "a.jsonl")  # what it is shows in its first bytes
-    assert len(CustomJSON(tmp_path / "a.jsonl")) == 2
+    assert len(CustomJSON(tmp_path / "a.jsonl")) == 2 == len(list(documents(tmp_path / "a.jsonl")))
+
+
+def test_messages_as_json_in_a_text(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"messages": [json.dumps(CHAT)]}), tmp_path / "a.parquet")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": json.dumps(CHAT)}) + "\n")
+    for path in (tmp_path / "a.parquet", tmp_path / "a.jsonl"):
+        assert [message.text for message in CustomJSON(path)[0].messages] == ["Où?", "À côté 🎉"]
+        assert list(documents(path)) == ["User: Où?\n\nAssistant: À côté 🎉"]
+
+
+@pytest.mark.parametrize(
+    "text", ["これは日本語の テキストです。\n", "这是 中文。\n", "안녕하세요. 한국어\n", "Привет, мир\n"]
+)
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_wide_text_of_any_alphabet_without_a_mark(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes((text * 5).encode(encoding))
+    assert read_text(path) == text * 5
+
+
+def test_lines_of_an_old_mac(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\r{"text": "b"}\r')
+    assert list(documents(path)) == ["a", "b"]
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="no iconv")
+@pytest.mark.parametrize("name", [b"-c.txt", b"caf\xe9.txt", b"a 'b'$c.txt"])
+def test_advice_for_odd_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path(os.fsdecode(name))
+    path.write_bytes("Ça va très bien, merci.\n".encode("cp1252"))
+    with pytest.raises(UserError) as error:
+        list(documents(path))
+    followed(error.value)
+    assert list(documents(path)) == ["Ça va très bien, merci.\n"]
 
 
 LEGACY_TEXTS = {
@@ -152,13 +189,25 @@ LEGACY_TEXTS = {
     ("gb18030", "这是一个中文文本,用来检测编码是否正确。\n"),
     ("big5", "這是一個中文文本,用來檢測編碼是否正確。\n"),
     ("euc-kr", "안녕하세요. 이것은 한국어 텍스트입니다.\n"),
+    ("iso8859_2", "Zażółć gęślą jaźń, proszę państwa. Dziękuję bardzo.\n"),
+    ("iso8859_2", "Příliš žluťoučký kůň úpěl ďábelské ódy.\n"),
+    ("cp1250", "Öt szép szűzlány őrült írót nyúz, a tűz erős.\n"),
+    ("cp1250", "A reuşit să ajungă în oraş.\n"),
+    ("cp1254", "Türkçe: çok güzel bir gün, ışık ve ağaç.\n"),
+    ("cp1257", "Labas rytas, šiandien gražus oras, ačiū už viską.\n"),
+    ("mac_roman", "“Straße”, schön und groß, weil es für fünf reicht.\n"),
+    ("cp850", "Jag åkte till Malmö för att köpa ägg och öl.\n"),
+    ("cp1251", "Привіт, світе! Це простий текст українською мовою.\n"),
+    ("koi8_u", "Привіт, світе! Це простий текст українською мовою, щоб перевірити.\n"),
+    ("iso8859_5", "Привет, мир! Это простой текст на русском языке, чтобы проверить.\n"),
+    ("cp874", "สวัสดีชาวโลก นี่คือข้อความภาษาไทย\n"),
 }
 
 
 def followed(error: UserError) -> None:
     """Do what the error says."""
     command = error.remedy.split("bytes: " if "bytes: " in error.remedy else ": ", 1)[1]
-    subprocess.run(["sh", "-c", command.removesuffix(" (and look at it)")], check=False, capture_output=True)
+    subprocess.run(["bash", "-c", command.removesuffix(" (and look at it)")], check=False, capture_output=True)
 
 
 @pytest.mark.skipif(not shutil.which("iconv"), reason="no iconv")
@@ -199,6 +248,13 @@ def test_advice_about_damaged_utf8_does_not_spoil_the_rest(tmp_path: Path) -> No
         (b"{\\rtf1\\ansi hello}", "is rich text"),
         (b"PAR1....", "is parquet"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
+        (b"abc\0" * 2000, "is full of zero bytes"),
+        (bytes(5000), "is full of zero bytes"),
+        (b"a.txt".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive"),
+        (gzip.compress(gzip.compress(b"text")), "is packed twice"),
+        (b"ID3\x04\0\0", "is music"),
+        (b"\0\0\0\x18ftypmp42", "is a film"),
+        ("これは".encode("iso2022_jp"), "is ISO-2022"),
         (b"x\xff\xfe\xfd\xfc" * 9, "is not UTF-8 text at byte 1"),
     ],
 )
@@ -206,9 +262,9 @@ def test_what_is_no_text_is_called_what_it_is(tmp_path: Path, data: bytes, what:
     for name in ("a.txt", "a.jsonl"):
         path = tmp_path / name
         path.write_bytes(data)
-        with pytest.raises(UserError, match=re.escape(what)):
-            list(documents(path))
-        if not data.startswith(b"PAR1"):
+        if not data.startswith(b"PAR1"):  # which is read as what it is
+            with pytest.raises(UserError, match=re.escape(what)):
+                list(documents(path))
             with pytest.raises(UserError, match=re.escape(what)):
                 CustomJSON(path)
     path = tmp_path / "a.toml"

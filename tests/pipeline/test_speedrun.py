@@ -359,7 +359,7 @@ def test_commands_run_from_any_folder_and_under_torchrun() -> None:
     plan = Plan((), 2, "", "", "")
     stage = Stage("base_train", ("--depth=4",), torchrun=True, resumable=True, extra=("--run=x",))
     assert module._command(stage, plan, resume=True) == [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+        sys.executable, "-m", "nanochat.pipeline.launch", "--standalone", "--nproc_per_node=2",
         "-m", "nanochat.commands.base_train", "--", "--depth=4", "--run=x", "--resume",
     ]  # fmt: skip
     assert module._command(Stage("tok_train", ()), plan, False) == [sys.executable, "-m", "nanochat.commands.tok_train"]

@@ -67,7 +67,8 @@ def test_they_are_left_out_and_counted_among_others(run: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     said = f"sft: in {path}, of 72 conversations: 64 left out, since no answer begins within the context of 128 tokens"
     assert out.count(said) == 1
-    assert out.index(said) < out.index("continuing")
+    assert out.index(said) < out.index("sft: conversations from mine.jsonl 8") < out.index("continuing")
+    assert state.settings["mixture"] == "mine.jsonl 8"  # a run that had all 72 is another one
 
 
 def test_everything_that_is_changed_is_said_with_its_place(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
