@@ -32,9 +32,9 @@ BINARY = {
     b"\x89PNG": "a picture: leave it out",
     b"\xff\xd8\xff": "a picture: leave it out",
     b"GIF8": "a picture: leave it out",
-    b"ID3": "music: leave it out",
-    b"OggS": "music: leave it out",
-    b"RIFF": "sound, a picture or a film: leave it out",
+    b"ID3\3": "music: leave it out",
+    b"ID3\4": "music: leave it out",
+    b"OggS\0": "music: leave it out",
     b"\x93NUMPY": "an array of numpy: leave it out",
     b"\x04\x22\x4d\x18": "packed with lz4: unpack it",
     b"\x80\x04\x95": "a pickle, which is a program: leave it out",
@@ -116,7 +116,9 @@ def what_is(head: bytes, wide: bool = False) -> str:
         return "packed twice: unpack it once"
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
-    if head[4:8] == b"ftyp":
+    if head[:4] == b"RIFF" and head[8:12] in (b"WAVE", b"WEBP", b"AVI "):
+        return "sound, a picture or a film: leave it out"
+    if head[4:8] == b"ftyp" and 0 in head[:4]:
         return "a film: leave it out"
     if not wide and head.count(0) > MOST_ZEROS * len(head):
         return "full of zero bytes, as no text is: leave it out"
