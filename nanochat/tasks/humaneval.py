@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from nanochat.console import UserError
-from nanochat.tasks.code import LONGEST, Fitting, Piece, Rank, pieces
+from nanochat.tasks.code import LONGEST, Fitting, Piece, Rank, pieces, versions
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
 from nanochat.tokenizer.conversation import Conversation
@@ -24,15 +25,7 @@ def open_sandbox(required: bool = False) -> Sandbox:
     return _sandbox
 
 
-def program(prompt: str, answer: str, entry_point: str) -> str:
-    """The answer as a program behind the prompt, whose imports and helpers it may use.
-
-    That is the first piece of code that defines the function, else the first that goes on where the prompt ends (one
-    that returns something first), with the helpers that stand in other blocks. An answer without either is taken as it
-    stands, and fails.
-    """
-    text = answer[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
-    found, fitting = list(pieces(text)), Fitting(prompt, entry_point)
+def _best(found: Sequence[Piece], fitting: Fitting) -> tuple[Rank, str, Piece] | None:
     best: tuple[Rank, str, Piece] | None = None
     for piece in found:
         fitted = fitting.fit(piece.text)
@@ -40,13 +33,35 @@ def program(prompt: str, answer: str, entry_point: str) -> str:
             best = (*fitted, piece)
         if fitting.left < 0 or (best and not any(best[0])):
             break
+    return best
+
+
+def program(prompt: str, answer: str, entry_point: str) -> str:
+    """The answer as a program behind the prompt, whose imports and helpers it may use.
+
+    That is the first piece of code that defines the function, else the first that goes on where the prompt ends (one
+    that returns something first), with the helpers that stand in other blocks. An answer without either is taken as it
+    stands, and fails.
+    """
+    final = answer.rpartition("</think>")[2]  # before it stand drafts
+    text = (final if final.strip() else answer)[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
+    fitting = Fitting(prompt, entry_point)
+    best: tuple[Rank, str, Piece] | None = None
+    found: list[Piece] = []
+    for version in versions(text):
+        these = list(pieces(version))
+        better = _best(these, fitting)
+        if better and (best is None or better[0] < best[0]):
+            best, found = better, these
+        if fitting.left < 0 or (best and not best[0][0]):
+            break
     if best is None:
         return prompt + answer
     (_, goes_on), code, chosen = best
     # What Markdown takes for an indented block may be a part of other code.
     kinds = {"fence", chosen.kind} - {"raw"}
-    others = (piece.text for piece in found if piece.kind in kinds and piece.text.strip() not in chosen.text)
-    helpers = "".join(map(fitting.helpers, others))
+    others = [piece.text for piece in found if piece.kind in kinds and piece.text.strip() not in chosen.text]
+    helpers = fitting.helpers(code, others)
     parts = (prompt, code, helpers) if goes_on else (prompt, helpers, code)
     future = "from __future__ import annotations\n" if "from __future__" in text else ""  # it must come first
     return future + "\n".join(part for part in parts if part)
@@ -67,7 +82,7 @@ def pass_at_k(n: int, right: int, k: int) -> float:
 class HumanEval:
     name = "HumanEval"
     kind: Kind = "generative"
-    grading = 2  # 1: code between backticks only
+    grading = 3  # 1: code between backticks only; 2: what follows the function was run
 
     def __init__(self) -> None:
         columns = ("prompt", "canonical_solution", "test", "entry_point")

@@ -35,6 +35,9 @@ WAYS = [
     *(("-3/4", way) for way in ("-¾", "-3/4", "-\\frac{3}{4}", "\\frac{-3}{4}", "−0.75", "-$.75")),
     *(("1500", way) for way in ("1.5e3", "1.5E+03", "1.5×10^3", "1.5 × 10³", "1.5 \\times 10^{3}", "1.5*10^3", "1.5k")),
     *(("1500000", way) for way in ("1.5 million", "1.5-million", "$1.5M", "1,500 thousand", "1500K", "15,00,000")),
+    *(("1234567", way) for way in ("1.234.567", "1.234.567,0", "1 234 567,00")),
+    *(("200000", way) for way in ("2 hundred thousand", "2 * 10**5")),
+    *(("7/2", way) for way in ("3-1/2", "3 1/2")),
     *(("1/1000", way) for way in ("10⁻³", "10^{-3}", "1 × 10⁻³", "1e-3", ".001")),
 ]
 
@@ -63,6 +66,11 @@ def test_every_way(number: str, text: str) -> None:
         ("100 % of 3-packs, 20-year-old", [100, 3, 20]),
         ("16 minus 5", [16, 5]),
         ("3 dozen", [3]),
+        ("1.5 dozen", [18]),
+        ("0x12", []),
+        ("~~20~~ 18", [18]),
+        ("10-6/2, 3-1/2/2024", []),
+        ("20‑year‑old, COVID‑19", [20]),
         ("No.5 ...5 ±5 5! 5? 5/day", [5] * 6),
         ("<<6*3=18>>18", [18]),
         ("1" * 101, [None]),
@@ -86,6 +94,11 @@ def test_what_is_a_number_and_what_is_not(text: str, values: list[int | None]) -
         ("a dozen", [12]),
         ("two dozen", [24]),
         ("minus five", [-5]),
+        ("two and a half", [Fraction(5, 2)]),
+        ("one half, three quarters", [Fraction(1, 2), Fraction(3, 4)]),
+        ("minus three point one four", [Fraction(-314, 100)]),
+        ("half of them, a third of them", []),
+        ("twenty-one fifth graders", [21]),
         ("a hundred", [100]),
         ("one million, two hundred thousand and six", [1_200_006]),
         ("ninety-nine thousand nine hundred ninety-nine", [99_999]),
@@ -93,7 +106,7 @@ def test_what_is_a_number_and_what_is_not(text: str, values: list[int | None]) -
         ("no one, one of them, the one, someone, often", []),
     ],
 )
-def test_number_words(text: str, values: list[int]) -> None:
+def test_number_words(text: str, values: list[int | Fraction]) -> None:
     assert [number for _, number in spelled(text)] == values
 
 
