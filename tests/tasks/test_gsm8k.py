@@ -253,7 +253,7 @@ HOSTILE += [
 
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_answers_are_read_in_no_time(piece: str) -> None:
-    text = piece * (1_000_000 // len(piece))
+    text = piece * (200_000 // len(piece))
     for answer in (text, "#### " + text, "#### 18" + NEXT + text):
         began = time.process_time()
         final_number(answer)
