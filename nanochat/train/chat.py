@@ -65,15 +65,15 @@ def train_chat(config: ChatConfig) -> TrainState:
             "Choose another --model_tag or --model_step",
             "Leave --parent_hash out to continue it all the same",
         )
+    seq_len = read_config(parent).seq_len
     if config.fp8:
-        require_float8(machine.device, read_config(parent).seq_len)
+        require_float8(machine.device, seq_len)
     before = states.read(parent)
     tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
     mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
     # Before anything is loaded, and before an older run is moved away.
-    seq_len = read_config(parent).seq_len
     take_stock(mixture, val_mixture, tokenizer, seq_len + 1, config.strict, stage)
     source, val_source = (ConversationSource(m, tokenizer, seq_len + 1) for m in (mixture, val_mixture))
     for conversations in (source, val_source):

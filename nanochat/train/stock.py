@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from nanochat.console import Progress, UserError, say
 from nanochat.tasks import CustomJSON, Mixture
@@ -30,7 +31,7 @@ def take_stock(
     for place, (items, _) in enumerate(mixture.sets):
         if not isinstance(items, CustomJSON):
             continue
-        found = states.shared(lambda items=items: changes(items, tokenizer, max_tokens))  # type: ignore[misc]
+        found = states.shared(partial(changes, items, tokenizer, max_tokens))
         left_out = set(found.pop(LEFT_OUT, []))
         mixture.leave_out(place, left_out)
         for other, (others, _) in enumerate(val_mixture.sets):

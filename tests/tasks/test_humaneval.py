@@ -335,7 +335,7 @@ BLOCKS = [
 def runs(answer: str, test: str) -> bool:
     """Whether our own program meets the test; run here, as a sandbox takes long to start."""
     space: dict[str, object] = {"__name__": "__main__"}
-    exec(program(INC, answer, "inc"), space)
+    exec(program(INC, answer, "inc"), space)  # answers and tests are literals of this file
     return bool(eval(test, space))  # noqa: S307
 
 
