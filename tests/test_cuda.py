@@ -18,7 +18,7 @@ from nanochat.dataset.loader import Batch, Step
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.inference import Engine, Request
 from nanochat.machine import Machine, Ranks
-from nanochat.model import GPT, ModelConfig
+from nanochat.model import GPT, ModelConfig, attention
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates, shape
 from nanochat.tokenizer import Tokenizer
@@ -140,6 +140,21 @@ def test_greedy_answers_are_those_of_float64(device: str) -> None:
     engine = Engine(model(torch.float32, device), BYTES)
     assert [c.ids for c in engine.generate(requests)] == expected
     assert [engine.generate([request])[0].ids for request in requests] == expected
+
+
+@devices
+def test_decoding_makes_no_plans(device: str) -> None:
+    """cuDNN's attention makes one for every length, which takes longer than all the rest of a step."""
+    engine = Engine(model(torch.bfloat16, device), BYTES)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as prof:
+        engine.generate([Request([BYTES.bos, 65], max_tokens=4, temperature=0.0)])
+    called = {event.key for event in prof.key_averages()}
+    assert any("scaled_dot_product" in name for name in called) and not any("cudnn" in name for name in called)
+    with torch.no_grad(), attention._without_plans(torch.device("cuda")):
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    with attention._without_plans(torch.device("cuda")):
+        assert torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @devices

@@ -7,12 +7,12 @@
 Parts, the most worthwhile first. Each is processes of its own with a limit of its own: what fails or hangs costs itself
 alone, and time that is left over goes to the next parts. The file is written anew after every piece.
 
-    facts    card, driver, torch; what matrix products and copies reach
+    facts    card, driver, torch; what matrix products and copies reach, and what an operation costs the processor
     correct  attention kernels, loss, gradients, an update, float8 and the KV cache against float64; tests marked `cuda`
     train    steps at the dial's depths, bfloat16 then float8: ms, tokens/s, MFU, memory, seconds to compile
-    same     200 steps of the tiny world as on the CPU, and killed and resumed
+    same     50 steps of the tiny world as on the CPU, and killed and resumed
     decode   the engine at several batches: tokens/s, share of the memory's bandwidth
-    trace    20 steps under the profiler: time by kind, longest kernels
+    trace    5 steps under the profiler: time by kind, longest kernels
 
 It runs from a source tree and needs torch 2.11 or newer, numpy, pyarrow, safetensors, tiktoken and rich; nothing else
 of nanochat's requirements, no network and no data.
@@ -35,7 +35,7 @@ from benchmarks.result import BenchmarkResult
 from nanochat.console import UserError, say
 
 # Shares of the time, of what the parts before left over.
-PARTS = {"facts": 0.05, "correct": 0.25, "train": 0.48, "same": 0.07, "decode": 0.07, "trace": 0.08}
+PARTS = {"facts": 0.05, "correct": 0.3, "train": 0.38, "same": 0.08, "decode": 0.06, "trace": 0.13}
 SHOWN = 160  # characters of an error
 
 

@@ -17,6 +17,7 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
         "machine": partial(machine, sizes),
         "matmul": partial(matmul, sizes),
         "bandwidth": partial(lambda s: {"gb_per_s": bandwidth(s) / 1e9}, sizes),
+        "host": partial(host, sizes),
     }
 
 
@@ -99,3 +100,15 @@ def bandwidth(sizes: Sizes) -> float:
     a = torch.randn(sizes.copied // 4, device=sizes.device)
     b = torch.empty_like(a)
     return 2 * sizes.copied / seconds_of(lambda: b.copy_(a), sizes.device)
+
+
+def host(sizes: Sizes) -> dict[str, Any]:
+    """Microseconds that the processor takes for an operation on a few numbers, and to wait for a number of the device's:
+    what bounds small models and decoding."""
+    import torch
+
+    a = torch.zeros(8, device=sizes.device)
+    times = sizes.launches
+    launch = seconds_of(lambda: [a.add_(1) for _ in range(times)], sizes.device) / times
+    wait = seconds_of(lambda: [a[0].item() for _ in range(times)], sizes.device) / times
+    return {"operation_us": launch * 1e6, "wait_us": wait * 1e6}

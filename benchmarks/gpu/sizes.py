@@ -32,16 +32,17 @@ class Sizes:
     window: int = 256
     side: int = 8192
     copied: int = 1 << 31
-    same_depth: int = 4
+    launches: int = 200
+    same_depth: int = 2
     same_batch: int = 4096
     same_seq_len: int = 256
-    same_steps: int = 200
+    same_steps: int = 48
     decode_depths: tuple[int, ...] = (12, 20)
     decode_batches: tuple[int, ...] = (1, 16, 64)
     decode_prompt: int = 128
-    decode_tokens: int = 128
+    decode_tokens: int = 64
     trace_depth: int = 12
-    trace_steps: int = 20
+    trace_steps: int = 5
 
     @classmethod
     def of(cls, device: str) -> Sizes:

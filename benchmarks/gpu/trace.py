@@ -21,10 +21,12 @@ NAME = 120  # characters of a kernel's name
 UPDATE, STEP = "nanochat update", "nanochat step"  # named stretches
 # The first that fits a kernel's name, or on a CPU an operation's.
 KINDS = (
+    ("loss", r"^triton.*_(exp|scatter)"),
+    ("fused", "^triton"),  # named after all that it does, copies too
     ("copies", r"memcpy|memset|copy_|::copy|CatArray|fill"),
     ("attention", r"flash|fmha|flex_attention|attention|varlen"),
     ("matmul", r"gemm|gemv|cutlass|cublas|nvjet|sm\d+_xmma|::mm|::bmm|::addmm|::baddbmm|::linear|_scaled_mm|scaled_mm"),
-    ("loss", r"exp|log|scatter|gather|tanh"),
+    ("loss", r"exp|log|scatter|gather|tanh"),  # uncompiled
 )
 
 

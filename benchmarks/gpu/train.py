@@ -20,13 +20,13 @@ RATIO = 12.0  # tokens per parameter of the run that the batch is for
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
-    """First as trainings on a GPU are, compiled as a whole; then every depth in parts, which compile in seconds, so
-    that all are reached; then the rest."""
+    """First as trainings on a GPU are, compiled as a whole, which took a minute on an H100; then in parts, the largest
+    model first; then the rest."""
     first = sizes.depths[0]
     found: dict[str, Callable[[], dict[str, Any]]] = {f"d{first} bf16": partial(step, sizes, first)}
     if sizes.on_cpu:  # whose parts are compiled to machine code, which takes longer than a test may
         return {**found, **{f"d{depth} fp8": partial(step, sizes, depth, True) for depth in sizes.depths}}
-    for depth in sizes.depths:
+    for depth in reversed(sizes.depths):
         for float8 in (False, True):
             name = f"d{depth} {'fp8' if float8 else 'bf16'} in parts"
             found[name] = partial(step, sizes, depth, float8, parts=True)
@@ -89,7 +89,7 @@ class Work:
         """The loss before the update."""
         from nanochat.optim import Schedule
 
-        return self.stepper(self.batch, self.batch.valid, Schedule(1000, warmup=0), number)
+        return self.stepper(self.batch, self.batch.valid, Schedule.pretraining(1000), number)
 
 
 def step(

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 Backend = Literal["flash", "flex", "blocked"]
 FLASH_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # several heads a key, from torch 2.13 on
 BLOCK = 256  # queries at a time: three times as fast as scaled_dot_product_attention at T 512 on 2 cores, both ways
+# cuDNN plans anew for every number of keys: 5 ms a call on an H100, seven tenths of decoding. Trainings have one length.
+NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 LONGEST = 2048  # keys a block may see at once; full attention over more goes to scaled_dot_product_attention
 
 
@@ -52,7 +56,7 @@ def attend(
     if not torch.is_grad_enabled() and (backend == "blocked" or (backend == "flex" and not whole)):
         return forward_only(q, k, v, window, scale)
     if whole and (backend != "blocked" or q.size(2) > LONGEST):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=q.size(1) != k.size(1))
+        return _torchs(q, k, v, scale, None)
     if backend == "flash":
         return _flash(q, k, v, window, scale)
     if backend == "flex":
@@ -167,7 +171,19 @@ def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: in
     distance = positions[:, None, :, None] - torch.arange(k.size(2), device=q.device)
     # A row sees its own past only: a longer neighbour in the batch leaves stale positions behind its end.
     mask = (distance >= 0) & (distance <= window)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
+    return _torchs(q, k, v, scale, mask)
+
+
+def _torchs(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """scaled_dot_product_attention, causal without a mask."""
+    with _without_plans(q.device):
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.size(1) != k.size(1)
+        )
+
+
+def _without_plans(device: torch.device) -> AbstractContextManager[None]:
+    return sdpa_kernel(NO_PLANS) if device.type == "cuda" and not torch.is_grad_enabled() else nullcontext()
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:

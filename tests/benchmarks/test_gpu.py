@@ -190,7 +190,7 @@ def test_time_by_kind_of_a_gpus_trace() -> None:
         "attention": 0.1,
         "copies": 0.1,
         "loss": 0.05,
-        "other": 0.05,
+        "fused": 0.05,
     }
     assert found["ms"] == pytest.approx(0.95)
     assert found["by_kind_ms"] == pytest.approx(expected)
