@@ -103,8 +103,8 @@ def bandwidth(sizes: Sizes) -> float:
 
 
 def host(sizes: Sizes) -> dict[str, Any]:
-    """Microseconds that the processor takes for an operation on a few numbers, and to wait for a number of the device's:
-    what bounds small models and decoding."""
+    """What bounds small models and decoding: microseconds of the processor for an operation on a few numbers, and for
+    reading one from the device."""
     import torch
 
     a = torch.zeros(8, device=sizes.device)
