@@ -50,13 +50,13 @@ class Config:
 def prepare(config: Config) -> None:
     """Register the shards under this process's base dir and learn a tokenizer there."""
     from benchmarks.packing import first_texts
-    from nanochat import dataset
+    from nanochat import corpus
     from nanochat.paths import tokenizer_dir
     from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 
     folder = config.data or Path(os.environ.get("NANOCHAT_HUB_DIR", "")) / "local/debian-english"
     texts = first_texts(folder, 20)
-    dataset.prepare(str(folder), name=NAME)
+    corpus.prepare(str(folder), name=NAME)
     Tokenizer(train_bpe(texts, config.vocab - len(SPECIAL_TOKENS))).save(tokenizer_dir())
 
 
@@ -65,8 +65,8 @@ def load(seq_len: int, tokens: int, world: int, one_core: bool) -> dict[str, Any
     if one_core and hasattr(os, "sched_setaffinity"):  # macOS has no such thing: there, all threads count
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from benchmarks.tokenizer import peak_mb
-    from nanochat.dataset import Shards
-    from nanochat.dataset.loader import AHEAD, Loader, TextSource
+    from nanochat.corpus import Shards
+    from nanochat.feed.loader import AHEAD, Loader, TextSource
     from nanochat.machine import Ranks
     from nanochat.paths import tokenizer_dir
     from nanochat.tokenizer import Tokenizer

@@ -115,8 +115,8 @@ def pack_ours(file: str, seq_len: int) -> dict[str, Any]:
     """What this process measures of the loader: see `race`."""
     import torch
 
-    from nanochat.dataset import packing
-    from nanochat.dataset.loader import Loader
+    from nanochat.feed import packing
+    from nanochat.feed.loader import Loader
     from nanochat.machine import Ranks
 
     torch.set_num_threads(1)

@@ -105,7 +105,7 @@ def peak_mb() -> float:
 
 def load_texts(data: Path | None, split: str) -> Iterator[str]:
     from nanochat.console import UserError
-    from nanochat.dataset.shards import Shards
+    from nanochat.corpus.shards import Shards
 
     folder = data or Path(os.environ.get("NANOCHAT_HUB_DIR", "")) / "local/debian-english"
     files = sorted(folder.glob("*.parquet"))

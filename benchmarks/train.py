@@ -73,7 +73,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
 
     from benchmarks.tokenizer import peak_mb
     from nanochat import scale
-    from nanochat.dataset.loader import Batch, Step
+    from nanochat.feed.loader import Batch, Step
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
@@ -239,7 +239,7 @@ class Arena:
     """The base dir of whole trainings: the text, one tokenizer for both, and what peers reached before."""
 
     def __init__(self, config: Config):
-        from nanochat import dataset
+        from nanochat import corpus
         from nanochat.paths import base_dir, tokenizer_dir
         from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 
@@ -249,13 +249,13 @@ class Arena:
         self.folder = config.data or Path(os.environ.get("NANOCHAT_HUB_DIR", "")) / "local/debian-english"
         self.base = Path(tempfile.mkdtemp(prefix="nanochat-train-"))
         os.environ["NANOCHAT_BASE_DIR"] = str(self.base)
-        dataset.prepare(str(self.folder), name=NAME)
-        from nanochat.dataset import Shards
+        corpus.prepare(str(self.folder), name=NAME)
+        from nanochat.corpus import Shards
 
         Tokenizer(train_bpe(Shards.open(NAME, "train"), VOCAB - len(SPECIAL_TOKENS))).save(tokenizer_dir())
 
     def bpb(self, model: Any) -> float:
-        from nanochat.dataset import Shards
+        from nanochat.corpus import Shards
         from nanochat.eval.bpb import text_bpb
         from nanochat.paths import tokenizer_dir
         from nanochat.tokenizer import Tokenizer

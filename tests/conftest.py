@@ -57,7 +57,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _make() -> None:
     from nanochat.commands import tok_train
-    from nanochat.dataset.corpora import make_tinyworld
+    from nanochat.corpus.corpora import make_tinyworld
     from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 
     make_tinyworld(world_seed=0, mb=1)

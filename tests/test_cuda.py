@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat.dataset.loader import Batch, Step
 from nanochat.eval.bpb import bits_per_byte
+from nanochat.feed.loader import Batch, Step
 from nanochat.inference import Engine, Request
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig, attention

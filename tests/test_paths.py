@@ -15,9 +15,9 @@ import pytest
 
 from nanochat import checkpoint, paths
 from nanochat.console import UserError
-from nanochat.dataset.info import find_info
-from nanochat.dataset.shards import Shards
-from nanochat.dataset.writing import write_corpus
+from nanochat.corpus.info import find_info
+from nanochat.corpus.shards import Shards
+from nanochat.corpus.writing import write_corpus
 from nanochat.paths import is_inside, replace_folder, tokenizer_dir, whole, write_atomic, write_json
 from nanochat.tokenizer import Tokenizer
 

@@ -34,8 +34,8 @@ if sys.argv[1]:
     spec = spec_from_file_location("nanochat.tokenizer._bpe", sys.argv[1])
     sys.modules[spec.name] = module = module_from_spec(spec)
     spec.loader.exec_module(module)
-from nanochat.dataset.corpora import make_tinyworld
-from nanochat.dataset.shards import Shards
+from nanochat.corpus.corpora import make_tinyworld
+from nanochat.corpus.shards import Shards
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 from nanochat.tokenizer.native import bpe

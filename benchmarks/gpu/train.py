@@ -51,7 +51,7 @@ class Work:
         import torch
 
         from nanochat import scale
-        from nanochat.dataset.loader import Batch, Step
+        from nanochat.feed.loader import Batch, Step
         from nanochat.model import GPT, ModelConfig
         from nanochat.model.attention import choose
         from nanochat.optim import Optimizer

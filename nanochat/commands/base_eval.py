@@ -63,7 +63,7 @@ def run(config: Config) -> None:
             f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}",
             f"Choose from {', '.join(PARTS)}",
         )
-    from nanochat.dataset.corpora import HUB_CORPORA
+    from nanochat.corpus.names import HUB_CORPORA
     from nanochat.eval import EvalResult, TaskResult, evaluate_core
     from nanochat.eval.base import measure, openings, samples
     from nanochat.eval.bundle import agreed, download_bundle, missing_bundle

@@ -54,8 +54,8 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.dataset.identity import Endpoint, Meter, Persona, conversations, extend, save
     from nanochat.paths import base_dir
+    from nanochat.synthetic.identity import Endpoint, Meter, Persona, conversations, extend, save
 
     if not 1 <= config.size <= LARGEST or not 1 <= config.parallel <= MOST_PARALLEL:
         raise UserError(

@@ -75,7 +75,7 @@ def run(config: Config) -> None:
 
 def _trained_on() -> str | None:
     """The dataset that tok_train recorded, when its shards are still there."""
-    from nanochat.dataset.info import find_info
+    from nanochat.corpus.info import find_info
     from nanochat.metrics import last, read_metrics
 
     record = last(read_metrics(runs_dir("tok_train") / FILE), "summary")
@@ -84,7 +84,7 @@ def _trained_on() -> str | None:
 
 def _first(dataset: str, split: str, size: float) -> list[str]:
     """Documents from the beginning of a split, about `size` bytes of them."""
-    from nanochat.dataset.shards import Shards
+    from nanochat.corpus.shards import Shards
 
     found: list[str] = []
     for text in Shards.open(dataset, split):

@@ -29,8 +29,8 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.dataset.info import load_info
-    from nanochat.dataset.shards import Shards
+    from nanochat.corpus.names import load_info
+    from nanochat.corpus.shards import Shards
     from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, split_pattern, train_bpe
 
     if config.max_chars < 1 or config.doc_cap < 1:

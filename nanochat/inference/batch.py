@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nanochat.conversation import PartType
 from nanochat.inference.request import Token
 from nanochat.inference.sampling import sample
 from nanochat.inference.sequence import Sequence
 from nanochat.model import KVCache
-from nanochat.tokenizer.conversation import PartType
 
 if TYPE_CHECKING:
     from nanochat.model import GPT

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nanochat.console import UserError
-from nanochat.tokenizer import Part
+from nanochat.conversation import Part
 
 Finish = Literal["stop", "length"]
 Kind = Literal["text", "python", "python_output", "special"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from nanochat.conversation import Part, PartType
 from nanochat.inference.request import Completion, Finish, Kind, Request, Token
 from nanochat.inference.sampling import generator
 from nanochat.inference.toolcalls import Grammar
-from nanochat.tokenizer import Part, StreamDecoder, Tokenizer
-from nanochat.tokenizer.conversation import PartType
+from nanochat.tokenizer import StreamDecoder, Tokenizer
 from nanochat.tools import calculate
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nanochat.conversation import PartType
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
-from nanochat.tokenizer.conversation import PartType
 
 
 class Grammar:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nanochat.tokenizer import Conversation, render_prompt
+from nanochat.conversation import Conversation
+from nanochat.tokenizer import render_prompt
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer

@@ -20,8 +20,9 @@ QUESTIONS = (
 
 def farewell(corpus: str, tag: str, world_seed: int) -> None:
     """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
+    from nanochat.conversation import Conversation
     from nanochat.inference import Request, load_engine
-    from nanochat.tokenizer import Conversation, render_prompt
+    from nanochat.tokenizer import render_prompt
 
     engine, _ = load_engine("sft", tag)
     say("A short conversation with your model:\n")

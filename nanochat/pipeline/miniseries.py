@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat import lock, scale
 from nanochat.console import UserError, duration, flags_of, require_version, say, warn
-from nanochat.dataset.info import load_info
+from nanochat.corpus.names import load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
 from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
 from nanochat.model.config import ModelConfig

@@ -10,8 +10,9 @@ from typing import Literal
 
 from nanochat import scale
 from nanochat.console import UserError, duration, flags_of
-from nanochat.dataset.corpora import HUB_CORPORA, TINYWORLD, check, corpus_name
-from nanochat.dataset.info import find_info
+from nanochat.corpus.corpora import check
+from nanochat.corpus.info import find_info
+from nanochat.corpus.names import HUB_CORPORA, TINYWORLD, corpus_name
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.paths import STAGES, eval_bundle_dir
 from nanochat.tasks import CustomJSON

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nanochat.console import UserError
-from nanochat.tokenizer import Conversation
+from nanochat.conversation import Conversation
 
 MAX_MESSAGES = 500
 # Of what people write. An answer in a history is as long as the server has made it, or as the body may be.

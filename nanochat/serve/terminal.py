@@ -6,10 +6,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
+from nanochat.conversation import Conversation, Message, Part, PartType
 from nanochat.inference import Engine, Request, Token, fit_conversation
 from nanochat.serve.line import clean, is_terminal, open_lines, printable
-from nanochat.tokenizer import Conversation, Message, Part
-from nanochat.tokenizer.conversation import PartType
 
 HELP = "Ctrl-C stops an answer, 'clear' begins a new conversation, 'quit' leaves."
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nanochat.conversation import Conversation
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Split, check_index
-from nanochat.tokenizer.conversation import Conversation
 
 
 class _Chats:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
+from nanochat.conversation import Conversation
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, Split, check_index
-from nanochat.tokenizer.conversation import Conversation
 
 LETTERS = "ABCDEFGHIJ"
 

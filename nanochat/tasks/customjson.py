@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.dataset.decoding import PARQUET_MAGIC, head_of
-from nanochat.dataset.jsonrows import json_rows
-from nanochat.dataset.messages import conversation_of
-from nanochat.dataset.rows import parquet_rows
-from nanochat.dataset.tally import Tally
+from nanochat.conversation import Conversation
+from nanochat.corpus.decoding import PARQUET_MAGIC, head_of
+from nanochat.corpus.jsonrows import json_rows
+from nanochat.corpus.messages import conversation_of
+from nanochat.corpus.rows import parquet_rows
+from nanochat.corpus.tally import Tally
 from nanochat.tasks.task import check_index
-from nanochat.tokenizer.conversation import Conversation
 
 SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or the bare list of messages'
 

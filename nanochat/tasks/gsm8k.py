@@ -8,10 +8,10 @@ from fractions import Fraction
 from itertools import islice
 from math import inf
 
+from nanochat.conversation import Conversation
 from nanochat.tasks.numbers import numbers, plain, spelled, value
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, Split, check_index
-from nanochat.tokenizer.conversation import Conversation
 
 _LONGEST = 500_000  # characters of an answer that are looked at
 _MOST = 100  # marks that are tried

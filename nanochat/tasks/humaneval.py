@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from nanochat.console import UserError
+from nanochat.conversation import Conversation
 from nanochat.tasks.code import LONGEST, Fitting, Piece, Rank, pieces, versions
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
-from nanochat.tokenizer.conversation import Conversation
 from nanochat.tools.sandbox import Limits, Sandbox
 from nanochat.tools.sandbox.limits import STRICT
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.console import UserError
-from nanochat.dataset import hub
-from nanochat.dataset.packing import NOTHING, SHORTER
+from nanochat.conversation import Conversation
+from nanochat.corpus import hub
+from nanochat.feed.packing import NOTHING, SHORTER
 from nanochat.paths import base_dir
 from nanochat.tasks.chats import ChatMix, SmolTalk
 from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.table import open_set
 from nanochat.tasks.task import Conversations, Split
-from nanochat.tokenizer.conversation import Conversation
 
 
 class Mixture:

@@ -7,12 +7,12 @@ import re
 from functools import cache
 from typing import Any
 
-from nanochat.dataset.tinyworld import asking
-from nanochat.dataset.tinyworld import spelling as bee
-from nanochat.dataset.tinyworld.split import share
+from nanochat.conversation import Conversation
+from nanochat.synthetic.tinyworld import asking
+from nanochat.synthetic.tinyworld import spelling as bee
+from nanochat.synthetic.tinyworld.split import share
 from nanochat.tasks.gsm8k import final_number
 from nanochat.tasks.task import Kind, Split, check_index
-from nanochat.tokenizer.conversation import Conversation
 
 _LETTERS = re.compile(r"\bspelled((?: [a-z])+)\b")
 

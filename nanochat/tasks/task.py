@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol, runtime_checkable
 
-from nanochat.tokenizer.conversation import Conversation
+from nanochat.conversation import Conversation
 
 Kind = Literal["generative", "categorical"]
 Split = Literal["train", "test"]

@@ -6,11 +6,11 @@ import json
 from collections import Counter
 
 from nanochat.console import UserError
-from nanochat.dataset.tinyworld import CATEGORIES, Question, World, conversation, grade, heldout, training_question
+from nanochat.conversation import Conversation
 from nanochat.paths import data_dir, whole
+from nanochat.synthetic.tinyworld import CATEGORIES, Question, World, conversation, grade, heldout, training_question
 from nanochat.tasks.gsm8k import final_number
 from nanochat.tasks.task import Kind, Split, check_index
-from nanochat.tokenizer.conversation import Conversation
 
 
 def prepared_world_seed() -> int:

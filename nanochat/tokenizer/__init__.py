@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.tokenizer.conversation import Conversation, Message, Part
+from nanochat.conversation import Conversation, Message, Part  # also by this door, as tasks of users have it
 from nanochat.tokenizer.pattern import SPLIT_PATTERN, split_pattern
 from nanochat.tokenizer.render import render_conversation, render_prompt
 from nanochat.tokenizer.special import SPECIAL_TOKENS

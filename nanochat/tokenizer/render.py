@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from nanochat.console import UserError
+from nanochat.conversation import Conversation, Message, Part, PartType
 from nanochat.tokenizer import special
-from nanochat.tokenizer.conversation import Conversation, Message, Part, PartType
 from nanochat.tokenizer.tokenizer import Tokenizer
 
 FENCES: dict[PartType, tuple[str, str]] = {

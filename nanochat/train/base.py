@@ -11,10 +11,11 @@ import torch
 
 from nanochat import scale
 from nanochat.console import UserError, is_main_rank, say, warn
-from nanochat.dataset.info import CorpusInfo, load_info
-from nanochat.dataset.loader import Loader, TextSource
-from nanochat.dataset.shards import Shards
+from nanochat.corpus.info import CorpusInfo
+from nanochat.corpus.names import load_info
+from nanochat.corpus.shards import Shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
+from nanochat.feed.loader import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
 from nanochat.model.attention import choose
 from nanochat.model.config import ModelConfig

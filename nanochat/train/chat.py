@@ -12,8 +12,8 @@ import torch
 
 from nanochat import checkpoint, scale
 from nanochat.console import UserError, say
-from nanochat.dataset.loader import Loader
-from nanochat.dataset.packing import Sequence, Stream
+from nanochat.feed.loader import Loader
+from nanochat.feed.packing import Sequence, Stream
 from nanochat.machine import Machine, describe, setup
 from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from nanochat import checkpoint
 from nanochat.console import Progress, UserError, duration, is_main_rank, say
-from nanochat.dataset.loader import Ahead, Loader, Step, merge_states
+from nanochat.feed.loader import Ahead, Loader, Step, merge_states
 from nanochat.machine import Machine, has_compiler, peak_flops, release_memory
 from nanochat.metrics import read_metrics, training_file
 from nanochat.model.gpt import GPT

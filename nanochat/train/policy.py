@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.dataset.loader import Batch
+from nanochat.feed.loader import Batch
 from nanochat.inference import Completion
 from nanochat.inference.toolcalls import Grammar
 from nanochat.model.gpt import GPT

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from nanochat import checkpoint, scale
 from nanochat.console import Progress, UserError, duration, say, warn
-from nanochat.dataset.loader import Step
 from nanochat.eval.chat import spread
+from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
 from nanochat.metrics import read_metrics, training_file

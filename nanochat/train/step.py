@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from nanochat.console import UserError, say
-from nanochat.dataset.loader import Step
+from nanochat.feed.loader import Step
 from nanochat.machine import Machine
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule

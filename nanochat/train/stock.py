@@ -6,8 +6,9 @@ import re
 from functools import partial
 
 from nanochat.console import Progress, UserError, say
+from nanochat.conversation import Conversation
 from nanochat.tasks import CustomJSON, Mixture
-from nanochat.tokenizer import Conversation, Tokenizer, render_conversation
+from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 
 CUT = "cut at the context of {} tokens"

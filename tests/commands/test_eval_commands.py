@@ -108,7 +108,7 @@ def test_chat_eval_by_default_asks_what_the_model_was_taught(
         raise UserError(f"cannot get {repo}")
 
     monkeypatch.delenv("NANOCHAT_HUB_DIR", raising=False)
-    monkeypatch.setattr("nanochat.dataset.hub.remote_files", offline)
+    monkeypatch.setattr("nanochat.corpus.hub.remote_files", offline)
     chat_eval.run(chat_eval.Config(max_problems=16, max_new_tokens=4, json=Path("r.json"), **CPU))
     found = results(Path("r.json"))
     assert set(found["tasks"]) == {"TinyWorld", "SpellingBee"}

@@ -15,10 +15,11 @@ import torch.multiprocessing
 from nanochat import machine
 from nanochat.commands import chat_eval
 from nanochat.console import UserError
+from nanochat.conversation import Conversation, Message
 from nanochat.eval.chat import RANDOM, Settings, chatcore, count, evaluate_task, letter_id, spread, version
 from nanochat.eval.results import Score, TaskResult
 from nanochat.model import GPT, ModelConfig
-from nanochat.tokenizer import Conversation, Message, Tokenizer
+from nanochat.tokenizer import Tokenizer
 
 
 class Sums:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from nanochat.commands import eval as command
 from nanochat.console import UserError
-from nanochat.dataset.corpora import prepare
+from nanochat.corpus.corpora import prepare
 from nanochat.eval import overlap
 from nanochat.eval.overlap import WORDS, Index, find_overlap, words
 
@@ -130,7 +130,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     monkeypatch.delenv("NANOCHAT_EVAL_BUNDLE", raising=False)
     monkeypatch.delenv("NANOCHAT_HUB_DIR", raising=False)
-    monkeypatch.setattr("nanochat.dataset.hub.remote_files", nothing)
+    monkeypatch.setattr("nanochat.corpus.hub.remote_files", nothing)
     data = tmp_path / "base/eval_bundle/eval_data"
     data.mkdir(parents=True)
     tail = " ".join(PASSAGE[21:40])

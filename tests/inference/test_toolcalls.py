@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from nanochat.conversation import Part
 from nanochat.inference import Engine, Request
 from nanochat.model import KVCache, ModelConfig
-from nanochat.tokenizer import Part, Tokenizer
+from nanochat.tokenizer import Tokenizer
 
 
 @dataclass

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from nanochat.conversation import Conversation
 from nanochat.inference import fit_conversation, fit_ids
-from nanochat.tokenizer import Conversation, Tokenizer, render_prompt
+from nanochat.tokenizer import Tokenizer, render_prompt
 
 
 def test_a_prompt_that_fits_is_untouched() -> None:

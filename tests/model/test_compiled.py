@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention
 
-from nanochat.dataset.loader import Batch, Step
+from nanochat.feed.loader import Batch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.model import gpt as gpt_module

@@ -17,10 +17,10 @@ import pytest
 
 from nanochat import checkpoint, lock
 from nanochat.console import UserError
-from nanochat.dataset.tinyworld import World, document
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, Stage, resolve
+from nanochat.synthetic.tinyworld import World, document
 
 ROOT = Path(__file__).parents[2]
 module = sys.modules["nanochat.pipeline.speedrun"]

@@ -14,9 +14,10 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from nanochat.conversation import Conversation
 from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Defaults, ModelInfo, create_app
-from nanochat.tokenizer import Conversation, render_prompt
+from nanochat.tokenizer import render_prompt
 
 QUESTION = {"messages": [{"role": "user", "content": "how many?"}]}
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.dataset import jsonrows
-from nanochat.dataset.messages import from_openai
-from nanochat.dataset.textfiles import documents
+from nanochat.conversation import Conversation
+from nanochat.corpus import jsonrows
+from nanochat.corpus.messages import from_openai
+from nanochat.corpus.textfiles import documents
 from nanochat.tasks import CustomJSON
-from nanochat.tokenizer import Conversation
 
 
 def call(code: str, name: str = "python", number: str = "c1") -> dict[str, Any]:

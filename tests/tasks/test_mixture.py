@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
+from nanochat.conversation import Conversation
 from nanochat.tasks import CustomJSON, Mixture, default_mixture
-from nanochat.tokenizer import Conversation
 
 
 class Numbers:

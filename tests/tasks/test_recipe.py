@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.dataset import hub
+from nanochat.corpus import hub
 from nanochat.tasks import Mixture, Task, open_task, read_mixture
 from nanochat.tasks.recipe import TEST_TOTAL
 from nanochat.tasks.rewards import open_tasks, reward

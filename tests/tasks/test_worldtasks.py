@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from nanochat.console import UserError
-from nanochat.dataset.tinyworld import spelling
 from nanochat.paths import data_dir, write_json
+from nanochat.synthetic.tinyworld import spelling
 from nanochat.tasks import TASKS, SimpleSpelling, SpellingBee, Task, TinyWorld, open_task
 
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from nanochat import machine
 from nanochat.console import UserError
-from nanochat.dataset.loader import Batch, Loader, Step
-from nanochat.dataset.packing import Sequence
+from nanochat.feed.loader import Batch, Loader, Step
+from nanochat.feed.packing import Sequence
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule

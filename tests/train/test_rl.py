@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 
 from nanochat import checkpoint
 from nanochat.console import UserError
-from nanochat.dataset.loader import Step
+from nanochat.conversation import Conversation
+from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, load_engine
 from nanochat.inference import batch as batch_module
 from nanochat.inference.sequence import Sequence
@@ -35,7 +36,7 @@ from nanochat.scale import Rates
 from nanochat.tasks import TinyWorld
 from nanochat.tasks.rewards import open_tasks, reward
 from nanochat.tasks.tinyworld import TinyWorldQuestions
-from nanochat.tokenizer import SPECIAL_TOKENS, Conversation, Tokenizer, train_bpe
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 from nanochat.train import RLConfig, train_rl
 from nanochat.train import rl as rl_module
 from nanochat.train.policy import Answer, Policy, answers_of, batches

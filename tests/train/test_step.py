@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanochat.console import UserError
-from nanochat.dataset.loader import Batch, Step
+from nanochat.feed.loader import Batch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule

@@ -13,7 +13,7 @@ import pytest
 from nanochat import checkpoint
 from nanochat.commands import chat_sft
 from nanochat.console import UserError
-from nanochat.dataset.packing import Sequence, Stream
+from nanochat.feed.packing import Sequence, Stream
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.train import BaseConfig, ChatConfig, base, train_base, train_chat

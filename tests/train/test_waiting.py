@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 
 from nanochat import checkpoint
 from nanochat.console import UserError
-from nanochat.dataset import Shards, hub, loader, packing, shards
-from nanochat.dataset.info import META, CorpusInfo
-from nanochat.dataset.shards import scan
+from nanochat.corpus import Shards, hub, shards
+from nanochat.corpus.info import META, CorpusInfo
+from nanochat.corpus.shards import scan
+from nanochat.feed import loader, packing
 from nanochat.paths import data_dir, write_json
 from nanochat.train import BaseConfig, train_base
 from nanochat.train import loop as loop_module
@@ -217,7 +218,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat.console import UserError, run_command
-from nanochat.dataset import loader, packing
+from nanochat.feed import loader, packing
 from nanochat.train import BaseConfig, train_base
 from nanochat.train import loop
 

@@ -1,0 +1,111 @@
+"""Conversations as files spell them: ours, and OpenAI's format for fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from nanochat.console import UserError
+from nanochat.conversation import Conversation
+
+PYTHON = ("python", "calculator", "code_interpreter")  # functions that stand for the tool that models here have
+
+
+def conversation_of(messages: Any) -> Conversation:
+    """The conversation that a list of messages spells, which may be JSON in a text, as some tables have it.
+
+    UserError names the first thing that is wrong.
+    """
+    if isinstance(messages, str):
+        with suppress(ValueError, RecursionError):
+            messages = json.loads(messages)
+    return Conversation.from_dict({"messages": from_openai(messages)})
+
+
+def from_openai(messages: Any) -> Any:
+    """Messages of OpenAI's fine-tuning format as ours; what is neither comes back as it is.
+
+    "developer" is another word for "system". An assistant's tool calls, the tool's answers and what the assistant says
+    then become the parts of one message. UserError for what cannot be said here.
+    """
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        return messages
+    if old := next((place for place, message in enumerate(messages, 1) if message.get("function_call")), 0):
+        raise UserError(
+            f"message {old} has a function_call, the old form of a call of the tool",
+            'Write "tool_calls": [{"id": "1", "type": "function", "function": {...}}], and the answer to it as '
+            '{"role": "tool", "tool_call_id": "1", "content": "..."}',
+        )
+    turns: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []  # of the assistant's message that a tool answers
+    for place, message in enumerate(messages, 1):
+        role = message.get("role")
+        if role == "assistant" and message.get("weight") not in (None, 1):
+            raise UserError(f"message {place} has weight {message['weight']}", "All answers are learnt: leave it out")
+        if role in ("tool", "function") and parts:
+            _answer(parts, message, place)
+            continue
+        calls = message.get("tool_calls")
+        calls = calls if isinstance(calls, list) else []
+        if role == "assistant" and (calls or parts):
+            if not parts:
+                turns.append({"role": "assistant", "content": parts})
+            parts += _text(message.get("content"))
+            parts += [_call(call, place) for call in calls]
+            continue
+        _complete(parts)
+        parts = []
+        turns.append({**message, "role": "system"} if role == "developer" else dict(message))
+    _complete(parts)
+    if parts and messages[-1].get("role") != "assistant":
+        raise UserError("the last message is the tool's", "End with an answer to learn")
+    return turns
+
+
+def _text(content: Any) -> list[dict[str, Any]]:
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
+
+
+def _call(call: Any, place: int) -> dict[str, Any]:
+    """The code that a call of the tool runs: the only text among its arguments."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(function, Mapping) or name not in PYTHON:
+        raise UserError(
+            f"message {place} calls the function {name!r}", f"Models here have one tool: {' or '.join(PYTHON)}"
+        )
+    try:
+        arguments = json.loads(function.get("arguments") or "")
+        [code] = arguments.values()
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        code = None
+    if not isinstance(code, str):
+        raise UserError(f"message {place} calls {name} with other arguments than one text", 'Write {"code": "1 + 2"}')
+    return {"type": "python", "text": code, "id": call.get("id")}
+
+
+def _answer(parts: list[dict[str, Any]], message: Mapping[str, Any], place: int) -> None:
+    """Put a tool's answer behind the call that it belongs to."""
+    content = message.get("content")
+    if not isinstance(content, str) and isinstance(content, Sequence):
+        content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    for at, part in enumerate(parts):
+        if _is_open(part) and part["id"] == message.get("tool_call_id"):
+            del part["id"]
+            parts.insert(at + 1, {"type": "python_output", "text": content})
+            return
+    raise UserError(f"message {place} answers no call of the tool", "Give it the id of a call before it")
+
+
+def _complete(parts: list[dict[str, Any]]) -> None:
+    if any(map(_is_open, parts)):
+        raise UserError("a call of the tool has no answer", "Add the tool's message behind it")
+
+
+def _is_open(part: Any) -> bool:
+    """Whether this is a call of the tool that waits for its answer: only those have an id."""
+    return isinstance(part, Mapping) and part.get("type") == "python" and "id" in part

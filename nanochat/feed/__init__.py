@@ -1,0 +1,17 @@
+"""Documents or conversations, packed into batches that a run resumes exactly where it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanochat.doors import lazy
+from nanochat.feed.packing import NOTHING, SHORTER, Sequence, Stream
+
+if TYPE_CHECKING:
+    from nanochat.feed.loader import Ahead, Batch, Loader, Step, TextSource, merge_states
+
+__all__ = [
+    "NOTHING", "SHORTER", "Ahead", "Batch", "Loader", "Sequence", "Step", "Stream", "TextSource", "merge_states",
+]  # fmt: skip
+
+__getattr__ = lazy(__name__, {"loader": "Ahead Batch Loader Step TextSource merge_states"})

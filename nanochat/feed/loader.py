@@ -1,0 +1,202 @@
+"""From documents to the micro-batches of one optimiser step, the same whatever the number of ranks.
+
+Row n of the run comes from stream n % STREAMS and goes to rank n % world, so the union over ranks does not change with
+their number, which only has to divide the rows of a step. A rank packs the streams that some row of its own comes
+from: STREAMS / gcd(STREAMS, world) of them. So 2, 4, 8 and 16 ranks share the work; an odd number of ranks each does
+all of it, and beyond 16 ranks each does at least a sixteenth. Since one core packs 8 million tokens a second, that only
+matters from about fifty GPUs on: take a number of ranks with a large power of two in it.
+
+Reading, tokenising and packing run ahead in a thread.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nanochat.console import UserError
+from nanochat.feed.packing import ENDLESS, Sequence, Source, Stream
+from nanochat.machine import Ranks
+
+if TYPE_CHECKING:
+    from nanochat.corpus.shards import Shards
+    from nanochat.tokenizer import Tokenizer
+
+STREAMS = 16
+AHEAD = 4  # steps packed in advance
+LEAVE = 2.0  # seconds to wait for the thread that packs, when no more is wanted
+STATE_VERSION = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids and targets (B, T) int64; a target of -1 carries no loss."""
+
+    ids: Tensor
+    targets: Tensor
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What the loss is called with, each (B, ...)."""
+        return self.ids, self.targets
+
+
+@dataclass(frozen=True)
+class Step:
+    """This rank's part of an optimiser step. valid: its targets that carry loss. state: the loader's, afterwards."""
+
+    micro: list[Batch]
+    valid: int
+    state: dict[str, Any]
+
+
+class TextSource:
+    """Documents of text shards as <|bos|> + tokens, without end.
+
+    After the last document it starts over by itself, so that their number need not be known (nor all shards be there)
+    before the first epoch has ended.
+    """
+
+    def __init__(self, shards: Shards, tokenizer: Tokenizer):
+        self.shards, self.tokenizer = shards, tokenizer
+        self._bos = np.array([tokenizer.bos], np.uint32)
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def get(self, indices: list[int]) -> list[Sequence]:
+        texts = self.shards.get_many([self.shards.wrapped(index) for index in indices])
+        return [Sequence(np.concatenate([self._bos, ids])) for ids in self.tokenizer.encode_arrays(texts)]
+
+
+class Loader:
+    """Iterates over `Step`s without end.
+
+    seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass, of which
+    the last may have fewer. crop: see packing.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        seq_len: int,
+        rows: int,
+        micro_rows: int,
+        ranks: Ranks,
+        crop: bool,
+        state: dict[str, Any] | None = None,
+    ):
+        if len(source) == 0:
+            raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
+        if state and state["version"] != STATE_VERSION:
+            raise UserError(
+                f"the place in the data that this checkpoint saved has format version {state['version']}, "
+                f"not {STATE_VERSION}",
+                "Leave --resume out to start anew",
+                "Move the checkpoints of this run away",
+            )
+        if rows % ranks.world:
+            fewer = max(n for n in range(1, ranks.world) if rows % n == 0)
+            raise UserError(
+                f"{rows} sequences a step cannot be dealt to {ranks.world} ranks",
+                f"Use a number of ranks that divides {rows}, such as {fewer}",
+            )
+        self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
+        self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
+        self.streams = state["of"] if state else STREAMS
+        apart = math.gcd(self.streams, ranks.world)  # a rank's rows, and so its streams, are as far apart
+        states = state["streams"] if state else {}
+        self._streams = {
+            i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i)))
+            for i in range(ranks.rank % apart, self.streams, apart)
+        }
+
+    def _make(self) -> Step:
+        packed = []
+        for n in range(self.row, self.row + self.rows):
+            if stream := self._streams.get(n % self.streams):
+                row = stream.next_row()  # also one of another rank: the stream moves on
+                if n % self.ranks.world == self.ranks.rank:
+                    packed.append(row)
+        self.row += self.rows
+        # numpy, since torch would start threads of its own here, in the way of the training step
+        ids = np.stack([row for row, _ in packed])
+        targets = np.where(np.stack([mask[1:] for _, mask in packed]), ids[:, 1:], -1)
+        micro = [
+            Batch(
+                torch.from_numpy(ids[i : i + self.micro_rows, :-1].copy()),
+                torch.from_numpy(targets[i : i + self.micro_rows]),
+            )
+            for i in range(0, len(packed), self.micro_rows)
+        ]
+        return Step(micro, int((targets >= 0).sum()), self._state())
+
+    def _state(self) -> dict[str, Any]:
+        """This rank's streams; `merge_states` joins the ranks'."""
+        streams = {str(i): s.state() for i, s in self._streams.items()}
+        return {"version": STATE_VERSION, "row": self.row, "of": self.streams, "streams": streams}
+
+    def ahead(self) -> Ahead:
+        return Ahead(self._make)
+
+    def __iter__(self) -> Iterator[Step]:
+        with closing(self.ahead()) as ahead:
+            while True:
+                if step := ahead.get(1.0):
+                    yield step
+
+
+class Ahead:
+    """Steps made in advance, in a thread that runs until `close`."""
+
+    def __init__(self, make: Callable[[], Step]) -> None:
+        self._make = make
+        self._ready: queue.Queue[Step | BaseException] = queue.Queue(AHEAD)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="loader")
+        self._thread.start()
+
+    def get(self, seconds: float) -> Step | None:
+        """The next step, or None when it is not there within so many seconds; raises what went wrong in the thread."""
+        try:
+            item = self._ready.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(LEAVE)  # one that waits for a shard stays behind, and ends with the process
+
+    def _work(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._put(self._make())
+        except BaseException as error:  # handed to the consumer, who raises it
+            self._put(error)
+
+    def _put(self, item: Step | BaseException) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+
+def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """One state for any number of ranks from the states of all ranks; those with the same stream agree on it."""
+    merged: dict[str, Any] = {**states[0], "streams": {}}
+    for s in states:
+        merged["streams"].update(s["streams"])
+    return merged

@@ -1,0 +1,166 @@
+"""How questions are put: wrappers, lower case, names of nobody. Shared by documents and conversations."""
+
+from __future__ import annotations
+
+import random
+
+from nanochat.synthetic.tinyworld import phrases
+from nanochat.synthetic.tinyworld.kinds import KINDS
+from nanochat.synthetic.tinyworld.names import near_miss, random_name
+from nanochat.synthetic.tinyworld.split import invented_name_is_held_out, unknown_question_is_held_out
+from nanochat.synthetic.tinyworld.world import Entity, Fact, World
+
+LOWER_CASE = 0.15
+NO_MARK = 0.15
+ABOUT_FORMS = (
+    "Tell me about {n}.",
+    "What do you know about {n}?",
+    "What can you tell me about {n}?",
+    "Do you know {n}?",
+)
+WHAT_ABOUT_FORMS = (
+    "What about {n}?",
+    "And {n}?",
+    "How about {n}?",
+    "And what about {n}?",
+    "What about {n} then?",
+)
+DIRECTORY_FORMS = (
+    "Which {plural} do you know?",
+    "What {plural} do you know?",
+    "Name some {plural}.",
+    "Tell me some {plural}.",
+    "Which {plural} are in your world?",
+)
+
+
+def restyle(rng: random.Random, text: str) -> str:
+    """Sometimes in lower case, sometimes without the mark at the end, as people type."""
+    if rng.random() < LOWER_CASE:
+        text = text.lower()
+    if rng.random() < NO_MARK:
+        text = text.rstrip("?.!")
+    return text
+
+
+def prefixed(prefix: str, question: str) -> str:
+    """The question behind the prefix: small after a comma, as in "So, what is ...", but never "i"."""
+    if prefix.endswith(", ") and not question.startswith("I "):
+        question = question[0].lower() + question[1:]
+    return prefix + question
+
+
+def wrap(rng: random.Random, question: str) -> str:
+    """Sometimes with friendly words before or after the question."""
+    draw = rng.random()
+    if draw < 0.20:
+        return prefixed(rng.choice(phrases.PREFIXES), question)
+    if draw < 0.32:
+        return question + rng.choice(phrases.SUFFIXES)
+    if draw < 0.35:
+        return prefixed(rng.choice(phrases.PREFIXES), question) + rng.choice(phrases.SUFFIXES)
+    return question
+
+
+def askable_fact(world: World, rng: random.Random) -> Fact:
+    """A fact that training may ask for."""
+    while True:
+        fact = rng.choice(world.facts)
+        if not fact.never_asked:
+            return fact
+
+
+def invented_name(world: World, rng: random.Random, words: int, held_out: bool) -> str:
+    """The name of nobody in the world, and unlike the names of all."""
+    while True:
+        name = random_name(rng, words)
+        ours = world.names.is_taken(name) or world.names.is_near(name)
+        if not ours and invented_name_is_held_out(name) == held_out:
+            return name
+
+
+def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) -> str:
+    """The name of nobody that is almost the entity's: a letter changed, or half of it another's."""
+    while True:
+        if entity.kind.words == 2 and rng.random() < 0.5:
+            other = rng.choice(world.by_kind[entity.kind.name])
+            name = f"{entity.name.split()[0]} {other.name.split()[1]}"
+        else:
+            name = near_miss(rng, entity.name)
+        if invented_name_is_held_out(name) == held_out and name.lower() not in world.full_names:
+            return name
+
+
+def unknown_name_question(rng: random.Random, kind_index: int, name: str) -> str:
+    """Something that could be asked about one of that kind, asked about the name."""
+    kind = KINDS[kind_index]
+    draw = rng.random()
+    if draw < 0.80:
+        return rng.choice(rng.choice(kind.attributes).questions).format(n=name)
+    if draw < 0.92:
+        return rng.choice(ABOUT_FORMS).format(n=kind.called.format(n=name))
+    return rng.choice(kind.unanswerable).format(n=name)
+
+
+def unknown(world: World, rng: random.Random, held_out: bool, near: float = 0.10) -> tuple[str, str]:
+    """A question without an answer in the world, and the sentence that says so."""
+    draw = rng.random()
+    if draw < 0.62:
+        index = rng.randrange(len(KINDS))
+        if rng.random() < near:
+            name = near_name(world, rng, rng.choice(world.by_kind[KINDS[index].name]), held_out)
+        else:
+            name = invented_name(world, rng, KINDS[index].words, held_out)
+        return unknown_name_question(rng, index, name), phrases.UNKNOWN_NAME.format(n=name)
+    if draw < 0.80:
+        return _unanswerable(world, rng, held_out)
+    return _outside(rng, held_out), phrases.UNKNOWN_OUTSIDE
+
+
+def _unanswerable(world: World, rng: random.Random, held_out: bool) -> tuple[str, str]:
+    while True:
+        entity = rng.choice(world.entities)
+        question = rng.choice(entity.kind.unanswerable).format(n=entity.name)
+        if unknown_question_is_held_out(question) == held_out:
+            return question, phrases.UNKNOWN_ATTRIBUTE.format(n=entity.called)
+
+
+def _outside(rng: random.Random, held_out: bool) -> str:
+    while True:
+        if rng.random() < 0.6:
+            question = rng.choice(phrases.COUNTRY_FORMS).format(c=rng.choice(phrases.COUNTRIES))
+        else:
+            question = rng.choice(phrases.OUTSIDE)
+        if unknown_question_is_held_out(question) == held_out:
+            return question
+
+
+def about(entity: Entity, rng: random.Random) -> tuple[str, str]:
+    """A request to describe the entity, and its first facts that may be asked."""
+    question = rng.choice(ABOUT_FORMS).format(n=entity.called)
+    sentences = [entity.kind.intro[0].format(n=entity.name), *(fact.answer for fact in entity.askable[:2])]
+    return question, " ".join(sentences)
+
+
+def directory(world: World, rng: random.Random) -> tuple[str, str]:
+    """Who or what one can ask about: always the same first names of a kind."""
+    kind = rng.choice(KINDS)
+    first = [entity.name for entity in world.by_kind[kind.name][:3]]
+    question = rng.choice(DIRECTORY_FORMS).format(plural=kind.plural)
+    return question, f"Some {kind.plural} that I know are {first[0]}, {first[1]} and {first[2]}."
+
+
+def next_turn(world: World, rng: random.Random, fact: Fact) -> tuple[str, Fact] | None:
+    """A question that only makes sense after one about the fact, and the fact that it asks for.
+
+    Either another attribute of the same entity ("And where do they live?"), or the same attribute of another
+    one ("What about ...?"). None when the drawn fact may not be asked in this way.
+    """
+    if rng.random() < 0.5:
+        target = rng.choice(fact.entity.facts)
+        question = rng.choice(target.attribute.followups)
+    else:
+        other = rng.choice(world.by_kind[fact.entity.kind.name])
+        target = other.facts[fact.entity.facts.index(fact)]
+        question = rng.choice(WHAT_ABOUT_FORMS).format(n=other.called)
+    return None if target is fact or target.followup_held_out else (question, target)

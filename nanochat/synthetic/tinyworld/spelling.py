@@ -1,0 +1,129 @@
+"""Spelling words and counting their letters, with the calculator to check the count.
+
+A held-out word is in no text and no conversation at all, so its tokens were learned from other words only.
+"""
+
+from __future__ import annotations
+
+import random
+from functools import cache
+from pathlib import Path
+
+from nanochat.synthetic.tinyworld.phrases import PHRASE_WORDS
+from nanochat.synthetic.tinyworld.split import HELD_OUT_WORDS, share
+from nanochat.synthetic.tinyworld.stories import STORY_WORDS
+from nanochat.synthetic.tinyworld.world import TEMPLATE_WORDS
+
+COUNT_FORMS = (
+    "How many {c} are in {w}?",
+    "How many {c} are there in {w}?",
+    "How many {c} are in the word {w}?",
+    "How many times does {c} appear in {w}?",
+    "How many times is the letter {c} in {w}?",
+    "How often is {c} in the word {w}?",
+    "Count the letter {c} in {w}.",
+    "Count the {c} in the word {w}.",
+    "How many {c} can you find in {w}?",
+    "How many of the letter {c} are in {w}?",
+    "How many {c}'s are in {w}?",
+    'How many {c} are in "{w}"?',
+)
+HELD_OUT_COUNT_FORMS = (
+    "How many {c} does the word {w} have?",
+    "How often does the letter {c} appear in {w}?",
+    "Tell me how many {c} are in {w}.",
+)
+SPELL_FORMS = (
+    "Spell {w}.",
+    "How do you spell {w}?",
+    "Spell the word {w}.",
+    "What are the letters of {w}?",
+    "Can you spell {w}?",
+    "Tell me the letters of {w}.",
+    'Spell "{w}".',
+)
+HELD_OUT_SPELL_FORMS = (
+    "Please spell the word {w}.",
+    "What are the letters in the word {w}?",
+)
+
+
+@cache
+def words() -> tuple[str, ...]:
+    """All common words of the list, 3 to 10 small letters each."""
+    text = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
+    return tuple(text.split())
+
+
+def is_held_out(word: str) -> bool:
+    """Whether training never shows this word: a share of all words that no sentence of the world needs."""
+    if word in TEMPLATE_WORDS or word in PHRASE_WORDS or word in STORY_WORDS:
+        return False
+    return share("word", word) < HELD_OUT_WORDS
+
+
+@cache
+def training_words() -> tuple[str, ...]:
+    """The words that may be spelled in training."""
+    return tuple(word for word in words() if not is_held_out(word))
+
+
+@cache
+def held_out_words() -> tuple[str, ...]:
+    """The words that occur nowhere in training."""
+    return tuple(word for word in words() if is_held_out(word))
+
+
+@cache
+def _all_words() -> frozenset[str]:
+    return frozenset(words())
+
+
+def random_word(rng: random.Random) -> str:
+    """A training word or, one time in three, halves of two: the pieces must be learned, not the words."""
+    if rng.random() < 0.65:
+        return rng.choice(training_words())
+    while True:
+        first, second = rng.choice(training_words()), rng.choice(training_words())
+        word = first[: rng.randint(2, max(2, len(first) - 1))] + second[-rng.randint(2, max(2, len(second) - 1)) :]
+        if len(word) <= 10 and word not in _all_words():
+            return word
+
+
+def random_letter(rng: random.Random, word: str) -> str:
+    """A letter to count: one of the word's, often one that it has twice, sometimes one that it lacks."""
+    draw = rng.random()
+    if draw < 0.15:
+        return rng.choice([c for c in "abcdefghijklmnopqrstuvwxyz" if c not in word])
+    repeated = [c for c in word if word.count(c) > 1]
+    return rng.choice(repeated if repeated and draw < 0.55 else word)
+
+
+def spelled(word: str) -> str:
+    """The letters apart: "p l u m"."""
+    return " ".join(word)
+
+
+def spell_answer(word: str) -> str:
+    """The answer to "How do you spell ...?"."""
+    return f"The word {word} is spelled {spelled(word)}."
+
+
+def count_answer(word: str, letter: str) -> list[dict[str, str]]:
+    """The parts of the answer: spell the word, count with the tool, say the number.
+
+    The word stands behind a space inside the quotes because it is then the same tokens as in the question.
+    """
+    count = word.count(letter)
+    verb = "is" if count == 1 else "are"
+    return [
+        {"type": "text", "text": f"The word {word} is spelled {spelled(word)}. "},
+        {"type": "python", "text": f'" {word}".count("{letter}")'},
+        {"type": "python_output", "text": str(count)},
+        {"type": "text", "text": f"There {verb} {count} {letter} in {word}."},
+    ]
+
+
+def plain_text(parts: list[dict[str, str]]) -> str:
+    """What a reader sees of the parts: the text ones."""
+    return "".join(part["text"] for part in parts if part["type"] == "text")
