@@ -77,8 +77,8 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
-    from nanochat.train.base import choose_rows, muon_dtype
-    from nanochat.train.loop import compiled
+    from nanochat.train.base import choose_rows
+    from nanochat.train.equip import make_loss, muon_dtype
     from nanochat.train.step import LossScale, Stepper
 
     machine = setup("cpu")
@@ -87,7 +87,9 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     model = GPT(config, machine.dtype).init_weights(0)
     n_tokens = scale.tokens(config.shape, 12.0)
     rates = scale.rates(config.shape, batch, n_tokens, 12.0)
-    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch), scale.few_rows(batch))
+    if scale.few_rows(batch):
+        model.use_sparse_tables()
+    optimizer = Optimizer(model, rates, muon_dtype(machine), True, scale.muon_every(batch))
     update = optimizer.step
     seconds, updates = [], []
 
@@ -98,7 +100,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
 
     # The step of training is timed as it is, and the update within.
     optimizer.step = timed  # type: ignore[method-assign, assignment]
-    stepper = Stepper(machine, model, optimizer, compiled(model, "auto", machine), LossScale())
+    stepper = Stepper(machine, model, optimizer, make_loss(model, "auto", machine), LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     size = choose_rows(rows, config.shape, at_once, machine)

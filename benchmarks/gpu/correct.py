@@ -179,7 +179,7 @@ def update(sizes: Sizes) -> dict[str, Any]:
 
     from nanochat.optim import Optimizer, Schedule
     from nanochat.scale import Rates
-    from nanochat.train.base import muon_dtype
+    from nanochat.train.equip import muon_dtype
 
     errors = {}
     ours, exact = small_models(sizes)

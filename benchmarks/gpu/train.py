@@ -55,7 +55,8 @@ class Work:
         from nanochat.model import GPT, ModelConfig
         from nanochat.model.attention import choose
         from nanochat.optim import Optimizer
-        from nanochat.train.base import choose_rows, muon_dtype
+        from nanochat.train.base import choose_rows
+        from nanochat.train.equip import muon_dtype
         from nanochat.train.step import LossScale, Stepper
 
         self.machine = sizes.machine()

@@ -244,6 +244,13 @@ class GPT(nn.Module):
             if isinstance(module, Linear):
                 module.float8 = suits_float8(module)
 
+    def use_sparse_tables(self) -> GPT:
+        """Tables of token vectors get gradients of the rows that were looked up, for an optimiser that can use them."""
+        for module in self.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = True
+        return self
+
     def _set_rope(self, length: int) -> None:
         c = self.config
         frequency = c.rope_base ** (-torch.arange(0, c.head_dim, 2, dtype=torch.float64) / c.head_dim)

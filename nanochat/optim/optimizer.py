@@ -59,7 +59,7 @@ class Optimizer:
     muon_every: steps between two updates of a matrix, each as large as that many: momentum, which takes in every
     gradient, turns slowly. The shapes take turns.
     compiled: fuse Muon's element-wise work with torch.compile.
-    rows: tables of token vectors are updated by `Table` instead, for steps that touch few of their rows.
+    Tables of token vectors with sparse gradients are updated by `Table` instead, which touches those rows only.
     """
 
     def __init__(
@@ -69,7 +69,6 @@ class Optimizer:
         muon_dtype: torch.dtype = torch.float32,
         compiled: bool = False,
         muon_every: int = 1,
-        rows: bool = False,
     ):
         self.rates, self.muon_dtype, self.muon_every = rates, muon_dtype, muon_every
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -78,12 +77,10 @@ class Optimizer:
         self._parts = (torch.compile(prepare), torch.compile(apply)) if compiled else (prepare, apply)
         self.tables: dict[str, Table] = {}
         for path, module in model.named_modules():
-            if isinstance(module, nn.Embedding):
-                module.sparse = rows
-                if rows:
-                    name = f"{path}.weight"
-                    group = adamw_group(name, rates)
-                    self.tables[name] = Table(module.weight, group["lr"], group["betas"][1], group["weight_decay"])
+            if isinstance(module, nn.Embedding) and module.sparse:
+                name = f"{path}.weight"
+                group = adamw_group(name, rates)
+                self.tables[name] = Table(module.weight, group["lr"], group["betas"][1], group["weight_decay"])
         by_shape: dict[tuple[int, int], list[str]] = {}
         for name, p in self.named.items():
             if name.startswith("blocks.") and p.ndim == 2:

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
 
-import torch
-
 from nanochat import scale
 from nanochat.console import UserError, is_main_rank, say, warn
 from nanochat.corpus.info import CorpusInfo
@@ -22,14 +20,16 @@ from nanochat.model.config import ModelConfig
 from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
-from nanochat.optim import Optimizer, Schedule
+from nanochat.optim import Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.compression import measure
 from nanochat.train import state as states
-from nanochat.train.config import BaseConfig, TrainConfig, check, fingerprint, horizon, parse_duration
-from nanochat.train.loop import Job, compiles, train
+from nanochat.train.config import BaseConfig, check, fingerprint, horizon, parse_duration
+from nanochat.train.equip import make_optimizer
+from nanochat.train.run import Run
 from nanochat.train.state import TrainState
+from nanochat.train.supervised import Supervised
 
 FEWEST_STEPS = 20
 SAMPLE = 200  # documents from which bytes per token are estimated
@@ -61,10 +61,6 @@ def forward_tokens(s: scale.Shape, machine: Machine) -> int:
         room = KEPT_SHARE * machine.memory / (KEPT_BYTES * s.depth * s.width)
         return min(65536, 1 << max(0, math.floor(math.log2(max(1.0, room)))))
     return max(1024, 2**26 // s.width**2)
-
-
-def muon_dtype(machine: Machine) -> torch.dtype:
-    return torch.bfloat16 if machine.dtype == torch.bfloat16 else torch.float32
 
 
 def train_base(config: BaseConfig) -> TrainState:
@@ -128,8 +124,8 @@ def train_base(config: BaseConfig) -> TrainState:
             f"of {config.dataset}"
         )
         _warn_of_repetition(corpus, tokenizer, plan)
-        job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.pretraining, validate, budget)
-        return train(job)
+        method = Supervised(machine, config, model, loader, plan.batch_tokens, Schedule.pretraining, validate)
+        return Run(machine, config, model, tokenizer, optimizer, plan, method, budget).go()
 
 
 def text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
@@ -147,22 +143,6 @@ def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainSta
             f"warning: {passes:,.0f} passes over the {there:,.0f} tokens of {corpus.name}: beyond {MOST_PASSES}, the "
             "model rather learns the text by heart than anything new from it; more text or a shorter training is better"
         )
-
-
-def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: Machine) -> Optimizer:
-    """The model as the settings want it trained, and its optimiser."""
-    model.checkpoint_activations = config.checkpoint_activations
-    if config.fp8:
-        model.use_float8()
-    return Optimizer(
-        model,
-        scale.Rates(**plan.rates),
-        muon_dtype(machine),
-        compiles(config.compile, machine),
-        scale.muon_every(plan.batch_tokens),
-        # Only on CPUs, whose parts are compiled: a graph of the whole knows no sparse gradients.
-        rows=scale.few_rows(plan.batch_tokens) and machine.device.type == "cpu",
-    )
 
 
 def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:

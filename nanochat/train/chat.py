@@ -21,11 +21,13 @@ from nanochat.model.weights import load, read_config
 from nanochat.optim import Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
-from nanochat.train.base import choose_rows, make_optimizer
+from nanochat.train.base import choose_rows
 from nanochat.train.config import ChatConfig, check, fingerprint, horizon
-from nanochat.train.loop import Job, train
+from nanochat.train.equip import make_optimizer
+from nanochat.train.run import Run
 from nanochat.train.state import TrainState
 from nanochat.train.stock import take_stock
+from nanochat.train.supervised import Supervised
 
 if TYPE_CHECKING:
     from nanochat.tasks import Mixture
@@ -122,8 +124,8 @@ def train_chat(config: ChatConfig) -> TrainState:
             f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens "
             f"on {describe(machine)}"
         )
-        job = Job(machine, config, model, tokenizer, optimizer, loader, plan, Schedule.finetuning, validate)
-        return train(job)
+        method = Supervised(machine, config, model, loader, plan.batch_tokens, Schedule.finetuning, validate)
+        return Run(machine, config, model, tokenizer, optimizer, plan, method).go()
 
 
 def _hashes(mixture: Mixture) -> list[str]:

@@ -11,39 +11,36 @@ import copy
 import functools
 import random
 import statistics
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from nanochat import checkpoint, scale
-from nanochat.console import Progress, UserError, duration, say, warn
+from nanochat import checkpoint
+from nanochat.console import UserError, duration, say, warn
 from nanochat.eval.chat import spread
 from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
-from nanochat.metrics import read_metrics, training_file
 from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
-from nanochat.optim import Optimizer, Schedule
-from nanochat.paths import checkpoints_dir, require_disk
+from nanochat.optim import Schedule
 from nanochat.tasks import Task
 from nanochat.tasks.humaneval import pass_at_k
 from nanochat.tasks.rewards import is_right, open_tasks, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
-from nanochat.train.base import forward_tokens, muon_dtype
+from nanochat.train.base import forward_tokens
 from nanochat.train.chat import rates_after
 from nanochat.train.config import RLConfig, check, fingerprint, horizon
-from nanochat.train.loop import Stop, checkpoint_bytes, compiles, diverged, due, over, run_facts, write_checkpoint
+from nanochat.train.equip import make_optimizer
 from nanochat.train.policy import Answer, Answers, Policy, answers_of, batches
+from nanochat.train.run import Run, Taken
 from nanochat.train.state import TrainState
-from nanochat.train.step import LossScale, NotFiniteError, Stepper
-from nanochat.train.tracker import Tracker
+from nanochat.train.step import Stepper
 
 LR_SCALE = 0.05  # of pretraining's, as upstream
 LOGITS = 1 << 27  # at once in a forward pass: 512 MiB in float32, held a few times for the backward pass
@@ -62,28 +59,51 @@ def question_at(seed: int, size: int, position: int) -> int:
     return _order(seed, size, epoch)[place]
 
 
-@dataclass
-class Job:
-    """What a run needs. answering: a copy of the model in the compute dtype, to sample from; reference: the model at
-    the start."""
+class Asking:
+    """A feed that never waits: questions are always there. Their answers are sampled when the step is taken."""
 
-    machine: Machine
-    config: RLConfig
-    model: GPT
-    answering: GPT
-    reference: GPT
-    tokenizer: Tokenizer
-    optimizer: Optimizer
-    state: TrainState
-    train_set: Task
-    test_set: Task
+    def get(self, seconds: float) -> Step | None:
+        return Step([], 0, {})
 
-    def __post_init__(self) -> None:
-        config = self.config
-        self.engine = Engine(self.answering, self.tokenizer, config.sample_batch_size)
-        self.policy = Policy(self.engine.grammar, self.model.config.vocab_size, self.machine.device, config.temperature)
-        model = self.model.config
-        self.tokens = max(1, min(LOGITS // model.vocab_size, forward_tokens(model.shape, self.machine)))
+    def close(self) -> None:
+        pass
+
+
+class Reinforce:
+    """A `Method`. state: the run's. answering: a copy of the model in the compute dtype, to sample from; reference: the
+    model at the start."""
+
+    unit, units = "steps", 1
+
+    def __init__(
+        self,
+        machine: Machine,
+        config: RLConfig,
+        model: GPT,
+        reference: GPT,
+        tokenizer: Tokenizer,
+        state: TrainState,
+        train_set: Task,
+        test_set: Task,
+    ) -> None:
+        self.machine, self.config, self.model, self.reference = machine, config, model, reference
+        self.tokenizer, self.state, self.train_set, self.test_set = tokenizer, state, train_set, test_set
+        self.answering = copy.deepcopy(reference)
+        self.engine = Engine(self.answering, tokenizer, config.sample_batch_size)
+        self.policy = Policy(self.engine.grammar, model.config.vocab_size, machine.device, config.temperature)
+        self.tokens = max(1, min(LOGITS // model.config.vocab_size, forward_tokens(model.config.shape, machine)))
+        self.facts: Mapping[str, Any] = {"task": train_set.name, "parent": state.parent}
+        self.from_start = config.eval_every >= 0  # where the curve begins
+        self.warned = False  # of a step without anything to learn
+
+    def feed(self) -> Asking:
+        return Asking()
+
+    def schedule(self, steps: int) -> Schedule:
+        return Schedule(steps, warmup=0, warmdown=1.0, final=0.0)  # a straight line down, as upstream
+
+    def at(self, step: Step) -> str:
+        return f"on {self.train_set.name}"
 
     def loss(self, ids: Tensor, targets: Tensor, advantages: Tensor, kinds: Tensor, reduction: str) -> Tensor:
         assert reduction == "sum"
@@ -135,7 +155,7 @@ class Job:
             groups.append(answers_of(self.engine.grammar, prompt, samples, rewards))
         return groups
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
         """pass@k on held-out questions, for k = 1, 2, 4, ... up to the samples that each of them gets.
 
         The draws are the same at every time, so that two points of the curve differ by the model alone.
@@ -152,6 +172,58 @@ class Job:
                 sums[k] += pass_at_k(n, right, k)
         *totals, asked = self.summed(*sums.values(), len(items))
         return {f"pass@{k}": total / asked for k, total in zip(ks, totals, strict=True)}
+
+    def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
+        """Sample, grade, learn. What is logged is of all ranks' answers."""
+        self.refresh()
+        groups = self.rollouts()
+        answers = [answer for group in groups for answer in group]
+        # One answer of each question is enough to see how far the model has gone; before this step's update.
+        firsts = [group[0] for group in groups]
+        distance = sum(self.policy.distance(self.answering, self.reference, batch) for batch in self.batches(firsts))
+        useful = [answer for answer in answers if answer.advantage]  # the others have no gradient
+        count, sampled, rewards, finished, uneven, asked, kl, kl_tokens = self.summed(
+            len(answers),
+            sum(answer.length for answer in answers),
+            sum(answer.reward for answer in answers),
+            sum(answer.finished for answer in answers),
+            sum(any(answer.advantage for answer in group) for group in groups),
+            len(groups),
+            distance,
+            sum(answer.length for answer in firsts),
+        )
+        loss = 0.0
+        if uneven:  # else there is nothing to learn, and an update would only follow old momentum
+            # Divided by the sampled tokens of the whole step: each token weighs the same, in a short or a long answer
+            # (DAPO, https://arxiv.org/abs/2503.14476).
+            loss = stepper(Step([*self.batches(useful)], 0, {}), round(sampled), schedule, s.step)
+        elif not self.warned:
+            self.warned = True
+            hint = what_to_change(self.config, rewards / count, finished / count)
+            warn(f"rl: step {s.step + 1} taught nothing: {hint}")
+        logged = {
+            "reward": rewards / count,
+            "uneven": uneven / asked,
+            "kl": kl / max(1.0, kl_tokens),
+            "length": sampled / count,
+            "finished": finished / count,
+        }
+        shown = {name: f"{logged[name]:.3f}" for name in ("reward", "uneven", "kl")}
+        return Taken(loss, round(sampled), logged, {**shown, "length": f"{logged['length']:.0f}"})
+
+    def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
+        return {}
+
+    def farewell(self, s: TrainState, summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+        measured = [r for r in rows if r["kind"] == "eval"]
+        since = {k: f"{measured[0][k]:.4f} -> " for k in s.val} if len(measured) > 1 else {}
+        val = ", ".join(f"{k} {since.get(k, '')}{v:.4f}" for k, v in s.val.items())
+        say(f"rl: {s.step} steps, {s.tokens:,} sampled tokens in {duration(s.seconds)}, held-out {val}")
+        if still := [r for r in rows if r["kind"] == "step" and not r.get("uneven", 1)]:
+            left = ", so that the model is what it was" if len(still) == s.step else ""
+            reward, finished = (statistics.mean(r[name] for r in still) for name in ("reward", "finished"))
+            hint = what_to_change(self.config, reward, finished)
+            warn(f"rl: {len(still)} of {s.step} steps taught nothing{left}: {hint}")
 
 
 def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainState:
@@ -200,107 +272,24 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         model = load(resumed or parent, machine.device, machine.dtype).train()
         states.require_hash(parent, parent_hash)
-        model.checkpoint_activations = config.checkpoint_activations
         # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
         reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
-        answering = copy.deepcopy(reference)
         # A fresh optimiser: the old one's momentum points to where fine-tuning went.
-        optimizer = Optimizer(model, scale.Rates(**plan.rates), muon_dtype(machine), compiles(config.compile, machine))
+        optimizer = make_optimizer(model, plan, config, machine)
         if resumed:
             states.load_optimizer(resumed, optimizer)
         say(
             f"rl: {name} from {parent}, {plan.steps} steps of {config.examples_per_step} questions with "
             f"{config.num_samples} answers each, on {describe(machine)}"
         )
-        return _train(
-            Job(machine, config, model, answering, reference, tokenizer, optimizer, plan, train_set, test_set)
-        )
+        method = Reinforce(machine, config, model, reference, tokenizer, plan, train_set, test_set)
+        return Run(machine, config, model, tokenizer, optimizer, plan, method).go()
 
 
 def _steps(config: RLConfig, questions: int) -> int:
     if config.num_iterations > 0:
         return config.num_iterations
     return max(1, round(config.num_epochs * questions / config.examples_per_step))
-
-
-def _train(job: Job) -> TrainState:
-    """Run to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
-    s, machine, config = job.state, job.machine, job.config
-    path = training_file("rl", s.tag)
-    told = {**run_facts(machine, s, job.model, config), "task": job.train_set.name, "parent": s.parent}
-    writer = Tracker(path, config.run, "rl", told)
-    if s.step == 0:
-        writer.write("settings", **told)
-    scale = LossScale(s.loss_scale, s.good_steps)
-    stepper = Stepper(machine, job.model, job.optimizer, job.loss, scale)
-    require_disk(checkpoints_dir("rl"), checkpoint_bytes(job.model, config), f"keeping the checkpoints of rl {s.tag}")
-    began, seconds_before, last_saved = time.monotonic(), s.seconds, s.step
-    alike = False  # whether a step without anything to learn has been told of
-
-    def clock() -> float:
-        return seconds_before + time.monotonic() - began
-
-    def save() -> None:
-        nonlocal last_saved
-        write_checkpoint(machine, s, job.model, job.optimizer, job.tokenizer, config.keep)
-        last_saved = s.step
-
-    def evaluate() -> None:
-        s.val = job.evaluate()
-        s.seconds = clock()
-        writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
-
-    with Stop() as stop, Progress(s.steps, "rl", "steps", start=s.step) as bar:
-        if s.step == 0 and config.eval_every >= 0:
-            evaluate()  # where the curve begins
-        while s.step < s.steps:
-            if leave := _leave(job, stop, clock()):
-                if last_saved < s.step:
-                    save()
-                writer.finish()
-                raise leave
-            t0 = time.monotonic()
-            schedule = Schedule(s.steps, warmup=0, warmdown=1.0, final=0.0)  # a straight line down, as upstream
-            try:
-                facts = _step(job, stepper, schedule)
-            except NotFiniteError as error:
-                raise diverged(s, error, f"on {job.train_set.name}") from None
-            s.loss_scale, s.good_steps = scale.value, scale.good
-            s.step += 1
-            s.tokens += round(facts["sampled"])
-            s.seconds = clock()
-            s.loss = facts["loss"]
-            speed = facts.pop("sampled") / (time.monotonic() - t0)
-            rate = schedule.rate(s.step - 1)
-            writer.write("step", step=s.step, tokens=s.tokens, lr=rate, tok_per_s=speed, seconds=s.seconds, **facts)
-            shown = {name: f"{facts[name]:.3f}" for name in ("reward", "uneven", "kl")}
-            if not facts["uneven"]:
-                if not alike:
-                    hint = what_to_change(config, facts["reward"], facts["finished"])
-                    warn(f"rl: step {s.step} taught nothing: {hint}")
-                alike = True
-            bar.advance(1, **shown, length=f"{facts['length']:.0f}", **{"tok/s": f"{speed:,.0f}"})
-            if due(config.save_every, s, 10) and s.step < s.steps:
-                save()
-            if due(config.eval_every, s, 5) and s.step < s.steps:
-                evaluate()
-                bar.advance(0, **{"pass@1": f"{s.val['pass@1']:.3f}"})
-    if last_saved < s.step or not checkpoint.steps("rl", s.tag):
-        save()  # a killed evaluation must not cost the training
-    evaluate()
-    summary = _summary(job)
-    writer.write("summary", **summary)
-    writer.finish()
-    rows = read_metrics(path) if machine.ranks.is_main else []
-    measured = [r for r in rows if r["kind"] == "eval"]
-    since = {k: f"{measured[0][k]:.4f} -> " for k in s.val} if len(measured) > 1 else {}
-    val = ", ".join(f"{k} {since.get(k, '')}{v:.4f}" for k, v in s.val.items())
-    say(f"rl: {s.step} steps, {s.tokens:,} sampled tokens in {duration(s.seconds)}, held-out {val}")
-    if still := [r for r in rows if r["kind"] == "step" and not r.get("uneven", 1)]:
-        left = ", so that the model is what it was" if len(still) == s.step else ""
-        reward, finished = (statistics.mean(r[name] for r in still) for name in ("reward", "finished"))
-        warn(f"rl: {len(still)} of {s.step} steps taught nothing{left}: {what_to_change(config, reward, finished)}")
-    return s
 
 
 def what_to_change(config: RLConfig, reward: float, finished: float) -> str:
@@ -322,64 +311,3 @@ def what_to_change(config: RLConfig, reward: float, finished: float) -> str:
     elif finished == 0 and reward < 1:
         what = f"raise --max_new_tokens={config.max_new_tokens}, at which every answer was cut; or {what}"
     return f"{why}, and only differences teach. To change that, {what}"
-
-
-def _leave(job: Job, stop: Stop, seconds: float) -> BaseException | None:
-    """What all ranks raise when one was asked to stop, or the first one's clock has reached a limit."""
-    limit = over(job.config, job.state, seconds) if job.state.step else None  # one step is always taken
-    stopped, enough = job.summed(stop.asked > 0, bool(limit and job.machine.ranks.is_main))
-    if stopped:
-        return KeyboardInterrupt()
-    if enough:
-        return limit or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
-    return None
-
-
-def _step(job: Job, stepper: Stepper, schedule: Schedule) -> dict[str, float]:
-    """Sample, grade, learn; what to log about it, over all ranks."""
-    job.refresh()
-    groups = job.rollouts()
-    answers = [answer for group in groups for answer in group]
-    # One answer of each question is enough to see how far the model has gone; before this step's update.
-    firsts = [group[0] for group in groups]
-    distance = sum(job.policy.distance(job.answering, job.reference, batch) for batch in job.batches(firsts))
-    useful = [answer for answer in answers if answer.advantage]  # the others have no gradient
-    count, sampled, rewards, finished, uneven, asked, kl, kl_tokens = job.summed(
-        len(answers),
-        sum(answer.length for answer in answers),
-        sum(answer.reward for answer in answers),
-        sum(answer.finished for answer in answers),
-        sum(any(answer.advantage for answer in group) for group in groups),
-        len(groups),
-        distance,
-        sum(answer.length for answer in firsts),
-    )
-    loss = 0.0
-    if uneven:  # else there is nothing to learn, and an update would only follow old momentum
-        # Divided by the sampled tokens of the whole step: each token weighs the same, in a short or a long answer
-        # (DAPO, https://arxiv.org/abs/2503.14476).
-        loss = stepper(Step([*job.batches(useful)], 0, {}), round(sampled), schedule, job.state.step)
-    return {
-        "loss": loss,
-        "reward": rewards / count,
-        "uneven": uneven / asked,
-        "kl": kl / max(1.0, kl_tokens),
-        "length": sampled / count,
-        "finished": finished / count,
-        "sampled": sampled,
-    }
-
-
-def _summary(job: Job) -> dict[str, Any]:
-    """tok_per_s: sampled tokens, over sampling and learning; the median over the steps."""
-    s = job.state
-    rows = read_metrics(training_file("rl", s.tag)) if job.machine.ranks.is_main else []
-    return {
-        "seconds": s.seconds,
-        "steps": s.step,
-        "tokens": s.tokens,
-        "params": job.model.num_params(),
-        "tok_per_s": statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0]),
-        "tag": s.tag,
-        **s.val,
-    }

@@ -174,14 +174,15 @@ def run(model: GPT, optimizer: Optimizer, steps: range) -> None:
         optimizer.step(Schedule.pretraining(20), i)
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_the_optimizer_learns_and_its_saved_state_continues_bit_for_bit(rows: bool) -> None:
-    model = GPT(CONFIG).init_weights(0)
-    optimizer = Optimizer(model, Rates(), rows=rows)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_the_optimizer_learns_and_its_saved_state_continues_bit_for_bit(sparse: bool) -> None:
+    model, twin = GPT(CONFIG).init_weights(0), GPT(CONFIG)
+    if sparse:
+        model.use_sparse_tables(), twin.use_sparse_tables()
+    optimizer = Optimizer(model, Rates())
     run(model, optimizer, range(4))
-    twin = GPT(CONFIG)
     twin.load_state_dict(model.state_dict())
-    other = Optimizer(twin, Rates(), rows=rows)
+    other = Optimizer(twin, Rates())
     other.load_state_dict({k: v.clone() for k, v in optimizer.state_dict().items()})
     run(model, optimizer, range(4, 8))
     run(twin, other, range(4, 8))
@@ -217,10 +218,12 @@ def test_embedding_and_head_follow_torch_adamw() -> None:
     assert torch.allclose(model.head.weight, reference.head.weight, atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_every_parameter_is_updated_and_none_twice(rows: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_every_parameter_is_updated_and_none_twice(sparse: bool) -> None:
     model = GPT(MODERN).init_weights(0)
-    optimizer = Optimizer(model, Rates(), rows=rows)
+    if sparse:
+        model.use_sparse_tables()
+    optimizer = Optimizer(model, Rates())
     stacked = [name for stack in optimizer.stacks for name in stack.names]
     assert sorted(stacked + optimizer.rest + [*optimizer.tables]) == sorted(n for n, _ in model.named_parameters())
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
@@ -251,7 +254,7 @@ def test_a_table_is_updated_as_a_dense_adam_with_one_second_moment_a_row() -> No
 
 def test_a_table_takes_over_adamws_state_and_the_other_way_round() -> None:
     model = GPT(MODERN).init_weights(0)
-    dense, rows = Optimizer(model, Rates()), Optimizer(GPT(MODERN).init_weights(0), Rates(), rows=True)
+    dense, rows = Optimizer(model, Rates()), Optimizer(GPT(MODERN).init_weights(0).use_sparse_tables(), Rates())
     run(model, dense, range(3))
     rows.load_state_dict(dense.state_dict())
     saved = rows.state_dict()
@@ -269,14 +272,16 @@ def test_a_table_takes_over_adamws_state_and_the_other_way_round() -> None:
     run(model, again, range(2))
 
 
-def sharded(rank: int, world: int, port: int, folder: str, rows: bool) -> None:
+def sharded(rank: int, world: int, port: int, folder: str, sparse: bool) -> None:
     """One of `world` ranks: four steps, each on its share of the same batch, a state saved and loaded in between."""
     if world > 1:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
         torch.set_num_threads(1)
         machine.join("gloo")
     model = GPT(MODERN, torch.float64).init_weights(0).double()
-    optimizer = Optimizer(model, Rates(), torch.float64, rows=rows)
+    if sparse:
+        model.use_sparse_tables()
+    optimizer = Optimizer(model, Rates(), torch.float64)
     for i in range(4):
         ids = torch.randint(0, 50, (4, 16), generator=torch.Generator().manual_seed(i))
         mine = ids[rank::world]
@@ -287,7 +292,7 @@ def sharded(rank: int, world: int, port: int, folder: str, rows: bool) -> None:
             assert bool(saved[0]) == (rank == 0)
             if world > 1:
                 dist.broadcast_object_list(saved)
-            optimizer = Optimizer(model, Rates(), torch.float64, rows=rows)
+            optimizer = Optimizer(model, Rates(), torch.float64)
             optimizer.load_state_dict(saved[0])
     torch.save(
         {**model.state_dict(), **{f"o.{k}": v for k, v in optimizer.state_dict().items()}},
@@ -299,12 +304,12 @@ def sharded(rank: int, world: int, port: int, folder: str, rows: bool) -> None:
         assert not [name for name in names if "gloo" in name], "threads that abort the interpreter's end"
 
 
-@pytest.mark.parametrize("rows", [False, True])
-def test_one_rank_equals_two_equals_four(tmp_path: Path, free_port: int, rows: bool) -> None:
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_rank_equals_two_equals_four(tmp_path: Path, free_port: int, sparse: bool) -> None:
     """Three of the stacks do not divide by two or four ranks, nor does a vocabulary of 50 by four."""
-    sharded(0, 1, 0, str(tmp_path), rows)
+    sharded(0, 1, 0, str(tmp_path), sparse)
     for world in (2, 4):
-        torch.multiprocessing.spawn(sharded, (world, free_port, str(tmp_path), rows), world)
+        torch.multiprocessing.spawn(sharded, (world, free_port, str(tmp_path), sparse), world)
     one = torch.load(tmp_path / "1-0.pt")
     for world in (2, 4):
         for rank in range(world):

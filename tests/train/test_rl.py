@@ -401,14 +401,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytes
     state = train_rl(RLConfig(**COMMON), tasks)
     whole, steps = weights(), records(base, "step")
     with monkeypatch.context() as patch:
-        real = rl_module._step
+        real = rl_module.Reinforce.take
 
-        def step(job: Any, *given: Any) -> Any:
-            if job.state.step == 3:
+        def take(method: Any, *given: Any) -> Any:
+            if method.state.step == 3:
                 raise Interrupted
-            return real(job, *given)
+            return real(method, *given)
 
-        patch.setattr(rl_module, "_step", step)
+        patch.setattr(rl_module.Reinforce, "take", take)
         with pytest.raises(Interrupted):
             train_rl(RLConfig(**{**COMMON, "save_every": 2}), tasks)
     assert list(checkpoint.steps("rl", "d1")) == [2]

@@ -27,7 +27,7 @@ from nanochat.corpus.shards import scan
 from nanochat.feed import loader, packing
 from nanochat.paths import data_dir, write_json
 from nanochat.train import BaseConfig, train_base
-from nanochat.train import loop as loop_module
+from nanochat.train import run as run_module
 
 FILES = 4
 VALUES: dict[str, Any] = {
@@ -90,7 +90,7 @@ def arriving(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(packing, "BUFFER", 2)
     monkeypatch.setattr(packing, "REFILL", 1)
     monkeypatch.setattr(loader, "LEAVE", 0.05)
-    monkeypatch.setattr(loop_module, "WAIT", 0.05)
+    monkeypatch.setattr(run_module, "WAIT", 0.05)
     under_way = Arriving()
     with under_way.lock:
         under_way.lock.enter_context(hub.download_lock(under_way.folder))
@@ -106,7 +106,7 @@ def while_waiting(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> 
         waiting.set()
         time.sleep(0.01)
 
-    real = loop_module.Ahead.get
+    real = loader.Ahead.get
 
     def get(self: Any, seconds: float) -> Any:
         step = real(self, seconds)
@@ -117,7 +117,7 @@ def while_waiting(monkeypatch: pytest.MonkeyPatch, do: Callable[[], object]) -> 
 
     with monkeypatch.context() as patch:
         patch.setattr(shards, "sleep", sleep)
-        patch.setattr(loop_module.Ahead, "get", get)
+        patch.setattr(loader.Ahead, "get", get)
         yield
 
 
@@ -185,8 +185,8 @@ def test_a_limit_holds_while_waiting(arriving: Arriving, monkeypatch: pytest.Mon
 
 def test_a_run_that_has_just_saved_does_not_save_again(arriving: Arriving, monkeypatch: pytest.MonkeyPatch) -> None:
     saves: list[int] = []
-    real = loop_module._save
-    monkeypatch.setattr(loop_module, "_save", lambda job: saves.append(job.state.step) or real(job))
+    real = run_module.Run.save
+    monkeypatch.setattr(run_module.Run, "save", lambda run: saves.append(run.state.step) or real(run))
     config = BaseConfig(**{**VALUES, "save_every": 1}, model_tag="cut")
     with while_waiting(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGTERM)), pytest.raises(KeyboardInterrupt):
         train_base(config)
@@ -220,12 +220,12 @@ import torch.distributed as dist
 from nanochat.console import UserError, run_command
 from nanochat.feed import loader, packing
 from nanochat.train import BaseConfig, train_base
-from nanochat.train import loop
+from nanochat.train import run
 
 then, folder = sys.argv.pop(1), Path(sys.argv.pop(1))
 asked = folder / "asked"
 second = os.environ["RANK"] == "1"
-packing.BUFFER, packing.REFILL, loader.AHEAD, loader.LEAVE, loop.WAIT = 2, 1, 1, 0.1, 0.05
+packing.BUFFER, packing.REFILL, loader.AHEAD, loader.LEAVE, run.WAIT = 2, 1, 1, 0.1, 0.05
 make, exchange, made, empty = loader.Loader._make, dist.all_reduce, [0], [0]
 
 def _make(self):

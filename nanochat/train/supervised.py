@@ -1,0 +1,66 @@
+"""Steps on text that is given: pretraining, mid-training, fine-tuning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from nanochat.console import duration, say
+from nanochat.feed import Ahead, Loader, Step
+from nanochat.machine import Machine, peak_flops
+from nanochat.model.gpt import GPT
+from nanochat.optim import Schedule
+from nanochat.train.config import TrainConfig
+from nanochat.train.equip import make_loss
+from nanochat.train.run import Taken
+from nanochat.train.state import TrainState
+from nanochat.train.step import Stepper
+
+
+class Supervised:
+    """A `Method`. schedule: by number of steps. validate: metrics of a model; tells the tokens of each batch done."""
+
+    unit = "tokens"
+    from_start = False
+
+    def __init__(
+        self,
+        machine: Machine,
+        config: TrainConfig,
+        model: GPT,
+        loader: Loader,
+        batch_tokens: int,
+        schedule: Callable[[int], Schedule],
+        validate: Callable[[GPT, Callable[[int], None]], dict[str, float]],
+    ) -> None:
+        self.machine, self.model, self.loader = machine, model, loader
+        self.units = batch_tokens
+        self.schedule, self.validate = schedule, validate
+        self.facts: Mapping[str, Any] = {"batch_tokens": batch_tokens}
+        self.loss: Callable[..., Tensor] = make_loss(model, config.compile, machine)
+
+    def feed(self) -> Ahead:
+        return self.loader.ahead()
+
+    def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
+        return Taken(stepper(step, valid, schedule, s.step), self.units)
+
+    def at(self, step: Step) -> str:
+        return f"with the batch that ends at row {step.state['row']} of the text"
+
+    def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
+        return self.validate(self.model, on_batch)
+
+    def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
+        flops = self.model.config.flops_per_token
+        peak = peak_flops(self.machine) * self.machine.ranks.world
+        return {"loss": s.loss, "flops": flops * s.tokens, "mfu": tok_per_s * flops / peak}
+
+    def farewell(self, s: TrainState, summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
+        val = "  ".join(f"{k} {v:.4f}" for k, v in s.val.items())
+        say(
+            f"{s.stage}: {s.step} steps, {s.tokens:,} tokens in {duration(s.seconds)}, loss {s.loss:.3f}, {val}, "
+            f"{summary['tok_per_s']:,.0f} tok/s, MFU {summary['mfu']:.0%}"
+        )
