@@ -73,7 +73,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
 
     from benchmarks.tokenizer import peak_mb
     from nanochat import scale
-    from nanochat.feed.loader import Batch, Step
+    from nanochat.feed.loader import MicroBatch, Step
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
@@ -104,7 +104,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
     size = choose_rows(rows, config.shape, at_once, machine)
-    work = Step([Batch(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)], batch, {})
+    work = Step([MicroBatch(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)], batch, {})
     for i in range(steps):
         began = time.perf_counter()
         stepper(work, batch, Schedule(steps), i)

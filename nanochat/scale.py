@@ -51,7 +51,7 @@ class Shape:
         return 5 * self.vocab_size + 1 if self.depth < BIGRAM_DEPTH else 0
 
     @property
-    def flops_per_token(self) -> int:
+    def dense_flops_per_token(self) -> int:
         """Training FLOPs per token, forward and backward (https://arxiv.org/abs/2204.02311), with full attention."""
         return 6 * self.scaling_params + 12 * self.depth * self.width * self.seq_len
 
@@ -137,6 +137,6 @@ def depth_for_flops(flops: float, per_param: float, vocab_size: int = 0, seq_len
 
     def distance(depth: int) -> float:
         s = shape(depth, vocab_size or default_vocab(depth), seq_len or default_seq_len(depth))
-        return abs(math.log(tokens(s, per_param) * s.flops_per_token / flops))
+        return abs(math.log(tokens(s, per_param) * s.dense_flops_per_token / flops))
 
     return min(range(1, 65), key=distance)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nanochat.eval.bpb import bits_per_byte
-from nanochat.feed.loader import Batch, Step
+from nanochat.feed.loader import MicroBatch, Step
 from nanochat.inference import Engine, Request
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig, attention
@@ -59,7 +59,7 @@ def trained(made: Stepper, steps: int, first: int = 0) -> list[float]:
     losses = []
     for number in range(first, first + steps):
         batch = ids(4, number)
-        micro = [Batch(part[:, :-1], part[:, 1:]) for part in batch.split(2)]
+        micro = [MicroBatch(part[:, :-1], part[:, 1:]) for part in batch.split(2)]
         valid = 4 * CONFIG.seq_len
         losses.append(made(Step(micro, valid, {}), valid, Schedule(20, warmup=2), number))
     return losses
@@ -115,7 +115,7 @@ def test_out_of_memory_halves_the_pass(device: str, monkeypatch: pytest.MonkeyPa
     wide = torch.cat([ids(64, seed) for seed in range(2)])
     torch.cuda.set_per_process_memory_fraction(min(1.0, (torch.cuda.memory_reserved() + 8 * one + (64 << 20)) / whole))
     try:
-        made(Step([Batch(wide[:, :-1], wide[:, 1:])], wide.numel(), {}), wide.numel(), Schedule(20), 0)
+        made(Step([MicroBatch(wide[:, :-1], wide[:, 1:])], wide.numel(), {}), wide.numel(), Schedule(20), 0)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert 1 <= made.rows < 128

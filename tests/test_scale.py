@@ -41,5 +41,5 @@ def test_more_flops_never_mean_a_smaller_model() -> None:
     assert depths == sorted(depths)
     for depth in (4, 12, 20):
         s = scale.shape(depth, scale.default_vocab(depth), scale.default_seq_len(depth))
-        assert scale.depth_for_flops(scale.tokens(s, 12) * s.flops_per_token, 12) == depth
+        assert scale.depth_for_flops(scale.tokens(s, 12) * s.dense_flops_per_token, 12) == depth
     assert scale.depth_for_flops(1.0, 12) == 1

@@ -51,7 +51,7 @@ class Work:
         import torch
 
         from nanochat import scale
-        from nanochat.feed.loader import Batch, Step
+        from nanochat.feed.loader import MicroBatch, Step
         from nanochat.model import GPT, ModelConfig
         from nanochat.model.attention import choose
         from nanochat.optim import Optimizer
@@ -83,7 +83,7 @@ class Work:
         g = torch.Generator().manual_seed(0)
         ids = torch.randint(0, sizes.vocab, (self.passes * self.rows, sizes.seq_len + 1), generator=g)
         x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        micro = [Batch(a, b) for a, b in zip(x.split(self.rows), y.split(self.rows), strict=True)]
+        micro = [MicroBatch(a, b) for a, b in zip(x.split(self.rows), y.split(self.rows), strict=True)]
         self.batch = Step(micro, x.numel(), {})
 
     def step(self, number: int) -> float:

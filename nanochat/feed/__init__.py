@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanochat.doors import lazy
-from nanochat.feed.packing import NOTHING, SHORTER, Sequence, Stream
+from nanochat.feed.packing import NOTHING, SHORTER, Example, Stream
 
 if TYPE_CHECKING:
-    from nanochat.feed.loader import Ahead, Batch, Loader, Step, TextSource, merge_states
+    from nanochat.feed.loader import Ahead, Loader, MicroBatch, Step, TextSource, merge_states
 
 __all__ = [
-    "NOTHING", "SHORTER", "Ahead", "Batch", "Loader", "Sequence", "Step", "Stream", "TextSource", "merge_states",
+    "NOTHING",
+    "SHORTER",
+    "Ahead",
+    "Example",
+    "Loader",
+    "MicroBatch",
+    "Step",
+    "Stream",
+    "TextSource",
+    "merge_states",
 ]  # fmt: skip
 
-__getattr__ = lazy(__name__, {"loader": "Ahead Batch Loader Step TextSource merge_states"})
+__getattr__ = lazy(__name__, {"loader": "Ahead MicroBatch Loader Step TextSource merge_states"})

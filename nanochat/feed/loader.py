@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import UserError
-from nanochat.feed.packing import ENDLESS, Sequence, Source, Stream
+from nanochat.feed.packing import ENDLESS, Example, Source, Stream
 from nanochat.machine import Ranks
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Batch:
+class MicroBatch:
     """ids and targets (B, T) int64; a target of -1 carries no loss."""
 
     ids: Tensor
@@ -54,7 +54,7 @@ class Batch:
 class Step:
     """This rank's part of an optimiser step. valid: its targets that carry loss. state: the loader's, afterwards."""
 
-    micro: list[Batch]
+    micro: list[MicroBatch]
     valid: int
     state: dict[str, Any]
 
@@ -73,9 +73,9 @@ class TextSource:
     def __len__(self) -> int:
         return ENDLESS
 
-    def get(self, indices: list[int]) -> list[Sequence]:
+    def get(self, indices: list[int]) -> list[Example]:
         texts = self.shards.get_many([self.shards.wrapped(index) for index in indices])
-        return [Sequence(np.concatenate([self._bos, ids])) for ids in self.tokenizer.encode_arrays(texts)]
+        return [Example(np.concatenate([self._bos, ids])) for ids in self.tokenizer.encode_arrays(texts)]
 
 
 class Loader:
@@ -132,7 +132,7 @@ class Loader:
         ids = np.stack([row for row, _ in packed])
         targets = np.where(np.stack([mask[1:] for _, mask in packed]), ids[:, 1:], -1)
         micro = [
-            Batch(
+            MicroBatch(
                 torch.from_numpy(ids[i : i + self.micro_rows, :-1].copy()),
                 torch.from_numpy(targets[i : i + self.micro_rows]),
             )

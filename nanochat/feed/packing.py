@@ -31,7 +31,7 @@ SHORTER = "Give shorter questions, or train a model with a longer context"
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Example:
     """One tokenised document: ids (L,), the first <|bos|>, and whether the loss falls on each (None: on all)."""
 
     ids: np.ndarray
@@ -48,7 +48,7 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def get(self, indices: list[int]) -> list[Sequence]: ...
+    def get(self, indices: list[int]) -> list[Example]: ...
 
 
 class Stream:
@@ -60,7 +60,7 @@ class Stream:
         self.repeated = 0  # tokens since the start that filled up rows and came again
         self.shift = 0  # how often all documents that are `of` apart taught nothing, and their neighbours were tried
         self._fruitless = 0  # documents in a row that taught nothing
-        self._docs: dict[int, Sequence] = {}
+        self._docs: dict[int, Example] = {}
         # A document's next piece is <|bos|> and then the ids from its start on. In the order of their turn:
         self._starts: dict[int, int] = {}
         self._pieces: list[tuple[int, int]] = []  # (length of the next piece, number), ascending

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
 from nanochat.inference.batch import Batch
+from nanochat.inference.generation import Generation
 from nanochat.inference.request import Completion, Request, Token
-from nanochat.inference.sequence import Sequence
 from nanochat.inference.toolcalls import Grammar
 from nanochat.inference.window import fit_ids
 from nanochat.tokenizer import Tokenizer
@@ -42,27 +42,29 @@ class Engine:
 
     def generate(self, requests: list[Request]) -> list[Completion]:
         """All samples of all requests, in the order of the requests, then of the samples."""
-        sequences = [sequence for index, request in enumerate(requests) for sequence in self._start(request, index)]
-        for _ in self._run(sequences):
+        generations = [
+            generation for index, request in enumerate(requests) for generation in self._start(request, index)
+        ]
+        for _ in self._run(generations):
             pass
-        return [sequence.completion() for sequence in sequences]
+        return [generation.completion() for generation in generations]
 
     def stream(self, request: Request) -> Iterator[Token]:
         """Tokens as they come, without the stop token; closing the iterator ends the work."""
         return self._run(self._start(request, 0))
 
-    def _start(self, request: Request, index: int) -> list[Sequence]:
+    def _start(self, request: Request, index: int) -> list[Generation]:
         outside = next((id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size), None)
         if outside is not None:
             raise UserError(f"the prompt holds the id {outside}", f"Ids go from 0 to {self.tokenizer.vocab_size - 1}")
         prompt = fit_ids(request.prompt, self.tokenizer.bos, self.window, request.max_tokens)
         request = replace(request, prompt=prompt)
         room = max(1, min(request.max_tokens, self.window - len(prompt)))
-        return [Sequence(request, index, sample, room, self.tokenizer, self.grammar) for sample in range(request.n)]
+        return [Generation(request, index, sample, room, self.tokenizer, self.grammar) for sample in range(request.n)]
 
-    def _run(self, sequences: list[Sequence]) -> Iterator[Token]:
-        if not sequences:
+    def _run(self, generations: list[Generation]) -> Iterator[Token]:
+        if not generations:
             return
-        batch = Batch(self.model, self.penalties, sequences, self.max_batch)
+        batch = Batch(self.model, self.penalties, generations, self.max_batch)
         while not batch.done:
             yield from batch.step()

@@ -74,7 +74,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Result:
+class DepthResult:
     """What a depth came to. seconds: of training, compilation included. tok_per_s: the median over the steps."""
 
     depth: int
@@ -161,7 +161,7 @@ class Sweep:
                 flags.append(f"--{field.name}" if value is True else f"--{field.name}={value}")
         return Stage("base_train", tuple(flags), torchrun=True, resumable=True)
 
-    def finished(self, depth: int) -> Result | None:
+    def finished(self, depth: int) -> DepthResult | None:
         path = self.home(depth) / "result.json"
         try:
             values = json.loads(path.read_text())
@@ -169,7 +169,7 @@ class Sweep:
             measured = values.pop("settings", self.settings)
             if changed(measured, self.settings, BaseConfig()):
                 return None  # by a version whose defaults were others
-            return Result(**values)
+            return DepthResult(**values)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, AttributeError):
@@ -231,7 +231,7 @@ def _tell(sweep: Sweep, costs: list[Cost]) -> None:
     say(f"  all of them {total:.3g} FLOPs, about {duration(total / speed)} at {speed:.3g} FLOP/s (assumed)")
 
 
-def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
+def _train(sweep: Sweep, cost: Cost, handle: int) -> DepthResult:
     """One depth in a process of its own, from where an earlier one stopped; UserError when it could not run."""
     home, stage = sweep.home(cost.depth), sweep.stage(cost.depth)
     for name in ("tokenizer", "data"):
@@ -249,8 +249,8 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> Result:
         summary = last(read_metrics(training_file("base", f"d{cost.depth}")), "summary")
     if summary is None:
         raise UserError(f"the training of depth {cost.depth} left no summary in {home}", "Run the same command again")
-    found = {f.name: summary[f.name] for f in fields(Result) if f.name in summary}
-    result = Result(depth=cost.depth, scaling_params=cost.scaling_params, **found)
+    found = {f.name: summary[f.name] for f in fields(DepthResult) if f.name in summary}
+    result = DepthResult(depth=cost.depth, scaling_params=cost.scaling_params, **found)
     write_json(home / "result.json", {"version": VERSION, "settings": sweep.settings, **asdict(result)})
     return result
 
@@ -284,12 +284,12 @@ def _base_folder(folder: Path) -> Iterator[None]:
 class Conclusion:
     """law: None when bits per byte do not fall. held_out: what the law of all smaller depths says of the largest."""
 
-    results: list[Result]
+    results: list[DepthResult]
     law: Law | None
     held_out: float | None
 
     @classmethod
-    def of(cls, results: list[Result]) -> Conclusion:
+    def of(cls, results: list[DepthResult]) -> Conclusion:
         """results: at least two, by ascending depth."""
         flops, bpb = [r.flops for r in results], [r.val_bpb for r in results]
         smaller = fit(flops[:-1], bpb[:-1]) if len(results) > 2 else None
@@ -300,7 +300,7 @@ class Conclusion:
         return [r.val_bpb - self.law.at(r.flops) for r in self.results] if self.law else []
 
 
-def _conclude(sweep: Sweep, results: list[Result], copy: Path | None) -> None:
+def _conclude(sweep: Sweep, results: list[DepthResult], copy: Path | None) -> None:
     """Fit, print and save. Nothing here changes what `scale` says."""
     found = Conclusion.of(results)
     law, largest = found.law, results[-1]
@@ -373,7 +373,7 @@ def _save(sweep: Sweep, found: Conclusion, further: list[Cost], copy: Path | Non
     if copy:
         write_json(copy, record)
     rows = io.StringIO()
-    writer = csv.DictWriter(rows, [f.name for f in fields(Result)], lineterminator="\n")
+    writer = csv.DictWriter(rows, [f.name for f in fields(DepthResult)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(r) for r in results)
     write_atomic(folder / "results.csv", rows.getvalue())

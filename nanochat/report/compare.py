@@ -100,7 +100,7 @@ def _number(value: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskRecord:
     """A task of a result file. right: right answers to each question, out of `samples`; random: a guesser's score."""
 
     score: Estimate
@@ -112,7 +112,7 @@ class Task:
     settings: Mapping[str, Any]
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Task:
+    def of(cls, record: Mapping[str, Any]) -> TaskRecord:
         settings = record.get("settings", {})
         samples = settings.get("num_samples", 1)
         right = [int(count) for count in (record.get("right", "").split() if samples > 1 else record.get("right", ""))]
@@ -136,17 +136,17 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultFile:
     """A result file."""
 
     title: str
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, TaskRecord]
     means: Mapping[str, float]
     bpb: Mapping[str, float]
     bpb_version: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> Result:
+    def read(cls, path: Path) -> ResultFile:
         remedy = "Give two files such as `nanochat chat_eval --json FILE` writes, and base_eval and base_loss likewise"
         try:
             record = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -157,7 +157,7 @@ class Result:
             title += f", {record.get('made', {}).get('date', 'without a date')} ({path})"
             return cls(
                 title,
-                {name: Task.of(task) for name, task in record["tasks"].items()},
+                {name: TaskRecord.of(task) for name, task in record["tasks"].items()},
                 {key: _number(record[key]) for key in MEANS if key in record},
                 {split: _number(value) for split, value in record.get("bpb", {}).items()},
                 dict(record.get("bpb_version", {})),
@@ -169,7 +169,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Row:
+class Difference:
     """What is compared: two numbers; b - a, unless they are of different questions; how likely chance is to do that."""
 
     name: str
@@ -191,7 +191,7 @@ def compare(first: Path, second: Path) -> str:
 
     UserError for a file that is none, or when there is nothing in common.
     """
-    a, b = Result.read(first), Result.read(second)
+    a, b = ResultFile.read(first), ResultFile.read(second)
     rows = [_task_row(name, a.tasks[name], b.tasks[name]) for name in a.tasks if name in b.tasks]
     splits = [split for split in a.bpb if split in b.bpb]
     if not rows and not splits:
@@ -207,38 +207,38 @@ def compare(first: Path, second: Path) -> str:
     return "\n".join([*lines, "", *_verdict(a, b, rows, means, adjusted)])
 
 
-def _task_row(name: str, a: Task, b: Task) -> Row:
+def _task_row(name: str, a: TaskRecord, b: TaskRecord) -> Difference:
     n = f"{a.n:,}" if a.n == b.n else f"{a.n:,}/{b.n:,}"
     keys = [key for key in {**a.settings, **b.settings} if a.settings.get(key) != b.settings.get(key)]
     differ = "".join(f", {key} {a.settings.get(key)}/{b.settings.get(key)}" for key in keys)
     if a.version and b.version and a.version != b.version:
-        return Row(name, a.score.value, b.score.value, None, f"not the same questions{differ}", n=n)
+        return Difference(name, a.score.value, b.score.value, None, f"not the same questions{differ}", n=n)
     if a.version and b.version and len(a.right) == len(b.right) > 0:
         gap = difference(a.score, b.score, correlation(a.shares, b.shares))
         p = swap_test([y * a.samples - x * b.samples for x, y in zip(a.right, b.right, strict=True)])
-        return Row(name, a.score.value, b.score.value, gap, f"paired{differ}", p, n)
+        return Difference(name, a.score.value, b.score.value, gap, f"paired{differ}", p, n)
     gap, p = difference(a.score, b.score), score_test(a.score.value, a.n, b.score.value, b.n)
     same = "" if a.version and b.version else ", maybe not the same questions"
-    return Row(name, a.score.value, b.score.value, gap, f"unpaired{same}{differ}", p, n)
+    return Difference(name, a.score.value, b.score.value, gap, f"unpaired{same}{differ}", p, n)
 
 
-def _mean_row(key: str, a: Result, b: Result, rows: Sequence[Row]) -> Row:
+def _mean_row(key: str, a: ResultFile, b: ResultFile, rows: Sequence[Difference]) -> Difference:
     """CORE or ChatCORE: the mean of the tasks' centred scores, whose errors are independent of each other."""
 
-    def parts(result: Result) -> dict[str, Task]:
+    def parts(result: ResultFile) -> dict[str, TaskRecord]:
         return {name: task for name, task in result.tasks.items() if task.random is not None}
 
     in_a, in_b = parts(a), parts(b)
     gaps = {row.name: row.difference for row in rows}
     scaled = [in_a[name].scaled(gap) for name in in_a if (gap := gaps.get(name)) is not None]
     if not in_a or in_a.keys() != in_b.keys() or len(scaled) < len(in_a):
-        return Row(MEANS[key], a.means[key], b.means[key], None, "not all tasks can be compared")
+        return Difference(MEANS[key], a.means[key], b.means[key], None, "not all tasks can be compared")
     own = [mean([task.centered() for task in part.values()]) for part in (in_a, in_b)]
     note = ", ".join(f"{letter} {x.low:.4f} to {x.high:.4f}" for letter, x in zip("AB", own, strict=True))
-    return Row(MEANS[key], a.means[key], b.means[key], mean(scaled), note)
+    return Difference(MEANS[key], a.means[key], b.means[key], mean(scaled), note)
 
 
-def _table(rows: Sequence[Row], adjusted: Mapping[str, float]) -> list[str]:
+def _table(rows: Sequence[Difference], adjusted: Mapping[str, float]) -> list[str]:
     if not rows:
         return []
     cells = [["", "n", "A", "B", "B - A", "95% interval", "p (Holm)", ""]]
@@ -254,7 +254,7 @@ def _table(rows: Sequence[Row], adjusted: Mapping[str, float]) -> list[str]:
 
 
 def _verdict(
-    a: Result, b: Result, rows: Sequence[Row], means: Sequence[Row], adjusted: Mapping[str, float]
+    a: ResultFile, b: ResultFile, rows: Sequence[Difference], means: Sequence[Difference], adjusted: Mapping[str, float]
 ) -> list[str]:
     lines = []
     if adjusted:
@@ -277,7 +277,7 @@ def _verdict(
     return lines
 
 
-def _same_text(split: str, a: Result, b: Result) -> bool | None:
+def _same_text(split: str, a: ResultFile, b: ResultFile) -> bool | None:
     """None when a file does not say."""
     one, other = a.bpb_version.get(split), b.bpb_version.get(split)
     return one == other if one and other else None

@@ -13,7 +13,7 @@ import torch
 from nanochat import checkpoint, scale
 from nanochat.console import UserError, say
 from nanochat.feed.loader import Loader
-from nanochat.feed.packing import Sequence, Stream
+from nanochat.feed.packing import Example, Stream
 from nanochat.machine import Machine, describe, setup
 from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT
@@ -46,9 +46,9 @@ class ConversationSource:
     def __len__(self) -> int:
         return len(self.mixture)
 
-    def get(self, indices: list[int]) -> list[Sequence]:
+    def get(self, indices: list[int]) -> list[Example]:
         rendered = (render_conversation(self.tokenizer, self.mixture[i], self.max_tokens) for i in indices)
-        return [Sequence(np.array(ids, np.int64), np.array(mask, bool)) for ids, mask in rendered]
+        return [Example(np.array(ids, np.int64), np.array(mask, bool)) for ids, mask in rendered]
 
 
 def train_chat(config: ChatConfig) -> TrainState:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.feed.loader import Batch
+from nanochat.feed.loader import MicroBatch
 from nanochat.inference import Completion
 from nanochat.inference.toolcalls import Grammar
 from nanochat.model.gpt import GPT
@@ -18,7 +18,7 @@ KINDS = ("text", "python")  # what the model itself writes
 
 
 @dataclass(slots=True)
-class Answer:
+class Rollout:
     """A sampled answer. ids: prompt, answer and stop token; kinds: of each id, the place in KINDS of what it was
     sampled in, or -1 where it was not sampled: the prompt, and what the tool wrote."""
 
@@ -35,8 +35,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Answers(Batch):
-    """Answers side by side. advantages (B,); kinds (B, T) of the targets."""
+class Rollouts(MicroBatch):
+    """Rollouts side by side. advantages (B,); kinds (B, T) of the targets."""
 
     advantages: Tensor
     kinds: Tensor
@@ -57,7 +57,7 @@ def kinds_of(grammar: Grammar, answer: Sequence[int]) -> list[int]:
     return kinds
 
 
-def answers_of(grammar: Grammar, prompt: list[int], samples: list[Completion], rewards: list[float]) -> list[Answer]:
+def rollouts_of(grammar: Grammar, prompt: list[int], samples: list[Completion], rewards: list[float]) -> list[Rollout]:
     """The samples of one question; the advantage of each is its reward minus the mean of all.
 
     Not divided by the standard deviation, which favours questions that are nearly always or nearly never answered
@@ -69,12 +69,12 @@ def answers_of(grammar: Grammar, prompt: list[int], samples: list[Completion], r
     for sample, value in zip(samples, rewards, strict=True):
         said = sample.ids if sample.stop is None else [*sample.ids, sample.stop]
         kinds = [-1] * len(prompt) + kinds_of(grammar, said)
-        found.append(Answer([*prompt, *said], kinds, value, 0.0 if alike else value - mean, sample.finish == "stop"))
+        found.append(Rollout([*prompt, *said], kinds, value, 0.0 if alike else value - mean, sample.finish == "stop"))
     return found
 
 
-def batches(answers: Sequence[Answer], rows: int, tokens: int, pad: int) -> list[Answers]:
-    """Answers of like length together, padded on the right. rows: in each batch; 0: as many as make `tokens`."""
+def batches(answers: Sequence[Rollout], rows: int, tokens: int, pad: int) -> list[Rollouts]:
+    """Rollouts of like length together, padded on the right. rows: in each batch; 0: as many as make `tokens`."""
     made = []
     left = sorted(answers, key=lambda answer: len(answer.ids), reverse=True)
     while left:
@@ -87,7 +87,7 @@ def batches(answers: Sequence[Answer], rows: int, tokens: int, pad: int) -> list
             ids[row, : len(answer.ids)] = torch.tensor(answer.ids)
             kinds[row, : len(answer.kinds)] = torch.tensor(answer.kinds)
         targets = ids[:, 1:].masked_fill(kinds[:, 1:] < 0, -1)
-        made.append(Answers(ids[:, :-1], targets, torch.tensor([a.advantage for a in some]), kinds[:, 1:]))
+        made.append(Rollouts(ids[:, :-1], targets, torch.tensor([a.advantage for a in some]), kinds[:, 1:]))
     return made
 
 
@@ -113,7 +113,7 @@ class Policy:
         return -(chosen * advantages[:, None].expand_as(targets)[said]).sum()
 
     @torch.no_grad()
-    def distance(self, model: GPT, reference: GPT, batch: Answers) -> float:
+    def distance(self, model: GPT, reference: GPT, batch: Rollouts) -> float:
         """KL(model || reference) in nats, exact at each sampled token, summed over them."""
         device = model.device
         ids, targets, kinds = (t.to(device) for t in (batch.ids, batch.targets, batch.kinds))

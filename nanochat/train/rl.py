@@ -37,7 +37,7 @@ from nanochat.train.base import forward_tokens
 from nanochat.train.chat import rates_after
 from nanochat.train.config import RLConfig, check, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
-from nanochat.train.policy import Answer, Answers, Policy, answers_of, batches
+from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
 from nanochat.train.run import Run, Taken
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
@@ -109,7 +109,7 @@ class Reinforce:
         assert reduction == "sum"
         return self.policy.loss(self.model, ids, targets, advantages, kinds)
 
-    def batches(self, answers: Sequence[Answer]) -> list[Answers]:
+    def batches(self, answers: Sequence[Rollout]) -> list[Rollouts]:
         return batches(answers, self.config.device_batch_size, self.tokens, self.tokenizer.bos)
 
     @torch.no_grad()
@@ -140,7 +140,7 @@ class Reinforce:
         samples = self.engine.generate(requests)
         return [(request.prompt, samples[at * n : (at + 1) * n]) for at, request in enumerate(requests)]
 
-    def rollouts(self) -> list[list[Answer]]:
+    def rollouts(self) -> list[list[Rollout]]:
         """This rank's share of the questions of the next step, with their answers."""
         config, s = self.config, self.state
         me = self.machine.ranks
@@ -152,7 +152,7 @@ class Reinforce:
         groups = []
         for i, (prompt, samples) in zip(items, self.ask(self.train_set, items, seeds, config.num_samples), strict=True):
             rewards = [reward(self.train_set, i, sample.text) for sample in samples]
-            groups.append(answers_of(self.engine.grammar, prompt, samples, rewards))
+            groups.append(rollouts_of(self.engine.grammar, prompt, samples, rewards))
         return groups
 
     def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Method(Protocol):
 
     @property
     def loss(self) -> Callable[..., Tensor]:
-        """Of a `Batch`'s tensors, summed."""
+        """Of a `MicroBatch`'s tensors, summed."""
 
     facts: Mapping[str, Any]  # for the metrics' settings
     unit: str  # of the progress bar, with `units` of it in a step

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from nanochat.console import UserError
 from nanochat.feed.loader import STREAMS, Loader, merge_states
-from nanochat.feed.packing import BUFFER, REFILL, Sequence, Stream
+from nanochat.feed.packing import BUFFER, REFILL, Example, Stream
 from nanochat.machine import Ranks
 
 BOS = 0
@@ -37,11 +37,11 @@ class Numbers:
     def tokens(self, index: int) -> list[int]:
         return [index * WIDTH + place for place in range(1, 2 + index * 7 % self.longest)]
 
-    def get(self, indices: list[int]) -> list[Sequence]:
+    def get(self, indices: list[int]) -> list[Example]:
         out = []
         for i in indices:
             ids = np.array([BOS, *self.tokens(i)], np.uint32)
-            out.append(Sequence(ids, np.arange(len(ids)) >= len(ids) // 2 if self.masked else None))
+            out.append(Example(ids, np.arange(len(ids)) >= len(ids) // 2 if self.masked else None))
         return out
 
 
@@ -244,7 +244,7 @@ def test_a_state_of_another_format_is_refused() -> None:
 
 def test_an_error_in_the_background_reaches_the_training_loop() -> None:
     class Broken(Numbers):
-        def get(self, indices: list[int]) -> list[Sequence]:
+        def get(self, indices: list[int]) -> list[Example]:
             raise UserError("the shard is gone")
 
     with pytest.raises(UserError, match="the shard is gone"):
@@ -255,7 +255,7 @@ def test_whoever_waits_for_a_step_can_look_around() -> None:
     there = threading.Event()
 
     class Late(Numbers):
-        def get(self, indices: list[int]) -> list[Sequence]:
+        def get(self, indices: list[int]) -> list[Example]:
             there.wait()
             return super().get(indices)
 

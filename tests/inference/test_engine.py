@@ -9,7 +9,7 @@ import torch
 
 from nanochat.console import UserError
 from nanochat.inference import Engine, Request
-from nanochat.inference.sequence import Sequence
+from nanochat.inference.generation import Generation
 from nanochat.inference.toolcalls import Grammar
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ def greedy_by_full_forward(model: GPT, tokenizer: Tokenizer, request: Request) -
     """Argmax over a full forward for every token; what may come next is the tool grammar's business."""
     grammar = Grammar(tokenizer)
     penalties = grammar.penalties(model.config.vocab_size, model.device)
-    sequence = Sequence(request, 0, 0, request.max_tokens, tokenizer, grammar)
+    generation = Generation(request, 0, 0, request.max_tokens, tokenizer, grammar)
     with torch.no_grad():
-        while sequence.finish is None:
-            logits = model(torch.tensor([[*request.prompt, *sequence.ids]]))[0, -1] + penalties[sequence.kind]
-            sequence.push(sequence.forced[0] if sequence.forced else int(logits.argmax()))
-    return sequence.ids
+        while generation.finish is None:
+            logits = model(torch.tensor([[*request.prompt, *generation.ids]]))[0, -1] + penalties[generation.kind]
+            generation.push(generation.forced[0] if generation.forced else int(logits.argmax()))
+    return generation.ids
 
 
 def test_cached_is_the_argmax_of_full_forwards(engine: Engine, tokenizer: Tokenizer) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention import flex_attention
 
-from nanochat.feed.loader import Batch, Step
+from nanochat.feed.loader import MicroBatch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.model import gpt as gpt_module
@@ -38,7 +38,7 @@ def trained(config: ModelConfig, compiled: bool, frugal: bool, rows: tuple[int, 
     losses = []
     for i in range(3):
         ids = torch.randint(0, 50, (sum(rows), 17), generator=g)
-        micro = [Batch(part[:, :-1], part[:, 1:]) for part in ids.split(list(rows))]
+        micro = [MicroBatch(part[:, :-1], part[:, 1:]) for part in ids.split(list(rows))]
         losses.append(stepper(Step(micro, sum(rows) * 16, {}), sum(rows) * 16, Schedule(10, warmup=0), i))
     return model, losses
 

@@ -19,7 +19,7 @@ from nanochat.console import UserError
 from nanochat.metrics import MetricsWriter, read_metrics, training_file
 from nanochat.paths import write_json
 from nanochat.pipeline.law import Law
-from nanochat.pipeline.miniseries import Conclusion, MiniseriesConfig, Result, Sweep, parse_depths
+from nanochat.pipeline.miniseries import Conclusion, DepthResult, MiniseriesConfig, Sweep, parse_depths
 from nanochat.train import BaseConfig
 
 ROOT = Path(__file__).parents[2]
@@ -211,7 +211,7 @@ def of(law: Law, flops: list[int], off: float = 0.0) -> Conclusion:
     bpb = [law.at(c) for c in flops]
     bpb[-1] += off
     return Conclusion.of(
-        [Result(2 * n, 1, 1, 1, c, y, 1.0, 1.0) for n, (c, y) in enumerate(zip(flops, bpb, strict=True), 1)]
+        [DepthResult(2 * n, 1, 1, 1, c, y, 1.0, 1.0) for n, (c, y) in enumerate(zip(flops, bpb, strict=True), 1)]
     )
 
 
@@ -236,7 +236,7 @@ def test_what_is_said_and_saved_of_finished_trainings(
     law = Law(0.7, 1.5 * costs[0].flops ** 0.2, 0.2)
     for cost in costs:
         bpb = law.at(cost.flops) + (off if cost.depth == 8 else 0)
-        result = Result(cost.depth, 10**6, cost.scaling_params, cost.tokens, cost.flops, bpb, 60.0, 1000.0)
+        result = DepthResult(cost.depth, 10**6, cost.scaling_params, cost.tokens, cost.flops, bpb, 60.0, 1000.0)
         write_json(found.home(cost.depth) / "result.json", asdict(result))
     run(MiniseriesConfig(dataset="tinyworld"))
     shown = capsys.readouterr()

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from nanochat import machine
 from nanochat.console import UserError
-from nanochat.feed.loader import Batch, Loader, Step
-from nanochat.feed.packing import Sequence
+from nanochat.feed.loader import Loader, MicroBatch, Step
+from nanochat.feed.packing import Example
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
@@ -43,14 +43,14 @@ class Talk:
     def __len__(self) -> int:
         return 40
 
-    def get(self, indices: list[int]) -> list[Sequence]:
+    def get(self, indices: list[int]) -> list[Example]:
         found = []
         for i in indices:
             rng = np.random.default_rng((self.seed, i))
             ids = rng.integers(1, VOCAB, rng.integers(2, self.longest + 1))
             mask = rng.random(len(ids)) < 0.5
             ids[0], mask[0], mask[1] = 0, False, True
-            found.append(Sequence(ids, mask))
+            found.append(Example(ids, mask))
         return found
 
 
@@ -90,7 +90,7 @@ def shares(source: Talk, seq_len: int, rows: int, micro: int, world: int) -> lis
         micros = []
         for batch in step.micro:
             silent = torch.from_numpy(rng.random(len(batch.ids)) >= source.supervised)
-            micros.append(Batch(batch.ids, batch.targets.masked_fill(silent[:, None], -1)))
+            micros.append(MicroBatch(batch.ids, batch.targets.masked_fill(silent[:, None], -1)))
         made.append(Step(micros, sum(int((batch.targets >= 0).sum()) for batch in micros), step.state))
     return made
 

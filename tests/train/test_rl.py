@@ -24,7 +24,7 @@ from nanochat.conversation import Conversation
 from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, load_engine
 from nanochat.inference import batch as batch_module
-from nanochat.inference.sequence import Sequence
+from nanochat.inference.generation import Generation
 from nanochat.inference.toolcalls import Grammar
 from nanochat.machine import Machine, Ranks
 from nanochat.metrics import read_metrics
@@ -39,7 +39,7 @@ from nanochat.tasks.tinyworld import TinyWorldQuestions
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
 from nanochat.train import RLConfig, train_rl
 from nanochat.train import rl as rl_module
-from nanochat.train.policy import Answer, Policy, answers_of, batches
+from nanochat.train.policy import Policy, Rollout, batches, rollouts_of
 from nanochat.train.rl import question_at
 from nanochat.train.step import LossScale, Stepper
 
@@ -167,7 +167,7 @@ def test_the_gradient_is_that_of_a_computation_by_hand(tokenizer: Tokenizer) -> 
             slope[position, possible] = advantage / (count * TEMPERATURE) * p
         logits.backward(slope)
 
-    answers = answers_of(Grammar(tokenizer), prompt, samples, rewards)
+    answers = rollouts_of(Grammar(tokenizer), prompt, samples, rewards)
     assert [answer.advantage for answer in answers] == [0.5, -0.5, 0.5, -0.5]
     assert [answer.length for answer in answers] == [sum(k is not None for k in kinds) for kinds in said]
     assert [answer.finished for answer in answers] == [True, True, False, True]
@@ -195,7 +195,7 @@ def test_advantages_of_a_question_add_up_to_nothing(tokenizer: Tokenizer, reward
 
     def advantages(values: list[float]) -> list[float]:
         samples = [Completion([97], "a", [], "length", 0, place) for place in range(len(values))]
-        return [answer.advantage for answer in answers_of(grammar, prompt, samples, values)]
+        return [answer.advantage for answer in rollouts_of(grammar, prompt, samples, values)]
 
     found = advantages(rewards)
     assert sum(found) == pytest.approx(0, abs=1e-12)
@@ -207,20 +207,20 @@ def test_what_was_sampled_is_what_the_engine_says(tokenizer: Tokenizer, monkeypa
     """Hot enough for tool blocks; a digit is nearly all that can stand in one, so that it often has a value."""
     model = random_model(tokenizer, dtype=torch.float32).eval()
     forced: dict[int, list[bool]] = {}
-    real = Sequence.push
+    real = Generation.push
 
-    def push(self: Sequence, id: int) -> Any:
+    def push(self: Generation, id: int) -> Any:
         forced.setdefault(self.sample, []).append(bool(self.forced))
         return real(self, id)
 
-    monkeypatch.setattr(Sequence, "push", push)
+    monkeypatch.setattr(Generation, "push", push)
     engine = Engine(model, tokenizer)
     engine.penalties["python"] = torch.full_like(engine.penalties["python"], -torch.inf)
     engine.penalties["python"][[tokenizer.encode("7")[0], engine.grammar.python_end]] = 0
     engine.penalties["text"][engine.grammar.python_start] = 60
     prompt = [tokenizer.bos, *tokenizer.encode("12")]
     samples = engine.generate([Request(prompt, 40, temperature=30.0, top_k=0, n=60)])
-    answers = answers_of(engine.grammar, prompt, samples, [0.0] * 60)
+    answers = rollouts_of(engine.grammar, prompt, samples, [0.0] * 60)
     for sample, answer in zip(samples, answers, strict=True):
         assert answer.kinds[: len(prompt)] == [-1] * len(prompt)
         assert [kind < 0 for kind in answer.kinds[len(prompt) :]] == forced[sample.sample]
@@ -245,7 +245,7 @@ def test_log_probabilities_are_those_that_the_engine_drew_from(
     for seed in range(5):
         seen.clear()
         samples = engine.generate([Request(prompt, 30, temperature=TEMPERATURE, top_k=0, seed=seed)])
-        [answer] = answers_of(engine.grammar, prompt, samples, [0.0])
+        [answer] = rollouts_of(engine.grammar, prompt, samples, [0.0])
         [batch] = batches([answer], 1, 0, tokenizer.bos)
         with torch.no_grad():
             ours = policy_of(tokenizer, model).log_probs(model, batch.ids, batch.targets, batch.kinds)
@@ -258,7 +258,7 @@ def test_log_probabilities_are_those_that_the_engine_drew_from(
 def test_the_distance_is_the_kl_divergence(tokenizer: Tokenizer) -> None:
     model, other = random_model(tokenizer), random_model(tokenizer, seed=8)
     prompt, samples, _ = group(tokenizer)
-    answers = answers_of(Grammar(tokenizer), prompt, samples, [0.0] * 4)
+    answers = rollouts_of(Grammar(tokenizer), prompt, samples, [0.0] * 4)
     policy = policy_of(tokenizer, model)
     [batch] = batches(answers, 4, 0, tokenizer.bos)
     assert policy.distance(model, model, batch) == pytest.approx(0, abs=1e-9)
@@ -270,7 +270,7 @@ def test_the_distance_is_the_kl_divergence(tokenizer: Tokenizer) -> None:
 
 
 def test_batches_hold_every_answer_once_and_no_more_tokens_than_asked_for() -> None:
-    answers = [Answer(list(range(n)), [-1] * (n - 1) + [0], 0.0, float(n), True) for n in (9, 3, 5, 4, 9, 2)]
+    answers = [Rollout(list(range(n)), [-1] * (n - 1) + [0], 0.0, float(n), True) for n in (9, 3, 5, 4, 9, 2)]
     made = batches(answers, 0, 16, 99)
     assert sorted(a for batch in made for a in batch.advantages.tolist()) == [2, 3, 4, 5, 9, 9]
     assert all(batch.ids.numel() <= 16 for batch in made)

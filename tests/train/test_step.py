@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nanochat.console import UserError
-from nanochat.feed.loader import Batch, Step
+from nanochat.feed.loader import MicroBatch, Step
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
@@ -35,7 +35,7 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 def step_of(seed: int, rows: int = 8) -> Step:
     ids = torch.randint(0, 50, (rows, 17), generator=torch.Generator().manual_seed(seed))
-    return Step([Batch(ids[:, :-1], ids[:, 1:])], rows * 16, {"row": rows * (seed + 1)})
+    return Step([MicroBatch(ids[:, :-1], ids[:, 1:])], rows * 16, {"row": rows * (seed + 1)})
 
 
 def run(stepper: Stepper, steps: int) -> list[float]:

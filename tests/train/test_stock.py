@@ -13,7 +13,7 @@ import pytest
 from nanochat import checkpoint
 from nanochat.commands import chat_sft
 from nanochat.console import UserError
-from nanochat.feed.packing import Sequence, Stream
+from nanochat.feed.packing import Example, Stream
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.train import BaseConfig, ChatConfig, base, train_base, train_chat
@@ -136,9 +136,9 @@ class Docs:
     def __len__(self) -> int:
         return len(self.teaches)
 
-    def get(self, indices: list[int]) -> list[Sequence]:
+    def get(self, indices: list[int]) -> list[Example]:
         masks = [np.array([False, False, self.teaches[i], self.teaches[i]]) for i in indices]
-        return [Sequence(np.array([0, i, i, i]), mask) for i, mask in zip(indices, masks, strict=True)]
+        return [Example(np.array([0, i, i, i]), mask) for i, mask in zip(indices, masks, strict=True)]
 
 
 def test_every_row_of_a_stream_teaches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ class _OpenPart:
     text: str = ""
 
 
-class Sequence:
+class Generation:
     """A sample of a request. `room` is how many tokens it may get; `finish` is set when it is complete."""
 
     def __init__(
