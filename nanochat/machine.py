@@ -1,4 +1,4 @@
-"""The machine: device, dtype, ranks, and the peak it can reach. torch is imported only when asked for."""
+"""The machine: device, dtype, ranks and peak FLOP/s. torch is imported only when needed."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ GPU_PEAKS = {
 }
 
 
-# How long ranks wait for one that downloads, verifies a checkpoint or writes one: NCCL's own 10 minutes are too few.
+# How long ranks wait for one that downloads, or verifies or writes a checkpoint: NCCL's 10 minutes are too short.
 PATIENCE = timedelta(hours=1)
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all (torchrun's environment)."""
+    """This process's place among all (from torchrun's environment)."""
 
     rank: int = 0
     local_rank: int = 0
@@ -120,7 +120,7 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
     if me.world > 1 and not dist.is_initialized():
         join("nccl" if where.type == "cuda" else "gloo")
     if where.type == "cpu":
-        # Read at the first product. Evaluating texts of all lengths, 1,024 shapes' kernels came to 0.6 GB and more.
+        # Read at the first product. On texts of all lengths, cached kernels of 1,024 shapes took 0.6 GB and more.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         share_cores(me, measure=not deterministic)
         keep_freed_memory()
@@ -128,15 +128,15 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
 
 
 def join(backend: str) -> None:
-    """Join the process group of the other ranks, as the environment names them, until this process ends.
+    """Join the process group of the ranks named by the environment, until this process ends.
 
-    gloo's threads must end first: those that outlive the interpreter abort it (pytorch #179291). NCCL's group is not
-    left: that waits for the other ranks, which after an error on this one wait for it in a collective.
+    gloo's threads must end before the interpreter, or they abort it (pytorch #179291). NCCL's group is not destroyed:
+    that would wait for the other ranks, which, after an error on this rank, wait for it in a collective.
     """
     import torch.distributed as dist
 
-    # Default arguments in it are the group that exists at its import, which is late without this line: they would keep
-    # the group and its threads beyond destroy_process_group.
+    # Imported before the group exists: its default arguments would otherwise hold the group, and keep its threads
+    # alive after destroy_process_group.
     import torch.distributed.nn.functional  # noqa: F401
 
     dist.init_process_group(backend, timeout=PATIENCE)
@@ -145,9 +145,9 @@ def join(backend: str) -> None:
 
 
 def share_cores(me: Ranks, measure: bool = True) -> None:
-    """Ranks on one CPU split its cores; torchrun would leave one thread to each whatever their number.
+    """Split the cores of one CPU among its ranks; torchrun would give each rank one thread, whatever their number.
 
-    One alone takes a thread per core, or per hardware thread where those are faster. measure: may find that out.
+    A single rank gets a thread per core, or per hardware thread where that is faster. measure: whether to test this.
     """
     import torch
 
@@ -160,7 +160,7 @@ def share_cores(me: Ranks, measure: bool = True) -> None:
 
 
 def fastest_threads(choices: set[int]) -> int:
-    """The number of threads that multiply and exponentiate matrices of a small model's sizes fastest."""
+    """The number of threads that is fastest at products and exponentials of matrices as in a small model."""
     import time
 
     import torch
@@ -284,7 +284,7 @@ def keep_freed_memory() -> None:
 
 
 def release_memory() -> None:
-    """Give what is free back to the system (glibc): compiling leaves more than a hundred megabytes behind."""
+    """Return free memory to the system (glibc): compiling leaves more than a hundred megabytes behind."""
     import ctypes
     import gc
 

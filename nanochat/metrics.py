@@ -1,7 +1,7 @@
 """metrics.jsonl, an append-only file per run: a line is a JSON object with version, time and kind.
 
-Kinds: settings (flat dict), step, eval, summary, stage, sample. The run of a stage and tag has a folder of its own
-(`paths.model_runs_dir`), which moves along when the model is set aside.
+Kinds: settings (flat dict), step, eval, summary, stage, sample. Each stage and tag has its own folder
+(`paths.model_runs_dir`), which is moved with the model when that is set aside.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def training_file(stage: str, tag: str) -> Path:
 
 
 def evaluation_file(command: str, stage: str, tag: str) -> Path:
-    """What a command measured of a stage and tag."""
+    """The metrics of a command that evaluated a stage and tag."""
     return model_runs_dir(stage, tag) / command / FILE
 
 
@@ -56,14 +56,14 @@ class MetricsWriter:
 
     def _append(self, text: str) -> None:
         with open(self.path, "ab", buffering=0) as f:  # in one call, so that lines of two processes do not mix
-            f.write(text.encode(errors="backslashreplace"))  # names may be no UTF-8
+            f.write(text.encode(errors="backslashreplace"))  # names need not be UTF-8
 
     def _failed(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.path}: {error.strerror}", "Free some disk space and run again")
 
 
 def _is_cut(path: Path) -> bool:
-    """Whether a file does not end with the end of a line."""
+    """Whether a file's last line is incomplete."""
     if not path.exists():
         return False
     with open(path, "rb") as f:
@@ -78,7 +78,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # not splitlines: texts hold others
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would split texts, too
         try:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
@@ -91,10 +91,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of the run that the last `settings` began: without the records of steps that it did again after it was resumed,
-    and without all but the last `eval` of a step."""
+    """The records since the last `settings`, without those of steps repeated after a resume, and with only the last
+    `eval` of each step."""
     kept = []
-    first = math.inf  # of the steps that were done later
+    first = math.inf  # earliest step in the later records
     evaluated = set()  # steps
     for record in reversed(list(records)):
         step, kind = record.get("step"), record["kind"]

@@ -1,4 +1,4 @@
-"""Where artifacts live under NANOCHAT_BASE_DIR, and how a file gets there whole."""
+"""Where artifacts live under NANOCHAT_BASE_DIR, and how files are written there atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.console import UserError
 
 T = TypeVar("T")
 
-LONGEST_NAME = 120  # bytes of a name that we make of something; file systems take 255
+LONGEST_NAME = 120  # bytes of a name derived from a text; file systems allow 255
 
 STAGES = {
     "base": "base_checkpoints",
@@ -32,7 +32,7 @@ def base_dir() -> Path:
     """The folder that holds every artifact (NANOCHAT_BASE_DIR, default ~/.cache/nanochat); made when absent."""
     given = os.environ.get("NANOCHAT_BASE_DIR")
     try:
-        if not given and not os.path.isabs(os.environ.get("HOME", "/")):  # empty, or wherever one stands
+        if not given and not os.path.isabs(os.environ.get("HOME", "/")):  # empty or relative
             raise RuntimeError
         path = Path(given or Path.home() / ".cache" / "nanochat").expanduser()
     except RuntimeError:  # also for "~somebody" without an account
@@ -74,13 +74,12 @@ def runs_dir(run: str = "") -> Path:
 
 
 def model_runs_dir(stage: str, tag: str) -> Path:
-    """Where the training of a stage and tag keeps its metrics; evaluations of it have folders of their own in there."""
+    """Where the training of a stage and tag keeps its metrics; its evaluations have subfolders there."""
     return runs_dir(f"{stage}-{tag}")
 
 
 def is_inside(name: str) -> bool:
-    """Whether a path that somebody else gave (a server, a manifest) can be joined to a folder, stays in it, and can be
-    shown on a terminal."""
+    """Whether a path from a server or a manifest stays inside the folder it is joined to, and is safe to print."""
     parts = re.split(r"[/\\]", name)
     return name.isprintable() and ":" not in parts[0] and not {"", ".", ".."} & set(parts)
 
@@ -94,12 +93,12 @@ def slug(text: str) -> str:
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or none: beside, fsync, rename."""
+    """Write a whole file or none: write beside it, fsync, rename."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, "wb") as f:
-            # Names of files that are no UTF-8 stand escaped, in JSON such that they are read back.
+            # File names that are not UTF-8 are escaped; in JSON they can be read back.
             f.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
@@ -139,11 +138,11 @@ def require_disk(folder: Path, need: int, what: str) -> None:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` to fill; it takes the place of `path` when the block ends well.
+    """An empty folder beside `path` to fill; it replaces `path` when the block ends without an error.
 
-    Killed or failed at whatever moment, `whole(path)` is what was there before, or what is new: never neither. Where
-    the system lets two folders change names at once (Linux, macOS), so is `path`. Readers need no lock and move
-    nothing; one process may write at a time.
+    After a kill or a failure at any moment, `whole(path)` is the old folder or the new one. Where the system can swap
+    two folders' names atomically (Linux, macOS), so is `path`. Readers need no lock and move nothing; one process may
+    write at a time.
     """
     path = path.resolve()
     part, old = _beside(path, "part"), _beside(path, "old")
@@ -179,7 +178,7 @@ def whole(path: Path) -> Path:
 
 
 def read_folder(path: Path, read: Callable[[Path], T]) -> T:
-    """What `read` makes of the folder `path`; tried again when it failed because a writer replaced the folder."""
+    """What `read` returns for the folder `path`; tried again if it failed because a writer replaced the folder."""
     while True:
         folder = whole(path)
         before = _identity(folder)
@@ -217,7 +216,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def exchange(a: Path, b: Path) -> bool:
-    """Let two folders change names at once; False where the system or its file system cannot do that."""
+    """Swap two folders' names atomically; False where the system or its file system cannot do that."""
     if os.name != "posix":
         return False
     libc = ctypes.CDLL(None, use_errno=True)

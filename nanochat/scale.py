@@ -15,7 +15,7 @@ REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
 EFFICIENCY = 0.5  # share of the matmul peak that training reaches, for plans made before it is measured
 BIGRAM_DEPTH = 10  # below it, models have a table of token pairs
-MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gives up batch size before it gives up updates
+MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gets a smaller batch before it gets fewer updates
 SMALL_BATCH = 2**14  # runs of minutes; see `rates`
 
 
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def windows(self) -> str:
-        """Short windows from a context on where attention costs enough to be worth cutting."""
+        """Short windows where the context is long enough that cheaper attention pays."""
         return "SSSL" if self.seq_len >= 1024 else "L"
 
     @property
@@ -100,7 +100,7 @@ def rates(s: Shape, batch: int, n_tokens: int, per_param: float) -> Rates:
     """Learning rates follow sqrt(batch), AdamW's also width^-0.5; decay keeps the averaging time per run constant
     (https://arxiv.org/abs/2405.13698).
 
-    Below SMALL_BATCH the square root asks for far too little: at depth 4, batch 4096 and 1.2 M tokens of the tiny
+    Below SMALL_BATCH the square root gives rates far too low: at depth 4, batch 4096 and 1.2 M tokens of the tiny
     world, matrix 0.35 and AdamW 0.09 of the reference gave 0.49 bits per byte, 1.0 and 0.4 gave 0.32. On as much
     English, matrix 0.7, 1.0 and 1.5 gave 1.867, 1.874 and 1.875.
     """
@@ -120,7 +120,7 @@ def muon_every(batch: int) -> int:
 
 
 def few_rows(batch: int) -> bool:
-    """Whether a step touches so few rows of the token tables that only these should cost."""
+    """Whether a step touches so few rows of the token tables that only these should be updated."""
     return batch <= SMALL_BATCH
 
 

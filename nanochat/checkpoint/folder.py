@@ -20,7 +20,7 @@ from nanochat.paths import STAGES, checkpoints_dir, is_inside, model_runs_dir, r
 
 FORMAT_VERSION = 1
 REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
-STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # as it is written, or moved away to be written again
+STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # a step's folder, or the old one during a rewrite
 SET_ASIDE = re.compile(r"\.previous-\d+$")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -48,7 +48,7 @@ def _sha256(path: Path) -> str:
 
 @contextlib.contextmanager
 def create(stage: str, tag: str, step: int) -> Iterator[Path]:
-    """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears under its final name at once, or,
+    """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears whole under its final name, or,
     when the body or the disk fails, not at all."""
     final = _tag_dir(stage, tag) / f"step_{step:06d}"
     try:
@@ -88,7 +88,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def verify(folder: Path, hashes: bool = True) -> Manifest:
-    """The manifest, after checking that every file is there, with its size and (unless told not to) its hash."""
+    """The manifest, after checking that every file exists with its size and (if `hashes`) its hash."""
     if not folder.is_dir():
         raise UserError(f"there is no checkpoint folder {folder}", "Check the path")
     manifest = read_manifest(folder)
@@ -119,7 +119,7 @@ def verify(folder: Path, hashes: bool = True) -> Manifest:
 
 
 def tags(stage: str) -> list[str]:
-    """Tags that hold at least one step, the one written last first."""
+    """Tags that hold at least one step, most recently written first."""
     root = checkpoints_dir(stage)
     names = [name for name in _names(root) if TAG.fullmatch(name) and not SET_ASIDE.search(name)]
     written = {name: max(map(_written, found.values())) for name in names if (found := steps(stage, name))}
@@ -141,13 +141,13 @@ def _written(folder: Path) -> float:
 
 
 def lock_file(stage: str, tag: str) -> Path:
-    """Held by whoever trains this stage and tag."""
+    """The lock held by a training of this stage and tag."""
     folder = _tag_dir(stage, tag)
     return folder.with_name(f".{folder.name}.lock")
 
 
 def steps(stage: str, tag: str) -> dict[int, Path]:
-    """Step -> folder, ascending. Nothing is moved or mended: a training may be writing here."""
+    """Step -> folder, ascending. Nothing is moved or repaired: a training may be writing here."""
     root = _tag_dir(stage, tag)
     found = {int(m[1]) for name in _names(root) if (m := STEP.fullmatch(name))}
     folders = {step: whole(root / f"step_{step:06d}") for step in sorted(found)}
@@ -155,7 +155,7 @@ def steps(stage: str, tag: str) -> dict[int, Path]:
 
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
-    """The checkpoint asked for; without a tag the one written last, without a step the newest whole one."""
+    """The checkpoint of `tag` (None: the one written last) and `step` (None: the newest whole one)."""
     make = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}.get(stage)
     root = checkpoints_dir(stage)
     have = tags(stage)
@@ -187,7 +187,7 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
 
 
 def prune(stage: str, tag: str, keep: int) -> None:
-    """Delete all steps older than the newest `keep` (at least 1) that are whole."""
+    """Delete all steps older than the newest `keep` (at least 1) whole ones."""
     if keep < 1:
         raise UserError(f"cannot keep {keep} checkpoints", "Give --keep=1 or more")
     found = list(reversed(steps(stage, tag).values()))
@@ -196,7 +196,7 @@ def prune(stage: str, tag: str, keep: int) -> None:
     kept = 0
     for folder in found:
         if kept == keep:
-            # Hidden before it is deleted: a kill in between leaves no half of a checkpoint, and the next call the rest.
+            # Renamed, then deleted: a kill in between leaves no partial checkpoint, and the next call deletes the rest.
             gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
             shutil.rmtree(folder.rename(gone))
         elif is_whole(folder):
@@ -214,7 +214,7 @@ def is_whole(folder: Path) -> bool:
 
 def set_aside(stage: str, tag: str) -> Path | None:
     """Rename a tag's folder to <tag>.previous-N, and its metrics with it, so that a new run neither mixes with nor
-    destroys it; where it is now, or None if there was none."""
+    destroys it. Returns the new folder, or None if there was none."""
     folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
     if not steps(stage, tag):
         return None
@@ -222,7 +222,7 @@ def set_aside(stage: str, tag: str) -> Path | None:
     while _is_taken(stage, f"{tag}.previous-{n}", runs.exists()):
         n += 1
     name = f"{tag}.previous-{n}"
-    # The metrics first: killed in between, the next call finds them moved already, and moves the rest.
+    # The metrics first: after a kill in between, the next call finds them moved and moves the rest.
     if runs.exists():
         runs.rename(model_runs_dir(stage, name))
     return folder.rename(folder.with_name(name))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Batch:
-    """Call `step` until `done`. Every generation in a row has a newest token that the model has not seen."""
+    """Call `step` until `done`. The model has not yet seen the newest token of a row's generation."""
 
     def __init__(
         self, model: GPT, penalties: dict[PartType, Tensor], generations: Iterable[Generation], max_rows: int
@@ -39,7 +39,7 @@ class Batch:
 
     @torch.inference_mode()
     def step(self) -> list[Token]:
-        """Let waiting generations in, with their first token, or else one more token to every row."""
+        """Admit waiting generations, with their first token, or else give every row one more token."""
         return self._admit() or self._decode()
 
     def _admit(self) -> list[Token]:
@@ -55,7 +55,7 @@ class Batch:
         return tokens
 
     def _prefill(self, generation: Generation) -> tuple[KVCache, Tensor]:
-        """The prompt's cache of one row, and the logits (1, V) behind it; computed once per request."""
+        """A one-row cache of the prompt, and the logits (1, V) after it; computed once per request."""
         if self._prefilled is None or self._prefilled[0] != generation.index:
             prompt = generation.request.prompt
             cache = self._new_cache(1, len(prompt))
@@ -69,7 +69,7 @@ class Batch:
         if not live:
             return []
         if len(live) <= len(self.rows) // 2:
-            # Copying the cache costs as much as a few steps, so not at every row that ends.
+            # Copying the cache costs as much as a few steps, so it waits until half of the rows have ended.
             self.cache = self.cache.select(torch.tensor(live, device=self.model.device))
             self.rows = [self.rows[row] for row in live]
             live = list(range(len(self.rows)))

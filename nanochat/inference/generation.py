@@ -32,7 +32,7 @@ class Generation:
         self.ids: list[int] = []
         self.finish: Finish | None = None
         self.stop: int | None = None
-        self.forced: deque[int] = deque()  # what the tool said, to be taken in before anything is sampled again
+        self.forced: deque[int] = deque()  # tool output, to be added before sampling goes on
         self.random = generator(request.seed, sample)
         self._tokenizer = tokenizer
         self._grammar = grammar
@@ -41,7 +41,7 @@ class Generation:
 
     @property
     def kind(self) -> PartType:
-        """What the next ordinary token belongs to."""
+        """The kind of part that the next ordinary token belongs to."""
         return self._parts[-1].type
 
     def push(self, id: int) -> Token | None:

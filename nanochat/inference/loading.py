@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to an engine that answers."""
+"""Load the engine of a named checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def load_engine(
     stage: str, tag: str | None = None, step: int | None = None, device: str = "auto", dtype: str = "auto"
 ) -> tuple[Engine, Manifest]:
     """The newest whole checkpoint of a stage, or the one named, on the device, ready to answer."""
-    folder = checkpoint.find(stage, tag, step)  # before torch is imported: a wrong name is told at once
+    folder = checkpoint.find(stage, tag, step)  # before torch is imported: a wrong name is reported at once
     manifest = checkpoint.verify(folder, hashes=False)
 
     from nanochat import machine
@@ -24,5 +24,5 @@ def load_engine(
 
     here = machine.setup(device, dtype)
     gpt = model.load(folder, here.device, here.dtype)
-    # Weights in the compute dtype: answering reads each of them for every token, and casts none.
+    # Weights in the compute dtype: decoding reads them all for every token, and need not cast them.
     return Engine(gpt.to(here.dtype), Tokenizer.load(folder / "tokenizer")), manifest

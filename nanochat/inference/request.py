@@ -46,7 +46,7 @@ class Completion:
     finish: Finish
     request: int  # index in the list given to generate()
     sample: int
-    stop: int | None = None  # the token that ended it, when it was not the length
+    stop: int | None = None  # the token that ended it; None: the length did
 
 
 @dataclass(slots=True)

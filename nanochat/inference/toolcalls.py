@@ -1,4 +1,4 @@
-"""Which special tokens an answer may hold where, and what each of them begins.
+"""Where an answer may hold which special tokens, and what each of them begins.
 
 An answer is text with tool calls in it:
     text <|python_start|> code <|python_end|> [<|output_start|> result <|output_end|>] text <|assistant_end|>
@@ -15,7 +15,7 @@ from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
 class Grammar:
-    """Special ids by meaning. `opens`: the kind of part behind a token. `stops`: ids that end an answer."""
+    """Special ids by meaning. `opens`: the kind of part after a token. `stops`: ids that end an answer."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.python_start = tokenizer.special("<|python_start|>")

@@ -17,7 +17,7 @@ def answer_room(window: int, max_tokens: int) -> int:
 
 
 def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[int]:
-    """The prompt itself if it leaves room for a token, else its newest tokens, behind its <|bos|>."""
+    """The prompt itself if it leaves room for a token, else its newest tokens, after its <|bos|>."""
     if len(prompt) < window:
         return prompt
     keep = max(1, window - answer_room(window, max_tokens))
@@ -29,12 +29,12 @@ def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[i
 def fit_conversation(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> list[int]:
     """Prompt ids of a conversation, its oldest exchanges left out until an answer has room.
 
-    The system message stays. A last message too long by itself is left to `fit_ids`.
+    The system message stays. `fit_ids` cuts a last message that is too long by itself.
     """
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     turns = conversation.messages[len(system) :]
     ids: list[int] = []
-    # From the newest one back, so that a long past costs no more than the window holds of it.
+    # From the newest one back, so that only as much is rendered as the window holds.
     for first in range(len(turns) - 1, -1, -2):
         longer = render_prompt(tokenizer, Conversation(system + turns[first:]))
         if ids and len(longer) > window - answer_room(window, max_tokens):

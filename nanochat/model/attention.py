@@ -1,4 +1,4 @@
-"""Causal attention, full or through a sliding window, by the best means the device has.
+"""Causal attention, full or with a sliding window, using the best implementation for the device.
 
 A window of W lets a token see itself and the W tokens before it.
 """
@@ -17,15 +17,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 Backend = Literal["flash", "flex", "blocked"]
-FLASH_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # several heads a key, from torch 2.13 on
-BLOCK = 256  # queries at a time: three times as fast as scaled_dot_product_attention at T 512 on 2 cores, both ways
-# cuDNN plans anew for every number of keys: 5 ms a call on an H100, 71% of decoding. A training has one length.
+FLASH_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # grouped queries: from torch 2.13 on
+BLOCK = 256  # queries at a time: 3x as fast as scaled_dot_product_attention at T 512 on 2 cores, forward and backward
+# cuDNN makes a plan for every number of keys: 5 ms a call on an H100, 71% of decoding. Training has one length.
 NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 LONGEST = 2048  # keys a block may see at once; full attention over more goes to scaled_dot_product_attention
 
 
 def choose(device: torch.device, dtype: torch.dtype) -> Backend:
-    """flash: torch's FlashAttention; flex: FlexAttention, for GPUs or dtypes without it; blocked: everything else."""
+    """flash: torch's FlashAttention; flex: FlexAttention, on GPUs where flash cannot run; blocked: the rest."""
     if device.type != "cuda":
         return "blocked"
     half = dtype in (torch.bfloat16, torch.float16)
@@ -48,7 +48,7 @@ def attend(
 ) -> Tensor:
     """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
 
-    parts: `softmax` and `softmax_slopes`, compiled. backend: None chooses.
+    parts: `softmax` and `softmax_slopes`, compiled. backend: None: as `choose` says.
     """
     backend = backend or choose(q.device, q.dtype)
     whole = window >= q.size(2) - 1
@@ -67,7 +67,7 @@ def attend(
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK, parts: Parts | None = None
 ) -> Tensor:
-    """Plain products, `block` queries at a time against the keys they can see: no (T, T) mask, half the work."""
+    """Matrix products of `block` queries at a time with the keys they can see: no (T, T) mask, half the work."""
     k, v = _for_all_heads(q, k, v)
     window = min(window, q.size(2))
     flat = _Blocked.apply(
@@ -78,9 +78,9 @@ def blocked(
 
 
 def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK // 2) -> Tensor:
-    """As `attend`, without a backward pass: scores stay in their dtype, and the mask touches the edges alone.
+    """Like `attend`, without a backward pass: scores keep their dtype, and only the edges of a span are masked.
 
-    In bfloat16 a score is then rounded to 8 bits.
+    In bfloat16 every score is thus rounded to 8 bits.
     """
     k, v = _for_all_heads(q, k, v)
     q = q * scale
@@ -97,13 +97,13 @@ def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, blo
 
 
 def _for_all_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """k and v (B, G, T, D) with as many heads as q has."""
+    """k and v (B, G, T, D), repeated to as many heads as q has."""
     times = q.size(1) // k.size(1)
     return (k, v) if times == 1 else (k.repeat_interleave(times, 1), v.repeat_interleave(times, 1))
 
 
 def _seen(scores: Tensor, window: int, scale: float) -> Tensor:
-    """Scores (n, queries, keys), wide, with -inf where a query may not look; the last query and key are one token."""
+    """Scores (n, queries, keys) in float32 or wider, -inf at unseen keys; the last query and key are the same token."""
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32)) * scale
     queries, keys = (torch.arange(size, device=scores.device) for size in scores.shape[1:])
     distance = queries[:, None] + (scores.size(2) - scores.size(1)) - keys
@@ -111,7 +111,7 @@ def _seen(scores: Tensor, window: int, scale: float) -> Tensor:
 
 
 def softmax(scores: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Softmax of scores (n, queries, keys) in their dtype, and the logarithms of its sums (n, queries, 1)."""
+    """Softmax of scores (n, queries, keys) in their dtype, and the log-sum-exp of each row (n, queries, 1)."""
     wide = _seen(scores, window, scale)
     top = wide.amax(-1, keepdim=True)
     e = (wide - top).exp()
@@ -120,7 +120,7 @@ def softmax(scores: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def softmax_slopes(scores: Tensor, logs: Tensor, grad: Tensor, window: int, scale: float) -> tuple[Tensor, Tensor]:
-    """The softmax once more, from the logarithms of its sums, and the gradient of the scores, given the softmax's."""
+    """The softmax again, from its log-sum-exps, and the gradient of the scores, given that of the softmax."""
     p = (_seen(scores, window, scale) - logs).exp()
     wide = grad.to(p.dtype)
     inner = (p * wide).sum(-1, keepdim=True)
@@ -128,8 +128,8 @@ def softmax_slopes(scores: Tensor, logs: Tensor, grad: Tensor, window: int, scal
 
 
 class _Blocked(torch.autograd.Function):
-    """q, k, v (n, T, D) -> (n, T, D). Keeps a number per query instead of the softmax, which the backward pass computes
-    again (the idea of https://arxiv.org/abs/2205.14135)."""
+    """q, k, v (n, T, D) -> (n, T, D). Keeps one number per query, not the softmax: the backward pass recomputes it
+    (the idea of https://arxiv.org/abs/2205.14135)."""
 
     @staticmethod
     def forward(
@@ -167,9 +167,9 @@ def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:
 
 
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int, scale: float) -> Tensor:
-    """q (B, H, n, D) at `positions` (B, n), k and v (B, G, length, D), of which a row may fill the front only."""
+    """q (B, H, n, D) at `positions` (B, n), k and v (B, G, length, D), where a row may fill only the front."""
     distance = positions[:, None, :, None] - torch.arange(k.size(2), device=q.device)
-    # A row sees its own past only: a longer neighbour in the batch leaves stale positions behind its end.
+    # A row sees its own past only: when another row is longer, stale positions follow its end.
     mask = (distance >= 0) & (distance <= window)
     return _torchs(q, k, v, scale, mask)
 

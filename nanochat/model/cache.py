@@ -1,4 +1,4 @@
-"""What the model remembers of the positions already seen, one slot per row."""
+"""The KV cache: keys and values of the positions already seen, for every row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class KVCache:
     """Keys and values for `batch` rows of up to `max_len` positions; rows may have different lengths.
 
     keys, values: (depth, batch, kv_heads, max_len, head_dim). length: (batch,) positions held per row. last: (batch,)
-    the newest token of every row, -1 for none, since the modern model mixes a token with the one before it.
+    the newest token of every row (-1: none), which the modern model mixes into the next one.
     """
 
     def __init__(self, config: ModelConfig, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype):
@@ -34,7 +34,7 @@ class KVCache:
         return int(self.length.max())
 
     def positions(self, new: int) -> Tensor:
-        """(batch, new) positions at which the next `new` tokens of every row stand."""
+        """(batch, new) positions of the next `new` tokens of every row."""
         if self.longest + new > self.max_len:
             raise ValueError(f"{self.longest} + {new} positions do not fit in a cache of {self.max_len}")
         return self.length[:, None] + torch.arange(new, device=self.length.device)
@@ -47,7 +47,7 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def advance(self, ids: Tensor) -> None:
-        """The tokens ids (batch, new) have been stored by all layers."""
+        """Count the tokens ids (batch, new), now that all layers have stored them."""
         self.length += ids.size(1)
         self.last = ids[:, -1].clone()
 
@@ -69,7 +69,7 @@ class KVCache:
         return other
 
     def insert(self, rows: Tensor, other: KVCache) -> None:
-        """Overwrite the given rows with those of `other`, which has as many, or one that is repeated."""
+        """Overwrite the given rows with those of `other`, which has as many rows, or one for all."""
         end = other.longest
         self.keys[:, rows, :, :end] = other.keys[:, :, :, :end]
         self.values[:, rows, :, :end] = other.values[:, :, :, :end]

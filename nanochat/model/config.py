@@ -10,9 +10,9 @@ from nanochat.scale import Arch, Shape, shape
 
 ARCHITECTURES = get_args(Arch)
 FORMAT_VERSION = 1
-SHORT_TILE = 128  # a short window is a quarter of the context, rounded up to this (FlashAttention's tile)
+SHORT_TILE = 128  # a short window is a quarter of the context, rounded up to a multiple of this (FlashAttention's tile)
 UNLIMITED = 1 << 30
-GATE_CHANNELS, SMEAR_CHANNELS = 12, 24  # leading channels that the gates of the modern model look at
+GATE_CHANNELS, SMEAR_CHANNELS = 12, 24  # the gates of the modern model read this many leading channels
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class ModelConfig:
         for name in ("depth", "width", "heads", "kv_heads", "vocab_size", "seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(
-                    f"{name} is {getattr(self, name)}, which makes no model", f"Give a {name} of at least 1"
+                    f"{name} is {getattr(self, name)}, which is too small", f"Give a {name} of at least 1"
                 )
         if self.bigram < 0 or not 0 < self.rope_base < float("inf") or not 0 < self.softcap < float("inf"):
             numbers = f"bigram {self.bigram}, rope_base {self.rope_base} and softcap {self.softcap}"
-            raise UserError(f"{numbers} make no model", "Give positive numbers")
+            raise UserError(f"{numbers} are not all possible", "Give positive numbers")
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
             raise UserError(
-                f"width {self.width} with {self.heads} heads and {self.kv_heads} key/value heads do not divide",
+                f"width {self.width} does not fit {self.heads} heads and {self.kv_heads} key/value heads",
                 "Make width a multiple of heads (with an even quotient) and heads a multiple of kv_heads",
             )
         if not self.windows or set(self.windows) - set("SL"):
@@ -68,19 +68,19 @@ class ModelConfig:
         return self.arch == "modern"
 
     def window(self, layer: int) -> int:
-        """Tokens before its own that a position of this layer sees."""
+        """How many tokens before itself a position of this layer sees."""
         if layer == self.depth - 1 or self.windows[layer % len(self.windows)] == "L":
             return UNLIMITED
         return -(-self.seq_len // 4 // SHORT_TILE) * SHORT_TILE
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Every second layer of the modern model, the last one among them."""
+        """True for every second layer of the modern model, including the last."""
         return self.modern and layer % 2 == (self.depth - 1) % 2
 
     @property
     def flops_per_token(self) -> int:
         """Training FLOPs per token, forward and backward, as upstream counts them (https://arxiv.org/abs/2204.02311):
-        6 per weight that multiplies, and 12 per channel and key within the window, as if no key were masked."""
+        6 per weight of a matrix product, and 12 per channel and key within the window, as if no key were masked."""
         weights = self.shape.scaling_params - 2 * self.depth * self.width * (self.width - self.kv_heads * self.head_dim)
         if self.modern:
             layers = sum(self.has_value_embedding(i) for i in range(self.depth))
@@ -90,7 +90,7 @@ class ModelConfig:
 
     @classmethod
     def of(cls, s: Shape, arch: Arch = "modern", windows: str = "", bigram: int = -1) -> ModelConfig:
-        """A model of this shape; windows "" and bigram -1: by the dial."""
+        """A model of this shape; windows "" and bigram -1: the dial decides."""
         if arch == "classic":
             return cls(s.depth, s.width, s.heads, s.heads, s.vocab_size, s.seq_len, windows=windows or "L")
         return cls(
@@ -103,7 +103,7 @@ class ModelConfig:
         cls, depth: int, vocab_size: int, seq_len: int, arch: Arch = "modern", windows: str = "", bigram: int = -1
     ) -> ModelConfig:
         if depth < 1:
-            raise UserError(f"depth is {depth}, which makes no model", "Give a depth of at least 1, such as --depth=4")
+            raise UserError(f"depth is {depth}, which is too small", "Give a depth of at least 1, such as --depth=4")
         return cls.of(shape(depth, vocab_size, seq_len), arch, windows, bigram)
 
     @property

@@ -1,6 +1,6 @@
-"""Matrix products in float8, a scale for each tensor, taken anew in every step (https://arxiv.org/abs/2209.05433).
+"""Matrix products in float8 with one scale per tensor, recomputed in every step (https://arxiv.org/abs/2209.05433).
 
-Forward products take e4m3 (more digits), gradients come as e5m2 (more range); results and weights stay as they were.
+Forward inputs are e4m3 (more digits), gradients e5m2 (more range); results and weights keep their dtype.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from nanochat.console import UserError
 
 ACTIVATION, GRADIENT = torch.float8_e4m3fn, torch.float8_e5m2
 SMALLEST = 128  # matrices with a side below this lose more by converting than they gain
-MULTIPLE = 16  # what every side of a product must be a multiple of
+MULTIPLE = 16  # every side of a product must be a multiple of this
 
 
 def to_float8(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """x in float8, its largest number the largest there is, and the float32 scale () that gives x back."""
+    """x in float8, scaled to float8's largest number, and the float32 scale () by which to multiply it back."""
     largest = torch.finfo(dtype).max
     scale = x.detach().abs().amax().float().clamp_min(1e-12) / largest
     return (x.float() / scale).clamp(-largest, largest).to(dtype), scale
 
 
 def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch.dtype, fast: bool) -> Tensor:
-    """a (m, k) times b (k, n), both float8, in `dtype`. fast: sum up in fewer digits, which forward products bear."""
+    """a (m, k) times b (k, n), both float8, in `dtype`. fast: sum in fewer digits, enough for the forward pass."""
     # The kernels read a by rows and b by columns.
     a, b = a.contiguous(), b.t().contiguous().t()
     y: Tensor = torch._scaled_mm(a, b, scale_a=scale_a, scale_b=scale_b, out_dtype=dtype, use_fast_accum=fast)
@@ -33,7 +33,7 @@ def product(a: Tensor, b: Tensor, scale_a: Tensor, scale_b: Tensor, dtype: torch
 
 
 class _Float8Linear(torch.autograd.Function):
-    """x (n, in) and weight (out, in) -> (n, out). Keeps both in float8, half of what bfloat16 takes."""
+    """x (n, in) and weight (out, in) -> (n, out). Keeps both in float8: half of bfloat16's memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def suits_float8(module: nn.Linear) -> bool:
 
 
 def require_float8(device: torch.device, seq_len: int) -> None:
-    """UserError when --fp8 cannot be had here."""
+    """UserError when --fp8 does not work here."""
     capable = device.type == "cuda" and not torch.version.hip and torch.cuda.get_device_capability(device) >= (8, 9)
     if not capable:
         raise UserError(
@@ -74,7 +74,7 @@ def require_float8(device: torch.device, seq_len: int) -> None:
         )
     if seq_len % MULTIPLE:
         raise UserError(
-            f"--fp8 needs a context of a multiple of {MULTIPLE} tokens, not {seq_len}",
+            f"--fp8 needs a context length divisible by {MULTIPLE}, not {seq_len}",
             "Change --max_seq_len",
             "Leave --fp8 out",
         )

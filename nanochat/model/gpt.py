@@ -1,8 +1,8 @@
-"""The GPT. One token's way: embedding -> norm -> depth x (attention, MLP) -> norm -> head.
+"""The GPT. A token's path: embedding -> norm -> depth x (attention, MLP) -> norm -> head.
 
-classic, the seed's: RoPE, QK norm, ReLU^2 MLP, RMSNorm without weights, no biases, untied head, logit softcap.
-modern adds upstream nanochat's finds of 2026: smear, residual scalars, gated value embeddings, windows, backout, and a
-scale of queries and keys; and, for small models, a hashed table of token pairs.
+classic, the model of 2025: RoPE, QK norm, ReLU^2 MLP, RMSNorm without weights, no biases, untied head, logit softcap.
+modern adds what upstream nanochat found in 2026: smear, residual scalars, gated value embeddings, windows, backout,
+scaled queries and keys; and, for small models, a hashed table of token pairs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Linear(nn.Linear):
 
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
-        self.float8 = False  # in training; evaluation measures the weights as they are saved
+        self.float8 = False  # True: float8 in training; evaluation uses the weights as saved
 
     def forward(self, x: Tensor) -> Tensor:
         if self.float8 and torch.is_grad_enabled():
@@ -49,7 +49,7 @@ def _look_up(table: Tensor, ids: Tensor) -> Tensor:
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows of a table (n, width) for ids (...), whose gradient goes straight to where the table's is summed up.
+    """Rows of a table (n, width) for ids (...); their gradient is added straight into the table's.
     Autograd would fill a second table with zeros in every backward pass, and add all of it."""
 
     @staticmethod
@@ -80,7 +80,7 @@ def pair_hash(before: Tensor, ids: Tensor, size: int) -> Tensor:
 
 @dataclass
 class Place:
-    """Where the tokens of a forward pass stand; with a cache, their positions (B, T) and the end of the longest row."""
+    """Rotary tables of a forward pass's tokens; with a cache, their positions (B, T) and the end of the longest row."""
 
     cos: Tensor
     sin: Tensor
@@ -92,7 +92,7 @@ class Place:
 class Attention(nn.Module):
     """Causal self-attention with normalised queries and keys (https://arxiv.org/abs/2010.04245).
 
-    With a value embedding (https://arxiv.org/abs/2410.17897), every head adds to its values what a gate lets through.
+    With a value embedding (https://arxiv.org/abs/2410.17897), every head adds it to its values, times a gate.
     """
 
     def __init__(self, config: ModelConfig, layer: int):
@@ -119,22 +119,22 @@ class Attention(nn.Module):
         return q.contiguous(), k.contiguous(), v.contiguous()
 
     def add_value(self, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
-        """v plus as much of the value embedding (B, T, G * D) as each head's gate on x says, up to three times."""
+        """v plus the value embedding (B, T, G * D) times each head's gate on x, which is between 0 and 3."""
         gate = 3 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
         return v + (gate[..., None] * value.unflatten(-1, (-1, self.config.head_dim))).transpose(1, 2)
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
-        """What `project` gave -> (B, H, T, D)."""
+        """Attention on the result of `project` -> (B, H, T, D)."""
         held = None
         if place.cache is not None and place.positions is not None:
             held = place.cache.put(self.layer, place.positions, k, v, place.end)
-        if held is None or place.positions is None or place.end == q.size(2):  # the new tokens are all there is to see
+        if held is None or place.positions is None or place.end == q.size(2):  # there are no older tokens
             return attend(q, k, v, self.window, self.scale, self.parts, self.backend)
         return attend_cached(q, *held, place.positions, self.window, self.scale)
 
 
 class _ReluSquared(torch.autograd.Function):
-    """Keeps its result only, which the next product keeps anyway: the slope of x^2 is twice its root."""
+    """Keeps only its result, which the next product keeps anyway: the derivative of y = x^2 is 2 sqrt(y)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -160,11 +160,11 @@ class MLP(nn.Module):
         return self.down(_ReluSquared.apply(self.up(x)))
 
 
-Mixed = tuple[tuple[Tensor, Tensor], ...]  # weights () and parts (B, T, width) whose sum is meant
+Mixed = tuple[tuple[Tensor, Tensor], ...]  # weights () and parts (B, T, width) of a weighted sum
 
 
 class Block(nn.Module):
-    """Attention and MLP, in two halves that are the same code in every layer, and so compiled once for all."""
+    """Attention and MLP, in two halves whose code is the same in every layer, so that each is compiled once."""
 
     def __init__(self, config: ModelConfig, layer: int):
         super().__init__()
@@ -174,7 +174,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor | Mixed, place: Place, value: Tensor | None = None) -> Tensor:
         """x (B, T, width) or a sum of such; value as in Attention.add_value."""
-        # Evaluation is not worth compiling: other shapes, and no backward pass to save.
+        # Evaluation is not worth compiling: its shapes vary, and it has no backward pass.
         before, after = self.halves if torch.is_grad_enabled() else (self.before, self.after)
         x, seen, q, k, v = before(x, place.cos, place.sin)
         if value is not None:
@@ -221,7 +221,7 @@ class GPT(nn.Module):
             self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
         self._slopes = slopes
         self._lookup: Callable[[Any, Tensor], Tensor] = _look_up
-        self.checkpoint_activations = False  # keep the layers' inputs only, and compute the rest again backwards
+        self.checkpoint_activations = False  # keep only the layers' inputs, and recompute the rest in the backward pass
         self._set_rope(c.seq_len)
 
     @property
@@ -229,8 +229,7 @@ class GPT(nn.Module):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def compile_parts(self) -> None:
-        """torch.compile for what costs time, in pieces that all layers share: a CPU compiles them in seconds where the
-        whole takes a minute."""
+        """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute."""
         self._lookup = _Lookup.apply
         self._slopes = torch.compile(slopes, dynamic=False)
         parts = torch.compile(softmax, dynamic=True), torch.compile(softmax_slopes, dynamic=True)
@@ -239,7 +238,7 @@ class GPT(nn.Module):
             block.halves = (torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False))
 
     def use_float8(self) -> None:
-        """Train the blocks' large matrices with float8 products; the loss takes the head's weight itself."""
+        """Train the blocks' large matrices with float8 products; not the head, whose weight the loss uses directly."""
         for module in self.blocks.modules():
             if isinstance(module, Linear):
                 module.float8 = suits_float8(module)
@@ -319,11 +318,11 @@ class GPT(nn.Module):
     def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
         first = ids.new_full((ids.size(0),), -1) if place.cache is None else place.cache.last
         before = torch.cat((first[:, None], ids[:, :-1]), 1)  # (B, T) the token before each, -1 where there is none
-        # Smear: a little of the token before, as much as a gate says.
+        # Smear: add a gated share of the token before.
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
         x = x + gate * self._embedded_before(x, first)
         pairs = self._rows(self.bigram, pair_hash(before, ids, self.config.bigram)) if self.config.bigram else None
-        x0 = x.clone()  # not x itself: the first layer would be compiled apart, for two inputs that are one
+        x0 = x.clone()  # not x itself: with one tensor as both inputs, the first layer would be compiled separately
         middle = x
         for i, block in enumerate(self.blocks):
             mixed: Mixed = ((self.resid_lambdas[i], x), (self.x0_lambdas[i], x0))
@@ -333,7 +332,7 @@ class GPT(nn.Module):
             x = self._layer(block, mixed, place, value)
             if i == self.config.depth // 2:
                 middle = x
-        # Backout: low-level features of the middle are of no use to the head.
+        # Backout: subtract the middle layer's low-level features, useless to the head.
         return x - self.backout_lambda.to(x.dtype) * middle
 
     def _rows(self, table: nn.Module, ids: Tensor) -> Tensor:
@@ -349,7 +348,7 @@ class GPT(nn.Module):
         return y
 
     def _embedded_before(self, x: Tensor, first: Tensor) -> Tensor:
-        """x (B, T, width) moved on by one position, behind the embedding of `first` (B,), which is 0 where it is -1."""
+        """x (B, T, width) shifted by one position, after the embedding of `first` (B,) (0 where `first` is -1)."""
         start = norm(self._rows(self.embed, first.clamp_min(0))) * (first >= 0).to(x.dtype)[:, None]
         return torch.cat((start[:, None], x[:, :-1]), 1)
 
@@ -371,7 +370,7 @@ class GPT(nn.Module):
         return self.logits(h)
 
     def logits(self, h: Tensor) -> Tensor:
-        """Logits (..., vocab) of final states (..., width): for those who need them at few positions."""
+        """Logits (..., vocab) of final states (..., width), for callers that need few positions."""
         return softcap_logits(self.head(h), self.config.softcap)
 
     def loss(self, ids: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once: 4 MiB in bfloat16
-# On a GPU 256 MiB: its products want thousands of rows, and compiled as a whole, every chunk is code of its own.
+# On a GPU 256 MiB: its products need thousands of rows, and a compiled loss has separate code for every chunk.
 GPU_CHUNK_ELEMENTS = 1 << 27
 
 
@@ -26,7 +26,7 @@ def softcap_logits(logits: Tensor, cap: float) -> Tensor:
 
 
 def _squash(logits: Tensor, cap: float) -> Tensor:
-    """tanh(logits / cap), made of an exponential, which vectorises better than tanh does."""
+    """tanh(logits / cap), computed with exp, which vectorises better than tanh."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return 1 - 2 / (torch.exp(wide * (2 / cap)) + 1)
 
@@ -35,7 +35,7 @@ def slopes(logits: Tensor, cap: float) -> tuple[Tensor, Tensor]:
     """One pass over a chunk of logits (n, vocab): exp(z) * dz/dlogit, in their dtype, and the sums of exp(z), (n, 1),
     for soft-capped z. The cap bounds z, so that no maximum has to be subtracted.
 
-    float16 could not hold exp(15): there a second pass divides by the sums.
+    exp(15) overflows float16: there a second pass divides by the sums.
     """
     y = _squash(logits, cap)
     e = torch.exp(cap * y)
@@ -49,9 +49,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Sum of cross-entropies. Gradients are taken in the forward pass, chunk by chunk, so that the (N, vocab) logits
     never exist as a whole (the idea of https://arxiv.org/abs/2410.10989).
 
-    The gradient of a logit is (p - 1 at the target) * slope. Without a target it is the chunk's `slopes` over its sums:
-    dividing rows of h, the narrow factor of its products, instead saves a pass over the logits. The target's is one
-    number per row, in full precision: near p = 1 it would be nothing but rounding.
+    The gradient of a logit is (p - 1 at the target) * slope. Off the target it is `slopes` over the sums; dividing the
+    rows of h instead, the narrow factor of the products, saves a pass over the logits. At the target it is one number
+    per row, in full precision: near p = 1 it would otherwise be all rounding error.
     """
 
     @staticmethod
@@ -70,7 +70,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             slope, sums = slopes(logits, cap)
             at_target = _squash(logits.gather(1, index[:, None]), cap)
             slope.scatter_(1, index[:, None], 0)
-            # Not in place: torch 2.11, compiled, takes a result that was changed so for one without a gradient.
+            # Not in place: compiled by torch 2.11, a total changed in place would have no gradient.
             total = total + ((sums.log() - cap * at_target) * counts).sum()
             share = counts if h.dtype == torch.float16 else counts / sums
             pull = (torch.exp(cap * at_target) / sums - 1) * (1 - at_target * at_target) * counts
@@ -85,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_h, grad_w = ctx.saved_tensors
         (scale,) = grads
-        # In place, hence once: autograd refuses a second backward pass of what was changed.
+        # In place, so only once: autograd refuses a second backward pass through a changed tensor.
         return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), None, None, None
 
 

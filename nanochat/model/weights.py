@@ -1,4 +1,4 @@
-"""From a checkpoint folder to a model and back."""
+"""Load a model from a checkpoint folder, and save it to one."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
         raise UserError(
             f"{folder / 'model.safetensors'} does not fit its config.json: {error}", "Take another checkpoint"
         ) from None
-    model._set_rope(config.seq_len)  # made on "meta" above, where it holds no numbers
+    model._set_rope(config.seq_len)  # made on "meta" above, so it has no values yet
     model = model.to(device)
     return model.eval()
 
 
 def save_weights(model: GPT, folder: Path) -> None:
-    """Write config.json and model.safetensors into a folder being made."""
+    """Write config.json and model.safetensors into a new checkpoint's folder."""
     (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
     save_file(
         {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()},

@@ -24,7 +24,7 @@ POLAR_EXPRESS = (
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Towards the nearest semi-orthogonal matrices; x (n, m, k), m <= k, whose singular values are below 1."""
+    """Move x (n, m, k), m <= k, towards the nearest semi-orthogonal matrices; its singular values must be below 1."""
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
@@ -32,7 +32,7 @@ def orthogonalize(x: Tensor) -> Tensor:
 
 
 def prepare(grad: Tensor, momentum_buffer: Tensor, momentum: Tensor, tall: bool, dtype: torch.dtype) -> Tensor:
-    """Nesterov momentum, then what `orthogonalize` wants: wide matrices with rows of one length, small enough."""
+    """Nesterov momentum, then wide matrices for `orthogonalize`, rows of equal norm and singular values below 1."""
     momentum = momentum.to(grad.device, grad.dtype)
     momentum_buffer.lerp_(grad, 1 - momentum)
     g = grad.lerp(momentum_buffer, momentum)
@@ -44,7 +44,7 @@ def prepare(grad: Tensor, momentum_buffer: Tensor, momentum: Tensor, tall: bool,
 def apply(
     x: Tensor, second_moment: Tensor, params: Tensor, lr: Tensor, weight_decay: Tensor, tall: bool, beta2: float = 0.9
 ) -> None:
-    """Frobenius norm sqrt(min(m, k)), then rows (columns) as long as their second moments say, then the step itself."""
+    """Scale to Frobenius norm sqrt(min(m, k)), then rows (columns) by their second moments, then take the step."""
     lr, weight_decay = (t.to(params.device, params.dtype) for t in (lr, weight_decay))
     g = (x.mT if tall else x).to(params.dtype)
     dim = -1 if g.size(-2) >= g.size(-1) else -2
@@ -72,7 +72,7 @@ def muon_update(
     apply: Callable[..., None] = apply,
 ) -> None:
     """One step, in place, for a stack (n, m, k) of matrices of one shape; second_moment (n, m, 1), or (n, 1, k) when
-    m < k, holds the running mean square of each row (column). lr is scaled by sqrt(max(1, m / k)) by the caller; it,
+    m < k, holds the running mean square of each row (column). lr, which the caller scales by sqrt(max(1, m / k)),
     momentum and weight_decay are tensors () on the CPU, so that compiled parts serve all steps."""
     tall = grad.size(-2) > grad.size(-1)
     x = orthogonalize(prepare(grad, momentum_buffer, momentum, tall, dtype))

@@ -1,7 +1,7 @@
-"""Parameter groups and their updates, shared out among the ranks; state by parameter name, so that it fits any number.
+"""Parameter groups and their updates, split among the ranks; state by parameter name, for any number of ranks.
 
-Every rank owns a part of the optimiser's state (as ZeRO-2, https://arxiv.org/abs/1910.02054): gradients are summed and
-scattered to the owners, updated weights gathered from them, the one while the other groups still compute.
+Every rank owns a part of the optimiser's state (as ZeRO-2, https://arxiv.org/abs/1910.02054): gradients are
+reduce-scattered to the owners and updated weights all-gathered from them, while other groups still compute.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nanochat.optim.schedule import Schedule
 from nanochat.optim.table import Table, adamw_state
 from nanochat.scale import Rates
 
-SMALL = 1024  # weights that are not worth sharing out
+SMALL = 1024  # tensors with fewer weights are not split
 
 # Named so from torch 2.13 on; the older names mean the same.
 REDUCE_SCATTER = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
@@ -26,7 +26,7 @@ ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all
 
 
 def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
-    """Peak learning rate, betas and weight decay of a parameter that is no matrix of a block. Figures: upstream's."""
+    """Peak learning rate, betas and weight decay of a parameter that is not a block's matrix. Figures: upstream's."""
     kind = name.split(".")[0]
     lr, betas, decay = {
         "embed": (rates.embedding, (0.8, 0.995), 0.001),
@@ -37,12 +37,12 @@ def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
         "bigram_lambdas": (rates.scalar * 0.01, (0.8, 0.95), 0.0),
         "x0_lambdas": (rates.scalar, (0.96, 0.95), 0.0),
     }.get(kind, (rates.scalar * 0.4, (0.8, 0.95), 0.0))
-    # Fine-tuning runs without decay: it would pull towards zero what pretraining has learnt.
+    # No decay in fine-tuning: it would pull the pretrained weights towards zero.
     return {"lr": lr, "betas": betas, "weight_decay": decay if rates.weight_decay else 0.0}
 
 
 class _Share:
-    """This rank's part of a flat tensor of `size` numbers, which are padded to divide."""
+    """This rank's part of a flat tensor of `size` numbers, padded so that all parts are equal."""
 
     def __init__(self, size: int, rank: int, world: int):
         self.part = -(-size // world)
@@ -53,13 +53,13 @@ class _Share:
 class Optimizer:
     """Muon for the blocks' matrices, torch's fused AdamW for everything else.
 
-    `step` expects gradients already summed over micro-batches, and sums them over ranks: divided by all ranks' targets.
-    Gradients live in buffers made here, which are filled with zeros instead of dropped: memory does not go to pieces.
-    Weights of one shape are moved into one tensor, of which they become views: their update is one batched product.
-    muon_every: steps between two updates of a matrix, each as large as that many: momentum, which takes in every
-    gradient, turns slowly. The shapes take turns.
+    `step` expects gradients summed over micro-batches and divided by all ranks' targets, and sums them over ranks.
+    Gradients live in buffers made here, which are zeroed rather than freed, so that memory does not fragment.
+    Matrices of one shape become views of one tensor, so that their update is one batched product.
+    muon_every: steps between two updates of a matrix, each as large as that many updates: momentum, which every
+    gradient enters, changes slowly. The shapes take turns.
     compiled: fuse Muon's element-wise work with torch.compile.
-    Tables of token vectors with sparse gradients are updated by `Table` instead, which touches those rows only.
+    `Table` updates the embedding tables with sparse gradients: it touches the rows that were looked up only.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Optimizer:
         elsewhere = {name for stack in self.stacks for name in stack.names} | self.tables.keys()
         self.rest = [name for name in self.named if name not in elsewhere]
         self.shares: dict[str, _Share] = {}
-        self.grads: dict[str, Tensor] = {}  # flat, with room for zeros behind, so that the ranks' parts are equal
+        self.grads: dict[str, Tensor] = {}  # flat, padded with zeros so that the ranks' parts are equal
         self.owned: dict[str, nn.Parameter] = {}
         for name in self.rest:
             p = self.named[name]
@@ -111,7 +111,7 @@ class Optimizer:
         decay = self.rates.weight_decay * schedule.decay(step)
         for name, buffer in self.buffers.items():
             p = self.named[name]
-            if p.grad is not buffer:  # somebody has put another tensor there, or None
+            if p.grad is not buffer:  # it was replaced by another tensor or None
                 assert buffer is not None
                 buffer.zero_() if p.grad is None else buffer.copy_(p.grad)
                 p.grad = buffer
@@ -153,7 +153,7 @@ class Optimizer:
             table.weight.grad = None
 
     def _collect(self, name: str) -> tuple[Callable[[], Any], Tensor]:
-        """Start summing the gradient over ranks; returns how to wait for it and where this rank's part will be."""
+        """Start summing the gradient over ranks; returns a function that waits, and the tensor for this rank's part."""
         share = self.shares[name]
         grad = self.grads[name]
         if self.world == 1:
@@ -164,7 +164,7 @@ class Optimizer:
         return _reduce_scatter(part, grad), part[: share.end - share.begin]
 
     def _share_out(self, name: str) -> Callable[[], Any]:
-        """Start giving this rank's updated part to the others; returns how to wait for theirs."""
+        """Start sending this rank's updated part to the others; returns a function that waits for theirs."""
         share, flat = self.shares[name], self.named[name].data.view(-1)
         if share.part == flat.numel():
             return _nothing
@@ -178,8 +178,8 @@ class Optimizer:
         return finish
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state as flat named tensors on the CPU, for safetensors: on the first rank, which alone has to have the
-        memory for it; {} on the others, all of which must call it too."""
+        """All state as a flat dict of tensors on the CPU, for safetensors, on the first rank (only it needs the
+        memory); {} on the others, which must all call this too."""
         out: dict[str, Tensor] = {}
         first = self.rank == 0
         for stack in self.stacks:
@@ -201,9 +201,9 @@ class Optimizer:
         return out
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave, whole, on every rank; KeyError when the model is another one.
+        """Load the whole `state_dict` on every rank; KeyError when it belongs to another model.
 
-        A table takes over AdamW's state and the other way round: the next stage may take larger steps, on a GPU.
+        A table can load AdamW's state, and AdamW a table's: the next stage may use larger batches or a GPU.
         """
         for stack in self.stacks:
             for row, name in enumerate(stack.mine):
@@ -215,7 +215,7 @@ class Optimizer:
             if "square" in state:
                 beta2 = adamw_group(name, self.rates)["betas"][1]
                 state = adamw_state(state, beta2, self.named[name].size(1))
-            # The fused kernel reads all of them, the step too, where the weights are.
+            # The fused kernel needs all of them, including the step, on the weights' device.
             if state:
                 self.adamw.state[own] = {
                     k: (v if k == "step" else v.reshape(-1)[share.begin : share.end]).to(own.device, copy=True)
@@ -227,7 +227,7 @@ class Optimizer:
 
 
 class _Stack:
-    """All matrices (m, k) of one shape: n of them in one tensor, padded to a multiple of the ranks."""
+    """All matrices (m, k) of one shape: n of them in one tensor, padded to a multiple of the number of ranks."""
 
     def __init__(self, names: list[str], named: dict[str, nn.Parameter], rank: int, world: int):
         self.names, self.world = names, world
@@ -265,7 +265,7 @@ def _work(work: Any) -> Callable[[], Any]:
 
 
 def _of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """What a state_dict holds of one weight."""
+    """One weight's entries in a state_dict."""
     return {key.rpartition(".")[2]: t for key, t in tensors.items() if key.rpartition(".")[0] == name}
 
 
@@ -275,14 +275,14 @@ def _merged(ids: Tensor, grads: Tensor, world: int) -> tuple[Tensor, Tensor]:
         return ids, grads
     longest = torch.tensor(len(ids), device=ids.device)
     dist.all_reduce(longest, dist.ReduceOp.MAX)
-    # Zeros behind make all ranks' parts equally long, and add nothing to row 0.
+    # Zero padding makes all ranks' parts equally long, and adds nothing to row 0.
     ids, grads = (_gathered(_padded(t, int(longest)), world) for t in (ids, grads))
     ids, places = ids.unique(return_inverse=True)
     return ids, grads.new_zeros((len(ids), grads.size(1))).index_add_(0, places, grads)
 
 
 def _padded(t: Tensor, length: int) -> Tensor:
-    """t with zeros behind it, `length` along its first dimension."""
+    """t padded with zeros to `length` along its first dimension."""
     return t if t.size(0) == length else torch.cat((t, t.new_zeros((length - t.size(0), *t.shape[1:]))))
 
 
@@ -295,7 +295,7 @@ def _all_gather(whole: Tensor, part: Tensor) -> Callable[[], Any]:
 
 
 def _gathered(part: Tensor, world: int) -> Tensor:
-    """All ranks' parts, one behind the other."""
+    """All ranks' parts, concatenated."""
     if world == 1:
         return part
     whole = part.new_empty((world * part.size(0), *part.shape[1:]))

@@ -21,7 +21,7 @@ class Schedule:
 
     @classmethod
     def finetuning(cls, steps: int) -> Schedule:
-        """No warm-up to speak of: the optimiser's state is carried over; down to 0."""
+        """Hardly any warm-up, since the optimiser's state is carried over; linear down to 0."""
         return cls(steps, warmup=min(5, steps // 10), warmdown=0.8, final=0.0)
 
     def rate(self, step: int) -> float:

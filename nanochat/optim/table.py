@@ -1,4 +1,4 @@
-"""Adam for tables of token vectors of which a step touches few rows."""
+"""Adam for embedding tables when a step touches few of their rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor
 # Share of AdamW's rate. At depth 2, after 0.8 M tokens of English: 0.5, 0.7, 1 and 2 gave 1.984, 1.983, 1.989 and 1.997
 # bits per byte, AdamW 1.986.
 LR = 0.7
-DECAY_EVERY = 8  # steps; all rows decay at once, as much as in that many
+DECAY_EVERY = 8  # steps; all rows decay together, by as much as in that many steps
 
 
 class Table:
-    """Adam with one second moment a row (as for embeddings in https://arxiv.org/abs/2406.16793) and without momentum: a
-    row without a gradient only decays, so that a step costs what its tokens cost, and all state is two numbers a row.
+    """Adam with one second moment per row (as for embeddings in https://arxiv.org/abs/2406.16793) and no momentum: a
+    row without a gradient only decays. A step's cost depends only on its tokens; the state is two numbers per row.
 
     weight (n, width), whose gradient is sparse; lr and decay: AdamW's.
     """
@@ -21,11 +21,11 @@ class Table:
     def __init__(self, weight: Tensor, lr: float, beta2: float, decay: float):
         self.weight, self.lr, self.beta2, self.decay = weight, LR * lr, beta2, decay * lr
         self.steps = 0
-        self.square = weight.data.new_zeros(len(weight))  # as of the step that touched the row last,
-        self.seen = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # which is this
+        self.square = weight.data.new_zeros(len(weight))  # second moment at the row's last gradient
+        self.seen = torch.zeros(len(weight), dtype=torch.long, device=weight.device)  # that gradient's step
 
     def take_gradient(self) -> tuple[Tensor, Tensor]:
-        """The rows touched (k,), each once, and their gradients (k, width), which the weight no longer has."""
+        """Take the gradient from the weight: the rows touched (k,), each once, and their gradients (k, width)."""
         grad, self.weight.grad = self.weight.grad, None
         if grad is None:
             return self.seen[:0], self.weight.data[:0]
@@ -33,7 +33,7 @@ class Table:
         return grad.indices()[0], grad.values()
 
     def step(self, rate: float, ids: Tensor, grads: Tensor) -> None:
-        """Move rows ids (k,), each there once, by their gradients (k, width) at `rate` of the learning rate."""
+        """Update rows ids (k,), all different, by their gradients (k, width) at `rate` times the learning rate."""
         self.steps += 1
         if self.decay and self.steps % DECAY_EVERY == 0:
             self.weight.mul_(1 - DECAY_EVERY * rate * self.decay)
@@ -47,7 +47,7 @@ class Table:
         return {"square": self.square, "seen": self.seen, "step": torch.tensor(float(self.steps))}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Take back `state`, or AdamW's of the same table."""
+        """Load a table's `state`, or AdamW's of the same table."""
         self.steps = int(state["step"])
         if "exp_avg_sq" in state:
             self.square.copy_(state["exp_avg_sq"].mean(1))
@@ -58,7 +58,7 @@ class Table:
 
 
 def adamw_state(state: dict[str, Tensor], beta2: float, width: int) -> dict[str, Tensor]:
-    """A table's state as AdamW's: every number of a row has the row's second moment, and no momentum yet."""
+    """A table's state as AdamW's: every number of a row gets the row's second moment, and momentum 0."""
     square = state["square"] * beta2 ** (state["step"] - state["seen"]).to(state["square"].dtype)
     whole = square[:, None].expand(-1, width)
     return {"exp_avg": torch.zeros_like(whole), "exp_avg_sq": whole, "step": state["step"]}

@@ -33,21 +33,21 @@ from nanochat.train.supervised import Supervised
 
 FEWEST_STEPS = 20
 SAMPLE = 200  # documents from which bytes per token are estimated
-MOST_PASSES = 4  # over a text that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
-DEPTH = 20  # without any wish: the seed's
-# Bytes that a GPU keeps of a token for the backward pass, by channel of every layer (counted in bfloat16, uncompiled),
-# and the share of its memory for them: weights, gradients, moments and the loss's logits need the rest.
+MOST_PASSES = 4  # passes that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
+DEPTH = 20  # the default, as in the original
+# Bytes per token, layer and channel that a GPU keeps for the backward pass (counted in bfloat16, uncompiled), and the
+# share of its memory for them: weights, gradients, moments and the loss's logits need the rest.
 KEPT_BYTES, KEPT_SHARE = 42, 0.6
 
 
 def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
-    """Sequences per forward pass: at most the wish (or the default), about as many in each; the last may have fewer."""
+    """Sequences per forward pass: at most `wanted` (or the default), about equally many; the last may have fewer."""
     world = machine.ranks.world
     share = total_rows // world
     if share < 1:
         raise UserError(
             f"{world} ranks cannot share {total_rows} sequences a step",
-            f"Use at most {total_rows} of them (NPROC_PER_NODE)",
+            f"Use at most {total_rows} ranks (NPROC_PER_NODE)",
             f"Give --total_batch_size={world * s.seq_len} or a multiple of it",
         )
     passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s, machine) / s.seq_len))))
@@ -55,8 +55,8 @@ def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) 
 
 
 def forward_tokens(s: scale.Shape, machine: Machine) -> int:
-    """Tokens per forward pass. A GPU takes as many as its memory probably bears, a power of two. Elsewhere so many that
-    products of tokens and a (width, width) matrix keep the cores busy: more are hardly faster and cost memory."""
+    """Tokens per forward pass. On a GPU a power of two that probably fits its memory. Elsewhere enough that
+    products of tokens and a (width, width) matrix keep the cores busy: more would cost memory and hardly be faster."""
     if machine.device.type == "cuda":
         room = KEPT_SHARE * machine.memory / (KEPT_BYTES * s.depth * s.width)
         return min(65536, 1 << max(0, math.floor(math.log2(max(1.0, room)))))
@@ -79,9 +79,9 @@ def train_base(config: BaseConfig) -> TrainState:
         require_float8(machine.device, seq_len)
     tag = config.model_tag or f"d{depth}"
     val = Shards.of(corpus, "val")
-    len(val)  # waits for it while there is nothing to lose, instead of in the first validation
+    len(val)  # waits for its last shard now, before training, not in the first validation
     plan = states.shared(lambda: make_plan(config, model_config, machine, budget))
-    # The same flags over other text or other ids are another run.
+    # The same flags with another text or tokenizer make another run.
     plan = replace(
         plan,
         tag=tag,
@@ -129,7 +129,7 @@ def train_base(config: BaseConfig) -> TrainState:
 
 
 def text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
-    """Tokens of all training text, estimated; None while some of it is still on its way."""
+    """Estimated tokens of all training text; None while some of it is still to come."""
     if corpus.pending:
         return None
     sample = list(islice(Shards.of(corpus, "train"), SAMPLE))
@@ -141,12 +141,12 @@ def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainSta
     if there and (passes := plan.steps * plan.batch_tokens / there) > MOST_PASSES:
         warn(
             f"warning: {passes:,.0f} passes over the {there:,.0f} tokens of {corpus.name}: beyond {MOST_PASSES}, the "
-            "model rather learns the text by heart than anything new from it; more text or a shorter training is better"
+            "model memorises the text more than it learns anything new; use more text or train for less time"
         )
 
 
 def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:
-    """Without a depth given: the one whose best run fits the FLOPs or the time there is."""
+    """The depth when none is given: its best run fits the FLOPs or the time."""
     flops = config.target_flops if config.target_flops > 0 else budget * scale.EFFICIENCY * peak_flops(machine)
     if flops <= 0:
         return DEPTH
@@ -166,7 +166,7 @@ def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: 
         n_tokens = int(budget * scale.EFFICIENCY * peak_flops(machine) * machine.ranks.world / model.flops_per_token)
     else:
         n_tokens = scale.tokens(s, ratio)
-    whole = s.seq_len * machine.ranks.world  # a batch is some sequences on every rank
+    whole = s.seq_len * machine.ranks.world  # a batch has equally many sequences on every rank
     if config.total_batch_size > 0:
         batch = config.total_batch_size
         if batch % whole:

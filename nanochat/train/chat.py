@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from nanochat.tasks import Mixture
 
 PARENT = {"mid": "base", "sft": "mid"}
-LR_SCALE = {"mid": 0.5, "sft": 0.1}  # of pretraining's
+LR_SCALE = {"mid": 0.5, "sft": 0.1}  # share of pretraining's rates
 
 
 class ConversationSource:
-    """Rendered conversations; one longer than the context is cut at its end. Streams leave out what then teaches
-    nothing."""
+    """Rendered conversations, cut at the end of the context. Streams leave out those that then teach nothing."""
 
     def __init__(self, mixture: Mixture, tokenizer: Tokenizer, max_tokens: int):
         self.mixture, self.tokenizer, self.max_tokens = mixture, tokenizer, max_tokens
@@ -65,7 +64,7 @@ def train_chat(config: ChatConfig) -> TrainState:
             f"{parent} is not the model that was meant: the hash of its weights is {parent_hash}, not "
             f"{config.parent_hash}",
             "Choose another --model_tag or --model_step",
-            "Leave --parent_hash out to continue it all the same",
+            "Leave --parent_hash out to continue it anyway",
         )
     seq_len = read_config(parent).seq_len
     if config.fp8:
@@ -83,7 +82,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
         say(
-            f"{stage}: without {', '.join(missing)} (not here; go online, or put them into the folder NANOCHAT_HUB_DIR)"
+            f"{stage}: without {', '.join(missing)} (missing; go online, or put them into the folder NANOCHAT_HUB_DIR)"
         )
 
     settings = {
@@ -129,7 +128,7 @@ def train_chat(config: ChatConfig) -> TrainState:
 
 
 def _hashes(mixture: Mixture) -> list[str]:
-    """Of the files of conversations in it."""
+    """Hashes of the conversation files in a mixture."""
     from nanochat.tasks import CustomJSON
 
     files = [items.path for items, _ in mixture.sets if isinstance(items, CustomJSON)]
@@ -146,7 +145,7 @@ def _mixtures(
     from nanochat.tasks import default_mixture, read_mixture
 
     def make(split: Literal["train", "test"], without: list[str] | None) -> tuple[Mixture, list[str]]:
-        # All seeds are validated alike. The default one keeps the order in which the figures in the docs were measured.
+        # All seeds have one validation set. The default seed keeps the order behind the figures in the docs.
         seed = config.seed ^ ChatConfig.seed if split == "train" else 0
         if config.mixture:
             return read_mixture(config.mixture, config.stage, split, world_seed, seed), []
@@ -180,10 +179,10 @@ def _plan(
 
 
 def rates_after(before: TrainState, share: float) -> scale.Rates:
-    """Peak learning rates as a share of those that the run `before`, or the one that it continued, pretrained with."""
+    """Peak learning rates: `share` of those of pretraining, which `before` did itself or continued."""
     used = before.settings.get("lr_scale", -1.0) if before.stage != "base" else 1.0
     rates = scale.Rates(**before.rates).scaled(share / (used if used > 0 else LR_SCALE[before.stage]))
-    # No decay here: it would pull towards zero what pretraining has learnt.
+    # No decay here: it would pull the pretrained weights towards zero.
     return replace(rates, weight_decay=0.0)
 
 
@@ -199,7 +198,7 @@ def conversation_loss(
 ) -> float:
     """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks.
 
-    on_batch: called with the number of tokens of every batch done. UserError when nothing is to be learnt.
+    on_batch: called with the number of tokens of every finished batch. UserError when there is no answer.
     """
     stream = Stream(source, 0, 1, seq_len + 1, crop=False)
     packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]
@@ -215,5 +214,5 @@ def conversation_loss(
         sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)
         torch.distributed.all_reduce(sums)
     if not sums[1]:
-        raise UserError("there is no answer to measure the loss of", "Give conversations with answers")
+        raise UserError("there is no answer to measure the loss on", "Give conversations with answers")
     return float(sums[0] / sums[1])

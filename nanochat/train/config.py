@@ -1,4 +1,4 @@
-"""Settings of the training commands. -1 (or 0, or an empty text) means: the dial decides."""
+"""Settings of the training commands. -1, 0 or an empty string means that the dial decides."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_duration(text: str) -> float:
 
 @dataclass
 class TrainConfig:
-    """What all training shares."""
+    """Settings of every training command."""
 
     run: str = ""
     """name of the run for Weights & Biases (empty: WANDB_RUN; "dummy": none)"""
@@ -37,11 +37,11 @@ class TrainConfig:
     compile: Compile = "auto"
     """torch.compile: auto uses it where a compiler is present"""
     device_batch_size: int = 0
-    """sequences per forward pass and device; 0: as many as seems right"""
+    """sequences per forward pass and device; 0: chosen for the device"""
     total_batch_size: int = -1
     """tokens per optimiser step over all devices; -1: the dial decides"""
     num_iterations: int = -1
-    """optimiser steps; -1: as the dial (pretraining) or num_epochs says"""
+    """optimiser steps; -1: the dial (pretraining) or num_epochs decides"""
     eval_every: int = 0
     """steps between two validations; 0: five times in the run; -1: at the end only"""
     eval_tokens: int = 0
@@ -51,17 +51,17 @@ class TrainConfig:
     keep: int = 2
     """newest checkpoints of this run to keep, at least 1"""
     seed: int = 42
-    """seed of all that is random: initial weights, the order of conversations, sampling"""
+    """random seed: initial weights, the order of conversations, sampling"""
     deterministic: bool = False
     """the same bits in every run on the same machine and number of threads; slower on a GPU"""
     checkpoint_activations: bool = False
-    """keep only every layer's input for the backward pass and compute the rest again: less memory, slower"""
+    """keep only the layers' inputs for the backward pass and recompute the rest: less memory, slower"""
     fp8: bool = False
     """matrix products in float8 (NVIDIA from compute capability 8.9 on)"""
     max_hours: float = 0.0
-    """save and stop after so many hours of this training; 0: no limit"""
+    """save and stop after this many hours of training; 0: no limit"""
     max_dollars: float = 0.0
-    """save and stop when this training has cost so much, at --price_per_hour; 0: no limit"""
+    """save and stop when training has cost this many dollars, at --price_per_hour; 0: no limit"""
     price_per_hour: float = 0.0
     """what the machine costs an hour, for --max_dollars"""
     resume: bool = False
@@ -76,11 +76,11 @@ class BaseConfig(TrainConfig):
     """layers; the one dial: width, heads, batch, tokens and learning rates follow. 0: what suits --time_budget or
     --target_flops, else 20"""
     arch: Arch = "modern"
-    """modern: upstream's finds of 2026, best bits per byte; classic: the seed's, which other programs run as it is"""
+    """modern: upstream's of 2026, best bits per byte; classic: the original of 2025, which other programs can run"""
     window_pattern: str = ""
-    """S (a quarter of the context) or L (all of it) for layers in turn, as in SSSL; empty: by the dial"""
+    """S (a quarter of the context) or L (all of it) for layers in turn, as in SSSL; empty: the dial decides"""
     bigram: int = -1
-    """rows of the modern model's hashed table of token pairs; 0: none, -1: by the dial"""
+    """rows of the modern model's hashed table of token pairs; 0: none, -1: the dial decides"""
     dataset: str = "climbmix"
     """corpus to train on: a name, or a folder prepared by python -m nanochat.dataset"""
     max_seq_len: int = 0
@@ -90,7 +90,7 @@ class BaseConfig(TrainConfig):
     target_flops: float = -1.0
     """total training FLOPs; -1: from the ratio"""
     time_budget: str = ""
-    """wall-clock of this training, such as 20m; the horizon follows the measured speed"""
+    """wall-clock time to train, such as 20m; the number of steps follows the measured speed"""
     embedding_lr: float = -1.0
     """peak learning rate of the embedding (AdamW)"""
     unembedding_lr: float = -1.0
@@ -116,7 +116,7 @@ class ChatConfig(TrainConfig):
     model_step: int = -1
     """its step; -1: the newest"""
     parent_hash: str = ""
-    """refuse to continue it unless its weights have this hash (16 digits); empty: any"""
+    """refuse to continue a model unless its weights have this hash (16 digits); empty: any"""
     lr_scale: float = -1.0
     """peak learning rates as a share of pretraining's; -1: 0.5 for mid, 0.1 for sft"""
     num_epochs: float = 1.0
@@ -126,12 +126,12 @@ class ChatConfig(TrainConfig):
     data: tuple[str, ...] = ()
     """your own conversations: files of jsonl, json or parquet, one {"messages": [...]} a line or row"""
     dataset: str = ""
-    """what the model was pretrained on, "tinyworld" keeps the mixture inside that world; empty: from the checkpoint"""
+    """corpus of pretraining ("tinyworld" keeps the mixture inside that world); empty: from the checkpoint"""
     mixture: str = ""
     """a .toml file with the conversations to train on in place of the default mixture (docs/tasks.md)"""
     strict: bool = False
-    """refuse your own conversations when training would change them: cut long ones at the context, leave out what then
-    holds no answer, join a system text to the first question; or when an answer is empty"""
+    """refuse your own conversations when training would change one (cut it at the context, leave it out because no
+    answer is left, join its system text to the first question) or when an answer is empty"""
 
 
 @dataclass
@@ -154,9 +154,9 @@ class RLConfig(TrainConfig):
     max_new_tokens: int = 256
     """longest answer in tokens, tool output included"""
     temperature: float = 1.0
-    """of sampling, in training and in evaluation; above 0"""
+    """sampling temperature, in training and in evaluation; above 0"""
     top_k: int = 0
-    """sample among the k likeliest tokens; 0: among all, which is the distribution that is trained"""
+    """sample among the k likeliest tokens; 0: among all, the distribution being trained"""
     sample_batch_size: int = 64
     """answers sampled at once on each device"""
     num_epochs: float = 1.0
@@ -166,10 +166,10 @@ class RLConfig(TrainConfig):
     eval_examples: int = 400
     """held-out questions per evaluation, evenly spaced over all"""
     eval_samples: int = 8
-    """answers to each of them: pass@k is measured for k up to that"""
+    """answers per held-out question: pass@k is measured for k up to this"""
     compile: Compile = "off"
-    """torch.compile for the optimiser: auto uses it where a compiler is present. The model itself is not:
-    answers differ in length, and every length would be compiled anew"""
+    """torch.compile for the optimiser: auto uses it where a compiler is present. The model is not compiled:
+    answers differ in length, and every length would need its own compilation"""
 
 
 # How long to train: a run may be continued with another horizon.
@@ -183,7 +183,7 @@ FREE = {
 
 
 def fingerprint(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide the numbers; a run resumes only with the same."""
+    """The settings that affect the result; a run resumes only with the same ones."""
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in FREE | HORIZON}
 
 
@@ -192,8 +192,8 @@ def horizon(config: TrainConfig) -> dict[str, Any]:
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Names of settings whose values differ. One that `old` lacks, written by a version that did not have it yet, had
-    its default, or, where it is no flag, is taken for the same."""
+    """Names of settings whose values differ. One that `old` lacks, because an older version wrote it, counts as its
+    default, or as equal where it is not a flag."""
     defaults = settings(type(config)())
     return [name for name, value in new.items() if old.get(name, defaults.get(name, value)) != value]
 
@@ -214,7 +214,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
     if isinstance(config, BaseConfig):
         if config.depth < 0:
-            raise UserError(f"depth is {config.depth}, which makes no model", "Give at least 1, such as --depth=4")
+            raise UserError(f"depth is {config.depth}, which is too small", "Give at least 1, such as --depth=4")
         if config.bigram < -1:
             raise UserError(f"--bigram is {config.bigram}", "Give a number of rows, 0 for none, or leave it out")
         if config.bigram > 0 and config.arch == "classic":
@@ -242,11 +242,11 @@ def _check_rl(config: RLConfig) -> None:
             raise UserError(f"--{name} is {getattr(config, name)}", "Give 1 or more")
     if config.num_samples < 2:
         raise UserError(
-            f"--num_samples is {config.num_samples}: an answer is good or bad only beside others",
+            f"--num_samples is {config.num_samples}: an answer is good or bad only compared with others",
             "Give 2 or more",
         )
     if not 0 < config.temperature < float("inf"):
-        raise UserError(f"--temperature is {config.temperature}: nothing would be tried", "Give a positive number")
+        raise UserError(f"--temperature is {config.temperature}: sampling needs one above 0", "Give a positive number")
     if config.top_k < 0:
         raise UserError(f"--top_k is {config.top_k}", "Give a positive number, or 0 for all tokens")
     if config.fp8:

@@ -28,12 +28,12 @@ def muon_dtype(machine: Machine) -> torch.dtype:
 
 
 def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: Machine) -> Optimizer:
-    """The model as the settings want it trained, and its optimiser."""
+    """Set the model up for training, and make its optimiser."""
     model.checkpoint_activations = config.checkpoint_activations
     if config.fp8:
         model.use_float8()
     planned = plan.stage != "rl"  # the tokens of a step: answers may be short
-    # Only on CPUs, whose parts are compiled: a graph of the whole knows no sparse gradients.
+    # Only on CPUs, where parts are compiled: a graph of the whole model has no sparse gradients.
     if planned and scale.few_rows(plan.batch_tokens) and machine.device.type == "cpu":
         model.use_sparse_tables()
     return Optimizer(
@@ -51,7 +51,7 @@ def make_loss(model: GPT, mode: Compile, machine: Machine) -> Callable[..., Tens
         if mode == "auto" and not has_compiler():
             say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
         return model.loss
-    say("Compiling with the first steps: half a minute or more, unless torch's cache has it")
+    say("Compiling during the first steps: half a minute or more, unless torch has it cached")
     if machine.device.type == "cpu":
         model.compile_parts()
         return model.loss

@@ -19,8 +19,8 @@ KINDS = ("text", "python")  # what the model itself writes
 
 @dataclass(slots=True)
 class Rollout:
-    """A sampled answer. ids: prompt, answer and stop token; kinds: of each id, the place in KINDS of what it was
-    sampled in, or -1 where it was not sampled: the prompt, and what the tool wrote."""
+    """A sampled answer. ids: prompt, answer and stop token; kinds: for each id, the index in KINDS of the part it
+    was sampled in, or -1 where it was not sampled: the prompt and tool output."""
 
     ids: list[int]
     kinds: list[int]
@@ -47,7 +47,7 @@ class Rollouts(MicroBatch):
 
 
 def kinds_of(grammar: Grammar, answer: Sequence[int]) -> list[int]:
-    """Of each token of an answer, the place in KINDS of the part it was sampled in; -1 where the tool wrote it."""
+    """For each token of an answer, the index in KINDS of the part it was sampled in; -1 for tool output."""
     kinds = []
     kind = "text"
     for id in answer:
@@ -64,7 +64,7 @@ def rollouts_of(grammar: Grammar, prompt: list[int], samples: list[Completion], 
     (https://arxiv.org/abs/2503.20783).
     """
     mean = sum(rewards) / len(rewards)
-    alike = max(rewards) == min(rewards)  # then exactly 0, whatever the mean was rounded to
+    alike = max(rewards) == min(rewards)  # then the advantage is exactly 0, however the mean is rounded
     found = []
     for sample, value in zip(samples, rewards, strict=True):
         said = sample.ids if sample.stop is None else [*sample.ids, sample.stop]
@@ -74,7 +74,7 @@ def rollouts_of(grammar: Grammar, prompt: list[int], samples: list[Completion], 
 
 
 def batches(answers: Sequence[Rollout], rows: int, tokens: int, pad: int) -> list[Rollouts]:
-    """Rollouts of like length together, padded on the right. rows: in each batch; 0: as many as make `tokens`."""
+    """Batches of answers of similar length, padded on the right. rows: per batch; 0: as many as fit `tokens`."""
     made = []
     left = sorted(answers, key=lambda answer: len(answer.ids), reverse=True)
     while left:
@@ -92,7 +92,7 @@ def batches(answers: Sequence[Rollout], rows: int, tokens: int, pad: int) -> lis
 
 
 class Policy:
-    """What the engine draws from: the model's distribution at a temperature, over the tokens that may come next."""
+    """What the engine samples from: the model's distribution at a temperature, over the allowed next tokens."""
 
     def __init__(self, grammar: Grammar, vocab_size: int, device: torch.device, temperature: float):
         penalties = grammar.penalties(vocab_size, device)
@@ -100,7 +100,7 @@ class Policy:
         self.temperature = temperature
 
     def log_probs(self, model: GPT, ids: Tensor, targets: Tensor, kinds: Tensor) -> Tensor:
-        """(n, vocab) for the n targets >= 0 of ids, targets and kinds (B, T)."""
+        """Log-probs (n, vocab) at the n targets >= 0 of ids, targets and kinds (B, T)."""
         said = targets >= 0
         logits = model.logits(model.hidden(ids)[said]) + self.penalties[kinds[said]]
         return F.log_softmax(logits / self.temperature, -1)

@@ -1,8 +1,8 @@
 """Reinforcement learning on verifiable rewards: the model answers, the task grades, good answers become likelier.
 
-REINFORCE with the mean of a question's answers as the baseline: GRPO (https://arxiv.org/abs/2402.03300) without what
-fresh samples do not need. One update for each batch of samples: so no ratio and no clipping. No penalty for leaving the
-starting model, but the distance is measured. See docs/rl.md.
+REINFORCE with the mean reward of a question's answers as the baseline: GRPO (https://arxiv.org/abs/2402.03300) without
+ratio and clipping, which fresh samples do not need: each batch of samples gets one update. There is no KL penalty, but
+the KL to the starting model is measured. See docs/rl.md.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nanochat.model.gpt import GPT
 from nanochat.model.weights import load
 from nanochat.optim import Schedule
 from nanochat.tasks import Task
-from nanochat.tasks.humaneval import pass_at_k
+from nanochat.tasks.passes import pass_at_k
 from nanochat.tasks.rewards import is_right, open_tasks, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
@@ -42,8 +42,8 @@ from nanochat.train.run import Run, Taken
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
 
-LR_SCALE = 0.05  # of pretraining's, as upstream
-LOGITS = 1 << 27  # at once in a forward pass: 512 MiB in float32, held a few times for the backward pass
+LR_SCALE = 0.05  # share of pretraining's rates, as upstream
+LOGITS = 1 << 27  # per forward pass: 512 MiB in float32, kept several times for the backward pass
 
 
 @functools.lru_cache(maxsize=2)
@@ -54,7 +54,7 @@ def _order(seed: int, size: int, epoch: int) -> list[int]:
 
 
 def question_at(seed: int, size: int, position: int) -> int:
-    """The question at a position of the endless row of epochs, each in an order of its own."""
+    """The question at a position in the endless sequence of epochs, each shuffled differently."""
     epoch, place = divmod(position, size)
     return _order(seed, size, epoch)[place]
 
@@ -94,7 +94,7 @@ class Reinforce:
         self.tokens = max(1, min(LOGITS // model.config.vocab_size, forward_tokens(model.config.shape, machine)))
         self.facts: Mapping[str, Any] = {"task": train_set.name, "parent": state.parent}
         self.from_start = config.eval_every >= 0  # where the curve begins
-        self.warned = False  # of a step without anything to learn
+        self.warned = False  # whether a step with nothing to learn has been reported
 
     def feed(self) -> Asking:
         return Asking()
@@ -114,7 +114,7 @@ class Reinforce:
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Sample from the newest weights from now on."""
+        """Copy the newest weights into the model that samples."""
         for copied, p in zip(self.answering.parameters(), self.model.parameters(), strict=True):
             copied.copy_(p)
 
@@ -147,7 +147,7 @@ class Reinforce:
         places = range(config.examples_per_step)[me.rank :: me.world]
         first = s.step * config.examples_per_step
         items = [question_at(config.seed, len(self.train_set), first + place) for place in places]
-        # Drawn for the place in the run: the same whatever the number of ranks, and after resuming.
+        # Seeded by the position in the run: the same for any number of ranks, and after resuming.
         seeds = [random.Random(f"rl:{config.seed}:{first + place}").getrandbits(62) for place in places]
         groups = []
         for i, (prompt, samples) in zip(items, self.ask(self.train_set, items, seeds, config.num_samples), strict=True):
@@ -156,9 +156,9 @@ class Reinforce:
         return groups
 
     def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """pass@k on held-out questions, for k = 1, 2, 4, ... up to the samples that each of them gets.
+        """pass@k on held-out questions, for k = 1, 2, 4, ... up to the samples per question.
 
-        The draws are the same at every time, so that two points of the curve differ by the model alone.
+        The random draws are the same every time, so that two evaluations differ only by the model.
         """
         config, me = self.config, self.machine.ranks
         self.refresh()
@@ -174,11 +174,11 @@ class Reinforce:
         return {f"pass@{k}": total / asked for k, total in zip(ks, totals, strict=True)}
 
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
-        """Sample, grade, learn. What is logged is of all ranks' answers."""
+        """Sample, grade and learn; logs figures over all ranks."""
         self.refresh()
         groups = self.rollouts()
         answers = [answer for group in groups for answer in group]
-        # One answer of each question is enough to see how far the model has gone; before this step's update.
+        # One answer per question is enough to measure the KL, here before this step's update.
         firsts = [group[0] for group in groups]
         distance = sum(self.policy.distance(self.answering, self.reference, batch) for batch in self.batches(firsts))
         useful = [answer for answer in answers if answer.advantage]  # the others have no gradient
@@ -272,7 +272,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
         model = load(resumed or parent, machine.device, machine.dtype).train()
         states.require_hash(parent, parent_hash)
-        # Weights in the compute dtype: sampling reads each of them for every token, and casts none.
+        # Weights in the compute dtype: sampling reads them all for every token, and need not cast them.
         reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
         # A fresh optimiser: the old one's momentum points to where fine-tuning went.
         optimizer = make_optimizer(model, plan, config, machine)
@@ -293,9 +293,9 @@ def _steps(config: RLConfig, questions: int) -> int:
 
 
 def what_to_change(config: RLConfig, reward: float, finished: float) -> str:
-    """Why answers taught nothing, which are all worth the same beside the others to their question, and what helps.
+    """Why answers that all got the same reward as the others to their question taught nothing, and what helps.
 
-    reward: their mean. finished: share of them that came to their end.
+    reward: the mean reward. finished: share of answers that ended by themselves.
     """
     if reward == 0:
         why = "no answer was right"

@@ -1,7 +1,7 @@
-"""One training, whatever its stage: clock, stopping, limits, saving, evaluation, metrics and summary.
+"""One training of any stage: clock, stopping, limits, saving, evaluation, metrics and summary.
 
-How a step is made is the method's: `Supervised` (base, mid, sft) learns from text that is given, `Reinforce` (rl) from
-the model's own answers.
+A `Method` makes the steps: `Supervised` (base, mid, sft) learns from given text, `Reinforce` (rl) from the model's own
+answers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nanochat.train.step import LossScale, NotFiniteError, Stepper
 from nanochat.train.stopping import Calibration, Stop, over
 from nanochat.train.tracker import Tracker
 
-WAIT = 1.0  # seconds that a rank waits for its batches before it looks at what the person and the other ranks want
+WAIT = 1.0  # seconds that a rank waits for its batches before it checks for Ctrl-C and for the other ranks
 
 
 class Feed(Protocol):
@@ -47,7 +47,7 @@ class Feed(Protocol):
 
 @dataclass
 class Taken:
-    """A step that was taken. tokens: learnt from or sampled. logged, shown: more for the metrics and the bar."""
+    """A finished step. tokens: learnt from or sampled. logged, shown: what the metrics and the bar get besides."""
 
     loss: float
     tokens: int
@@ -65,7 +65,7 @@ class Method(Protocol):
     facts: Mapping[str, Any]  # for the metrics' settings
     unit: str  # of the progress bar, with `units` of it in a step
     units: int
-    from_start: bool  # whether the untrained model is evaluated, too
+    from_start: bool  # whether the model is evaluated before the first step, too
 
     def feed(self) -> Feed: ...
 
@@ -81,7 +81,7 @@ class Method(Protocol):
         """Metrics by name, the most telling first. on_batch: called with the tokens of every batch that is done."""
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
-        """More for the summary."""
+        """What the summary gets besides."""
 
     def farewell(self, s: TrainState, summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
         """The last lines. rows: all of the run's metrics."""
@@ -149,7 +149,7 @@ class Run:
                     raise KeyboardInterrupt from None
                 raise
             took = time.monotonic() - began
-            if taken_here < 2:  # these compiled; the second, too, where matrices take turns
+            if taken_here < 2:  # this step compiled; where matrices take turns, so does the second
                 release_memory()
                 taken_here += 1
             s.loss_scale, s.good_steps = scale.value, scale.good
@@ -184,7 +184,7 @@ class Run:
             gathered: list[Any] = [None] * ranks.world
             dist.all_gather_object(gathered, s.loader)
             s.loader = merge_states(gathered)
-        tensors = self.optimizer.state_dict()  # of which every rank may have a part
+        tensors = self.optimizer.state_dict()  # every rank may hold a part of it
         if ranks.is_main:
             states.save(s, self.model, tensors, self.tokenizer)
             checkpoint.prune(s.stage, s.tag, self.config.keep)
@@ -202,7 +202,7 @@ class Run:
 
         s.val = self.method.evaluate(tell)
         bar.fields.pop("validating", None)
-        if s.step:  # before the first step no time counts: limits let one step be taken
+        if s.step:  # a limit lets at least one step be taken, so an evaluation before it does not count
             s.seconds = self.clock()
         self.writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
         name, value = next(iter(s.val.items()))
@@ -229,12 +229,12 @@ class Run:
 
 
 def checkpoint_bytes(model: GPT, config: TrainConfig) -> int:
-    """Weights and at most two moments each in float32, for all that are kept and the one being written."""
+    """Bytes of all kept checkpoints and the one being written: weights and at most two moments each, in float32."""
     return model.num_params() * 4 * 3 * (config.keep + 1)
 
 
 def due(every: int, s: TrainState, times: int) -> bool:
-    """Whether something is due after this step: every so many, or (0) so many times in a run whose horizon may move."""
+    """Whether something is due now: every `every` steps, or (0) `times` times in a run whose horizon may move."""
     if every == 0:
         return times * s.step // s.steps > times * (s.step - 1) // s.steps
     return every > 0 and s.step % every == 0
@@ -254,10 +254,10 @@ def _diverged(s: TrainState, error: NotFiniteError, where: str) -> UserError:
 def _next(
     machine: Machine, feed: Feed, stop: Stop, limit: Callable[[float], UserError | None]
 ) -> tuple[Step, int] | BaseException:
-    """This rank's part of the next step and the targets of all ranks' parts, once every rank has its own.
+    """This rank's part of the next step and the number of targets in all ranks' parts, once every rank has its part.
 
-    Until then the ranks tell each other every WAIT seconds how they are: so no collective lasts longer (they time out),
-    and when one was asked to stop or its feed failed, all return that, to leave together.
+    Until then the ranks exchange their state every WAIT seconds: no collective takes so long that it times out, and
+    when one rank was asked to stop or its feed failed, all return that and stop together.
     """
     step: Step | None = None
     error: Exception | None = None
@@ -304,7 +304,7 @@ def _first_error(error: Exception | None, world: int) -> Exception:
 
 
 def run_facts(machine: Machine, s: TrainState, model: GPT, config: TrainConfig) -> dict[str, Any]:
-    """What the metrics say about a run, its settings first."""
+    """What metrics.jsonl records about a run, its settings first."""
     return {
         **settings(config),
         "stage": s.stage,

@@ -82,7 +82,7 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
 
 
 def shared(decide: Callable[[], T]) -> T:
-    """What the first rank decides, or its UserError, for all: ranks with different plans would drift apart."""
+    """The first rank's decision, or its UserError, on every rank: with different plans, ranks would drift apart."""
     decided: list[Any] = [None, None]
     if is_main_rank():
         try:
@@ -98,25 +98,25 @@ def shared(decide: Callable[[], T]) -> T:
 
 
 def require_hash(folder: Path, weights: str) -> None:
-    """UserError when another model has come into a checkpoint's place since its hash was taken."""
+    """UserError when another model has replaced a checkpoint since its hash was read."""
     if checkpoint.read_manifest(folder).hash != weights:
-        raise UserError(f"{folder} was replaced by another model meanwhile", "Run the command again, if that is meant")
+        raise UserError(f"{folder} has just been replaced by another model", "Run the command again to use it")
 
 
 @contextmanager
 def alone(stage: str, tag: str) -> Iterator[None]:
-    """No other training of this stage and tag at the same time: they would delete each other's checkpoints."""
+    """Allow one training of this stage and tag at a time: two would delete each other's checkpoints."""
     path = checkpoint.lock_file(stage, tag)
-    busy = f"another training of {stage} {tag} is at work in {path.parent}"
+    busy = f"another training of {stage} {tag} is running in {path.parent}"
     with ExitStack() as held:
         shared(lambda: held.enter_context(lock.hold(path, busy, PATIENCE)))
         yield
 
 
 def find_resumable(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig) -> Path | None:
-    """The checkpoint to go on from. A run that starts anew moves an older one of the same tag aside, first.
+    """The checkpoint to resume from, or None after moving any older run of the same tag aside.
 
-    settings: all that must be the same, the config's own among it.
+    settings: everything that must be the same, including the config's own.
     """
     return shared(lambda: _decide(stage, tag, settings, config))
 
@@ -139,7 +139,7 @@ def _decide(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig)
 
 
 def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> TrainState:
-    """The saved run, with the horizon now asked for; UserError when it is past that already."""
+    """The saved run with the new horizon; UserError when it is already past that horizon."""
     if not changed(saved.horizon, wanted.horizon, config):
         return saved
     if wanted.horizon.get("time_budget"):
@@ -150,7 +150,7 @@ def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> Tra
                 "Give a longer --time_budget",
                 "Leave --resume out to start anew",
             )
-        # How many steps that makes is measured as it goes.
+        # The number of steps is measured during training.
         return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon)
     steps = max(1, wanted.steps * wanted.batch_tokens // saved.batch_tokens)
     if steps < saved.step:

@@ -18,7 +18,7 @@ from nanochat.machine import Machine
 from nanochat.model.gpt import GPT
 from nanochat.optim import Optimizer, Schedule
 
-NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # how CPUs and Apple's GPUs say it
+NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # errors of CPUs and Apple's GPUs
 
 
 class NotFiniteError(ArithmeticError):
@@ -27,8 +27,8 @@ class NotFiniteError(ArithmeticError):
 
 @dataclass
 class LossScale:
-    """float16 loses small gradients, so the loss is multiplied by as much as they bear: halved when one overflows (that
-    step is left out), doubled after `patience` steps without (https://arxiv.org/abs/1710.03740)."""
+    """float16 loses small gradients, so the loss is multiplied by `value`: halved when a gradient overflows (that step
+    is skipped), doubled after `patience` steps without overflow (https://arxiv.org/abs/1710.03740)."""
 
     value: float = 2.0**16
     good: int = 0
@@ -44,7 +44,7 @@ class LossScale:
 
 
 class Stepper:
-    """Takes steps. rows: sequences in a forward pass where memory sufficed for no more; 0: as the loader gives."""
+    """Runs steps. rows: sequences per forward pass after memory ran out; 0: as many as the loader gives."""
 
     def __init__(
         self, machine: Machine, model: GPT, optimizer: Optimizer, loss: Callable[..., Tensor], scale: LossScale
@@ -56,10 +56,10 @@ class Stepper:
     def __call__(self, step: Step, valid: int, schedule: Schedule, number: int) -> float:
         """Train on this rank's part of a step; valid: targets of all ranks' parts. Returns the mean loss over them.
 
-        UserError when there are none: a mean over nothing is no loss of 0.
+        UserError when there are no targets: the mean of nothing is not 0.
         """
         if not valid:
-            raise UserError("no token of this step is to be learnt", "Give conversations with answers, or more of them")
+            raise UserError("this step has no token to learn from", "Give conversations with answers, or more of them")
         total = self._gradients(step, valid)
         grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()
@@ -81,7 +81,7 @@ class Stepper:
         return loss
 
     def _gradients(self, step: Step, valid: int) -> Tensor:
-        """Sum the gradients over the step's pieces, halving the pieces for as long as memory does not suffice."""
+        """Sum the gradients over the step's pieces, halving the pieces until they fit into memory."""
         while True:
             try:
                 total = torch.zeros((), device=self.machine.device)
@@ -107,7 +107,7 @@ class Stepper:
                         "Train a smaller model, or one with a shorter context",
                     ) from None
                 self.rows = rows // 2
-            # Outside of the handler, which keeps the failed pass alive.
+            # Not inside the handler, which keeps the failed pass's tensors alive.
             self.optimizer.clear()
             if self.machine.device.type == "cuda":
                 torch.cuda.empty_cache()

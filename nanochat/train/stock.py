@@ -1,4 +1,4 @@
-"""What training changes in people's own conversations: said once, with the file and the numbers, before it starts."""
+"""What training changes in the user's own conversations, reported with file and counts before it starts."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from nanochat.train import state as states
 CUT = "cut at the context of {} tokens"
 LEFT_OUT = "left out, since no answer begins within the context of {} tokens"
 MERGED = "with the system text merged into the first question"
-EMPTY = "with an empty answer, which teaches to say nothing"
+EMPTY = "with an empty answer, which teaches silence"
 HALVED = "with half a character (an unpaired surrogate), which is read as U+FFFD"
 
 SURROGATE = re.compile("[\ud800-\udfff]")
-Found = dict[str, list[int]]  # what happens -> the numbers of the conversations
+Found = dict[str, list[int]]  # change -> indices of the conversations
 
 
 def take_stock(
     mixture: Mixture, val_mixture: Mixture, tokenizer: Tokenizer, max_tokens: int, strict: bool, stage: str
 ) -> None:
-    """Take the conversations that would teach nothing out of both mixtures, and say what becomes of the others.
+    """Remove conversations that would teach nothing from both mixtures, and report changes to the others.
 
     max_tokens: the longest conversation that is not cut. strict: UserError when anything would be changed.
     """
@@ -43,13 +43,13 @@ def take_stock(
         if found:
             changed[items.path] = _sentence(items, found, max_tokens - 1)
     if strict and changed:
-        raise UserError("; ".join(changed.values()), f"Mend the file{'s' * (len(changed) > 1)}, or leave --strict out")
+        raise UserError("; ".join(changed.values()), f"Fix the file{'s' * (len(changed) > 1)}, or leave --strict out")
     for sentence in changed.values():
         say(f"{stage}: {sentence}")
 
 
 def changes(items: CustomJSON, tokenizer: Tokenizer, max_tokens: int) -> Found:
-    """What training would change in which conversations; only what occurs."""
+    """The changes that training would make, with the conversations that they concern."""
     found: Found = {}
     with Progress(len(items), f"reading {items.name}", "conversations") as bar:
         for number in range(len(items)):

@@ -18,7 +18,7 @@ from nanochat.console import UserError, is_main_rank
 from nanochat.train.config import TrainConfig
 from nanochat.train.state import TrainState
 
-CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of that many steps
+CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of this many steps
 
 
 class Stop:
@@ -35,7 +35,7 @@ class Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            # Terminals, schedulers and launchers often deliver one wish twice: only a later Ctrl-C is a second one.
+            # Terminals, schedulers and launchers often send one signal twice: only a later Ctrl-C counts as a second.
             if number == signal.SIGINT and time.monotonic() - self.asked > 1:
                 raise KeyboardInterrupt
             return
@@ -50,7 +50,7 @@ class Stop:
 
 
 def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None:
-    """What to say when the training has used its limit of time or money."""
+    """The error to raise when this training has used up its time or money."""
     hours = seconds / 3600
     if config.max_hours and hours >= config.max_hours:
         limit = f"--max_hours={config.max_hours:g}"
@@ -63,15 +63,15 @@ def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None
 
 
 class Calibration:
-    """Turns a time budget into a number of steps: seconds left over seconds per step. It is renewed every few steps,
-    since a machine that others use too changes its speed."""
+    """Turns a time budget into a number of steps: seconds left over seconds per step. It goes on measuring, since the
+    speed of a shared machine changes."""
 
     def __init__(self, budget: float):
         self.budget = budget
         self.times: deque[float] = deque(maxlen=CALIBRATION_STEPS)
 
     def horizon(self, s: TrainState, took: float) -> int:
-        """Steps in all. Ranks ask after the same steps, and the first one answers."""
+        """Total steps. All ranks call this after the same steps and use the first one's answer."""
         self.times.append(took)
         if len(self.times) < CALIBRATION_STEPS:
             return max(s.steps, s.step + CALIBRATION_STEPS)

@@ -128,7 +128,7 @@ def test_any_micro_batches_give_a_finite_loss_and_the_mean_over_all_tokens(
     valid = sum(step.valid for step in steps)
     stepper, recorder = make()
     if not valid:
-        with pytest.raises(UserError, match="no token of this step is to be learnt"):
+        with pytest.raises(UserError, match="this step has no token to learn from"):
             stepper(steps[0], valid, SCHEDULE, 0)
         return
     losses, grads = [], []
@@ -149,7 +149,7 @@ def test_a_step_without_any_supervised_token_is_refused_and_changes_nothing(dtyp
     [empty] = shares(Talk(0.0, 9, 0), 8, 4, 2, 1)
     [some] = shares(Talk(0.5, 9, 0), 8, 4, 2, 1)
     assert empty.valid == 0 < some.valid
-    with pytest.raises(UserError, match="no token of this step is to be learnt"):
+    with pytest.raises(UserError, match="this step has no token to learn from"):
         stepper(empty, 0, SCHEDULE, 0)
     assert all(torch.equal(v, before[k]) for k, v in stepper.model.state_dict().items())
     assert stepper(some, some.valid, SCHEDULE, 0) > 0
