@@ -1,4 +1,4 @@
-"""Locks on files: one process holds one at a time, and the system frees it when that process ends, however it does."""
+"""File locks: one process at a time holds a lock, and the system frees it whenever and however that process ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hold(path: Path, busy: str, patience: float = math.inf) -> Iterator[int]:
     """Hold the lock `path`; waits, and says so, while another process has it.
 
     busy: what that process is doing, for the person. patience: seconds after which waiting ends with a UserError.
-    Gives the handle: a child process that inherits it holds the lock, too.
+    Yields the handle: a child process that inherits it holds the lock, too.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ def hold(path: Path, busy: str, patience: float = math.inf) -> Iterator[int]:
         end, tries = time.monotonic() + patience, 0
         while not _take(handle, path):
             tries += 1
-            if tries == 2:  # the first may have met `is_held` of another process, which takes but a moment
+            if tries == 2:  # the first may have met another process's `is_held`, which lasts only a moment
                 say(f"{busy}: waiting for it")
             if time.monotonic() > end:
                 raise UserError(busy, "Wait for it, or set NANOCHAT_BASE_DIR to another folder")
@@ -43,7 +43,7 @@ def hold(path: Path, busy: str, patience: float = math.inf) -> Iterator[int]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether some process holds the lock `path`; when none does, what its holder did in the folder is to be seen."""
+    """Whether some process holds the lock `path`; if none does, what its last holder wrote is visible."""
     try:
         _look_anew(path.parent)
         handle = os.open(path, os.O_RDONLY)
@@ -52,7 +52,7 @@ def is_held(path: Path) -> bool:
     except OSError as error:
         raise _cannot_lock(path, error) from None
     try:
-        free = _take(handle, path, shared=True)  # so that two who ask do not take each other for a holder
+        free = _take(handle, path, shared=True)  # so that two callers do not mistake each other for a holder
     finally:
         os.close(handle)
     if free:
@@ -61,17 +61,16 @@ def is_held(path: Path) -> bool:
 
 
 def _take(handle: int, path: Path, shared: bool = False) -> bool:
-    """Lock the open file if that is possible now."""
+    """Lock the open file if that is possible now. filelock's FileLock would unlock it for children that inherit it."""
+    from filelock import lock_descriptor
+
     try:
-        if sys.platform == "win32":
-            import msvcrt
+        if not shared or sys.platform == "win32":
+            return lock_descriptor(handle, blocking=False)
+        import fcntl  # filelock has no shared lock of an open file
 
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # the second one on Windows
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
     except OSError as error:
         raise _cannot_lock(path, error) from None

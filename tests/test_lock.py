@@ -3,11 +3,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -99,24 +99,21 @@ def test_the_folder_is_opened_before_and_after_asking(tmp_path: Path, monkeypatc
     assert seen == ["looked", "asked", "looked"]
 
 
-def test_where_there_is_no_fcntl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Windows, whose locks are on bytes of a file and whose refusal is a PermissionError."""
-    locked: set[int] = set()
-
-    def locking(handle: int, mode: int, count: int) -> None:
-        assert (mode, count) == (2, 1)
-        file = os.fstat(handle).st_ino
-        if file in locked:
-            raise PermissionError(errno.EACCES, "Permission denied")
-        locked.add(file)
-
+def test_windows_has_no_shared_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    flock = fcntl.flock
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
-    monkeypatch.setattr(fcntl, "flock", lambda *_: pytest.fail("asked fcntl"))
+    monkeypatch.setattr(fcntl, "flock", lambda *arguments: (asked.append(arguments[1]), flock(*arguments))[1])
     with lock.hold(tmp_path / ".lock", "x"):
-        assert len(locked) == 1
         assert lock.is_held(tmp_path / ".lock")
-        with pytest.raises(UserError, match="busy"), lock.hold(tmp_path / ".lock", "busy", patience=0.03):
-            pytest.fail("both hold it")
-    locked.clear()  # as closing the file does there
+    assert not lock.is_held(tmp_path / ".lock")
+    assert set(asked) == {fcntl.LOCK_EX | fcntl.LOCK_NB}
+
+
+def test_a_child_goes_on_holding_it(tmp_path: Path) -> None:
+    """As a stage does that outlives its speedrun: leaving `hold` closes the handle and unlocks nothing."""
+    with lock.hold(tmp_path / ".lock", "x") as handle:
+        child = subprocess.Popen([sys.executable, "-c", "input()"], pass_fds=(handle,), stdin=subprocess.PIPE)
+    assert lock.is_held(tmp_path / ".lock")
+    child.communicate(b"\n")
     assert not lock.is_held(tmp_path / ".lock")

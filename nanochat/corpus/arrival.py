@@ -1,4 +1,4 @@
-"""Shards of a Hub corpus as they arrive: meta.json names all that are planned, so that training may begin before."""
+"""Download the shards of a Hub corpus; meta.json lists all planned ones, so training can start before they arrive."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from nanochat.paths import data_dir, write_json
 
 
 def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool = False) -> CorpusInfo:
-    """Corpus `name` of the shards `wanted` of `repo`, by number and the one for validation last.
+    """Make corpus `name` of the shards `wanted` of `repo`, in order of number, the validation shard last.
 
-    Shards that the corpus had before stay in it, and a finished one is not read or asked for again; new ones are of the
-    same commit. A file that meta.json does not know is compared with the Hub's, where that can be asked.
-    While this works it holds the download lock. meta.json has the shards still to come as ShardInfo.pending, also after
-    this was stopped, until a call that wants others: so a training that began on them finds them when it is resumed.
-    skip_bad: leave out, for good and saying so, training shards that are whole but cannot be read.
+    Shards that the corpus already has stay in it. Finished ones are not read or requested again; new ones come from the
+    same commit. A file that meta.json does not list is compared with the Hub's, if the Hub can be reached.
+    The download lock is held meanwhile. meta.json lists shards still to come as ShardInfo.pending, even after this was
+    stopped, until a call wants others: so a resumed training run finds the shards that it started on.
+    skip_bad: leave out training shards that are complete but unreadable, for good and with a message.
     """
     folder = data_dir(name)
     before = find_info(name)
     if before and _has_all(before, folder, wanted) and not (before.pending and not hub.downloading(folder)):
         return _told(before)
     commit = before.settings.get("commit", "") if before and before.folder == folder else ""
-    # asked before anything is made, so that nothing is left where there is no network
+    # ask first, so that nothing is left behind if there is no network
     remote = {} if all((folder / file).exists() for file in wanted) else hub.remote_files(repo, commit)
     with hub.download_lock(folder):
-        for left in folder.glob(f".{META}.*.part"):  # by processes that were killed: nobody else writes here now
+        for left in folder.glob(f".{META}.*.part"):  # by killed processes: we hold the lock
             left.unlink(missing_ok=True)
-        before = find_info(name)  # again: another process may have been at work while this one waited
+        before = find_info(name)  # again: another process may have changed it while we waited
         own = before if before and before.folder == folder else None
         commit = own.settings.get("commit", "") if own else ""
         if commit and remote and next(iter(remote.values())).commit != commit:
@@ -65,7 +65,7 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
         for file, error in bad.items():
             corpus.leave_out(file, error)
         corpus.expect(remote[file] for file in missing)
-        missing.sort(key=lambda file: (file != planned[-1], file))  # nothing can be evaluated without validation
+        missing.sort(key=lambda file: (file != planned[-1], file))  # validation first: evaluation needs it
         try:
             hub.download([remote[file] for file in missing], folder, corpus.arrived)
         finally:
@@ -74,7 +74,7 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
 
 
 class _Arriving:
-    """The corpus while its shards come in, in several threads; meta.json follows every one."""
+    """A corpus whose shards arrive in several threads; meta.json is rewritten after each shard."""
 
     def __init__(
         self, name: str, repo: str, planned: Sequence[str], skipped: Sequence[ShardInfo], skip_bad: bool
@@ -87,7 +87,7 @@ class _Arriving:
         self._lock = threading.Lock()
 
     def check(self, files: Sequence[str]) -> dict[str, UserError]:
-        """Read through `files`, which are on the disk but not in meta.json: what is wrong with those that are bad."""
+        """Read all of `files`, which are on disk but not in meta.json; return the errors of the bad ones."""
         bad: dict[str, UserError] = {}
         with Progress(len(files), f"check {self.name}", "shards") as bar:
             for file in files:
@@ -101,7 +101,7 @@ class _Arriving:
     def expect(self, files: Iterable[RemoteFile]) -> None:
         for file in files:
             path = self.folder / file.name
-            if path.exists():  # of another size than it had, so not as it was downloaded
+            if path.exists():  # its size has changed since the download
                 say(f"{path} has {path.stat().st_size:,} bytes, not as before: downloading it again")
                 path.unlink()
             self.shards[file.name] = ShardInfo(file.name, 0, 0, file.size)
@@ -116,7 +116,7 @@ class _Arriving:
             self._write()
 
     def close(self) -> None:
-        """Without a shard for training and the one for validation there is no corpus; else the plan stays."""
+        """Keep the plan in meta.json if a training shard and the validation shard are there; else delete it."""
         there = {file for file, shard in self.shards.items() if not shard.pending}
         if len(there) > 1 and self.planned[-1] in there:
             self._write()
@@ -135,11 +135,11 @@ class _Arriving:
         return len(self.shards) > 1 and self.planned[-1] in self.shards
 
     def leave_out(self, file: str, error: UserError) -> None:
-        """Skip a shard that is bad although it is as the Hub has it, when that is wanted and possible."""
+        """Skip a shard that is bad on the Hub too, if skip_bad is set and it is not the validation shard."""
         if file == self.planned[-1]:
-            raise error  # there is no other one to measure with
+            raise error  # there is no other validation shard
         if not self.skip_bad:
-            raise UserError(error.problem, "It is so on the Hub: leave out such shards with --skip-bad") from None
+            raise UserError(error.problem, "The Hub's copy is bad too: leave out such shards with --skip-bad") from None
         say(f"{self.name}: left out {file}: {error.problem}")
         with self._lock:
             self.skipped.append(ShardInfo(file, 0, 0, (self.folder / file).stat().st_size))
@@ -169,5 +169,5 @@ def _has_all(info: CorpusInfo, folder: Path, wanted: Sequence[str]) -> bool:
 
 
 def _is_whole(path: Path, shard: ShardInfo | None) -> bool:
-    """A file appears under its name only when it is whole; but it may have been changed since."""
+    """Whether the file is complete: it gets its name only then, but may have changed since."""
     return path.is_file() and (shard is None or path.stat().st_size == shard.size)

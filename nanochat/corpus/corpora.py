@@ -1,4 +1,4 @@
-"""Where text comes from, by name or by path; `prepare` is the one door that gets it ready for training."""
+"""Text corpora, by name or by path; `prepare` is the one function that gets them ready for training."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from nanochat.paths import data_dir, require_disk, slug
 
 WORLD_MB = 24
 SHARD_NAME = re.compile(r"shard_\d{5,}\.parquet")
-REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and the beginning of paths in it
+REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and an optional path prefix
 MAX_GROUP_BYTES = 64 << 20  # a reader holds one row group in memory
 
 
-CHECK_BYTES = 500_000_000  # of text that a look before the work reads
+CHECK_BYTES = 500_000_000  # of text that `check` reads
 
 
 def prepare(
@@ -54,7 +54,7 @@ def prepare(
 
     dataset: tinyworld, climbmix, fineweb-edu, the name of one prepared before, or a path.
     n_shards: training shards to download, for the corpora on the Hub.
-    name: what a corpus from a path shall be called (default: after its file or folder).
+    name: the name of a corpus from a path (default: that of its file or folder).
     skip_bad: leave out what cannot be read, and say so, instead of stopping there.
     """
     if n_shards < 1:
@@ -62,7 +62,7 @@ def prepare(
     named = dataset == TINYWORLD or dataset in HUB_CORPORA
     is_path = bool(dataset) and Path(dataset).exists()  # "" would be the working folder
     if name is not None and (named or not is_path):
-        raise UserError(f"--name is for a dataset from a path, and {dataset!r} is none", "Leave it out")
+        raise UserError(f"--name is for a dataset from a path, which {dataset!r} is not", "Leave --name out")
     if dataset == TINYWORLD:
         return make_tinyworld(world_seed, world_mb)
     if dataset in HUB_CORPORA:
@@ -85,7 +85,7 @@ def prepare(
 
 
 def check(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
-    """UserError for what `prepare` would refuse; makes nothing. Of large text it looks at the first CHECK_BYTES."""
+    """Raise UserError if `prepare` would, but make nothing. Of large text, read only about CHECK_BYTES."""
     if dataset in HUB_CORPORA:
         corpus = HUB_CORPORA[dataset]
         before = find_info(dataset)
@@ -121,7 +121,7 @@ def check(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
 
 
 def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
-    """Write about `mb` million bytes about the tiny world of `world_seed`, unless they are there already."""
+    """Write about `mb` million bytes of text on the tiny world of `world_seed`, unless that is done already."""
     from nanochat.synthetic.tinyworld import World, documents
 
     if mb < 1:
@@ -139,7 +139,7 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
 
 
 def _generator_digest() -> str:
-    """Changes with the code that writes the tiny world, so that text of an older one is made anew."""
+    """A hash of the code that writes the tiny world: if it changes, the text is written anew."""
     from nanochat.synthetic import tinyworld
 
     files = sorted(file for file in Path(str(tinyworld.__file__)).parent.iterdir() if file.suffix in (".py", ".txt"))
@@ -175,7 +175,7 @@ def _mirrored(corpus: HubCorpus) -> list[Path]:
 
 
 def import_text(source: str, name: str | None = None, how: How | None = None) -> CorpusInfo:
-    """A path, or the dataset `owner/name` on the Hub, as a corpus; `owner/name/train` takes what begins with train.
+    """Import a path or the Hub dataset `owner/name` as a corpus; `owner/name/train` takes only paths in train*.
 
     name: what to call it (default: after the file, folder or data set). UserError says what cannot be read.
     """
@@ -193,12 +193,12 @@ def import_text(source: str, name: str | None = None, how: How | None = None) ->
 
 
 def _from_path(path: Path, name: str | None, how: How, as_before: bool = False) -> CorpusInfo:
-    """as_before: import in the way that was chosen before; files that have not changed are not read again."""
+    """as_before: use the options of the earlier import; files that have not changed are not read again."""
     if name is not None:
         return _import_path(path, _free_name(slug(name), str(path)), how, as_before)
     try:
         return _import_path(path, corpus_name(str(path)), how, as_before)
-    except NameTakenError:  # by another process in the meantime: so it gets another one now
+    except NameTakenError:  # another process took the name: choose another one
         return _import_path(path, corpus_name(str(path)), how, as_before)
 
 
@@ -224,7 +224,7 @@ def _import_path(path: Path, name: str, how: How, as_before: bool) -> CorpusInfo
 
 
 def _free_name(name: str, source: str) -> str:
-    """`name`, when it is not that of a built-in corpus or of one from another source."""
+    """`name`; UserError if a built-in corpus or one from another source has it."""
     taken = "is built in" if name in BUILT_IN else ""
     if taken:
         raise UserError(f"the name {name!r} {taken}", f"Give {source} another one: --name NAME")
@@ -233,9 +233,9 @@ def _free_name(name: str, source: str) -> str:
 
 
 def _has_shard_layout(path: Path, files: list[Path]) -> bool:
-    """True for two or more files shard_NNNNN.parquet of a folder, in row groups that fit in memory.
+    """Whether a folder holds two or more files shard_NNNNN.parquet with row groups that fit in memory.
 
-    Of one that cannot be read only the name counts: whoever uses the shards says what is wrong with it.
+    Of an unreadable file only the name counts: the error comes when the shards are used.
     """
     if not path.is_dir() or len(files) < 2:
         return False

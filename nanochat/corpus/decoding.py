@@ -1,4 +1,4 @@
-"""Files as people have them, as text: packed or not, in any encoding of Unicode, with or without a byte order mark."""
+"""Read users' files as text: compressed or not, in any Unicode encoding, with or without a byte order mark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.corpus.tally import NO_TEXT, BadText, again, unreadable
 PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
 PACKED_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 PARQUET_MAGIC = b"PAR1"
-# What begins in this way is no text, whatever its name says.
+# A file that begins like this is not text, whatever its name says.
 BINARY = {
     PARQUET_MAGIC: "parquet: end its name in .parquet",
     b"ARROW1": "an Arrow file: write it as parquet",
@@ -47,14 +47,14 @@ BOMS = (  # UTF-32 first: its mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-MOST_ZEROS = 0.01  # of the first bytes
-HEAD = 4096  # bytes from which the encoding is seen
+MOST_ZEROS = 0.01  # share of the first bytes
+HEAD = 4096  # bytes read to detect the encoding
 BLOCK = 1 << 20  # bytes read at once
-AROUND = 1 << 15  # bytes on both sides of a bad one from which its encoding is guessed
+AROUND = 1 << 15  # bytes on each side of a bad one, used to guess the encoding
 
 
 def read_text(path: Path) -> str:
-    """All of a file's text, with every line end as one newline; UserError says what it is instead."""
+    """All of a file's text, with every line end as one newline; UserError says what else it is."""
     return "".join(text_blocks(path))
 
 
@@ -78,9 +78,9 @@ def text_blocks(path: Path) -> Iterator[str]:
 
 
 def utf8_blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of the file, unpacked and in UTF-8 (not checked), the last block being empty.
+    """Yield the file's bytes, decompressed and in UTF-8 (not checked); the last block is empty.
 
-    UTF-16 and UTF-32 become UTF-8; a byte order mark of UTF-8 stays. BadText for what is no text.
+    UTF-16 and UTF-32 become UTF-8; a UTF-8 byte order mark stays. BadText if the file is not text.
     """
     with _open(path) as file:
         head = _peek(file, path)
@@ -108,7 +108,7 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
 
 
 def what_is(head: bytes, wide: bool = False) -> str:
-    """What begins with these bytes, when that is no text, and what to do about it; else "". wide: if not, UTF-16."""
+    """If a file that begins so is not text: what it is, and what to do; else "". wide: it may be UTF-16 or UTF-32."""
     for magic, what in BINARY.items():
         if head.startswith(magic):
             return what
@@ -121,14 +121,14 @@ def what_is(head: bytes, wide: bool = False) -> str:
     if head[4:8] == b"ftyp" and 0 in head[:4]:
         return "a film: leave it out"
     if not wide and head.count(0) > MOST_ZEROS * len(head):
-        return "full of zero bytes, as no text is: leave it out"
+        return "full of zero bytes, unlike text: leave it out"
     if b"\x1b$" in head:
         return "ISO-2022, a way to write Japanese, Korean or Chinese: convert it with iconv -f ISO-2022-JP -t UTF-8"
     return ""
 
 
 def head_of(path: Path) -> bytes:
-    """The file's first bytes, as they are; none when it cannot be read, which its reader will say."""
+    """The file's first bytes, unchanged; none if it cannot be read: reading it later gives the error."""
     try:
         with path.open("rb") as file:
             return file.read(HEAD)
@@ -137,12 +137,12 @@ def head_of(path: Path) -> bytes:
 
 
 def not_utf8(path: Path, offset: int, reason: str, around: bytes = b"") -> BadText:
-    """The error for a byte that is no UTF-8. around: bytes near it, from which the advice is made."""
+    """The error for a byte that is not UTF-8. around: bytes near it, used for the advice."""
     return BadText(f"{path} is not UTF-8 text at byte {offset}", advice(path, around) if around else "", reason)
 
 
 def advice(path: Path, around: bytes) -> str:
-    """How to get the right text out of a file in which these bytes stand."""
+    """How to get correct text from a file that has these bytes."""
     text = around.decode("utf-8", "replace")
     bad = text.count("\ufffd") - around.count(b"\xef\xbf\xbd")
     if sum(char > "\x7f" for char in text) - bad > bad:
@@ -153,7 +153,7 @@ def advice(path: Path, around: bytes) -> str:
 
 
 def _iconv(path: Path, options: str) -> str:
-    """The commands that put the file in UTF-8 in its own place, the first version of it being kept beside."""
+    """Commands that convert the file to UTF-8 in place and keep the original beside it."""
     name, kept = _quoted(str(path)), _quoted(f"{path}.orig")
     packing = PACKED.get(path.suffix.lower())
     if packing is None:
@@ -163,7 +163,7 @@ def _iconv(path: Path, options: str) -> str:
 
 
 def _quoted(name: str) -> str:
-    """For a shell, also a name that looks like an option, or that is no UTF-8."""
+    """The name quoted for a shell, even if it looks like an option or is not UTF-8."""
     name = f"./{name}" if name.startswith("-") else name
     if name.isprintable():
         return shlex.quote(name)
@@ -171,7 +171,7 @@ def _quoted(name: str) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    """The file unpacked: as its first bytes say, and its name must not say otherwise."""
+    """Open the file, decompressed as its first bytes say; BadText if only its name says so."""
     try:
         plain = path.open("rb")
         head = plain.peek(8)
@@ -182,7 +182,7 @@ def _open(path: Path) -> BinaryIO:
         plain.close()
         if packing is None and head:
             remedy = f"Rename it to {path.with_suffix('').name} if it is not packed, or get it again"
-            raise BadText(f"cannot read {path} (it is no {named} data)", remedy, "files that could not be read")
+            raise BadText(f"cannot read {path} (it is not {named} data)", remedy, "files that could not be read")
         if (packing or named) == "xz":
             return cast(BinaryIO, io.BufferedReader(lzma.open(path)))
         import pyarrow as pa
@@ -200,7 +200,7 @@ def _read(file: BinaryIO, path: Path) -> bytes:
 
 
 def _peek(file: BinaryIO, path: Path) -> bytes:
-    """The first bytes, which are still to be read."""
+    """The first bytes, without consuming them."""
     try:
         return cast(io.BufferedReader, file).peek(HEAD)[:HEAD]
     except (OSError, EOFError, lzma.LZMAError) as error:
@@ -208,13 +208,13 @@ def _peek(file: BinaryIO, path: Path) -> bytes:
 
 
 def _wide_encoding(head: bytes) -> str:
-    """UTF-16 or UTF-32 by their mark, or without one by the zeros that Latin letters or spaces have; else ""."""
+    """UTF-16 or UTF-32, detected by the mark, else by the zero bytes of Latin letters or spaces; else ""."""
     for mark, name in BOMS:
         if head.startswith(mark):
             return name
     size = len(head) // 4 * 4
     zeros = [head[place:size:4].count(0) / max(1, size // 4) for place in range(4)]
-    few, many = 0.1, 0.4  # of the bytes at a place
+    few, many = 0.1, 0.4  # share of zeros at a byte position
     for name, empty in (
         ("utf-32-le", (2, 3)), ("utf-32-be", (0, 1)), ("utf-16-le", (1, 3)), ("utf-16-be", (0, 2)),
     ):  # fmt: skip
@@ -231,5 +231,5 @@ def _wide_encoding(head: bytes) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether there is nothing in it but what people write."""
+    """Whether the text has only characters that people write."""
     return all(char.isprintable() or char in "\n\r\t\u3000" for char in text) and "\ufffd" not in text

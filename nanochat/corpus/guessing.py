@@ -1,4 +1,4 @@
-"""Which of the encodings from before Unicode some bytes are in: a guess, for advice, and never for reading."""
+"""Guess which pre-Unicode encoding some bytes are in: for advice, never for reading."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ OTHERS = {
     "cp1255": "CP1255", "cp1256": "CP1256", "cp874": "CP874", "gb18030": "GB18030", "big5": "BIG5", "cp932": "CP932",
     "euc_jp": "EUC-JP", "cp949": "CP949",
 }  # fmt: skip
-# What languages add to the letters of ASCII, a word each: western, central, Turkish and Baltic ones.
+# The non-ASCII letters of languages, one word per language: western, central, Turkish and Baltic.
 LANGUAGES = (
     "àâæçéèêëîïôœùûüÿ äöüß áéíñóúü áâãàçéêíóôõúü àèéìíîòóùú åäöé æøåéóö ëïéèöüó áéíóúýþæöð "
     "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű ăâîşţșț čćđšž "
     "çğıöşüâîû ąčęėįšųūž āčēģīķļņšūž äöõüšž"
 )
-ALPHABETS = [set(letters) for letters in LANGUAGES.split()]  # a text keeps to one of them
+ALPHABETS = [set(letters) for letters in LANGUAGES.split()]  # a text uses only one of them
 ASIDE = "’‘´·"  # what may stand inside a word without being a letter
 ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
-CHAOS = 2  # how much charset-normalizer's measure of it counts beside the share of letters that fit a language
+CHAOS = 2  # weight of charset-normalizer's chaos against the share of letters that fit a language
 
 
 def guess(data: bytes) -> str:
-    """The encoding that makes the most sense of bytes that are no UTF-8, as iconv calls it; "" when none does.
+    """The likeliest encoding, by its iconv name, of bytes that are not UTF-8; "" if none fits.
 
-    charset-normalizer tells alphabets apart; among those of Latin letters, what decides is whether all of the letters
-    belong to one language.
+    charset-normalizer tells alphabets apart; among Latin encodings, the one wins whose letters best fit one language.
     """
     from charset_normalizer import from_bytes
 
-    # Letters beyond ASCII stand alone in Latin words, and in rows where a script or an encoding has no other.
+    # Non-ASCII letters are isolated in Latin words, and come in runs where a script or an encoding has no others.
     alone = len(ALONE.findall(data)) * 2 > sum(byte >= 0x80 for byte in data)
     found = from_bytes(data, cp_isolation=list(LATIN if alone else LATIN | OTHERS))
     best = found.best()
@@ -54,8 +53,8 @@ def guess(data: bytes) -> str:
 
 
 def _fit(text: str) -> float:
-    """The share of characters beyond ASCII that are letters of the one language that suits best, or signs between
-    words; less those inside words that are no letters."""
+    """The share of non-ASCII characters that are letters of the best-fitting language or signs between words, minus
+    the share of non-letters inside words."""
     letters, wrong, beyond = [], 0, 0
     for before, char, after in zip(f" {text}", text, f"{text[1:]} ", strict=False):
         if char.isascii():

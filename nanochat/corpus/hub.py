@@ -21,17 +21,17 @@ from nanochat.corpus.transfer import RemoteFile, Stopped, fetch, first_line
 from nanochat.paths import base_dir, is_inside, require_disk, slug, write_json
 
 TIMEOUT = 10.0  # seconds without an answer after which the Hub counts as out of reach
-LISTING_TIMEOUTS = 3  # of those: thousands of files take the Hub longer to list than to send
-LISTING_RETRIES = 2  # where nothing answers: most often there is no network
+LISTING_TIMEOUTS = 3  # times TIMEOUT: the Hub takes longer to list thousands of files than to send them
+LISTING_RETRIES = 2  # if nothing answers: usually there is no network
 CONNECTIONS = 8
 LOCK = ".lock"
-MAIN = "main"  # what a mirror that tells no commit has
+MAIN = "main"  # used if a mirror gives no commit
 COMMIT = re.compile(r"[\w.-]+", re.ASCII)
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Unreachable(UserError):
-    """The set is neither in the mirror nor to be had from the Hub now."""
+    """The dataset is not in the mirror and cannot be downloaded from the Hub now."""
 
 
 def mirror_dir(repo: str) -> Path | None:
@@ -72,24 +72,24 @@ def repo_parquets(repo: str, prefix: str = "") -> list[Path]:
 
 
 def _listed(listing: Path) -> list[Path]:
-    """The files of a finished download, when all of them are there."""
+    """The files of a finished download, or none if any is missing."""
     names = json.loads(listing.read_text()) if listing.exists() else []
     found = [listing.parent / name for name in names]
     return found if all(file.exists() for file in found) else []
 
 
 def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
-    """Path in the repository -> file, of all parquet files that the Hub has for `repo`; asks the network.
+    """Ask the Hub for all parquet files of `repo`: path in the repository -> file.
 
-    commit: the one that earlier files are of, to go on with; else the newest one.
+    commit: that of the files downloaded earlier; by default the newest one.
     """
-    if repo.startswith("local/"):  # sets of one's own, which no Hub has
+    if repo.startswith("local/"):  # the user's own datasets, which are not on the Hub
         raise Unreachable(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
     info = _asked(repo)
     if not COMMIT.fullmatch(info.sha or MAIN):
         raise _implausible(repo, f"{info.sha!r} as its commit")
     if commit and (info.sha or MAIN) != commit:
-        say(f"{repo} has changed on the Hub: going on with commit {commit[:12]}, of which the files are that are there")
+        say(f"{repo} has changed on the Hub: going on with commit {commit[:12]}, which the existing files are from")
         info = _asked(repo, commit)
     files: dict[str, RemoteFile] = {}
     for entry in sorted(info.siblings or [], key=lambda entry: entry.rfilename):
@@ -113,11 +113,11 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
 
 
 def _implausible(repo: str, what: str) -> UserError:
-    return UserError(f"the server that stands for the Hub gives {what} of {repo}", "Unset HF_ENDPOINT, or correct it")
+    return UserError(f"the server used as the Hub gives {what} of {repo}", "Unset HF_ENDPOINT, or correct it")
 
 
 def _asked(repo: str, commit: str | None = None) -> Any:
-    """What the Hub says about `repo`; patient with a busy server, but not with a network that is not there."""
+    """What the Hub says about `repo`; retries long if the server is busy, briefly if there is no network."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -129,8 +129,8 @@ def _asked(repo: str, commit: str | None = None) -> Any:
                 repo, revision=commit, files_metadata=True, timeout=timeout
             )
         except RevisionNotFoundError:
-            problem = f"the Hub no longer has commit {commit} of {repo}, of which the files are that are there"
-            raise UserError(problem, "Delete them and run this again, or ask for no more than there is") from None
+            problem = f"the Hub no longer has commit {commit} of {repo}, which the existing files are from"
+            raise UserError(problem, "Delete them and run this again, or ask for no more than these") from None
         except Exception as error:  # the client lets errors of its HTTP library through, whichever that is
             failures += 1
             retries = retrying.RETRIES if retrying.is_answer(error) else LISTING_RETRIES
@@ -142,7 +142,7 @@ def _asked(repo: str, commit: str | None = None) -> Any:
 
 
 def missing(files: Iterable[RemoteFile], folder: Path) -> list[RemoteFile]:
-    """Those of `files` that `folder` does not have as the Hub has them; reads through what is there."""
+    """The `files` that `folder` lacks, or has with other content than the Hub; reads those that exist."""
     found: list[RemoteFile] = []
     there: list[RemoteFile] = []
     for file in files:
@@ -157,10 +157,10 @@ def missing(files: Iterable[RemoteFile], folder: Path) -> list[RemoteFile]:
 
 
 def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str], None] | None = None) -> None:
-    """Get `files`, all of one repository, into `folder`, several at a time and beginning with the first.
+    """Download `files`, all of one repository, into `folder`, several at a time and in order.
 
-    The caller holds `download_lock(folder)`. A file appears under its name when it is whole and its hash is right;
-    then `arrived(name)` is called, in any of several threads. Parts of files stay for the next time.
+    The caller holds `download_lock(folder)`. A file gets its name when it is complete and its hash is right; then one
+    of several threads calls `arrived(name)`. Partial files are kept for the next time.
     """
     if not files:
         return
@@ -199,19 +199,19 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
                 done.result()
                 with counting:
                     bar.advance(0, files=f"{count}/{len(files)}")
-        except BaseException:  # Ctrl-C too: the other threads must not download on; it is raised again
+        except BaseException:  # Ctrl-C too: stop the other threads, then raise it again
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
 
 
 def download_lock(folder: Path) -> AbstractContextManager[int]:
-    """Held by the one process that downloads into `folder`; another one waits here, and says so."""
+    """The lock of the process that downloads into `folder`; another one waits for it, and says so."""
     return lock.hold(folder / LOCK, f"another process is downloading into {folder}")
 
 
 def downloading(folder: Path) -> bool:
-    """Whether some process holds the download lock of `folder`; when none does, what it downloaded is to be seen."""
+    """Whether a process holds the download lock of `folder`; if none does, all downloaded files are visible."""
     return lock.is_held(folder / LOCK)
 
 

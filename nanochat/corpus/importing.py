@@ -1,4 +1,4 @@
-"""Files of one's own as a corpus: read, shuffled and written as shards, with a summary of what was left out."""
+"""Import the user's files as a corpus: read, shuffle and write them as shards, and sum up what was left out."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ SHORTEST_CUT = 2_000  # characters
 
 @dataclass(frozen=True)
 class How:
-    """Ways to import. seed: of the shuffle. dedup: leave out documents that are equal to another one.
+    """Import options. seed: of the shuffle. dedup: leave out documents that repeat an earlier one.
 
-    column: of parquet or jsonl, with the text (None: text, else messages). skip_bad: leave out what cannot be read.
+    column: parquet or jsonl column of the text (None: text, else messages). skip_bad: leave out what cannot be read.
     """
 
     seed: int = 1337
@@ -42,7 +42,7 @@ class How:
 
     @property
     def in_place(self) -> bool:
-        """Whether shards that are there already could be used as they are."""
+        """Whether existing shards can be used without a copy."""
         return self == How(skip_bad=self.skip_bad)
 
 
@@ -54,8 +54,8 @@ def settings_of(files: list[Path], how: How) -> dict[str, Any]:
 
 
 def is_made(info: CorpusInfo | None, settings: dict[str, Any]) -> bool:
-    """Whether the corpus is there, in all its files, and was made with these settings. An option that was not written
-    down is one that its version did not have yet, and so as it is by default."""
+    """Whether the corpus exists with all its files and was made with these settings. An option that it does not record
+    is newer than the corpus, so its default applies."""
     if info is None or not all((info.folder / shard.file).exists() for shard in info.shards):
         return False
     options = {name: default for name, default in asdict(How()).items() if name in settings}
@@ -63,16 +63,16 @@ def is_made(info: CorpusInfo | None, settings: dict[str, Any]) -> bool:
 
 
 def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusInfo:
-    """Write the documents of `files` as the shards of corpus `name`, in memory that does not grow with them.
+    """Write the documents of `files` as the shards of corpus `name`; memory use does not grow with them.
 
-    Does nothing when that was done before, and waits while another process imports.
+    Does nothing if that is already done, and waits while another process imports.
     """
     folder = data_dir(name)
     size = sum(textfiles.text_size(file) for file in files)
     settings = settings_of(files, how)
     with one_at_a_time():
         before = find_info(name)
-        require_source(before, source)  # another process may have been at work while this one waited
+        require_source(before, source)  # another process may have made it while we waited
         if before and is_made(before, settings):
             tell(before)
             return before
@@ -85,7 +85,7 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
                 require_disk(folder, disk_needed(size), f"the dataset {name}")
                 with Progress(size / 1e6, f"read {name}", "MB") as bar:
                     texts = shuffled(_watched(found, bar), how.seed, size, scratch, on_duplicate)
-                    first = list(islice(texts, 1))  # which takes reading all of them
+                    first = list(islice(texts, 1))  # this reads all of them
                 texts = _counted(chain(first, texts), tally)
                 info = write_corpus(name, source, texts, settings, round(bar.done * 1e6), {SUMMARY: tally.to_json})
         except BadText as error:
@@ -102,23 +102,23 @@ def import_files(name: str, source: str, files: list[Path], how: How) -> CorpusI
 
 
 class NameTakenError(UserError):
-    """The name of a corpus stands for another source."""
+    """A corpus from another source has the name already."""
 
 
 def require_source(before: CorpusInfo | None, source: str) -> None:
-    """NameTakenError when a corpus that is there is of another source than `source`."""
+    """NameTakenError if the existing corpus comes from another source than `source`."""
     if before and before.source != source:
         problem = f"the name {before.name!r} already stands for {before.source}"
         raise NameTakenError(problem, f"Give {source} another one: --name NAME")
 
 
 def document_limit(size: int) -> int:
-    """Characters of a document, in text of `size` bytes: none should be larger than all of validation."""
+    """Most characters of a document, for text of `size` bytes: none should exceed the validation shard."""
     return min(max(size // VAL_EVERY, SHORTEST_CUT), textfiles.LIMIT)
 
 
 def or_skip(error: UserError, files: int = 2) -> UserError:
-    """The same error with one more way out, unless nothing would be left of that many `files`."""
+    """The same error with --skip-bad as one more remedy, unless that would leave none of the `files`."""
     if files == 1 and isinstance(error, BadText) and error.reason == NO_TEXT:
         return error
     return UserError(error.problem, *(error.remedies or ("Mend it",)), "Leave out what is bad with --skip-bad")
@@ -145,13 +145,13 @@ def _counted(documents: Iterable[str], tally: Tally) -> Iterator[str]:
 
 
 def one_at_a_time() -> AbstractContextManager[int]:
-    """Held by the one process that makes corpora of what is on this machine; another one waits, and says so."""
+    """The lock of the process that makes corpora from local text; another one waits for it, and says so."""
     return lock.hold(base_dir() / "data" / LOCK, "another process is importing text")
 
 
 @contextmanager
 def _empty_folder(path: Path) -> Iterator[Path]:
-    """A new folder that is gone afterwards, and so is what a killed process left of it."""
+    """A new folder, deleted afterwards; first deletes what a killed process left in it."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:

@@ -36,7 +36,7 @@ class ShardInfo:
 class CorpusInfo:
     """A corpus on disk. source: where it came from; settings: how it was made; last shard: validation.
 
-    skipped: shards for training that were planned too, and turned out to be bad. They stay left out.
+    skipped: planned training shards that turned out to be bad; they stay left out.
     """
 
     name: str
@@ -74,7 +74,7 @@ class CorpusInfo:
 
     @property
     def train_size(self) -> int:
-        """Bytes of all training shards that were planned: the same while they arrive, and when one must be skipped."""
+        """Bytes of all planned training shards: does not change as they arrive or if one is skipped."""
         return sum(shard.size for shard in (*self.shards[:-1], *self.skipped))
 
     def files(self, split: str) -> list[Path]:
@@ -103,7 +103,7 @@ class CorpusInfo:
 def corpus_names() -> list[str]:
     """Corpora that are prepared under the base dir."""
     names = (file.parent.name for file in (base_dir() / "data").glob(f"*/{META}"))
-    return sorted(name for name in names if not name.startswith("."))  # in the making, or moved away
+    return sorted(name for name in names if not name.startswith("."))  # not those being made or moved away
 
 
 def find_info(name: str) -> CorpusInfo | None:

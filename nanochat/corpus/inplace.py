@@ -1,4 +1,4 @@
-"""A folder of ready-made shards as a corpus, without a copy; only a shard with bad rows is copied, when asked."""
+"""Use a folder of ready-made shards as a corpus without a copy; with skip_bad, copy only shards with bad rows."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MENDED = "mended"
 
 
 def use_in_place(name: str, source: str, files: list[Path], skip_bad: bool = False) -> CorpusInfo:
-    """The shards `files` of one folder, the last one for validation, as corpus `name`.
+    """Make corpus `name` of the shards `files` of one folder, the last one for validation.
 
-    A shard of the size that it had before is not read through again. With skip_bad, one with bad rows is copied
-    without them to MENDED in the corpus's folder, beside links to the others, and one that cannot be read is left out.
+    A shard whose size has not changed is not read again. With skip_bad, a shard with bad rows is copied without them
+    to MENDED in the corpus's folder, beside links to the others, and an unreadable shard is left out.
     """
     ready = _ready(name, source, files, skip_bad)
     if ready:
         return ready
     with one_at_a_time():
-        # again: another process may have been at work while this one waited
+        # again: another process may have changed it while we waited
         require_source(find_info(name), source)
         return _ready(name, source, files, skip_bad) or _read_through(name, source, files, skip_bad)
 
@@ -44,7 +44,7 @@ def _ready(name: str, source: str, files: list[Path], skip_bad: bool) -> CorpusI
 
 
 def _known(before: CorpusInfo | None, files: list[Path]) -> dict[Path, ShardInfo]:
-    """What was found out before about those of `files` that have the size they had then."""
+    """The earlier ShardInfo of each of `files` whose size has not changed."""
     if before is None or before.folder != files[0].parent:
         return {}
     shards = {(shard.file, shard.size): shard for shard in before.shards}
@@ -73,7 +73,7 @@ def _read_through(name: str, source: str, files: list[Path], skip_bad: bool) -> 
 
 
 def _first_bad(file: Path) -> BadText | None:
-    """What is wrong with the first bad row of a shard, or with all of it."""
+    """The error for the first bad row of a shard or for all of it, if any."""
     try:
         for _ in parquet_texts(file, ("text",), Tally()):
             pass
@@ -83,7 +83,7 @@ def _first_bad(file: Path) -> BadText | None:
 
 
 def _without_bad(name: str, source: str, files: list[Path], good: dict[Path, ShardInfo]) -> CorpusInfo:
-    """Links to the good shards, and copies of what can be read of the others."""
+    """Link the good shards, and copy the readable rows of the others."""
     folder = data_dir(name) / MENDED
     tally = Tally(skip_bad=True)
     shards: list[ShardInfo] = []

@@ -11,11 +11,11 @@ from nanochat.corpus.decoding import AROUND, not_utf8, read_text, utf8_blocks
 from nanochat.corpus.tally import BadText, Tally
 
 LINE_LIMIT = 1 << 30  # bytes of a line, which is held in memory
-OPENINGS = ("[", "{", "[{")  # a first line that is no JSON by itself, since the value goes on over many lines
+OPENINGS = ("[", "{", "[{")  # a first line that begins a JSON value of many lines
 
 
 def json_rows(path: Path, tally: Tally) -> Iterator[tuple[str, Any]]:
-    """(place for errors, value) of every row; what cannot be read is up to the tally.
+    """Yield (place for errors, value) of every row; the tally decides about unreadable ones.
 
     A row is a line that is not blank, or an entry of a list of rows when the file is one JSON value.
     """
@@ -50,7 +50,7 @@ def _whole_file(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _is_list_of_rows(value: Any) -> bool:
-    """Whether this is a list of rows, and no row itself: a conversation may be a bare list of messages."""
+    """Whether this is a list of rows, not a row itself: a conversation may be a bare list of messages."""
     first = value[0] if isinstance(value, list) and value else None
     return isinstance(first, list) or (isinstance(first, dict) and "role" not in first)
 
@@ -71,14 +71,14 @@ def _text(line: bytes | None, offset: int, path: Path, place: str, advise: bool)
     if line is None:
         raise BadText(f"{place} is longer than {LINE_LIMIT:,} bytes", "Cut it into several", "lines too long")
     try:
-        return line.decode("utf-8").lstrip("\ufeff")  # also on later lines: files were put one behind another
+        return line.decode("utf-8").lstrip("\ufeff")  # also on later lines, if files were concatenated
     except UnicodeDecodeError as error:
         around = line[max(0, error.start - AROUND) : error.start + AROUND] if advise else b""
         raise not_utf8(path, offset + error.start, "not UTF-8", around) from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """(offset in the text, bytes) of every line; None for bytes of a line above LINE_LIMIT."""
+    """Yield (offset in the text, bytes) of every line; None as bytes above LINE_LIMIT."""
     parts: list[bytes] = []  # of the line that is being read
     size, offset = 0, 0
     old_mac: bool | None = None  # whether lines end in a carriage return alone
@@ -89,7 +89,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
         for end in ends:
             size += len(end) + 1
             line = b"".join([*parts, end]) if size <= LINE_LIMIT else None
-            parts = []  # before the line is used, since it may be large
+            parts = []  # freed before the line is used, since it may be large
             yield offset, line
             offset, size = offset + size, 0
         size += len(rest)

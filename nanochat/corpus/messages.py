@@ -1,4 +1,4 @@
-"""Conversations as files spell them: ours, and OpenAI's format for fine-tuning."""
+"""Read conversations from files: our format, and OpenAI's format for fine-tuning."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
 
-PYTHON = ("python", "calculator", "code_interpreter")  # functions that stand for the tool that models here have
+PYTHON = ("python", "calculator", "code_interpreter")  # function names accepted for the one tool of our models
 
 
 def conversation_of(messages: Any) -> Conversation:
-    """The conversation that a list of messages spells, which may be JSON in a text, as some tables have it.
+    """The conversation in a list of messages, or in a string with such a list as JSON, as some tables have it.
 
     UserError names the first thing that is wrong.
     """
@@ -25,25 +25,25 @@ def conversation_of(messages: Any) -> Conversation:
 
 
 def from_openai(messages: Any) -> Any:
-    """Messages of OpenAI's fine-tuning format as ours; what is neither comes back as it is.
+    """Convert messages from OpenAI's fine-tuning format to ours; anything else is returned unchanged.
 
-    "developer" is another word for "system". An assistant's tool calls, the tool's answers and what the assistant says
-    then become the parts of one message. UserError for what cannot be said here.
+    "developer" counts as "system". An assistant's tool calls, the tool's answers and the assistant's text after them
+    become the parts of one message. UserError for what our format cannot hold.
     """
     if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
         return messages
     if old := next((place for place, message in enumerate(messages, 1) if message.get("function_call")), 0):
         raise UserError(
-            f"message {old} has a function_call, the old form of a call of the tool",
+            f"message {old} has a function_call, the old form of a tool call",
             'Write "tool_calls": [{"id": "1", "type": "function", "function": {...}}], and the answer to it as '
             '{"role": "tool", "tool_call_id": "1", "content": "..."}',
         )
     turns: list[dict[str, Any]] = []
-    parts: list[dict[str, Any]] = []  # of the assistant's message that a tool answers
+    parts: list[dict[str, Any]] = []  # of an assistant message with tool calls
     for place, message in enumerate(messages, 1):
         role = message.get("role")
         if role == "assistant" and message.get("weight") not in (None, 1):
-            raise UserError(f"message {place} has weight {message['weight']}", "All answers are learnt: leave it out")
+            raise UserError(f"message {place} has weight {message['weight']}", "All answers are trained on: remove it")
         if role in ("tool", "function") and parts:
             _answer(parts, message, place)
             continue
@@ -71,7 +71,7 @@ def _text(content: Any) -> list[dict[str, Any]]:
 
 
 def _call(call: Any, place: int) -> dict[str, Any]:
-    """The code that a call of the tool runs: the only text among its arguments."""
+    """The code that a tool call runs: its only argument, a string."""
     function = call.get("function") if isinstance(call, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if not isinstance(function, Mapping) or name not in PYTHON:
@@ -84,12 +84,12 @@ def _call(call: Any, place: int) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         code = None
     if not isinstance(code, str):
-        raise UserError(f"message {place} calls {name} with other arguments than one text", 'Write {"code": "1 + 2"}')
+        raise UserError(f"message {place} calls {name} with other arguments than one string", 'Write {"code": "1 + 2"}')
     return {"type": "python", "text": code, "id": call.get("id")}
 
 
 def _answer(parts: list[dict[str, Any]], message: Mapping[str, Any], place: int) -> None:
-    """Put a tool's answer behind the call that it belongs to."""
+    """Insert a tool's answer after its call."""
     content = message.get("content")
     if not isinstance(content, str) and isinstance(content, Sequence):
         content = "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
@@ -98,14 +98,14 @@ def _answer(parts: list[dict[str, Any]], message: Mapping[str, Any], place: int)
             del part["id"]
             parts.insert(at + 1, {"type": "python_output", "text": content})
             return
-    raise UserError(f"message {place} answers no call of the tool", "Give it the id of a call before it")
+    raise UserError(f"message {place} answers no call of the tool", "Give it the id of an earlier call")
 
 
 def _complete(parts: list[dict[str, Any]]) -> None:
     if any(map(_is_open, parts)):
-        raise UserError("a call of the tool has no answer", "Add the tool's message behind it")
+        raise UserError("a tool call has no answer", "Add the tool's message after it")
 
 
 def _is_open(part: Any) -> bool:
-    """Whether this is a call of the tool that waits for its answer: only those have an id."""
+    """Whether this is a tool call without an answer yet: only those have an id."""
     return isinstance(part, Mapping) and part.get("type") == "python" and "id" in part

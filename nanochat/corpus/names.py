@@ -34,9 +34,9 @@ BUILT_IN = (TINYWORLD, *HUB_CORPORA, "hub")
 
 
 def corpus_name(dataset: str) -> str:
-    """The name that `prepare(dataset)` gives a corpus: that of its file or folder when it is a path.
+    """The name that `prepare(dataset)` gives a corpus; for a path, the name of its file or folder.
 
-    Where that stands for something else already, a few digits are added that belong to the path.
+    If another corpus has that name already, a few digits of the path's hash are added.
     """
     path = Path(dataset)
     if dataset == TINYWORLD or dataset in HUB_CORPORA or not path.exists():
@@ -53,12 +53,12 @@ def corpus_name(dataset: str) -> str:
 
 
 def _ascii_slug(text: str) -> str:
-    """What older versions, which knew no other letters, made of a name."""
+    """The ASCII slug that older versions made of a name."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 
 def load_info(name: str) -> CorpusInfo:
-    """The prepared corpus `name`, or the one of that path; UserError when a shard is missing and is not on its way."""
+    """The prepared corpus `name`, or that of the path; UserError if a shard is neither there nor being downloaded."""
     path = Path(name)
     info = find_info(name) or find_info(corpus_name(name) if path.exists() else slug(path.name))
     if info is None:
@@ -66,7 +66,7 @@ def load_info(name: str) -> CorpusInfo:
         if name == TINYWORLD or name in HUB_CORPORA or path.exists():
             remedy = f"Run python -m nanochat.dataset --dataset {name}"
         else:
-            remedy = f"Import your text as it: nanochat dataset import PATH --name {slug(name)}"
+            remedy = f"Import your text under that name: nanochat dataset import PATH --name {slug(name)}"
         remedy += f", or use one of: {ready}" if ready else ""
         raise UserError(f"there is no prepared dataset {name!r}", remedy)
     arriving = bool(info.pending) and downloading(info.folder)
@@ -77,7 +77,7 @@ def load_info(name: str) -> CorpusInfo:
             continue
         if shard.pending or not (info.folder / shard.file).is_file():
             again = f"--dataset {info.source if Path(info.source).exists() else name}"
-            if "files" in info.settings:  # which an import writes down
+            if "files" in info.settings:  # only an import records this
                 again = f"import {info.source} --name {info.name}"
             remedy = f"Run python -m nanochat.dataset {again} again"
             if shard.pending:

@@ -1,4 +1,4 @@
-"""Which failures of a request to the Hub are worth another one, and how long to wait before it."""
+"""Which failed Hub requests to retry, and how long to wait first."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-RETRIES = 10  # failures in a row, without one new byte, that a transfer survives: with these pauses five minutes
+RETRIES = 10  # failures in a row without a new byte that a transfer survives: five minutes of pauses
 FIRST_PAUSE = 1.0  # seconds; doubles with every failure
 LONGEST_PAUSE = 60.0
-LONGEST_ASKED = 900.0  # a server that asks for more patience than this is asked again sooner
-TRANSIENT = (408, 425, 429)  # and all from 500
+LONGEST_ASKED = 900.0  # if a server asks for a longer wait, we retry after this
+TRANSIENT = (408, 425, 429)  # and 500 or above
 
 
 def is_transient(error: Exception) -> bool:
     """Whether the same request may work later: connections that fail or break off, 408, 425, 429 and 5xx."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    # neither of these is the weather: HF_HUB_OFFLINE is set, the name or the answer makes no sense
+    # permanent: HF_HUB_OFFLINE is set, or the name or the answer makes no sense
     if isinstance(error, (OfflineModeIsEnabled, ValueError, TypeError, LookupError, AttributeError)):
         return False
     status = _status(error)
@@ -27,14 +27,14 @@ def is_transient(error: Exception) -> bool:
 
 
 def is_answer(error: Exception) -> bool:
-    """Whether there is a server at all: it answered, if only with an error."""
+    """Whether a server answered, even if with an error."""
     return _status(error) is not None
 
 
 def pause(error: Exception, failures: int) -> float:
-    """Seconds to wait after the failure number `failures` in a row (from 1), or more where the server asks for it.
+    """Seconds to wait after `failures` failures in a row (at least 1), or longer if the server asks for it.
 
-    The random part keeps many readers from coming back all at once.
+    The random part keeps many clients from retrying at the same moment.
     """
     backoff = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * random.uniform(0.5, 1.5)
     headers = getattr(getattr(error, "response", None), "headers", None)

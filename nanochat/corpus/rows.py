@@ -45,7 +45,7 @@ def _conversation_text(messages: list[Any] | str, place: str) -> str:
 
 
 def parquet_texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
-    """The texts of all rows, from the first of `columns` that there is; see parquet_rows."""
+    """The texts of all rows, from the first of `columns` that exists; see parquet_rows."""
     for place, row in parquet_rows(path, columns, tally, OTHER_COLUMN):
         try:
             text = row_text(row, place, tuple(row))
@@ -58,10 +58,10 @@ def parquet_texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterato
 def parquet_rows(
     path: Path, columns: tuple[str, ...], tally: Tally, hint: str = ""
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place for errors, {column: value}) of all rows, of the first of `columns` that there is.
+    """Yield (place for errors, {column: value}) of each row, for the first of `columns` that exists.
 
-    A bad row or row group is up to the tally. BadText when nothing of the file can be read. hint: what else to do when
-    the file has none of the columns.
+    The tally decides about a bad row or row group. BadText if nothing in the file can be read. hint: a further remedy
+    if the file has none of the columns.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

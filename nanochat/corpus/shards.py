@@ -18,27 +18,27 @@ from nanochat.corpus.info import META, CorpusInfo, ShardInfo, find_info
 from nanochat.corpus.names import load_info
 
 CACHE_BYTES = 256 << 20  # of decoded row groups, per reader
-FOOTERS = 8  # kept in memory, per reader: the streams of a training are never far apart
-POLL = 1.0  # seconds between two looks for a shard that is being downloaded
-# In a shard of the Hub that leaves out all of it.
+FOOTERS = 8  # kept in memory per reader: the streams of a run are never far apart
+POLL = 1.0  # seconds between two checks for a shard that is being downloaded
+# For a shard of the Hub, this leaves out the whole shard.
 NO_TEXT = "Prepare it without such rows: python -m nanochat.dataset --dataset NAME --skip-bad"
 
 
 class Shards:
     """The documents of one split by number: `shards.get_many([3, 1]) -> [text, text]`.
 
-    A file is opened when a document in it is asked for. One that is being downloaded is waited for, until meta.json
-    says that it has arrived or was skipped: then the documents are numbered as if it had never been planned.
-    Any size of row groups works; those used last stay in memory, so neighbours are cheap.
-    Threads may share one.
+    A file is opened when one of its documents is needed. If it is still being downloaded, the call waits until
+    meta.json says that it has arrived or was skipped; a skipped file is not counted in the document numbers.
+    Row groups may have any size; those used last stay in memory, so neighbours are cheap.
+    Threads may share one instance.
     """
 
     def __init__(self, files: Sequence[Path], corpus: CorpusInfo | None = None) -> None:
-        """corpus: the one whose files these are; its meta.json is believed about them."""
+        """corpus: the corpus of these files; its meta.json is trusted."""
         self._corpus = corpus
         self._notes = {shard.file: shard for shard in corpus.shards} if corpus else {}
         self._coming = deque(files)  # files whose documents have no numbers yet
-        self._files: list[Path] = []  # files whose documents have
+        self._files: list[Path] = []  # files whose documents have numbers
         self._starts: list[int] = []  # document number at which the file begins
         self._count = 0  # documents in them
         self._layout = lru_cache(FOOTERS)(self._read_layout)
@@ -56,7 +56,7 @@ class Shards:
         return cls(corpus.files(split), corpus)
 
     def __len__(self) -> int:
-        """All documents: waits for the last shard."""
+        """The number of documents; waits for the last shard."""
         while self._reaches(self._count):
             pass
         return self._count
@@ -65,7 +65,7 @@ class Shards:
         return self.get_many([index])[0]
 
     def wrapped(self, number: int) -> int:
-        """The index of document `number` where counting goes on at the first one after the last."""
+        """The index of document `number` if the count starts over after the last document."""
         return number if self._reaches(number) else number % self._count
 
     def get_many(self, indices: Sequence[int]) -> list[str]:
@@ -116,7 +116,7 @@ class Shards:
         self._coming.popleft()
         self._files.append(path)
         self._starts.append(self._count)
-        self._count += documents  # last: other threads may read below it now
+        self._count += documents  # last: other threads may then read up to it
 
     def _read_layout(self, path: Path) -> tuple[Any, list[int]]:
         """A file's footer, and for each of its row groups the number of rows before it."""
@@ -150,15 +150,15 @@ class Shards:
 
 
 def _arrival(corpus: CorpusInfo, path: Path) -> ShardInfo | None:
-    """Wait until meta.json has the planned shard `path`: what it says, or None for one that was skipped.
+    """Wait until meta.json lists the planned shard `path` as arrived; return its entry, or None if it was skipped.
 
-    The file may be there long before: it counts when it was read through. UserError when nobody is downloading.
+    The file may exist long before: it counts only once it has been checked. UserError if no download is running.
     """
     from nanochat.corpus.hub import downloading
 
     idle, said = 0, False
     while True:
-        # Asked first: a download may end between two questions, and what it wrote last is read after this one.
+        # Ask this first: if the download ends right after, the meta.json read below has its last entry.
         idle = 0 if downloading(corpus.folder) else idle + 1
         now = find_info(corpus.name)
         if now and any(shard.file == path.name for shard in now.skipped):
@@ -166,10 +166,10 @@ def _arrival(corpus: CorpusInfo, path: Path) -> ShardInfo | None:
         note = next((shard for shard in now.shards if shard.file == path.name), None) if now else None
         if note and not note.pending:
             return note
-        if idle == 2:  # in a row: somebody may just be starting it again
+        if idle == 2:  # in a row: the download may just be restarting
             raise UserError(
                 f"{path} is missing, and no download is under way",
-                "Run the download again (python -m nanochat.dataset), which goes on where it was",
+                "Run the download again (python -m nanochat.dataset); it continues where it stopped",
             )
         if not idle and not said:
             say(f"waiting for {path.name}, which is being downloaded")
@@ -179,7 +179,7 @@ def _arrival(corpus: CorpusInfo, path: Path) -> ShardInfo | None:
 
 @contextmanager
 def opened(path: Path, footer: Any = None) -> Iterator[Any]:
-    """A pyarrow ParquetFile with a column `text` and at least one row; UserError names a file that is not."""
+    """Open a pyarrow ParquetFile; UserError names a file without a column `text` or without rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -200,7 +200,7 @@ def opened(path: Path, footer: Any = None) -> Iterator[Any]:
 
 
 def scan(path: Path) -> ShardInfo:
-    """Read a shard through: proves that it is whole, and counts documents and bytes."""
+    """Read all of a shard to check that it is complete, and count its documents and bytes."""
     import pyarrow.compute as pc
 
     total = 0

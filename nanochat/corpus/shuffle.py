@@ -1,4 +1,4 @@
-"""A fixed random order for more text than fits in memory, without duplicates when asked."""
+"""Shuffle more text than fits in memory, reproducibly, and remove duplicates if asked."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from itertools import chain
 from pathlib import Path
 
 PILE = 64 << 20  # bytes shuffled in memory at once
-OVERHEAD = 100  # bytes that Python needs for a document beside its text
+OVERHEAD = 100  # bytes that Python needs per document besides its text
 MAX_PILES = 256  # files open at once
 
 OnDuplicate = Callable[[], None] | None
 
 
 def disk_needed(text_bytes: int) -> int:
-    """Bytes on the disk that `text_bytes` of text take while they are shuffled and what comes out is written.
+    """Disk space in bytes for shuffling `text_bytes` of text and writing the result.
 
-    A pile goes when the next one is begun, so that up to one pile of text is there twice.
+    A pile is deleted when the next one is begun, so at most one pile of text is on disk twice.
     """
     return text_bytes + max(min(text_bytes, PILE), text_bytes // MAX_PILES)
 
@@ -29,11 +29,11 @@ def disk_needed(text_bytes: int) -> int:
 def shuffled(
     documents: Iterable[str], seed: int, expected_bytes: int, scratch: Path, on_duplicate: OnDuplicate = None
 ) -> Iterator[str]:
-    """All documents in an order that the seed decides; memory does not grow with their number.
+    """All documents in an order set by the seed; memory use does not grow with their number.
 
     expected_bytes: about how much text will come; a wrong guess costs time, not memory.
     scratch: a folder that can hold all the text for a while.
-    on_duplicate: called for each document that came before, which is then left out; None keeps them all.
+    on_duplicate: called for each repeated document, which is then left out; None keeps them all.
     """
     texts = (text.encode("utf-8") for text in documents)
     for data in _shuffled(texts, random.Random(seed), expected_bytes, scratch, on_duplicate):
@@ -43,10 +43,10 @@ def shuffled(
 def _shuffled(
     documents: Iterator[bytes], rng: random.Random, expected_bytes: int, scratch: Path, on_duplicate: OnDuplicate
 ) -> Iterator[bytes]:
-    """What fits in memory is shuffled there. More is dealt to random piles in files, which are shuffled one after the
-    other: the same as shuffling all at once. A pile that is itself too large is dealt again.
+    """Shuffle in memory what fits there. Deal more to random piles in files and shuffle these one after the other: the
+    result is the same as shuffling all at once. A pile that is too large itself is dealt again.
 
-    When duplicates shall go, a document's text decides its pile, so that equal ones meet.
+    To remove duplicates, choose a document's pile by its text, so that equal ones meet.
     """
     held, rest = _fill(documents, on_duplicate)
     if rest is None:

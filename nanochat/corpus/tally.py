@@ -1,4 +1,4 @@
-"""What became of the rows of files: how many are documents, how many were left out, and why."""
+"""Count how many rows of files became documents, how many were left out, and why."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from nanochat.console import UserError, warn
 from nanochat.paths import base_dir
 
-NO_TEXT = "no text"  # why a whole file is left out that is something else
+NO_TEXT = "no text"  # the reason for leaving out a file that is not text
 NAMED = 20  # bad rows that are named one by one; the rest is only counted
 
 
 class BadText(UserError):
-    """A row or a file that is no text. reason: a few words that a summary counts it under."""
+    """A row or a file that is not text. reason: a few words for it in a summary."""
 
     def __init__(self, problem: str, remedy: str, reason: str):
         super().__init__(problem, remedy)
@@ -22,14 +22,14 @@ class BadText(UserError):
 
 
 def again(path: Path) -> str:
-    """What to do about a damaged file: those under the base dir were made or downloaded, which is done again."""
+    """The remedy for a damaged file; files under the base dir can be made or downloaded again."""
     if path.absolute().is_relative_to(base_dir().absolute()):
         return f"Delete {path} and run the command again"
     return "The file may be damaged or cut short; get it again"
 
 
 def unreadable(path: Path, error: Exception, remedy: str) -> BadText:
-    """What to raise about a file when reading it failed with `error`."""
+    """The error to raise when reading a file failed with `error`."""
     reason = (getattr(error, "strerror", None) or str(error)).split("\n")[0][:150]
     return BadText(f"cannot read {path} ({reason})", remedy, "files that could not be read to their end")
 
@@ -40,7 +40,7 @@ class Tally:
 
     skip_bad: leave bad rows out, naming the first ones, instead of stopping at the first.
     documents, characters: what was kept. cut: rows so long that they became several documents.
-    halved: rows with half of a surrogate pair, which JSON can spell and UTF-8 cannot hold, so that it became a ?.
+    halved: rows with an unpaired surrogate, which JSON allows and UTF-8 does not; it became a ?.
     dropped: what was left out, by reason.
     """
 
@@ -56,7 +56,7 @@ class Tally:
         self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def bad(self, error: BadText, count: int = 1) -> None:
-        """`count` bad rows, which `error` describes: raises it, or counts them when bad ones are to be skipped."""
+        """Raise `error`, or with skip_bad count the `count` bad rows that it describes."""
         if not self.skip_bad:
             raise error
         self.drop(error.reason, count)
@@ -64,7 +64,7 @@ class Tally:
         if self._named <= NAMED:
             warn(f"left out: {error.problem}")
         elif self._named == NAMED + 1:
-            warn("left out: more, which are counted and no longer named")
+            warn("left out: more rows, counted but no longer named one by one")
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Documents of files as people have them: txt, md, jsonl (also packed) and parquet."""
+"""Documents from users' files: txt, md, jsonl (also compressed) and parquet."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from nanochat.corpus.tally import BadText, Tally
 
 TEXT = {".txt", ".text", ".md"}
 LINES = {".jsonl", ".ndjson"}
-ONE = {".json"}  # rows too, when the file itself is named: a folder holds other things of that kind
+ONE = {".json"}  # rows too, but only if named directly: a folder may hold other .json files
 KINDS = "txt, md, jsonl (each also with .gz, .bz2, .xz or .zst) and parquet"
-COLUMNS = ("text", "messages")  # where the text of a row is, unless said otherwise
+COLUMNS = ("text", "messages")  # the default columns for the text of a row
 LIMIT = 100_000  # characters: a longer text file becomes several documents
-ROW_LIMIT = 1_000_000  # and so does a longer row of jsonl or parquet
+ROW_LIMIT = 1_000_000  # the same for a row of jsonl or parquet
 
 
 def text_files(path: Path) -> list[Path]:
@@ -30,7 +30,7 @@ def text_files(path: Path) -> list[Path]:
             raise UserError(f"cannot read text from {path}{is_what and f': it is {is_what}'}", f"Use {KINDS}")
         return [path]
     if not path.is_dir():
-        raise UserError(f"{path} is neither a file nor a folder", "What comes through a pipe must be saved as a file")
+        raise UserError(f"{path} is neither a file nor a folder", "Save the pipe's output as a file first")
     inside = (file for file in sorted(path.rglob("*")) if file.is_file())
     files = [
         file
@@ -43,19 +43,19 @@ def text_files(path: Path) -> list[Path]:
 
 
 def text_size(path: Path) -> int:
-    """About how many bytes of text a file holds (packed files: four times their size)."""
+    """About how many bytes of text a file holds (compressed files: four times their size)."""
     size = path.stat().st_size
     return size * 4 if path.suffix.lower() in {*PACKED, ".parquet"} else size
 
 
 def documents(path: Path, limit: int = LIMIT, column: str | None = None, tally: Tally | None = None) -> Iterator[str]:
-    """Documents of one file; those without a visible character are left out.
+    """Yield the documents of one file, except those without a visible character.
 
-    A row of parquet or a line of jsonl is a document: its `column`, or else its text, or the conversation in its
-    messages. A text file is one up to `limit` characters; beyond, it is cut at paragraph ends, and so are rows
-    above ROW_LIMIT characters.
+    A row of parquet or a line of jsonl is a document: its `column`, or by default its text or the conversation in its
+    messages. A text file of up to `limit` characters is one document; a longer one is cut at paragraph ends, and so
+    are rows above ROW_LIMIT characters.
 
-    tally: counts what is left out or cut, and decides about what cannot be read; without it, that is BadText.
+    tally: counts what is left out or cut, and skips or raises what cannot be read; without it, BadText is raised.
     """
     tally = tally or Tally()
     kind = _kind(path)
@@ -82,7 +82,7 @@ def documents(path: Path, limit: int = LIMIT, column: str | None = None, tally: 
 
 
 def _kind(path: Path) -> str:
-    """The suffix that says how to read the file, without the packing; "" when we cannot."""
+    """The suffix that says how to read the file, ignoring compression; "" if we cannot read it."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if suffixes and suffixes[-1] in PACKED:
         suffixes.pop()
@@ -94,7 +94,7 @@ def _kind(path: Path) -> str:
 
 
 def _whole(rows: Iterator[str], tally: Tally) -> Iterator[str]:
-    """Rows as documents; those above ROW_LIMIT cut, since packing and the tokenizer hold a document in memory."""
+    """Yield rows as documents. Cut those above ROW_LIMIT: packing and the tokenizer hold a document in memory."""
     for text in rows:
         if len(text) <= ROW_LIMIT:
             yield text
@@ -104,7 +104,7 @@ def _whole(rows: Iterator[str], tally: Tally) -> Iterator[str]:
 
 
 def _cut(blocks: Iterable[str], limit: int) -> Iterator[str]:
-    """Stretches of at most `limit` characters, which end where a paragraph, else a line, else a word does."""
+    """Cut text into pieces of at most `limit` characters, at the end of a paragraph, else a line, else a word."""
     rest, some = "", False
     for block in blocks:
         rest += block
@@ -120,7 +120,7 @@ def _cut(blocks: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
-    """The text of every row of a file of lines."""
+    """The text of every row of a jsonl or json file."""
     for place, row in json_rows(path, tally):
         try:
             text = row_text(row, place, columns)
@@ -131,7 +131,7 @@ def _texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
 
 
 def _utf8(text: str, tally: Tally) -> str:
-    """`text` without halves of surrogate pairs, which JSON can spell and no UTF-8 file can hold."""
+    """`text` with a ? for each unpaired surrogate, which JSON allows and UTF-8 does not."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

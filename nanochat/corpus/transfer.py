@@ -1,7 +1,7 @@
-"""One file of the Hub over HTTP: goes on where it stopped, survives faults, and gets its name when it is proven whole.
+"""Download one Hub file over HTTP: resume, survive faults, and give the file its name once its hash is verified.
 
-The client's own `hf_hub_download` throws away what it has of a file when it is interrupted, so the requests are made
-here, with the client's session, addresses, token and errors. They are plain HTTP: xet cannot go on in mid-file.
+The client's `hf_hub_download` discards a partial file when it is interrupted, so the requests are made here, with the
+client's session, URLs, token and errors. They are plain HTTP: xet cannot resume within a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nanochat.corpus import retrying
 from nanochat.paths import sync_folder
 
 DAMAGED_TRIES = 3  # a file that arrives with a wrong hash this often is wrong on the server
-WORTH_SAYING = 3.0  # seconds; shorter pauses pass without a word
+WORTH_SAYING = 3.0  # seconds; shorter pauses are not reported
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class RemoteFile:
     digest: str
 
     def partial(self, folder: Path) -> Path:
-        """Where the bytes that have arrived wait; another content of the same name has another place."""
+        """The path of the partial file; other content under the same name gets another path."""
         path = folder / self.name
         return path.with_name(f".{path.name}.{self.digest[:12]}.part")
 
     def is_at(self, path: Path) -> bool:
-        """Whether `path` is this file; reads it through."""
+        """Whether `path` has this file's content; reads all of it."""
         try:
             with open(path, "rb") as content:
                 return not self.difference(content)
@@ -51,7 +51,7 @@ class RemoteFile:
             return False
 
     def difference(self, content: BufferedReader) -> str:
-        """What shows that an open file is not this one; "" when it is."""
+        """How an open file differs from this one; "" if it does not."""
         size = os.fstat(content.fileno()).st_size
         if size != self.size:
             return f"{size} bytes instead of {self.size}"
@@ -64,7 +64,7 @@ class RemoteFile:
 
 
 class Stopped(Exception):
-    """The download was called off; what had arrived of the file is kept."""
+    """The download was cancelled; the partial file is kept."""
 
 
 class _Damaged(Exception):
@@ -76,9 +76,9 @@ def fetch(
 ) -> None:
     """Get `file` into `folder`.
 
-    advance: told of every change of the bytes that are there (a negative number when some are thrown away).
+    advance: called with every change in the number of bytes received (negative if some are discarded).
     timeout: seconds without a byte after which the connection counts as broken.
-    Raises the HTTP client's error when it fails for good, UserError for wrong content or a disk that fails, Stopped.
+    Raises the HTTP client's error if it fails for good, UserError for wrong content or a disk error, or Stopped.
     """
     part = file.partial(folder)
     failures = damaged = 0
@@ -113,7 +113,7 @@ def fetch(
     with _disk(part):
         os.replace(part, folder / file.name)
         sync_folder(part.parent)
-        for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.*.part"):  # of what the name once stood for
+        for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.*.part"):  # of older content under this name
             old.unlink()
 
 
@@ -138,7 +138,7 @@ def _receive(
     if there:
         headers["Range"] = f"bytes={there}-"
     with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
-        if response.status_code == 416:  # nothing behind what is there: the server's file is another one
+        if response.status_code == 416:  # no bytes after ours: the server has another file
             raise _Damaged(f"the server has less than {file.size} bytes")
         hf_raise_for_status(response)
         if there and response.status_code != 206:  # the server sends all of it again
@@ -161,7 +161,7 @@ def _receive(
 
 
 def _verify(file: RemoteFile, part: Path) -> None:
-    """Make `part` last on the disk; _Damaged when it is not `file`."""
+    """Sync `part` to the disk; _Damaged if its content is not that of `file`."""
     with _disk(part), open(part, "rb") as content:
         os.fsync(content.fileno())
         difference = file.difference(content)
@@ -171,7 +171,7 @@ def _verify(file: RemoteFile, part: Path) -> None:
 
 @contextmanager
 def _disk(part: Path) -> Iterator[None]:
-    """What the system refuses in here is the fault of the disk: the client has errors of its own for the network."""
+    """Report any OSError in here as a disk failure: for the network, the client raises other errors."""
     try:
         yield
     except OSError as error:

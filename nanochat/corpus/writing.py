@@ -74,10 +74,10 @@ def write_corpus(
     expected_bytes: int,
     extra: dict[str, Any] | None = None,
 ) -> CorpusInfo:
-    """Write documents, which come in random order, as the shards of corpus `name`: all of it or nothing.
+    """Write documents, already in random order, as the shards of corpus `name`: all or nothing.
 
     expected_bytes: about how much text will come, for the progress bar.
-    extra: file name -> JSON value to stand beside the shards, or a function that gives it when all is written.
+    extra: file name -> JSON value to write beside the shards, or a function that returns it, called at the end.
     """
     folder = data_dir(name)
     with replace_folder(folder) as part, Progress(expected_bytes / 1e6, f"dataset {name}", "MB") as bar:

@@ -1,10 +1,10 @@
-"""From documents to the micro-batches of one optimiser step, the same whatever the number of ranks.
+"""Packs documents into the micro-batches of an optimiser step, the same for any number of ranks.
 
-Row n of the run comes from stream n % STREAMS and goes to rank n % world, so the union over ranks does not change with
-their number, which only has to divide the rows of a step. A rank packs the streams that some row of its own comes
-from: STREAMS / gcd(STREAMS, world) of them. So 2, 4, 8 and 16 ranks share the work; an odd number of ranks each does
-all of it, and beyond 16 ranks each does at least a sixteenth. Since one core packs 8 million tokens a second, that only
-matters from about fifty GPUs on: take a number of ranks with a large power of two in it.
+Row n of the run comes from stream n % STREAMS and goes to rank n % world. So all ranks together get the same rows for
+any number of ranks that divides the rows of a step. A rank packs every stream that one of its rows comes from:
+STREAMS / gcd(STREAMS, world) of them. So 2, 4, 8 and 16 ranks share the work; with an odd number, each does all of
+it, and beyond 16, each does at least a sixteenth. Since one core packs 8 million tokens a second, this matters only
+from about fifty GPUs on: then use a number of ranks divisible by a large power of two.
 
 Reading, tokenising and packing run ahead in a thread.
 """
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STREAMS = 16
 AHEAD = 4  # steps packed in advance
-LEAVE = 2.0  # seconds to wait for the thread that packs, when no more is wanted
+LEAVE = 2.0  # seconds to wait for the packing thread at the end
 STATE_VERSION = 2
 
 
@@ -46,13 +46,13 @@ class MicroBatch:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the loss is called with, each (B, ...)."""
+        """The arguments of the loss function, each (B, ...)."""
         return self.ids, self.targets
 
 
 @dataclass(frozen=True)
 class Step:
-    """This rank's part of an optimiser step. valid: its targets that carry loss. state: the loader's, afterwards."""
+    """This rank's part of an optimiser step. valid: its number of targets with loss. state: the loader's after it."""
 
     micro: list[MicroBatch]
     valid: int
@@ -62,8 +62,8 @@ class Step:
 class TextSource:
     """Documents of text shards as <|bos|> + tokens, without end.
 
-    After the last document it starts over by itself, so that their number need not be known (nor all shards be there)
-    before the first epoch has ended.
+    After the last document it starts over, so the first epoch can run before the number of documents is known (and
+    before all shards have arrived).
     """
 
     def __init__(self, shards: Shards, tokenizer: Tokenizer):
@@ -81,8 +81,8 @@ class TextSource:
 class Loader:
     """Iterates over `Step`s without end.
 
-    seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass, of which
-    the last may have fewer. crop: see packing.
+    seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass;
+    the last pass may have fewer. crop: see packing.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Loader:
             raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
         if state and state["version"] != STATE_VERSION:
             raise UserError(
-                f"the place in the data that this checkpoint saved has format version {state['version']}, "
+                f"the data position saved in this checkpoint has format version {state['version']}, "
                 f"not {STATE_VERSION}",
                 "Leave --resume out to start anew",
                 "Move the checkpoints of this run away",
@@ -113,7 +113,7 @@ class Loader:
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
         self.streams = state["of"] if state else STREAMS
-        apart = math.gcd(self.streams, ranks.world)  # a rank's rows, and so its streams, are as far apart
+        apart = math.gcd(self.streams, ranks.world)  # distance between a rank's rows, and so its streams
         states = state["streams"] if state else {}
         self._streams = {
             i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i)))
@@ -124,11 +124,11 @@ class Loader:
         packed = []
         for n in range(self.row, self.row + self.rows):
             if stream := self._streams.get(n % self.streams):
-                row = stream.next_row()  # also one of another rank: the stream moves on
+                row = stream.next_row()  # also for another rank's row: the stream must move on
                 if n % self.ranks.world == self.ranks.rank:
                     packed.append(row)
         self.row += self.rows
-        # numpy, since torch would start threads of its own here, in the way of the training step
+        # numpy, since torch would start threads here that slow down the training step
         ids = np.stack([row for row, _ in packed])
         targets = np.where(np.stack([mask[1:] for _, mask in packed]), ids[:, 1:], -1)
         micro = [
@@ -141,7 +141,7 @@ class Loader:
         return Step(micro, int((targets >= 0).sum()), self._state())
 
     def _state(self) -> dict[str, Any]:
-        """This rank's streams; `merge_states` joins the ranks'."""
+        """The state of this rank's streams; `merge_states` joins those of all ranks."""
         streams = {str(i): s.state() for i, s in self._streams.items()}
         return {"version": STATE_VERSION, "row": self.row, "of": self.streams, "streams": streams}
 
@@ -166,7 +166,7 @@ class Ahead:
         self._thread.start()
 
     def get(self, seconds: float) -> Step | None:
-        """The next step, or None when it is not there within so many seconds; raises what went wrong in the thread."""
+        """The next step, or None if it is not ready within `seconds`; raises the exception of the thread, if any."""
         try:
             item = self._ready.get(timeout=seconds)
         except queue.Empty:
@@ -177,7 +177,7 @@ class Ahead:
 
     def close(self) -> None:
         self._stop.set()
-        self._thread.join(LEAVE)  # one that waits for a shard stays behind, and ends with the process
+        self._thread.join(LEAVE)  # a thread that waits for a shard ends with the process
 
     def _work(self) -> None:
         try:
@@ -195,7 +195,7 @@ class Ahead:
 
 
 def merge_states(states: list[dict[str, Any]]) -> dict[str, Any]:
-    """One state for any number of ranks from the states of all ranks; those with the same stream agree on it."""
+    """Merge the states of all ranks into one for any number of ranks; ranks with the same stream agree on it."""
     merged: dict[str, Any] = {**states[0], "streams": {}}
     for s in states:
         merged["streams"].update(s["streams"])

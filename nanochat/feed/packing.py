@@ -1,13 +1,13 @@
 """Best-fit packing of token sequences into rows of one length, as exactly resumable streams.
 
 Every row starts with <|bos|>, and so does every document in it. A document longer than a row is cut into pieces of a
-row's length, each behind a <|bos|> of its own; a shorter one is never cut. A row starts with the document whose turn it
-is, and then the longest piece that still fits goes in. When none does, the rest of the row shows the beginning of
-the piece that the next row starts with (`crop`, for pretraining: no padding, and nothing is lost, since that piece then
-comes whole) or is padded (conversations).
+row's length, each with its own <|bos|>; a shorter one is never cut. A row starts with the document whose turn it is;
+then the longest piece that still fits is added, until none fits. For conversations, the rest of the row is padded. For
+pretraining (`crop`), it shows the beginning of the piece that starts the next row: there is no padding, and nothing is
+lost, since that piece then comes whole.
 
-Best fit and rows that start with a document are upstream nanochat's, pieces are those of "Fewer Truncations Improve
-Language Modeling" (2024). What is saved of a stream is a few document numbers.
+Best fit and rows that start with a document come from upstream nanochat, pieces from "Fewer Truncations Improve
+Language Modeling" (2024). The saved state of a stream is a few document numbers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SHORTER = "Give shorter questions, or train a model with a longer context"
 
 @dataclass(frozen=True)
 class Example:
-    """One tokenised document: ids (L,), the first <|bos|>, and whether the loss falls on each (None: on all)."""
+    """One tokenised document: ids (L,), the first <|bos|>; mask: which of them carry loss (None: all)."""
 
     ids: np.ndarray
     mask: np.ndarray | None = None
@@ -57,11 +57,11 @@ class Stream:
     def __init__(self, source: Source, index: int, of: int, row: int, crop: bool, state: dict[str, Any] | None = None):
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0  # the documents of the stream are counted 0, 1, 2, ... on through all epochs
-        self.repeated = 0  # tokens since the start that filled up rows and came again
-        self.shift = 0  # how often all documents that are `of` apart taught nothing, and their neighbours were tried
+        self.repeated = 0  # tokens so far that filled up rows and were repeated
+        self.shift = 0  # times that no document `of` apart taught anything, and their neighbours were tried
         self._fruitless = 0  # documents in a row that taught nothing
         self._docs: dict[int, Example] = {}
-        # A document's next piece is <|bos|> and then the ids from its start on. In the order of their turn:
+        # Where each document's next piece starts (it gets a <|bos|> in front), in the order of their turn:
         self._starts: dict[int, int] = {}
         self._pieces: list[tuple[int, int]] = []  # (length of the next piece, number), ascending
         if state is not None:
@@ -70,11 +70,11 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """docs: (number, start of its next piece) of every document that is not used up."""
-        docs = list(self._starts.items())  # all of the present shift: those before have left none
+        docs = list(self._starts.items())  # all of the current shift: earlier ones have none left
         return {"next": self.next, "docs": docs, "repeated": self.repeated, "shift": self.shift}
 
     def next_row(self) -> tuple[np.ndarray, np.ndarray]:
-        """ids (row,) int64 and mask (row,) bool: whether the loss falls on predicting that token."""
+        """ids (row,) int64 and mask (row,) bool: whether predicting that token carries loss."""
         ids = np.empty(self.row, np.int64)
         mask = np.ones(self.row, bool)
         at = 0
@@ -96,7 +96,7 @@ class Stream:
         return ids, mask
 
     def _take(self, docs: Iterable[tuple[int, int]]) -> None:
-        """Fetch documents by number, to go on with each at its `start`; what teaches nothing is left out.
+        """Fetch documents by number, each to continue at its `start`; leave out those that teach nothing.
 
         UserError when no document of the source teaches anything.
         """
@@ -110,7 +110,7 @@ class Stream:
             self._fruitless = 0
             self._docs[number], self._starts[number] = doc, start
             insort(self._pieces, self._piece(number))
-        if self._fruitless >= size // apart:  # all that this stream comes by
+        if self._fruitless >= size // apart:  # all that this stream reaches
             self.shift, self._fruitless = self.shift + 1, 0
             if self.shift >= apart:
                 raise UserError(NOTHING, SHORTER)
@@ -119,7 +119,7 @@ class Stream:
         return 1 + min(len(self._docs[number].ids) - self._starts[number], self.row - 1), number
 
     def _place(self, ids: np.ndarray, mask: np.ndarray, number: int) -> int:
-        """Use up the next piece of a document, whose turn is over then; returns the length."""
+        """Copy the next piece of a document and end the document's turn; returns the piece's length."""
         piece = self._piece(number)
         del self._pieces[bisect_left(self._pieces, piece)]
         self._copy(ids[: piece[0]], mask[: piece[0]], number)
@@ -132,7 +132,7 @@ class Stream:
         return piece[0]
 
     def _copy(self, ids: np.ndarray, mask: np.ndarray, number: int) -> None:
-        """The next piece of a document, or as much of it as `ids` has room for."""
+        """Copy the next piece of a document, or as much of it as `ids` has room for."""
         doc, start = self._docs[number], self._starts[number]
         ids[0] = doc.ids[0]
         ids[1:] = doc.ids[start : start + len(ids) - 1]

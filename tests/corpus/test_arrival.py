@@ -357,7 +357,7 @@ def test_a_shard_that_was_skipped_stays_so(
     write_parquet(whole[1], ["fine", None])
     remote = FakeHub(whole, monkeypatch)
     with pytest.raises(
-        UserError, match=r"row 2 of .*shard_00001.parquet has no text. It is so on the Hub: .*--skip-bad"
+        UserError, match=r"row 2 of .*shard_00001.parquet has no text. The Hub's copy is bad too: .*--skip-bad"
     ):
         remote.get()
     info = remote.get(skip_bad=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,9 +23,8 @@ from hypothesis import strategies as st
 
 from nanochat.commands import identity
 from nanochat.console import UserError
-from nanochat.corpus import retrying
 from nanochat.synthetic.identity import Endpoint, Meter, Persona, conversations, extend, phrases
-from nanochat.synthetic.identity.endpoint import ANSWER_TOKENS
+from nanochat.synthetic.identity.endpoint import ANSWER_TOKENS, LONGEST_BODY
 from nanochat.synthetic.identity.meter import path_of
 from nanochat.synthetic.identity.persona import words_of
 from nanochat.synthetic.identity.writing import MOST_REFUSED, _mistaken, parse
@@ -171,6 +171,21 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_the_client_the_command_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", ["identity", "--name=Ada", "--maker=Jo", "--size=5"])
+    identity.main()  # templates need no client
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--base_url=http://127.0.0.1:1/v1", "--model=m"])
+    with pytest.raises(SystemExit) as stop:
+        identity.main()
+    assert stop.value.code == 2
+    assert "Run pip install -U openai" in capsys.readouterr().err
+
+
 # An endpoint
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -243,8 +258,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(retrying, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(retrying, "LONGEST_PAUSE", 0.002)
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.002)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
@@ -389,23 +404,17 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     assert meter.tokens > 3 * 350 + 2 * ANSWER_TOKENS
 
 
-def test_the_wait_is_as_long_as_the_server_asks_and_grows(server: Server, tmp_path: Path) -> None:
+def test_the_wait_is_as_long_as_the_server_asks_and_grows(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     waits: list[float] = []
-
-    class Clock(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            waits.append(timeout or 0.0)
-            return False
-
     server.script = [(429, {"Retry-After": "7"}, b""), *[(500, {}, b"")] * 3]
     endpoint = Endpoint(server.url, "m")
-    endpoint.stop = Clock()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrying, "FIRST_PAUSE", 1.0)
-        patch.setattr(retrying, "LONGEST_PAUSE", 60.0)
-        patch.setattr("random.uniform", lambda low, high: 1.0)
-        endpoint.ask([{"role": "user", "content": "x"}], Meter(tmp_path / "x", "x"))
-    assert 7 <= waits[0] < 9 and waits[1:] == [2.0, 4.0, 8.0]
+    monkeypatch.undo()  # the client's own pauses
+    monkeypatch.setattr("openai._base_client.random", lambda: 0.0)
+    monkeypatch.setattr("openai._base_client.time", SimpleNamespace(sleep=waits.append, time=time.time))
+    endpoint.ask([{"role": "user", "content": "x"}], Meter(tmp_path / "x", "x"))
+    assert waits == [7.0, 1.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize(
@@ -461,6 +470,19 @@ def test_the_newer_name_of_the_answers_length(server: Server, tmp_path: Path) ->
         ["max_tokens"],
         *[["max_completion_tokens"]] * 3,
     ]
+
+
+def test_the_newer_name_when_several_ask_at_once(server: Server, tmp_path: Path) -> None:
+    server.script = [(400, {}, b"Unsupported parameter: use max_completion_tokens")] * 4
+    ask(server, tmp_path / "x.jsonl", 4, parallel=4)
+    assert sum("max_tokens" in body for body in server.bodies) == 4 == len(server.bodies) - 4
+
+
+def test_an_answer_without_end_is_not_read_to_it(server: Server, tmp_path: Path) -> None:
+    server.script = [(200, {}, b" " * (LONGEST_BODY + 1))]
+    with pytest.raises(UserError, match="more than a conversation"):
+        ask(server, tmp_path / "x.jsonl", 1)
+    assert len(server.bodies) == 1
 
 
 BAD = [
@@ -560,6 +582,44 @@ def test_a_key_for_this_machine_goes_through_no_proxy(
         thread.join()
     assert len(server.bodies) == 2
     assert not proxy.headers
+
+
+def test_another_machine_is_asked_through_the_proxy_of_the_environment(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    endpoint = Endpoint("http://api.example.com/v1", "m", "")
+    endpoint.ask([{"role": "user", "content": "x"}], Meter(tmp_path / "x", "x"))
+    assert [body["path"] for body in server.bodies] == ["http://api.example.com/v1/chat/completions"]
+    monkeypatch.setenv("http_proxy", "nonsense://me:pw@there")
+    Endpoint(server.url, "m")  # needs none
+    with pytest.raises(UserError, match="a proxy that the environment names") as error:
+        Endpoint("http://api.example.com/v1", "m", "")
+    assert "pw" not in str(error.value)
+
+
+def test_the_key_does_not_follow_a_redirect_and_nothing_else_of_the_environment_is_sent(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+        monkeypatch.setenv(name, "private")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "Authorization: Bearer private\nX-Other: private")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/private")
+    with Server() as other:
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        thread.start()
+        server.script = [(status, {"Location": f"{other.url}/chat/completions"}, b"") for status in (301, 307, 308)]
+        for status in (301, 307, 308):
+            with pytest.raises(UserError, match=f"status {status}"):
+                ask(server, tmp_path / "x.jsonl", 1)
+        other.shutdown()
+        thread.join()
+    assert not other.headers
+    assert len(server.headers) == 3
+    for headers in server.headers:
+        assert headers["Authorization"] == f"Bearer {KEY}"
+        assert "private" not in str(headers)
 
 
 def test_no_part_of_a_key_and_no_terminal_command_is_in_an_error(server: Server, tmp_path: Path) -> None:

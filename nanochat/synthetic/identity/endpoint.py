@@ -1,25 +1,28 @@
-"""One question to an OpenAI-compatible server: bounded in size, time and cost, and patient with a busy server."""
+"""One question to an OpenAI-compatible server: bounded in size, time and cost, and patient with a busy server.
+
+The openai client retries, waits and knows proxies and TLS. Every try of it goes through `_Line.send`, which counts it.
+"""
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
+import ssl
 import threading
-import urllib.error
 import urllib.parse
-import urllib.request
-from email.message import Message
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from nanochat.console import UserError
-from nanochat.corpus import retrying
 from nanochat.synthetic.identity.meter import Meter, Tokens
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 ANSWER_TOKENS = 1500  # of one conversation, at most
 TEMPLATE_TOKENS = 64  # that a server may put around a prompt
 TIMEOUT = 120.0  # seconds without a byte
+RETRIES = 10  # failures of one question that are borne
 RETRIES_UNREACHED = 3  # where there is no server, most often the address is wrong
 LONGEST_BODY = 1 << 20  # bytes
 MOST_COUNTED = 1 << 40  # tokens that one request can have used, whatever a server says
@@ -28,27 +31,13 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class LimitReached(Exception):
-    """Another request could cost more than the person allows."""
-
-
-class _Failed(Exception):
-    """An answer with an error status, in the form that `retrying` knows."""
-
-    def __init__(self, status: int, headers: Message, text: str) -> None:
-        super().__init__(f"status {status}: {text}")
-        self.response = SimpleNamespace(status_code=status, headers=headers)
-        self.text = text
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        """None, which makes it an error: urllib would send the key on to another server."""
+    """Another request could cost more than the person allows, or another question has failed for good."""
 
 
 class Endpoint:
     """`base_url` as the OpenAI client takes it (.../v1). The key is read from the environment variable `key_name`.
 
-    UserError for an address that makes no sense, or a key that cannot be sent or would be read on the way.
+    UserError for an address that makes no sense, a key that cannot be sent or would be read on the way, or no client.
     """
 
     def __init__(self, base_url: str, model: str, key_name: str = "OPENAI_API_KEY") -> None:
@@ -63,72 +52,90 @@ class Endpoint:
         if self.key and host.scheme == "http" and not here:
             problem = f"{key_name} would go to {host.hostname} unencrypted, because --base_url begins with http://"
             raise UserError(problem, "Use https://, a tunnel to 127.0.0.1, or --api_key_env='' to send no key")
-        # A proxy could read what goes to this machine, the key with it.
-        self._opener = urllib.request.build_opener(_NoRedirect, *[urllib.request.ProxyHandler({})] * here)
         self._length_name = "max_tokens"
-        self.stop = threading.Event()  # ends pauses
+        self._asking = threading.local()  # the question of each thread: its meter, its worst case, tries in vain
+        self.stop = threading.Event()  # no further request is sent
+        # A proxy could read what goes to this machine, the key with it.
+        self._client = self._connect(proxies=not here)
 
     def ask(self, messages: list[dict[str, str]], meter: Meter) -> str:
         """The answer's text, which may be empty. LimitReached before a request that the meter has no room for.
 
         UserError when the server refuses, makes no sense, or does not recover.
         """
+        from openai import OpenAIError
+
         # A token is at least a byte, so there cannot be more of them.
         most = (sum(len(m["content"].encode()) for m in messages) + TEMPLATE_TOKENS, ANSWER_TOKENS)
-        failures = unreached = 0
+        self._asking.meter, self._asking.most, self._asking.unreached = meter, most, 0
         while True:
-            if not meter.take(most):
-                raise LimitReached
+            length_name = self._length_name
+            body: dict[str, Any] = {"model": self.model, "messages": messages, length_name: ANSWER_TOKENS}
             try:
-                text, used = self._send(messages, most)
-            except (OSError, http.client.HTTPException, ValueError, _Failed) as error:
-                left = isinstance(error, _Failed) and error.response.status_code in GATEWAY_LEFT
-                if isinstance(error, (_Failed, urllib.error.URLError)) and not left:  # refused, or never sent whole
-                    meter.settle(most, (0, 0))
-                if isinstance(error, _Failed) and self._other_length_name(error):
-                    continue
-                failures += 1
-                unreached = unreached + 1 if type(error) is urllib.error.URLError else 0
-                # An account without money is refused like a hasty one, but waiting does not help it.
-                poor = isinstance(error, _Failed) and "insufficient_quota" in error.text
-                over = failures > retrying.RETRIES or unreached > RETRIES_UNREACHED
-                if poor or over or not retrying.is_transient(error):
-                    self._give_up(error)
-                if self.stop.wait(retrying.pause(error, failures)):
-                    self._give_up(error)
-                continue
-            meter.settle(most, used)
-            return text
+                text, used = _answer(self._client.chat.completions.with_raw_response.create(**body).content, most)
+            except (OpenAIError, ValueError) as error:
+                refusal = getattr(error, "response", None)  # else the client's own words are only "Connection error."
+                said = f"status {refusal.status_code}: {refusal.text}" if refusal else str(error.__cause__ or error)
+                newer = said.startswith("status 400") and "max_completion_tokens" in said
+                if not newer or length_name != "max_tokens":
+                    self._give_up(said)
+                self._length_name = "max_completion_tokens"
+            else:
+                meter.settle(most, used)
+                return text
 
-    def _send(self, messages: list[dict[str, str]], most: Tokens) -> tuple[str, Tokens]:
-        body = {"model": self.model, "messages": messages, self._length_name: ANSWER_TOKENS}
-        headers = {"Content-Type": "application/json", "User-Agent": "nanochat"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers)
+    def _connect(self, proxies: bool) -> OpenAI:
         try:
-            with self._opener.open(request, timeout=TIMEOUT) as response:
-                raw = response.read(LONGEST_BODY)
-                if getattr(response, "length", None):  # what is missing of the length that was announced
-                    raise http.client.IncompleteRead(raw)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(2000).decode(errors="replace")
-            raise _Failed(error.code, error.headers, said) from None
+            import httpx2
+            import openai
+        except ImportError:
+            raise UserError("--base_url needs the openai package, 3.57 or newer", "Run pip install -U openai") from None
+        endpoint, asking = self, self._asking
+
+        class _Line(httpx2.Client):
+            def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+                """One try. Only what the question needs is sent: no header that the environment or the client adds."""
+                if endpoint.stop.is_set() or not asking.meter.take(asking.most):
+                    raise LimitReached
+                headers = {"Content-Type": "application/json", "User-Agent": "nanochat", "Accept-Encoding": "identity"}
+                if endpoint.key:
+                    headers["Authorization"] = f"Bearer {endpoint.key}"
+                bare = httpx2.Request(
+                    "POST", endpoint.url, headers=headers, content=request.content, extensions=request.extensions
+                )
+                try:
+                    response = super().send(bare, **{**options, "stream": True})
+                    asking.unreached, raw = 0, b""
+                    with closing(response):
+                        for part in response.iter_raw():
+                            raw += part
+                            if len(raw) > LONGEST_BODY:
+                                raise ValueError("it sent more than a conversation can have")
+                except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+                    asking.meter.settle(asking.most, (0, 0))
+                    asking.unreached += 1
+                    if asking.unreached > RETRIES_UNREACHED:
+                        endpoint._give_up(str(error))
+                    raise
+                if not response.is_success and response.status_code not in GATEWAY_LEFT:
+                    asking.meter.settle(asking.most, (0, 0))
+                told = {name: response.headers.get(name, "") for name in ("retry-after", "x-should-retry")}
+                if b"insufficient_quota" in raw:  # a poor account is refused like a hasty one: waiting does not help it
+                    told["x-should-retry"] = "false"
+                return httpx2.Response(response.status_code, headers=told, content=raw, request=request)
+
         try:
-            return _answer(json.loads(raw), most)
-        except RecursionError:
-            raise ValueError("it sent JSON that is nested too deeply") from None
+            # The key must not follow a redirect to another server, so it is an error.
+            line = _Line(trust_env=proxies, verify=ssl.create_default_context(), follow_redirects=False)
+            base_url = self.url.removesuffix("/chat/completions")
+            return openai.OpenAI(
+                api_key="sent by _Line", base_url=base_url, timeout=TIMEOUT, max_retries=RETRIES, http_client=line
+            )
+        except (ImportError, ValueError, httpx2.InvalidURL):
+            problem = "--base_url, or a proxy that the environment names, cannot be used"
+            raise UserError(problem, "Correct it; for a SOCKS proxy, run pip install socksio") from None
 
-    def _other_length_name(self, error: _Failed) -> bool:
-        """Whether the server wants the answer's length under its newer name, which is tried from now on."""
-        if error.response.status_code != 400 or "max_completion_tokens" not in error.text:
-            return False
-        before, self._length_name = self._length_name, "max_completion_tokens"
-        return before != self._length_name
-
-    def _give_up(self, error: Exception) -> NoReturn:
-        said = str(error)
+    def _give_up(self, said: str) -> NoReturn:
         if self.key:  # some servers repeat it when they refuse it
             said = said.replace(self.key, "(the key)")
         # Cut afterwards, or a part of the key could stay.
@@ -153,13 +160,16 @@ def _checked_url(base_url: str) -> str:
     return url.rstrip("/") + "/chat/completions"
 
 
-def _answer(body: Any, most: Tokens) -> tuple[str, Tokens]:
+def _answer(raw: bytes, most: Tokens) -> tuple[str, Tokens]:
     """Text and tokens used; a server that does not count them is taken to have used a token a byte."""
     try:
+        body = json.loads(raw)
         text = body["choices"][0]["message"].get("content") or ""
         usage = body.get("usage") or {}
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ValueError("it sent JSON without choices") from None
+    except RecursionError:
+        raise ValueError("it sent JSON that is nested too deeply") from None
     if not isinstance(text, str) or not isinstance(usage, dict):
         raise ValueError("it sent JSON whose choices hold no text")
     counted = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
