@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepare the environment and run the checks and tests, on all cores. --slow: the long proofs too, one at a time, since
+# Prepare the environment and run the checks and tests, on all cores. --slow: also the long tests, one at a time, since
 # some need the whole machine. Other arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

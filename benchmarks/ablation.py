@@ -1,9 +1,9 @@
 """What the pieces of pretraining are worth: trainings of equal time, each without one of them.
 
 First the speed of each is measured, in turns on an otherwise idle machine with a warm compile cache; then each trains
-for the steps which the time holds at that speed. So the trainings themselves may run beside other work, and on any
-number of threads. The spread over seeds says which differences mean something (seeds of the weights: the text comes in
-the same order).
+for as many steps as fit in the time at that speed. So the trainings themselves may run beside other work, and on any
+number of threads. The spread over seeds shows which differences matter (seeds of the weights: the order of the text
+stays the same).
 
     python -m benchmarks.ablation --minutes 3 --seeds 3 --json result.json
 """
@@ -27,7 +27,7 @@ from benchmarks.result import BenchmarkResult, median
 def no_value_embeddings() -> None:
     from nanochat.model.config import ModelConfig
 
-    # No setting of the model, and none that a user needs.
+    # The model has no setting for this, and no user needs one.
     ModelConfig.has_value_embedding = lambda self, layer: False  # type: ignore[method-assign]
 
 
@@ -38,7 +38,7 @@ def muon_in_every_step() -> None:
 
 
 def rates_by_the_square_root() -> None:
-    """As at large batches."""
+    """Learning rates as at large batches."""
     from nanochat import scale
 
     every, few = scale.muon_every(scale.SMALL_BATCH), scale.few_rows(scale.SMALL_BATCH)
@@ -136,7 +136,7 @@ def _kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _pilots(names: Sequence[str], config: Config, keep: Path) -> dict[str, dict[str, Any]]:
-    """By name the depth and batch that the dial gives it for that time, and its speed: median of the repeats, in which
+    """By name: the depth and batch that the dial chooses for the time, and the median speed of the repeats, in which
     the names take turns."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(config.repeats):
@@ -150,7 +150,7 @@ def _pilots(names: Sequence[str], config: Config, keep: Path) -> dict[str, dict[
 
 
 def _pilot(name: str, config: Config, cold: bool) -> dict[str, Any]:
-    """A quarter of a minute; cold: after a first one, which compiles."""
+    """Train for a quarter of a minute; cold: after a first run that compiles."""
     given = [f"--time_budget={round(60 * config.minutes)}s", "--eval_tokens=4096", "--max_hours=0.004"]
     if cold:
         _train(name, *given)
@@ -177,14 +177,14 @@ def _run(name: str, seed: int, pilot: dict[str, Any], config: Config, keep: Path
 
 
 def _train(without: str, *given: str) -> list[dict[str, Any]]:
-    """The lines of its metrics."""
+    """Train, and return the lines of the metrics."""
     from nanochat.metrics import read_metrics, training_file
 
     script = ["-m", "benchmarks.ablation", "--train", without] if without in PIECES else ["-m", "scripts.base_train"]
     flags = [f"--dataset={train.NAME}", "--model_tag=ablation", "--eval_every=-1", "--save_every=-1"]
     path = training_file("base", "ablation")
-    path.unlink(missing_ok=True)  # or those of the training before would stand for one that did not start
-    # A pilot's limit ends it with exit code 2, as mistakes do: what counts is what it has written.
+    path.unlink(missing_ok=True)  # or old metrics would pass for those of a training that did not start
+    # A pilot ends at its limit with exit code 2, as after mistakes: only its metrics count.
     subprocess.run([sys.executable, *script, *FLAGS.get(without, []), *flags, *given], stdout=subprocess.DEVNULL)
     return read_metrics(path)
 

@@ -1,8 +1,8 @@
-"""CORE: seconds for all tasks, peak memory, and of how many items upstream chooses another answer.
+"""CORE: seconds for all tasks, peak memory, and the number of items where upstream chooses another answer.
 
 Both evaluate the same weights on the same items, each in a fresh process: upstream as its base_eval does (an item at a
 time), in its default on CPUs, float32, and in bfloat16. The weights are those of a checkpoint of ours that upstream's
-model can hold (scripts.base_train --arch=modern --bigram=0 --window_pattern=L), or made up.
+model can hold (scripts.base_train --arch=modern --bigram=0 --window_pattern=L), or random.
 
     python -m benchmarks.core --peer ../nanochat --checkpoint FOLDER --json result.json
 """
@@ -68,7 +68,7 @@ def core(folder: str, bundle: str, limit: int, dtype: str) -> dict[str, Any]:
 
 
 def made_up(bundle: Path) -> tuple[GPT, Tokenizer]:
-    """A model with random weights everywhere, and tokens such that prompts are as long as those of a real one."""
+    """A model with only random weights, and a tokenizer that makes prompts as long as a real one does."""
     import torch
 
     from nanochat.eval.core import read_tasks
@@ -87,7 +87,7 @@ def made_up(bundle: Path) -> tuple[GPT, Tokenizer]:
 
 
 def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, list[Any]]:
-    """A checkpoint under `base` that both can run, theirs as weights.pt in it; and upstream's sizes and tokenizer."""
+    """A checkpoint under `base` for us, and for upstream with its weights.pt; and upstream's sizes and tokenizer."""
     import torch
 
     from nanochat import checkpoint
@@ -155,7 +155,7 @@ def main(config: Config) -> None:
         rows[name]["chosen_otherwise"] = sum(differ.values())
         if dtype == "float32":
             checks["equal choices in float32"] = not any(differ.values())
-        print(f"chosen otherwise than by {name}: {sum(differ.values())} of {items} items "
+        print(f"choices other than {name}'s: {sum(differ.values())} of {items} items "
               f"({', '.join(f'{task} {n}' for task, n in differ.items() if n) or 'none'})")  # fmt: skip
         ratio[name] = {
             "speed": rows[name]["seconds"] / ours["seconds"],

@@ -1,12 +1,12 @@
-"""What the loader gives and takes: tokens a second, the wait of a training step, tokens cropped, peak memory.
+"""The loader's speed and costs: tokens a second, wait in a training step, tokens cropped, peak memory.
 
 It reads parquet shards, tokenises and packs. Each row is measured in a fresh process:
 
 - one core: the process may use one core only.
-- all cores: what this machine gives.
-- a rank of 8: on one core, as the first of eight ranks, each of which reads all the text and tokenises its eighth. The
-  cores that eight H100s need follow from it, which train a GPT-2-sized model at 1.2 million tokens a second together.
-- training: the real training loop on this machine's CPU; how long a step was blocked until its batch was there.
+- all cores: the process may use all cores of this machine.
+- a rank of 8: on one core, as the first of eight ranks, each of which reads all the text and tokenises its eighth. This
+  gives the cores that eight H100s need to train a GPT-2-sized model at 1.2 million tokens a second together.
+- training: the real training loop on this machine's CPU; how long a step waited for its batch.
 
     python -m benchmarks.loader --json result.json
 """
@@ -72,7 +72,7 @@ def load(seq_len: int, tokens: int, world: int, one_core: bool) -> dict[str, Any
     from nanochat.tokenizer import Tokenizer
 
     source = TextSource(Shards.open(NAME, "train"), Tokenizer.load(tokenizer_dir()))
-    rows = 8  # a step and rank
+    rows = 8  # per step and rank
     before = peak_mb()
     began = time.perf_counter()
     steps = iter(Loader(source, seq_len, rows * world, rows, Ranks(world=world), True))

@@ -1,7 +1,7 @@
-"""Race the packing of documents into rows: share of the tokens that are lost, and rows a second, against upstream's.
+"""Race our packing of documents into rows against upstream's: share of the tokens that are lost, and rows a second.
 
-Both pack the same documents, tokenised before, in fresh processes on one thread, and CPU time counts. Every token is
-replaced by its place in the text, so that a row tells which tokens it shows, however often a word comes. Upstream
+Both pack the same documents, already tokenised, in fresh processes on one thread; CPU time is measured. Every token is
+replaced by its position in the text, so that a row shows which tokens it holds, even if words repeat. Upstream
 (karpathy/nanochat) runs its own code, from a checkout named by --peer.
 
     python -m benchmarks.packing --json result.json --peer ../nanochat
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-ROWS = 16  # a step
+ROWS = 16  # per step
 BOS = 0
 PEER_FILE = "nanochat/dataloader.py"
 
@@ -50,7 +50,7 @@ class Config:
 
 
 class Documents:
-    """Tokenised documents, each BOS and then the number of each of its tokens in all of the text."""
+    """Tokenised documents: BOS, then for each of a document's tokens its position in the whole text."""
 
     def __init__(self, file: str):
         import numpy as np
@@ -72,11 +72,11 @@ class Documents:
         return int(self._starts.searchsorted(ids[1], side="right")) - 1
 
     def rows(self, seq_len: int) -> int:
-        """Rows to make: so few that half of the documents would do if nothing were lost."""
+        """Rows to make: half of the documents would fill them if nothing were lost."""
         return max(ROWS, int(self._starts[-1]) // 2 // (seq_len + 1) // ROWS * ROWS)
 
     def cropped(self, used: list[np.ndarray], rows: list[np.ndarray]) -> float:
-        """Share of the tokens of the `used` documents that no row shows (or fewer than the document was used)."""
+        """Share of the tokens of the `used` documents that are missing in the rows, counting repeated use."""
         import numpy as np
 
         due, seen = (np.bincount(np.concatenate(part, None), minlength=self._starts[-1]) for part in (used, rows))
@@ -112,7 +112,7 @@ def save_documents(config: Config, file: Path) -> tuple[int, int]:
 
 
 def pack_ours(file: str, seq_len: int) -> dict[str, Any]:
-    """What this process measures of the loader: see `race`."""
+    """Measure our loader in this process: see `race`."""
     import torch
 
     from nanochat.feed import packing
@@ -127,8 +127,8 @@ def pack_ours(file: str, seq_len: int) -> dict[str, Any]:
         def __len__(self) -> int:
             return len(arrays)
 
-        def get(self, indices: list[int]) -> list[packing.Sequence]:
-            return [packing.Sequence(arrays[index]) for index in indices]
+        def get(self, indices: list[int]) -> list[packing.Example]:
+            return [packing.Example(arrays[index]) for index in indices]
 
     loader = Loader(Source(), seq_len, ROWS, ROWS, Ranks(), True)
     rows = documents.rows(seq_len)
@@ -137,7 +137,7 @@ def pack_ours(file: str, seq_len: int) -> dict[str, Any]:
     seconds = time.process_time() - began
 
     packed = [whole_rows(step.micro[0].ids, step.micro[0].targets) for step in steps]
-    used = []  # what the documents that were taken so far should have given
+    used = []  # the tokens that should come from the documents taken so far
     for place, stream in steps[-1].state["streams"].items():
         begun = dict(stream["docs"])
         for number in range(stream["next"]):
@@ -162,7 +162,7 @@ def whole_rows(ids: Any, targets: Any) -> np.ndarray:
 
 
 def pack_theirs(file: str, seq_len: int, peer: str) -> dict[str, Any]:
-    """The same of upstream's loader; its buffer tells what it has taken and not yet used."""
+    """The same for upstream's loader; its buffer holds what it has taken but not yet used."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
@@ -209,7 +209,7 @@ def pack_theirs(file: str, seq_len: int, peer: str) -> dict[str, Any]:
 
 
 def load_peer(peer: Path, shards: list[Path]) -> ModuleType:
-    """Upstream's dataloader module, and of the rest of its package only the two functions that it asks for."""
+    """Upstream's dataloader module, with stubs for the two functions that it needs from its package."""
     package, common, dataset = (ModuleType(f"nanochat{name}") for name in ("", ".common", ".dataset"))
     setattr(common, "get_dist_info", lambda: (False, 0, 0, 1))  # noqa: B010 (a module has no such attribute)
     setattr(dataset, "list_parquet_files", lambda **_: shards)  # noqa: B010 (likewise)
@@ -224,8 +224,8 @@ def load_peer(peer: Path, shards: list[Path]) -> ModuleType:
 def race(config: Config, file: Path, seq_len: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """For each packer: cropped, repeated and without_beginning as shares of tokens, rows_per_s, and whether it is full.
 
-    cropped: tokens of used documents that no row shows. repeated: positions that show a beginning that comes again.
-    without_beginning: tokens that see nothing of their document's first piece, since it is longer than a row.
+    cropped: tokens of used documents that are in no row. repeated: positions that repeat a document's beginning.
+    without_beginning: tokens that cannot see their document's first piece, since the document exceeds a row.
     """
     from benchmarks.result import median
 

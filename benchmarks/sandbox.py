@@ -1,7 +1,7 @@
 """The sandbox and the calculator: programs a second at each level, and the worst of a million expressions.
 
 The programs print one line. The peer is a fresh interpreter for each program (`python -I -S -c`), with no wall at all.
-Expressions are drawn from the calculator's grammar, at any size it takes, and then often damaged. Their time is CPU
+Expressions of any legal size are drawn from the calculator's grammar, and then often damaged. Their time is CPU
 time, so that other work on the machine does not count, and memory is what Python allocates (tracemalloc, in a second
 calculation).
 
@@ -38,13 +38,13 @@ class Config:
     expressions: int = 1_000_000
     """Expressions for the calculator; 0: leave it out."""
     seed: int = 0
-    """Of the expressions."""
+    """Seed of the expressions."""
     json: Path | None = None
     """Write the results to this file."""
 
 
 def rate(work: Callable[[int], bool], runs: int, workers: int) -> float:
-    """How often a second `work` was done, and done right, `workers` at once."""
+    """Calls of `work` a second, `workers` at once; RuntimeError if one went wrong."""
     with ThreadPoolExecutor(workers) as pool:
         began = time.monotonic()
         right = list(pool.map(work, range(runs)))
@@ -90,7 +90,7 @@ def fresh_interpreter(_: int) -> bool:
 
 
 def expressions(count: int, seed: int) -> Iterator[str]:
-    """Legal ones of all sizes, and the same with pieces cut out, doubled, swapped or replaced."""
+    """Legal expressions of all sizes, and the same with pieces cut out, doubled, swapped or replaced."""
     rng = random.Random(seed)
     characters = "0123456789.,+-*/%() '\"lencout\n\\_=é٣x"
     for _ in range(count):

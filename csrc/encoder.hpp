@@ -1,4 +1,4 @@
-// Text to ids: chunks of the split pattern, each merged by rank as tiktoken does, with the ids of recent chunks kept.
+// Text to ids: chunks of the split pattern, each merged by rank as tiktoken does; ids of recent chunks are cached.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ class Encoder {
 public:
     using Ids = std::vector<uint32_t>;
 
-    // Ids of chunks met lately. One thread's own; a chunk overwrites the one before it in its slot.
+    // A cache of recent chunks' ids, for one thread; a chunk overwrites the earlier one in its slot.
     class Recent {
         friend class Encoder;
         static constexpr size_t kSlots = 1 << 14, kIds = 9;
@@ -122,7 +122,7 @@ private:
         merge_long(chunk, size, ids);
     }
 
-    // Again and again the pair whose token has the lowest id, and of those the first.
+    // Repeatedly merges the pair whose token has the lowest id; among equals, the first.
     void merge_short(const uint8_t* chunk, size_t size, Ids& ids) const {
         struct Part {
             uint32_t id, start;

@@ -1,13 +1,13 @@
-// Learns byte-pair merges from counted chunks: again and again the most frequent pair of neighbouring tokens becomes
-// one token; among equals the pair with the smallest ids.
+// Learns byte-pair merges from counted chunks: repeatedly, the most frequent pair of neighbouring tokens becomes one
+// token; among equals, the pair with the smallest ids.
 //
 // All chunks lie one after another in one flat array of places, a place for each byte, with a border between chunks.
 // A token's first and last place carry its id, so its neighbours are found at the places just outside of it. A pair
-// has a list of the boundaries where its two tokens meet. It is made once, when the pair comes up, and only goes
-// stale: a boundary swallowed by another merge no longer has these two ids beside it, since the first swallowing
-// merge rewrites one of the two places.
+// has a list of the boundaries where its two tokens meet, made once, when the pair first occurs. Entries only become
+// stale: once another merge covers a boundary, the two ids are no longer beside it, since that merge rewrites one of
+// the two places.
 //
-// A pair's count only falls after the step that made it. So pairs below a threshold get no list; when no pair above
+// After the step that made a pair, its count can only fall. So pairs below a threshold get no list; when no pair above
 // it is left, the threshold falls and the array is scanned again.
 #pragma once
 
@@ -27,8 +27,8 @@ class Learner {
 public:
     using Merge = std::pair<uint32_t, uint32_t>;
 
-    // Empties `chunks`. merges: how many will be asked for at most; there are never more than places. heavy: from this count on a chunk's count does not
-    // fit in its places and is looked up (a test lowers it).
+    // Empties `chunks`. merges: the most that will be asked for; there are never more than places. heavy: counts from
+    // here on do not fit in a chunk's places and are looked up (a test lowers it).
     Learner(ChunkTable& chunks, size_t merges, uint32_t heavy = UINT32_MAX) : heavy_from_(heavy) {
         lay_out(chunks);
         chunks.clear();
@@ -93,7 +93,7 @@ private:
             }
         }
 
-        // The value of `key`, and whether it is new: then it is `value`.
+        // The value of `key`, and whether the key is new; a new key gets `value`.
         std::pair<uint32_t, bool> insert(uint64_t key, uint32_t value) {
             if ((used_ + 1) * 2 > cells_.size()) grow();
             size_t i = slot(key);
@@ -268,7 +268,7 @@ private:
             places_[first].id = places_[end - 1].id = made;
             const uint32_t x = places_[first - 1].id, y = places_[end].id;
             if (x == made) {
-                // The place just before became `made` in this step, and took our left token for its neighbour.
+                // The token before became `made` in this step, and counted our left token as its neighbour.
                 twins += weight;
                 note(before_, seen_before_, met_before_, made, first, weight);
             } else if (x != kBorder) {
@@ -291,7 +291,7 @@ private:
         int64_t won_weight;
     };
 
-    // Turns what a step added up on one side into lower counts of old pairs and lists of new ones.
+    // Applies a step's sums of one side: lowers the counts of old pairs and makes the lists of new ones.
     template <class ChangeOf>
     void settle(std::vector<Sum>& sums, std::vector<uint32_t>& seen, std::vector<Meeting>& met, uint64_t merged,
                 ChangeOf&& change_of) {

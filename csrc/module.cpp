@@ -1,5 +1,5 @@
-// Python's door to the native tokenizer. Threads read Python's strings in place, without the GIL: a string never
-// changes, and a tuple of our own keeps it until the threads are done.
+// Python bindings of the native tokenizer. Threads read Python's strings in place, without the GIL: strings are
+// immutable, and a tuple of our own keeps them alive until the threads are done.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
@@ -49,7 +49,7 @@ void on_threads(size_t count, Work&& work) {
     threads.reserve(count);
     try {
         while (threads.size() + 1 < count) threads.emplace_back(guarded, threads.size() + 1);
-    } catch (const std::exception&) {  // no more threads to be had: this one does their work
+    } catch (const std::exception&) {  // no more threads available: this one does their work
     }
     guarded(0);
     for (size_t worker = threads.size() + 1; worker < count; ++worker) guarded(worker);
@@ -66,7 +66,7 @@ public:
     }
     Trainer(const Trainer&) = delete;
 
-    // Counts documents. After an error the counts are of no use.
+    // Counts documents. After an error the counts are invalid.
     void add(const nb::list& documents) {
         const nb::tuple held(documents);  // other Python threads may empty the list
         std::vector<Text> pieces;
@@ -113,7 +113,7 @@ public:
         return made;
     }
 
-    // Ends the counting and makes ready to learn `merges` merges at most.
+    // Ends the counting and prepares to learn at most `merges` merges.
     void prepare(size_t merges) {
         nb::gil_scoped_release unlocked;
         const std::lock_guard<std::mutex> alone(lock_);
@@ -140,7 +140,7 @@ private:
     size_t documents_ = 0;
     std::mutex lock_;  // the GIL is not held while the tables and the learner work
 
-    // All threads' tables in one, two by two as in a knock-out.
+    // Merges all threads' tables into one, pairwise as in a knock-out.
     ChunkTable& gather() {
         for (size_t step = 1; step < tables_.size(); step *= 2)
             on_threads((tables_.size() + 2 * step - 1) / (2 * step), [&](size_t worker) {
@@ -236,7 +236,7 @@ private:
     }
 };
 
-// The chunks of a text, as the byte offset behind each.
+// The chunks of a text, as the byte offset of each one's end.
 std::vector<size_t> split(nb::handle item, int max_digits) {
     std::vector<uint8_t> room;
     std::vector<size_t> ends;

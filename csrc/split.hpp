@@ -161,7 +161,7 @@ private:
         return (a == 'l' && b == 'l') || (a == 'v' && b == 'e') || (a == 'r' && b == 'e') ? 2 : 0;
     }
 
-    // Up to the last newline of the run; without one, all of it but the character before a non-space.
+    // Up to the run's last newline; without one, the whole run, less its last character if a non-space follows.
     const uint8_t* white_space(const uint8_t* start, const uint8_t* end) const {
         const uint8_t *p = start, *last = start, *after_newline = nullptr;
         while (p < end) {

@@ -66,9 +66,9 @@ private:
     }
 };
 
-constexpr size_t kPiece = 1 << 20;  // code points of one piece of work, about
+constexpr size_t kPiece = 1 << 20;  // approximate code points in one piece of work
 
-// Cuts a long text into pieces. Between a letter and a space is always a cut of the split pattern, whatever follows.
+// Cuts a long text into pieces: the split pattern always cuts between a letter and a space, whatever follows.
 inline void add_pieces(const Text& text, std::vector<Text>& pieces, size_t about = kPiece) {
     Text piece = text;
     while (piece.begin < text.end) {

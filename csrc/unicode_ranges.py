@@ -1,6 +1,6 @@
 """Write unicode_ranges.inc: what tiktoken's regex engine calls a letter, a number and white space.
 
-Training must cut text exactly as encoding does, so the tables are asked of the encoder itself: with the pattern
+Training must cut text exactly as encoding does, so the tables come from the encoder itself: with the pattern
 `\\p{L}` and a vocabulary of the 256 bytes, tiktoken's ids of "all characters" are the bytes of all letters.
 
     python csrc/unicode_ranges.py > csrc/unicode_ranges.inc

@@ -1,5 +1,5 @@
-# Sourced by speedrun.sh and test.sh: make .venv beside them and install nanochat, once per change of its dependencies
-# or its native code, or when a compiler has come.
+# Sourced by speedrun.sh and test.sh: make .venv beside them and install nanochat, again whenever its dependencies or
+# its native code change, or a compiler was added.
 # $EXTRAS: "" or "[dev]".
 if [ -z "${BASH_VERSION:-}" ]; then
     echo "error: run this with bash." >&2

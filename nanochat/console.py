@@ -17,21 +17,21 @@ from typing import Any, TextIO, TypeVar, get_type_hints
 
 C = TypeVar("C")
 
-# What a stage of a speedrun can be told: the flags of speedrun, with spaces between.
+# Environment variable for a speedrun's stages: the flags of speedrun, separated by spaces.
 CALLERS_FLAGS = "NANOCHAT_CALLERS_FLAGS"
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 WHOLE_COMMAND = re.compile(r"nanochat \w|python -m |pip |torchrun ")
 ANOTHER_WAY = "See --help for what can be set"
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
-BAR_INTERVAL = 0.1  # and between two looks of the bar, since drawing costs more than many a unit of work
+BAR_INTERVAL = 0.1  # seconds between two redraws of the bar, since drawing costs more than many a unit of work
 
 
 class UserError(Exception):
-    """Something the person can mend: `problem` says what was wrong, `remedies` what to do: one of them is enough.
+    """An error that the user can fix: `problem` says what was wrong, `remedies` what to do (one is enough).
 
-    A remedy names flags of the command at hand, or a whole command; `run_command` leaves the others out, so that code
-    which several commands share can name what each of them has.
+    A remedy names flags, or a whole command. `run_command` drops remedies with flags that the current command lacks, so
+    that code shared by several commands can name the flags of each.
     """
 
     def __init__(self, problem: str, *remedies: str):
@@ -49,7 +49,7 @@ class UserError(Exception):
         return f"{self.problem}. {self.remedy}." if self.remedy else f"{self.problem}."
 
     def for_flags(self, flags: Collection[str]) -> UserError:
-        """The same error with the remedies that a command with these flags can follow, and one for all where none is.
+        """The same error with the remedies that a command with these flags can follow, or a general one if none fits.
 
         flags: as in "--max-seq-len".
         """
@@ -58,15 +58,15 @@ class UserError(Exception):
 
 
 def flags_named(remedy: str) -> set[str]:
-    """The flags, as in "--max-seq-len", that a remedy expects of the command at hand: not those behind the name of
+    """The flags, as in "--max-seq-len", that a remedy expects of the current command: not those after the name of
     another command."""
     own = WHOLE_COMMAND.split(remedy)[0]
     return {name.replace("_", "-") for name in FLAG.findall(own)} - {"--help"}  # which every command has
 
 
 def require_version(version: Any, known: int, what: str) -> None:
-    """UserError when `what` was written by a newer nanochat than this. Older formats are the reader's to bring up to
-    date, or to refuse."""
+    """UserError when `what` was written by a newer nanochat than this. The caller converts or refuses older
+    formats."""
     if not isinstance(version, int) or version > known:
         raise UserError(f"{what} has format version {version}, this program reads {known}", "Upgrade nanochat")
 
@@ -95,8 +95,8 @@ def _print(text: str, file: TextIO | None) -> None:
 
 
 def _shown(text: str) -> str:
-    """What a terminal can show: names that are no UTF-8 escaped, and whatever would steer it (a server may have sent
-    it, or a model said it)."""
+    """Text that is safe on a terminal: names that are not UTF-8 are escaped, and so are control characters (which a
+    server or a model may have sent)."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8").translate(CONTROL)
 
 
@@ -151,7 +151,7 @@ class Progress:
     def advance(self, n: float, **fields: str) -> None:
         self.done += n
         self.fields.update(fields)
-        if self._pace is None and n:  # the first unit may have taken long (compilation), and tells nothing
+        if self._pace is None and n:  # the first unit may be slow (compilation), so it does not count
             self._pace = (time.monotonic(), self.done)
         if time.monotonic() - self._last < (LOG_INTERVAL if self._bar is None else BAR_INTERVAL):
             return
@@ -195,7 +195,7 @@ def run_command(
     beside: other dataclasses whose flags the person can give as well.
     """
     wait_briefly()
-    # A polite `kill` unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
+    # SIGTERM unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with guarded_streams():
         import tyro
@@ -213,8 +213,24 @@ def run_command(
             sys.exit(2)
 
 
+def command(
+    config_type: Callable[..., C], run: Callable[[C], None], description: str | None = None
+) -> Callable[[], None]:
+    """The main() of a command: its module ends with `main = command(Config, run, __doc__)`.
+
+    When Python runs that module as the program (`python -m`), main() is called here at once.
+    """
+
+    def main() -> None:
+        run_command(config_type, run, description)
+
+    if run.__module__ == "__main__":
+        main()
+    return main
+
+
 def flags_of(*config_types: Any) -> list[str]:
-    """All flags, as in "--max-seq-len", that these dataclasses make."""
+    """All flags, as in "--max-seq-len", of these dataclasses."""
     found = []
     for config_type in config_types:
         for name, hint in get_type_hints(config_type, include_extras=True).items():
@@ -227,11 +243,11 @@ def flags_of(*config_types: Any) -> list[str]:
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Whatever stands at the other end of the three streams, no command ends in a traceback because of it.
+    """Whatever stdin, stdout and stderr are connected to, no command ends in a traceback because of it.
 
     Characters that the output cannot show are escaped, bytes that are not UTF-8 are read as U+FFFD, and a closed
-    stream is like /dev/null. A reader that leaves (`| head`) ends a command that has nothing else to do than to print;
-    Ctrl-C ends it with 130.
+    stream is like /dev/null. A reader that leaves (`| head`) ends a command that only prints; Ctrl-C ends any
+    command with 130.
     """
     _mend_streams()
     try:
@@ -247,10 +263,10 @@ def guarded_streams() -> Iterator[None]:
         if lost := _lost_output():
             if not isinstance(lost, BrokenPipeError):
                 _complain(f"warning: not all of the output could be written ({lost.strerror})")
-            with contextlib.suppress(OSError, AttributeError, ValueError):  # else Python complains at its end
+            with contextlib.suppress(OSError, AttributeError, ValueError):  # else Python complains on exit
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(sys.stdout, _Output):
-                sys.stdout.lost = None  # it is told
+                sys.stdout.lost = None  # it has been reported
 
 
 def _mend_streams() -> None:
@@ -268,17 +284,17 @@ def _mend_streams() -> None:
             flushed = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
             encoding = stream.encoding
             output = _Output(stream.detach(), encoding, errors, None, **flushed)
-            for place in ("stdout", "__stdout__"):  # which Python puts back at its end
+            for place in ("stdout", "__stdout__"):  # which Python restores on exit
                 setattr(sys, place, output)
         elif isinstance(stream, io.TextIOWrapper):
-            # UTF-8 is ASCII as long as there is nothing else, and what is meant when there is.
+            # Pure ASCII is valid UTF-8, and other bytes are most likely UTF-8.
             ascii_only = name == "stdin" and codecs.lookup(stream.encoding).name == "ascii"
             with contextlib.suppress(OSError, ValueError):
                 stream.reconfigure(encoding="utf-8" if ascii_only else None, errors=errors)
 
 
 class _Output(io.TextIOWrapper):
-    """Where one prints to. lost: why something that was printed could not be written."""
+    """Standard output. lost: the error when something printed could not be written."""
 
     lost: OSError | None = None
 
@@ -300,7 +316,7 @@ class _Output(io.TextIOWrapper):
 
 
 def _lost_output() -> OSError | None:
-    """Why what was printed could not be written; None when it could."""
+    """The error when printed text could not be written, else None."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     return getattr(sys.stdout, "lost", None)
@@ -313,7 +329,7 @@ def _complain(text: str) -> None:
 def wait_briefly() -> None:
     """Let idle OpenMP threads (GCC's) sleep sooner; works until torch is imported.
 
-    By itself a thread spins for milliseconds, on a core that another program wants: with two of those on two cores,
+    An idle thread spins for milliseconds on a core that another program needs: with two such programs on two cores,
     small products take ten times as long. A hundredth of the spinning costs nothing measurable when nothing else runs.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

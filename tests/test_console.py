@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nanochat import console
-from nanochat.console import Progress, UserError, duration, run_command
+from nanochat.console import Progress, UserError, command, duration, run_command
 
 
 @dataclass
@@ -57,6 +57,22 @@ def test_flags_as_torchrun_hands_them_on(argv: list[str]) -> None:
     seen: list[int] = []
     run_command(Config, lambda c: seen.append(c.size), argv=argv)
     assert seen == [5]
+
+
+def test_main_of_a_command_is_called_where_its_module_is_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def run(config: Config) -> None:
+        seen.append(config.size)
+
+    monkeypatch.setattr(sys, "argv", ["x", "--size=5"])
+    main = command(Config, run)
+    assert seen == []
+    main()
+    assert seen == [5]
+    run.__module__ = "__main__"
+    command(Config, run)
+    assert seen == [5, 5]
 
 
 def test_a_wrong_flag_is_exit_code_2() -> None:

@@ -4,13 +4,13 @@
     python -m benchmarks.gpu --minutes 3 --only facts,correct
     python -m benchmarks.gpu --device cpu                     # the same parts, small: do they run?
 
-Parts, the most worthwhile first. Each is processes of its own with a limit of its own: what fails or hangs costs itself
-alone, and time that is left over goes to the next parts. The file is written anew after every piece.
+Parts, the most useful first. Each runs in separate processes with a time limit: a failure or hang costs only that
+piece, and unused time goes to the next parts. The file is rewritten after every piece.
 
-    facts    card, driver, torch; what matrix products and copies reach, and what an operation costs the processor
+    facts    card, driver, torch; speed of matrix products and copies, and time to launch an operation
     correct  attention kernels, loss, gradients, an update, float8 and the KV cache against float64; tests marked `cuda`
     train    steps at the dial's depths, bfloat16 then float8: ms, tokens/s, MFU, memory, seconds to compile
-    same     50 steps of the tiny world as on the CPU, and killed and resumed
+    same     50 steps of the tiny world: the same as on the CPU, and the same when killed and resumed
     decode   the engine at several batches: tokens/s, share of the memory's bandwidth
     trace    5 steps under the profiler: time by kind, longest kernels
 
@@ -34,7 +34,7 @@ from benchmarks.gpu.sizes import Sizes
 from benchmarks.result import BenchmarkResult
 from nanochat.console import UserError, say
 
-# Shares of the time, of what the parts before left over.
+# Shares of the time that the parts before have left.
 PARTS = {"facts": 0.05, "correct": 0.3, "train": 0.38, "same": 0.08, "decode": 0.06, "trace": 0.13}
 SHOWN = 160  # characters of an error
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.device != "cpu":
         _require_card(config.device)
     sizes = Sizes.of(config.device)
-    parts = [name for name in PARTS if name in parts]  # the most worthwhile first, whatever the order asked for
+    parts = [name for name in PARTS if name in parts]  # the most useful first, whatever the order given
     began = time.monotonic()
     result = BenchmarkResult(
         "gpu", {}, {}, {}, {}, {"device": config.device, "minutes": config.minutes, "parts": parts}

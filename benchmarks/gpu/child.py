@@ -1,4 +1,4 @@
-"""One process of a part: does the pieces it is told to, and writes what each came to into a file as it goes."""
+"""One process of a part: runs the given pieces, and writes each one's result to a file as it goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.gpu.sizes import Sizes
 
-BROKEN = 3  # exit code: the device takes no more orders, and the other pieces need a new process
+BROKEN = 3  # exit code: the device no longer works, and the other pieces need a new process
 
 
 def main(part: str, device: str, rows: str, *names: str) -> None:
@@ -27,7 +27,7 @@ def main(part: str, device: str, rows: str, *names: str) -> None:
             write(begin=name)
             try:
                 row = pieces[name]()
-            except BaseException as error:  # KeyboardInterrupt and exits too: the other pieces shall still run
+            except BaseException as error:  # KeyboardInterrupt and exits too: the other pieces must still run
                 traceback.print_exc()
                 first = next(iter(str(error).strip().splitlines()), "")
                 row = {"error": f"{type(error).__name__}: {first}"}
@@ -37,7 +37,7 @@ def main(part: str, device: str, rows: str, *names: str) -> None:
 
 
 def _clean(device: str) -> bool:
-    """Give memory back and forget what was compiled; whether the device still answers."""
+    """Free memory and compiled code; return whether the device still works."""
     import gc
 
     import torch

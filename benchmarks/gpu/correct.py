@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/test_cuda.py"
-# Largest |ours - exact| / |exact|, in norms: bfloat16 has 8 digits, float8 four and gradients three.
+# Largest |ours - exact| / |exact|, in norms: bfloat16 has 8 significant bits, float8 four and its gradients three.
 BFLOAT16, FLOAT8 = 0.02, 0.09
 WHOLE = 0.06  # of a whole model in bfloat16, layer upon layer
 UPDATE = 0.05  # of an update by bfloat16 Newton-Schulz iterations
-FLOAT32 = 3e-3  # whose products have 11 digits on a GPU (TF32)
+FLOAT32 = 3e-3  # products have 11 significant bits on a GPU (TF32)
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -56,7 +56,7 @@ def judged(errors: dict[str, float], tolerance: float) -> dict[str, Any]:
 def attention(sizes: Sizes, backend: Backend) -> dict[str, Any]:
     """Values and gradients, full and windowed, with as many key heads as query heads and with fewer.
 
-    FlexAttention as it is used: compiled; on a CPU, which it does not train on, values only.
+    FlexAttention is compiled, as in use; on a CPU, where it cannot train, only values are checked.
     """
     import torch
 
@@ -134,7 +134,7 @@ def small_models(sizes: Sizes, arch: Arch = "modern") -> tuple[GPT, GPT]:
     from nanochat.model import GPT, ModelConfig
     from nanochat.scale import shape
 
-    # Two layers have all there is: a short window in the first, a full one and value embeddings in the second.
+    # Two layers cover all cases: a short window in the first, a full one and value embeddings in the second.
     config = ModelConfig.of(shape(2, 512, sizes.check_seq_len), arch, "SL" if arch == "modern" else "L")
     exact = GPT(config, torch.float64).init_weights(0)
     g = torch.Generator().manual_seed(0)
@@ -168,7 +168,7 @@ def gradients(sizes: Sizes) -> dict[str, Any]:
         for (name, p), q in zip(ours.named_parameters(), exact.parameters(), strict=True):
             if p.grad is None or q.grad is None or not float(p.grad.abs().max()) > 0 < float(q.grad.abs().max()):
                 errors[f"{arch}, {name} has no gradient"] = float("inf")
-            elif p.ndim > 1:  # single numbers sum up what nearly cancels
+            elif p.ndim > 1:  # gradients of single numbers are sums that nearly cancel
                 errors[f"{arch}, gradient of {name}"] = distance(p.grad, q.grad)
     return judged(errors, WHOLE)
 
@@ -226,7 +226,7 @@ def float8(sizes: Sizes) -> dict[str, Any]:
 
 
 def cache(sizes: Sizes) -> dict[str, Any]:
-    """Token by token through the KV cache as all at once, in float32."""
+    """Logits token by token through the KV cache, and all at once, in float32."""
     import torch
 
     from nanochat.model import KVCache

@@ -1,4 +1,4 @@
-"""Decoding by the engine, all rows one request's samples: tokens a second, and the share of the memory's speed."""
+"""Decoding by the engine, with all rows samples of one request: tokens a second, and share of memory bandwidth."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _engine(sizes: Sizes, depth: int) -> Engine:
 
 
 def decode(sizes: Sizes, depth: int, batch: int) -> dict[str, Any]:
-    """bytes_per_step: the matrices, and the keys and values seen on average; of_bandwidth: against a copy's speed."""
+    """bytes_per_step: the matrices, and the keys and values seen on average; of_bandwidth: relative to a copy's."""
     from nanochat.inference import Request
 
     engine = _engine(sizes, depth)

@@ -87,7 +87,7 @@ def matmul(sizes: Sizes) -> dict[str, Any]:
     try:
         took = seconds_of(lambda: product(a, b, scale_a, scale_b, torch.bfloat16, fast=True), device)
     except (RuntimeError, NotImplementedError) as error:
-        found["float8"] = str(error).splitlines()[0]  # units that are not there
+        found["float8"] = str(error).splitlines()[0]  # the device has no float8 units
     else:
         found["float8_tflops"] = flops / took / 1e12
     return found
@@ -103,8 +103,8 @@ def bandwidth(sizes: Sizes) -> float:
 
 
 def host(sizes: Sizes) -> dict[str, Any]:
-    """What bounds small models and decoding: microseconds of the processor for an operation on a few numbers, and for
-    reading one from the device."""
+    """What limits small models and decoding: microseconds to launch an operation on a few numbers, and to read one
+    number from the device."""
     import torch
 
     a = torch.zeros(8, device=sizes.device)

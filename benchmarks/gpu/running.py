@@ -1,4 +1,4 @@
-"""A part's pieces in processes of their own: one that fails, hangs or breaks the device costs itself alone."""
+"""Run a part's pieces in separate processes: one that fails, hangs or breaks the device costs only itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.gpu.child import BROKEN
 
 Row = dict[str, Any]
-LEAST = 3.0  # seconds that are worth starting a process for
+LEAST = 3.0  # least seconds left to start a process
 STARTING = 90.0  # seconds from the start of a process to its first piece
 POLL = 0.1
 SHOWN = 12  # last lines of a process that died
@@ -28,7 +28,7 @@ def run_part(
 ) -> dict[str, Row]:
     """The rows of the pieces of a module `part`: what each measured, {"error": why} or {"not_run": why}.
 
-    folder: for files in between.
+    folder: for temporary files.
     """
     end = time.monotonic() + seconds
     rows: dict[str, Row] = {}
@@ -60,7 +60,7 @@ class _Child:
         own = Path(tempfile.mkdtemp(dir=folder))
         self.file, self.log = own / "rows.jsonl", own / "log"
         self.file.touch()
-        self.at: str | None = None  # the piece it is at
+        self.at: str | None = None  # the piece it is running
         self.late = 0.0  # seconds after which it was ended
         self.began = time.monotonic()
         self._read = 0
@@ -76,7 +76,7 @@ class _Child:
                     **os.environ,
                     "PYTHONUNBUFFERED": "1",
                     "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiled"),
-                    "TMPDIR": str(own),  # so that nothing stays of what is ended
+                    "TMPDIR": str(own),  # so that a killed process leaves no files
                 },
             )
 
@@ -103,13 +103,13 @@ class _Child:
         with open(self.file, "rb") as file:
             file.seek(self._read)
             text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]  # the last line may still be in the making
+        whole = text[: text.rfind(b"\n") + 1]  # the last line may be incomplete
         self._read += len(whole)
         return [json.loads(line) for line in whole.splitlines()]
 
     def end(self) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # also what it has left behind
+            os.killpg(self.process.pid, signal.SIGKILL)  # its child processes too
         self.process.wait()
 
     def why(self) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.gpu.sizes import Sizes
 
 ROOT = Path(__file__).parents[2]
-NOISE = 0.02  # of the bits per byte: what counts as equal at least
-RESUMED = 0.005  # and for a run that was killed, which must not even see other text
+NOISE = 0.02  # of the bits per byte: differences up to this always count as equal
+RESUMED = 0.005  # the same for a run that was killed, which must see the same text
 TRAIN = """
 import json, sys
 from nanochat.train import BaseConfig, train_base
@@ -54,7 +54,7 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
 
 @contextmanager
 def base_folder() -> Iterator[Path]:
-    """NANOCHAT_BASE_DIR with the tiny world, and a tokenizer that learnt from it where the native one can be had."""
+    """NANOCHAT_BASE_DIR with the tiny world, and a tokenizer trained on it if the native code is available."""
     with tempfile.TemporaryDirectory(prefix="nanochat-same-") as folder:
         base = Path(folder)
         subprocess.run(
@@ -151,7 +151,7 @@ def as_on_cpu(sizes: Sizes) -> dict[str, Any]:
 
 
 def killed(sizes: Sizes) -> dict[str, Any]:
-    """kill -9 behind the second of four checkpoints, the same command with --resume, and what an unhurt run came to."""
+    """Compare a run killed by kill -9 after the second of four checkpoints and resumed with an uninterrupted one."""
     every = sizes.same_steps // 4
     with base_folder() as base:
         whole = Training(sizes, base, "whole", sizes.device)

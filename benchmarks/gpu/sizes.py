@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Sizes:
     """batch: tokens of an optimiser step; 0: the dial's. rows: sequences in a forward pass; 0: as in
-    trainings. passes: forward passes timed of a step, at most.
+    trainings. passes: most forward passes of a step to time.
 
-    heads: (query heads, key heads, head dim) of attention's checks, which go with `lengths`. window: tokens a short
-    window reaches back. side: of the matrices multiplied. copied: bytes.
+    heads: (query heads, key heads, head dim) of attention's checks, one for each of `lengths`. window: tokens a short
+    window reaches back. side: length of the multiplied matrices' sides. copied: bytes to copy.
     """
 
     device: str = "cuda"
@@ -61,7 +61,7 @@ class Sizes:
 
     @property
     def compiler(self) -> str:
-        """torch.compile's backend; on a CPU graphs alone are made, whose machine code would take a test too long."""
+        """torch.compile's backend; on a CPU it only makes graphs, as compiling them would take too long in a test."""
         return "aot_eager" if self.on_cpu else "inductor"
 
     def machine(self) -> Machine:

@@ -18,11 +18,11 @@ from benchmarks.gpu.train import WARM, Work
 
 TOP = 20
 NAME = 120  # characters of a kernel's name
-UPDATE, STEP = "nanochat update", "nanochat step"  # named stretches
-# The first that fits a kernel's name, or on a CPU an operation's.
+UPDATE, STEP = "nanochat update", "nanochat step"  # names of ranges in the trace
+# The first pattern that matches a kernel's name (on a CPU: an operation's) decides.
 KINDS = (
     ("loss", r"^triton.*_(exp|scatter)"),
-    ("fused", "^triton"),  # named after all that it does, copies too
+    ("fused", "^triton"),  # the name lists all that is fused, copies too
     ("copies", r"memcpy|memset|copy_|::copy|CatArray|fill"),
     ("attention", r"flash|fmha|flex_attention|attention|varlen"),
     ("matmul", r"gemm|gemv|cutlass|cublas|nvjet|sm\d+_xmma|::mm|::bmm|::addmm|::baddbmm|::linear|_scaled_mm|scaled_mm"),
@@ -54,7 +54,7 @@ def trace(sizes: Sizes) -> dict[str, Any]:
         with record_function(UPDATE):
             update(*args)
 
-    # The step of training is traced as it is, with a name for the update within.
+    # Trace the real training step, with a name for the update inside it.
     work.optimizer.step = named  # type: ignore[method-assign, assignment]
     for number in range(WARM):
         work.step(number)
@@ -109,9 +109,9 @@ def kind_of(span: Span, updates: Iterable[tuple[float, float]]) -> str:
 
 
 def nested(events: list[dict[str, Any]], inside: bool) -> list[Span]:
-    """Spans of trace events, whose ts and dur are microseconds. inside: they may lie in each other, within a thread."""
+    """Spans of trace events, whose ts and dur are microseconds. inside: spans of a thread may be nested."""
     spans: list[Span] = []
-    open_by_thread: dict[Any, list[list[float]]] = {}  # [end, own, place in `found`]
+    open_by_thread: dict[Any, list[list[float]]] = {}  # [end, place in `found`]
     found = sorted(events, key=lambda e: (e["ts"], -e["dur"]))
     own = [float(e["dur"]) for e in found]
     if inside:

@@ -20,8 +20,8 @@ RATIO = 12.0  # tokens per parameter of the run that the batch is for
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
-    """First as trainings on a GPU are, compiled as a whole, which took a minute on an H100; then in parts, the largest
-    model first; then the rest."""
+    """First a model compiled as a whole, as in GPU trainings, which took a minute on an H100; then models compiled in
+    parts, the largest first; then the rest."""
     first = sizes.depths[0]
     found: dict[str, Callable[[], dict[str, Any]]] = {f"d{first} bf16": partial(step, sizes, first)}
     if sizes.on_cpu:  # whose parts are compiled to machine code, which takes longer than a test may
@@ -40,7 +40,7 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
 
 
 class Work:
-    """A model of the dial's, what trains it, and the ids of one step, or of its first `sizes.passes` passes.
+    """A model with the dial's settings, its training step, and ids for one step or its first `sizes.passes` passes.
 
     tokens: of a whole step. rows: sequences in a pass.
     """
@@ -98,8 +98,8 @@ def step(
 ) -> dict[str, Any]:
     """ms of a step and of its update, tokens/s, MFU (of the bfloat16 peak), peak memory, seconds of the first steps.
 
-    A step of more passes than `passes` is counted as its passes times their mean, and the update. rows: sequences in a
-    pass, of which memory may have borne fewer than `rows_wanted`.
+    The time of a step of more than `passes` passes is its number of passes times their mean, plus the update. rows:
+    sequences in a pass, fewer than `rows_wanted` if they did not fit in memory.
     """
     import torch
 
@@ -118,7 +118,7 @@ def step(
         wait_for(sizes.device)
         updates.append(time.perf_counter() - at)
 
-    # The step of training is timed as it is, and the update within.
+    # Time the real training step, and the update inside it.
     work.optimizer.step = timed  # type: ignore[method-assign, assignment]
     took, losses = [], []
     for number in range(WARM + sizes.steps):

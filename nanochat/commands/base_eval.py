@@ -14,9 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, run_command, say, warn
-
-PARTS = ("core", "bpb", "sample")
+from nanochat.console import UserError, command
 
 
 @dataclass
@@ -57,88 +55,45 @@ class Config:
 
 
 def run(config: Config) -> None:
-    parts = {part.strip() for part in config.eval.split(",")} if config.eval else set(PARTS)
-    if not parts <= set(PARTS):
-        raise UserError(
-            f"--eval={config.eval} asks for {', '.join(sorted(parts - set(PARTS)))}",
-            f"Choose from {', '.join(PARTS)}",
-        )
-    from nanochat.corpus.names import HUB_CORPORA
-    from nanochat.eval import EvalResult, TaskResult, evaluate_core
+    from nanochat.eval.grading import CoreAsked, chosen_parts, grade_core, missing_core
+
+    parts = chosen_parts(config.eval)
+    from nanochat.eval import EvalResult, TaskResult
     from nanochat.eval.base import measure, openings, samples
-    from nanochat.eval.bundle import agreed, download_bundle, missing_bundle
-    from nanochat.eval.core import BATCH_TOKENS, read_tasks, show, write_csv
-    from nanochat.eval.core_kept import Kept, kept_file
-    from nanochat.eval.results import code, require_counts, require_writable
-    from nanochat.eval.subject import open_subject
-    from nanochat.paths import eval_bundle_dir
+    from nanochat.eval.core import BATCH_TOKENS
+    from nanochat.eval.hf import HFSubject, open_hf
+    from nanochat.eval.results import require_counts, require_writable
+    from nanochat.eval.subject import Subject, open_subject
 
     require_writable(config.json)
     require_writable(config.csv, "csv")
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
-    if config.max_per_task == 0 or config.max_per_task < -1:
-        raise UserError(f"--max_per_task is {config.max_per_task}", "Give a positive number, or -1 for all questions")
-    if config.shots < -1:
-        raise UserError(f"--shots is {config.shots}", "Give 0 or more, or -1 for as many as each task has")
-    if config.hf_path:
+    hf = bool(config.hf_path)
+    asked = CoreAsked(config.tasks, config.max_per_task, config.shots, config.rules, config.csv, only=hf)
+    if hf:
         parts &= {"core"}
         if config.model_tag or config.step is not None or config.data or config.dataset:
             raise UserError("--hf_path with --model_tag, --step, --data or --dataset", "Those are for our own models")
-    shots = config.shots if config.shots >= 0 else None
-    labels = [name for name in map(str.strip, config.tasks.split(",")) if name]
-    bundle, wanted = eval_bundle_dir(), bool(labels or config.csv or config.hf_path)
-    if wanted and "core" not in parts:
-        raise UserError("--tasks, --csv and --hf_path are for CORE", "Add core to --eval")
-    asked = "core" in parts and bool(wanted or config.eval)
-    if asked or ("core" in parts and config.dataset in HUB_CORPORA):
-        try:
-            download_bundle(bundle)
-        except UserError as error:
-            if asked:
-                raise
-            warn(str(error))  # the text came over a network, so this was worth a try: a run must not end here
-    if not (missing := missing_bundle(bundle)) and "core" in parts:
-        read_tasks(bundle, labels)  # an unknown name is told before the model is loaded
-    elif missing and asked:
-        raise UserError(missing.removeprefix("CORE is skipped: "))
+    missing = missing_core(asked, parts, bool(config.eval), config.dataset)
     began = time.monotonic()
-    batch = BATCH_TOKENS
-    if config.hf_path:
-        from nanochat.eval.hf import open_hf
-
-        subject, batch = open_hf(config.hf_path, config.device, config.dtype)
-    else:
-        subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
     bpb: dict[str, float] = {}
     versions: dict[str, str] = {}
     tasks: dict[str, TaskResult] = {}
     core, texts = None, []
-    if "bpb" in parts:
-        bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
-    if "sample" in parts:
-        texts = samples(subject, openings(config.dataset or subject.dataset))
+    subject: Subject | HFSubject
+    if hf:
+        subject, batch = open_hf(config.hf_path, config.device, config.dtype)
+    else:
+        subject, batch = open_subject("base", config.model_tag, config.step, config.device, config.dtype), BATCH_TOKENS
+        if "bpb" in parts:
+            bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+        if "sample" in parts:
+            texts = samples(subject, openings(config.dataset or subject.dataset))
     if "core" in parts:
-        if missing := agreed(missing):
-            say(missing)
-        else:
-            limit = config.max_per_task if config.max_per_task > 0 else None
-            model, tokenizer = subject.model, subject.tokenizer
-            facts = {"tokenizer": tokenizer.hash, "config": str(model.config), "dtype": str(model.dtype), **code()}
-            kept = Kept(kept_file(subject.facts), facts)
-            whole = not labels and shots is None
-            mean, tasks = evaluate_core(model, tokenizer, bundle, limit, labels, config.rules, kept, batch, shots)
-            core = mean if whole else None
-            show(tasks, whole)
-            if config.csv:
-                write_csv(config.csv, tasks, whole)
+        core, tasks = grade_core(subject, asked, missing, batch)
     seconds = time.monotonic() - began
     result = EvalResult("base_eval", subject.facts, tasks, core=core, bpb=bpb, bpb_version=versions, seconds=seconds)
     result.finish(config.json, texts)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from nanochat.console import run_command
+from nanochat.console import command
 
 
 @dataclass
@@ -55,9 +55,4 @@ def run(config: Config) -> None:
     result.finish(config.json, texts)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

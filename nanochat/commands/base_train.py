@@ -7,7 +7,7 @@ torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 
 from __future__ import annotations
 
-from nanochat.console import run_command
+from nanochat.console import command
 from nanochat.train.config import BaseConfig as Config
 
 
@@ -17,9 +17,4 @@ def run(config: Config) -> None:
     train_base(config)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, run_command, say
+from nanochat.console import UserError, command, say
 
 
 @dataclass
@@ -53,9 +53,4 @@ def run(config: Config) -> None:
     terminal.loop()
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

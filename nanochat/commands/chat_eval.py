@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, run_command
+from nanochat.console import UserError, command
 
 
 @dataclass
@@ -90,9 +90,4 @@ def run(config: Config) -> None:
     result.finish(config.json)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

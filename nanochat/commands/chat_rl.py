@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import run_command
+from nanochat.console import command
 from nanochat.train.config import RLConfig
 
 
@@ -32,9 +32,4 @@ def run(config: Config) -> None:
     train_rl(config)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import run_command, say, warn
+from nanochat.console import command, say, warn
 
 
 @dataclass
@@ -51,9 +51,4 @@ def run(config: Config) -> None:
     serve.run(app, server)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

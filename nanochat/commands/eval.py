@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from nanochat.console import run_command, say
+from nanochat.console import command, say
 
 
 @dataclass
@@ -39,9 +39,4 @@ def run(config: Config) -> None:
         say(f"Results: {config.json}")
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -7,7 +7,7 @@ from typing import Literal
 
 import tyro
 
-from nanochat.console import run_command
+from nanochat.console import command
 from nanochat.train.config import ChatConfig
 
 
@@ -22,9 +22,4 @@ def run(config: Config) -> None:
     train_chat(config)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nanochat.console import run_command
+from nanochat.console import command
 from nanochat.pipeline.settings import SpeedrunConfig as Config
 
 
@@ -12,9 +12,4 @@ def run(config: Config) -> None:
     speedrun(config)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -139,10 +139,11 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
 
 
 def _generator_digest() -> str:
-    """A hash of the code that writes the tiny world: if it changes, the text is written anew."""
+    """A hash of the code and the phrases that write the tiny world: if it changes, the text is written anew."""
     from nanochat.synthetic import tinyworld
 
-    files = sorted(file for file in Path(str(tinyworld.__file__)).parent.iterdir() if file.suffix in (".py", ".txt"))
+    beside = Path(str(tinyworld.__file__)).parent.iterdir()
+    files = sorted(file for file in beside if file.suffix in (".py", ".toml", ".txt"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,8 @@ from nanochat.console import Progress, UserError, say, warn
 from nanochat.eval.results import Score, TaskResult, centered, version_hash
 from nanochat.inference import Engine, Request, fit_ids
 from nanochat.machine import Ranks, ranks
-from nanochat.tasks.humaneval import pass_at_k
+from nanochat.tasks.passes import pass_at_k
+from nanochat.tasks.task import WithBaseline, WithGrading, WithLetters
 from nanochat.tokenizer import render_prompt
 
 if TYPE_CHECKING:
@@ -33,21 +34,6 @@ RANDOM = {
     "HumanEval": 0.0,
     "SpellingBee": 0.0,
 }
-
-
-@runtime_checkable
-class WithLetters(Protocol):
-    """A categorical task: the answers to choose from."""
-
-    def letters(self, i: int) -> tuple[str, ...]: ...
-
-
-@runtime_checkable
-class WithBaseline(Protocol):
-    """A task that knows the score of a constant answer, by mark."""
-
-    def baseline(self) -> dict[str, float]: ...
-
 
 Grades = Mapping[str, bool]  # the first decides the accuracy, each is counted by its name
 Graded = dict[int, list[Grades]]  # of every answer to a question
@@ -107,8 +93,8 @@ def version(task: Task, items: Sequence[int]) -> str:
     """The hash of the questions and their right answers, with the letters to choose from, and of how one grades."""
 
     def parts() -> Iterator[str]:
-        if grading := getattr(task, "grading", None):
-            yield f"grading {grading}"
+        if isinstance(task, WithGrading) and task.grading:
+            yield f"grading {task.grading}"
         for i in items:
             letters = task.letters(i) if isinstance(task, WithLetters) else ()
             yield json.dumps([task.kind, task[i].to_dict(), letters])

@@ -19,6 +19,7 @@ from nanochat.console import Progress, UserError, is_main_rank, say, warn
 from nanochat.corpus.decoding import read_text
 from nanochat.eval.bundle import BUNDLE_URL
 from nanochat.eval.core_kept import Kept, Outcome
+from nanochat.eval.core_model import CoreModel, CoreTokenizer, core_model
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import OPTIONS, CoreTask, Question, ask, problem, rows, where
 from nanochat.eval.results import Score, TaskResult, centered, core_interval, version_hash
@@ -27,7 +28,6 @@ from nanochat.paths import write_atomic
 
 if TYPE_CHECKING:
     from nanochat.model import GPT
-    from nanochat.tokenizer import Tokenizer
 
 VERSION = 1  # of prompts, spans and decisions
 WINDOW = 128  # items rendered at a time, so that rows of about one length meet in a batch
@@ -131,8 +131,8 @@ def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tu
 
 
 def evaluate_core(
-    model: GPT,
-    tokenizer: Tokenizer,
+    model: GPT | CoreModel,
+    tokenizer: CoreTokenizer,
     bundle: Path,
     max_per_task: int | None = None,
     labels: Sequence[str] = (),
@@ -232,8 +232,8 @@ def write_csv(path: Path, results: Mapping[str, TaskResult], whole: bool) -> Non
 
 @torch.inference_mode()
 def evaluate_items(
-    model: GPT,
-    tokenizer: Tokenizer,
+    model: GPT | CoreModel,
+    tokenizer: CoreTokenizer,
     task: CoreTask,
     questions: Sequence[Question],
     batch_tokens: int = BATCH_TOKENS,
@@ -243,6 +243,7 @@ def evaluate_items(
 
     advance: told how many questions of this rank are done.
     """
+    model = core_model(model)
     me = ranks()
     mine = range(me.rank, len(questions), me.world)
     done: dict[int, Outcome] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from nanochat.console import UserError
 
 if TYPE_CHECKING:
-    from nanochat.tokenizer import Tokenizer
+    from nanochat.eval.core_model import CoreTokenizer
 
 Item = Mapping[str, Any]
 RULES = ("nanochat", "dclm")
@@ -141,7 +141,7 @@ def pieces(task: CoreTask, question: Question) -> tuple[str, list[str], list[str
     return "\n".join(done), asked, answers
 
 
-def rows(task: CoreTask, questions: Sequence[Question], tokenizer: Tokenizer, context: int) -> list[list[Row]]:
+def rows(task: CoreTask, questions: Sequence[Question], tokenizer: CoreTokenizer, context: int) -> list[list[Row]]:
     """For every question the rows to run through the model, cut on the left to `context` ids."""
     if task.rules == "dclm":
         found = _rows_of_pieces([pieces(task, x) for x in questions], tokenizer)
@@ -160,7 +160,7 @@ def where(task: CoreTask, question: Question) -> str:
     return f"CORE task {task.label}: line {question.line} of {task.file}"
 
 
-def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: Tokenizer) -> list[list[Row]]:
+def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: CoreTokenizer) -> list[list[Row]]:
     """The answer is what follows the question, each encoded by itself; behind a space, where words hold theirs."""
     space = " " if len(tokenizer.encode(" a")) == 1 else ""
     texts = [
@@ -178,7 +178,7 @@ def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer
     return done
 
 
-def _parted(task: CoreTask, question: Question, ids: list[list[int]], tokenizer: Tokenizer) -> list[Row]:
+def _parted(task: CoreTask, question: Question, ids: list[list[int]], tokenizer: CoreTokenizer) -> list[Row]:
     """The answer begins where the rows part; of schema, where the contexts differ, it is what they end with alike."""
     if task.kind == "language_modeling":
         return [Row(ids[1], common_prefix(ids), len(ids[1]))]

@@ -10,22 +10,17 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.console import UserError, say
-from nanochat.eval.subject import Subject
+from nanochat.eval.core_model import Group, padded, picked
 from nanochat.machine import describe, setup
-from nanochat.model import GPT
-from nanochat.model.cache import KVCache
-from nanochat.tokenizer import Tokenizer
 
 PACKAGES = "pip install -U transformers accelerate gguf"
 CONTEXT = 2048  # of models that do not say, as in lm-eval
@@ -34,7 +29,10 @@ SUFFIXES = {".safetensors", ".json", ".model", ".txt"}  # of a model's and a tok
 
 
 class HFTokenizer:
-    """What CORE needs of a tokenizer. bos: an id to stand before a prompt; whether it is run is up to the model."""
+    """A tokenizer of transformers with what CORE needs.
+
+    bos: an id to stand before a prompt; whether it is run is up to the model.
+    """
 
     hash = ""  # the model's stands for its files, too
 
@@ -51,8 +49,16 @@ class HFTokenizer:
         return self.encode_batch([text])[0]
 
 
+@dataclass(frozen=True)
+class HFSizes:
+    """seq_len: ids that a row may have, the first included even where it is not run. vocab_size: ids in all."""
+
+    seq_len: int
+    vocab_size: int
+
+
 class HFModel:
-    """What CORE needs of a model; its "hidden" states are logits, which each architecture makes in its own way.
+    """A causal model of transformers with what CORE needs. Each architecture makes its logits in its own way.
 
     A row's first id is run only with keep_first: otherwise it stands for nothing, and what comes after it follows
     nothing.
@@ -63,30 +69,20 @@ class HFModel:
         self.bos, self.skip = bos, 0 if keep_first else 1
         text = model.config.get_text_config()
         context = getattr(text, "max_position_embeddings", None) or CONTEXT
-        # No depth: nanochat's cache holds nothing but the ids that rows share.
-        sizes = {"seq_len": context + self.skip, "vocab_size": text.vocab_size}
-        self.config = SimpleNamespace(**sizes, depth=0, kv_heads=1, head_dim=1)
+        self.config = HFSizes(context + self.skip, text.vocab_size)
         self.device: torch.device = model.device
         self.dtype: torch.dtype = model.dtype
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Logits (B, T, V) behind every id of ids (B, T), which follow those in the cache.
-
-        An empty cache takes the ids, and is all that comes of it: they are run when the rest of the rows is known.
-        """
-        if cache is None:
-            return self._whole(ids)
-        if not cache.longest:
-            cache.keys = ids[None, :, None, :, None]
-            return ids
-        fronts = [tuple(x[:n].tolist()) for x, n in zip(cache.keys[0, :, 0, :, 0], cache.length, strict=True)]
-        same = [list(rows) for _, rows in groupby(range(len(fronts)), key=lambda row: fronts[row])]
-        return torch.cat([self._behind(fronts[rows[0]], ids[rows]) for rows in same])
-
-    def logits(self, h: Tensor) -> Tensor:
-        return h.float()
+    def answer_logits(self, groups: Sequence[Group]) -> Tensor:
+        if groups[0].front:
+            found = torch.cat([picked(self._behind(x.front, padded(x.tails, self.device)), [x]) for x in groups])
+        else:
+            rows = padded([tail for group in groups for tail in group.tails], self.device)
+            found = picked(self._whole(rows), groups)
+        return found.float()
 
     def _whole(self, ids: Tensor) -> Tensor:
+        """Logits (B, T, V) behind every id of ids (B, T)."""
         found = [self._first.expand(ids.size(0), -1, -1)] if self.skip else []
         if ids.size(1) > self.skip:
             found.append(self.model(input_ids=ids[:, self.skip :], use_cache=False).logits)
@@ -97,13 +93,10 @@ class HFModel:
         """(1, 1, V) logits of what follows nothing."""
         return self.model(input_ids=torch.tensor([[self.bos]], device=self.device), use_cache=False).logits
 
-    def _behind(self, front: tuple[int, ...], tails: Tensor) -> Tensor:
+    def _behind(self, front: list[int], tails: Tensor) -> Tensor:
         """Logits (B, T, V) behind every id of tails (B, T), where the ids of `front` stand before each row."""
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-        room = self.config.seq_len - len(front)
-        if tails.size(1) > room:  # by padding only: rows were cut. Positions may end here.
-            return F.pad(self._behind(front, tails[:, :room]), (0, 0, 0, tails.size(1) - room))
         ids = torch.tensor([front], device=self.device)
         past: Any = getattr(
             self.model.base_model(input_ids=ids[:, self.skip :], use_cache=True), "past_key_values", None
@@ -116,7 +109,16 @@ class HFModel:
         return self._whole(torch.cat((ids.expand(len(tails), -1), tails), dim=1))[:, len(front) :]
 
 
-def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
+@dataclass(frozen=True)
+class HFSubject:
+    """A model of transformers under test, its tokenizer, and what the results say about it."""
+
+    facts: dict[str, Any]
+    model: HFModel
+    tokenizer: HFTokenizer
+
+
+def open_hf(source: str, device: str, dtype: str) -> tuple[HFSubject, int]:
     """A model of transformers, and how many ids to run at once.
 
     source: a folder, a .gguf file, or a repository on the Hub. Weights are read from safetensors or GGUF, never from
@@ -139,7 +141,8 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
             # By itself it would run the packed weights with kernels that it downloads.
             options["quantization_config"] = GgufConfig(dequantize=True)
         options |= {"dtype": machine.dtype, "use_safetensors": True, "output_loading_info": True}
-        found, report = cast(Any, AutoModelForCausalLM.from_pretrained(folder, **options))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+        found, report = loaded
         if absent := sorted(report["missing_keys"]):
             raise ValueError(f"its file has no {', '.join(absent)}")
     except ImportError as error:
@@ -161,8 +164,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[Subject, int]:
         "dtype": str(model.dtype).removeprefix("torch."),
     }
     say(f"hf {name} ({found.num_parameters():,} parameters) on {describe(machine)}")
-    subject = Subject(Path(folder), facts, cast(GPT, model), cast(Tokenizer, tokenizer), machine)
-    return subject, max(1, LOGITS // model.config.vocab_size)
+    return HFSubject(facts, model, tokenizer), max(1, LOGITS // model.config.vocab_size)
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:

@@ -37,7 +37,7 @@ def farewell(corpus: str, tag: str, world_seed: int) -> None:
 
 
 def python() -> str:
-    """What to type for the Python that runs this, from the working folder."""
+    """The command for the running Python, from the working folder."""
     program = Path(sys.executable)
     with suppress(OSError, ValueError):  # no working folder any more, or not below it
         program = program.relative_to(Path.cwd())
@@ -45,7 +45,7 @@ def python() -> str:
 
 
 def questions(corpus: str, world_seed: int) -> tuple[str, ...]:
-    """Of the model's own world when it knows one."""
+    """The questions to ask, about the tiny world if the model knows it."""
     if corpus != "tinyworld":
         return QUESTIONS
     from nanochat.tasks import TinyWorld

@@ -1,4 +1,4 @@
-"""torchrun, but what a person can mend stays exit code 2, without torchrun's own report of it."""
+"""torchrun, but errors that the user can fix keep exit code 2, without torchrun's own report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def main() -> None:
         codes = {failure.exitcode for failure in error.failures.values()}
         if 2 not in codes:
             raise
-        sys.exit(2)  # the rank has said why; the others were ended for it
+        sys.exit(2)  # the rank has said why; torchrun has ended the others
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SLOWEST, FASTEST = 1e-3, 3.0  # exponents that are looked at
-LEAST = 1e-9  # bits per byte; what falls by less from the first point to the last does not fall
+SLOWEST, FASTEST = 1e-3, 3.0  # range of exponents that is searched
+LEAST = 1e-9  # bits per byte; a smaller fall from the first point to the last counts as none
 MEASURED, LINE, EXPECTED = "#3366cc", "#339966", "#cc5522"
 
 Floats = np.ndarray
@@ -32,7 +32,7 @@ class Law:
 
 
 def fit(flops: Sequence[float], bpb: Sequence[float]) -> Law | None:
-    """The law through two points (without a floor), or nearest to more (least squares). None: bpb does not fall.
+    """The law through two points (without a floor), or the least-squares fit to more. None: bpb does not fall.
 
     For a given exponent, floor and factor follow by linear regression, so that only the exponent has to be searched.
     ValueError: fewer than two points, equal FLOPs, or numbers that are not positive and finite.
@@ -43,7 +43,7 @@ def fit(flops: Sequence[float], bpb: Sequence[float]) -> Law | None:
     if not (np.isfinite([c, y]).all() and min(c.min(), y.min()) > 0):
         raise ValueError("FLOPs and bits per byte must be positive and finite")
     x = np.log(c)
-    middle = x.mean()  # around it, factor and exponent hardly depend on each other
+    middle = x.mean()  # centred there, factor and exponent are nearly independent
     x = x - middle
     if len(c) == 2:
         b = -float(np.log(y[1] / y[0]) / (x[1] - x[0]))

@@ -1,8 +1,8 @@
-"""A depth sweep: models of several depths, trained alike, and the law by which they get better.
+"""A depth sweep: models of several depths, trained alike, and their scaling law.
 
 Every depth is trained by base_train in a process and a base folder of its own, <base>/miniseries/<name>/d<depth>, with
-links to the tokenizer and the data: so a sweep neither replaces the newest base model nor its metrics. The name
-carries a hash of the settings; a finished depth is therefore found again under the same settings, and only then.
+links to the tokenizer and the data: so a sweep replaces neither the newest base model nor its metrics. The name
+contains a hash of the settings, so a finished depth is found again under the same settings only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     pass
 
 VERSION = 1
-EVAL_TOKENS = 1 << 19  # of validation: by itself a training takes more the deeper the model
+EVAL_TOKENS = 1 << 19  # of validation; by default a training uses more for deeper models
 OWN = ("depth", "model_tag", "resume", "time_budget", "target_flops")  # settings that a sweep decides by itself
 
 
@@ -45,7 +45,7 @@ class MiniseriesConfig:
     """Train models of several depths alike and fit how bits per byte fall with compute."""
 
     depths: str = "2,4,6,8"
-    """layers of the models, at least two, with commas between"""
+    """depths of the models in layers, at least two, separated by commas"""
     dataset: str = BaseConfig.dataset
     """corpus to train on: a name, or a folder prepared by python -m nanochat.dataset"""
     target_param_data_ratio: float = BaseConfig.target_param_data_ratio
@@ -58,8 +58,8 @@ class MiniseriesConfig:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a depth will take. tokens, flops: of training. batch: tokens of a step. passes: over the training text; None
-    while shards still arrive."""
+    """What a depth costs. tokens, flops: of training. batch: tokens per step. passes: over the training text; None
+    while shards are still arriving."""
 
     depth: int
     scaling_params: int
@@ -75,7 +75,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class DepthResult:
-    """What a depth came to. seconds: of training, compilation included. tok_per_s: the median over the steps."""
+    """The result of a depth. seconds: of training, compilation included. tok_per_s: the median over the steps."""
 
     depth: int
     params: int
@@ -101,7 +101,7 @@ class Sweep:
         if changed := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
             raise UserError(
                 f"--{changed[0]} cannot be given to a sweep over depths",
-                "Set how long each trains by --target_param_data_ratio or --num_iterations; a sweep goes on by itself",
+                "Set each training's length with --target_param_data_ratio or --num_iterations; sweeps always resume",
             )
         self.depths = depths
         self.base = replace(
@@ -126,7 +126,7 @@ class Sweep:
         }
         for name in OWN:
             self.settings.pop(name, None)
-        # What is as by default does not count, so that a sweep is found again by a version that has more flags.
+        # Default values are left out, so that a version with more flags still finds a sweep.
         usual = {**fingerprint(BaseConfig()), **horizon(BaseConfig())}
         told = {name: value for name, value in self.settings.items() if name not in usual or usual[name] != value}
         folder, older = (base_dir() / "miniseries" / f"{slug(corpus.name)}-{_mark(x)}" for x in (told, self.settings))
@@ -168,7 +168,7 @@ class Sweep:
             require_version(values.pop("version", VERSION), VERSION, f"{path}")
             measured = values.pop("settings", self.settings)
             if changed(measured, self.settings, BaseConfig()):
-                return None  # by a version whose defaults were others
+                return None  # made by a version with other defaults
             return DepthResult(**values)
         except FileNotFoundError:
             return None
@@ -194,7 +194,7 @@ def miniseries(config: MiniseriesConfig, base: BaseConfig) -> None:
         if cost.passes is not None and cost.passes > 1:
             warn(
                 f"warning: depth {cost.depth} reads the text {cost.passes:.2g} times; "
-                "repeated text teaches less than new, which the law does not know"
+                "repeated text teaches less than new text, which the law ignores"
             )
     with lock.hold(sweep.folder / "lock", f"another miniseries is at work in {sweep.folder}", GRACE) as handle:
         results = []
@@ -208,7 +208,7 @@ def miniseries(config: MiniseriesConfig, base: BaseConfig) -> None:
 def parse_depths(text: str) -> list[int]:
     """ "2,4,6" as ascending numbers, at least two."""
     if not re.fullmatch(r"\d+(,\d+)*", text) or 0 in (depths := sorted({int(part) for part in text.split(",")})):
-        raise UserError(f"--depths={text} is no list of depths", "Write them as in --depths=2,4,6,8")
+        raise UserError(f"--depths={text} is not a list of depths", "Write them as in --depths=2,4,6,8")
     if len(depths) < 2:
         raise UserError(f"--depths={text} is one depth, and a law needs at least two depths", "Give more of them")
     return depths
@@ -256,14 +256,14 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> DepthResult:
 
 
 def _link(home: Path, name: str) -> None:
-    """home/name shows <base>/name; relative, so that the whole base folder can be moved."""
+    """Link home/name to <base>/name; the link is relative, so that the whole base folder can be moved."""
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not (home / name).is_symlink():
             (home / name).symlink_to(Path("../../..") / name, target_is_directory=True)
     except OSError as error:
         problem = f"cannot make the link {home / name}: {error.strerror}"
-        raise UserError(problem, "Set NANOCHAT_BASE_DIR to a writable disk that has symbolic links") from None
+        raise UserError(problem, "Set NANOCHAT_BASE_DIR to a writable disk that supports symbolic links") from None
 
 
 @contextmanager
@@ -282,7 +282,7 @@ def _base_folder(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """law: None when bits per byte do not fall. held_out: what the law of all smaller depths says of the largest."""
+    """law: None when bits per byte do not fall. held_out: prediction of the smaller depths' law for the largest."""
 
     results: list[DepthResult]
     law: Law | None
@@ -309,16 +309,16 @@ def _conclude(sweep: Sweep, results: list[DepthResult], copy: Path | None) -> No
     say()
     _table(found)
     if law is None:
-        say("Bits per byte do not fall from depth to depth: there is no law in this")
+        say("Bits per byte do not fall from depth to depth, so no law fits them")
     else:
         rms = math.sqrt(sum(r * r for r in found.residuals()) / len(results))
         exact = (3 if law.floor else 2) >= len(results)
-        note = " (it has as many numbers as there are depths, so this proves nothing)" if exact else ""
+        note = " (as many parameters as depths, so the residuals prove nothing)" if exact else ""
         say(f"Law: bits per byte = {law}; residuals {rms:.4f} (root mean square){note}")
     if found.held_out is not None:
         miss = found.held_out - largest.val_bpb
         say(
-            f"Check: the law of the smaller depths says {found.held_out:.4f} for d{largest.depth}, "
+            f"Check: the law of the smaller depths predicts {found.held_out:.4f} for d{largest.depth}, "
             f"measured {largest.val_bpb:.4f} ({miss:+.4f})"
         )
     speed = largest.flops / largest.seconds
@@ -332,13 +332,13 @@ def _conclude(sweep: Sweep, results: list[DepthResult], copy: Path | None) -> No
     if sweep.base.arch == "modern" and results[0].depth < scale.BIGRAM_DEPTH <= deepest:
         warn(
             f"note: models from depth {scale.BIGRAM_DEPTH} on have no table of token pairs, "
-            "so that one law need not hold on both sides"
+            "so one law may not hold on both sides"
         )
     batches = [cost.batch for cost in (*map(sweep.cost, sweep.depths), *further)]
     if min(batches) <= scale.SMALL_BATCH < max(batches):
         warn(
             f"note: batches here have {min(batches):,} to {max(batches):,} tokens; up to {scale.SMALL_BATCH:,} the "
-            "learning rates and updates are others, so that one law need not hold on both sides"
+            "learning rates and updates differ, so one law may not hold on both sides"
         )
     _save(sweep, found, further, copy)
 

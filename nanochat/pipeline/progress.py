@@ -15,7 +15,7 @@ VERSION = 2
 
 
 def fingerprints(stages: tuple[Stage, ...]) -> list[str]:
-    """What each stage's result depends on: its own settings and those of the stages before that leave something."""
+    """A hash of what each stage's result depends on: its settings and those of earlier stages that have an output."""
     out, before = [], ""
     for stage in stages:
         parts = [before, stage.name, *stage.args, *(_state(path) for path in stage.inputs)]
@@ -27,15 +27,15 @@ def fingerprints(stages: tuple[Stage, ...]) -> list[str]:
 
 
 def _state(path: Path) -> str:
-    """Names, sizes and times of the files: what has been edited is not what was trained on."""
+    """Names, sizes and times of the files, to notice edits since the training."""
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     return ",".join(f"{f.name}:{f.stat().st_size}:{f.stat().st_mtime_ns}" for f in files if f.exists()) or "absent"
 
 
 def needs(stages: tuple[Stage, ...], number: int) -> list[Stage]:
-    """What a stage is made from: the model trained last, or before there is one, all that came before."""
+    """The stages whose output a stage needs: back to the last one that trained a model, or all if none did."""
     found: list[Stage] = []
-    if stages[number].name == "report":  # of whatever has left metrics
+    if stages[number].name == "report":  # it uses whatever metrics exist
         return found
     for stage in reversed(stages[:number]):
         if stage.output:
@@ -46,7 +46,7 @@ def needs(stages: tuple[Stage, ...], number: int) -> list[Stage]:
 
 
 class StageLog:
-    """started, done: fingerprint by stage. left: what a finished stage left, as a digest. choices: depths chosen, by
+    """started, done: fingerprint by stage. left: digest of each finished stage's output. choices: depths chosen, by
     question (see settings.resolve)."""
 
     def __init__(self) -> None:
@@ -69,22 +69,22 @@ class StageLog:
             warn(f"warning: {self.path} was damaged and is kept as {kept.name}; all stages will run again")
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
-        """Finished with these settings, and what it left, or something in its place, is there."""
+        """Whether it was finished with these settings, and its output, or a replacement, exists."""
         return self.done.get(stage.name) == fingerprint and (not stage.output or newest_output(stage) is not None)
 
     def is_replaced(self, stage: Stage) -> bool:
-        """Whether what a finished stage left is no longer what is there."""
+        """Whether a finished stage's output has been replaced."""
         now = digest(stage)
         return self.left.get(stage.name, now) != now
 
     def know(self, stage: Stage) -> None:
-        """Take what is there for what a finished stage left, where a version 1 of this file does not say."""
+        """Take the present output as a finished stage's own, where version 1 of this file did not record it."""
         if stage.output and stage.name not in self.left:
             self.left[stage.name] = digest(stage)
             self.save()
 
     def accept(self, stage: Stage, later: tuple[Stage, ...]) -> None:
-        """Go on from what is there in place of what a stage left; what was made from that is out of date."""
+        """Go on from the replacement of a stage's output; what was made from the original is out of date."""
         self.left[stage.name] = digest(stage)
         for other in later:
             self.done.pop(other.name, None)
@@ -100,7 +100,7 @@ class StageLog:
         return self.started.get(stage.name) == fingerprint
 
     def start(self, stage: Stage, fingerprint: str, later: tuple[Stage, ...]) -> None:
-        """What `later` stages made from an earlier result of this one is out of date."""
+        """Record a start; what `later` stages made from an earlier result of this one is out of date."""
         self.started[stage.name] = fingerprint
         self.done.pop(stage.name, None)
         for other in later:
@@ -120,13 +120,13 @@ class StageLog:
 
 
 def newest_output(stage: Stage) -> Path | None:
-    """The file that stands for what a stage left: of a model, its newest step's manifest."""
+    """The file that represents a stage's output: for a model, its newest step's manifest."""
     found = sorted(base_dir().glob(stage.output), key=lambda path: (len(path.parent.name), path))
     return found[-1] if found else None
 
 
 def digest(stage: Stage) -> str:
-    """16 hex digits that stand for what a stage left: the hash of a model's weights, else of the file that lists it."""
+    """16 hex digits that identify a stage's output: the hash of a model's weights, else of the file that lists it."""
     path = newest_output(stage)
     if path is None:
         return ""

@@ -1,4 +1,4 @@
-"""From what the person asked and what the machine is to every stage's settings."""
+"""Every stage's settings, from the user's options and the machine."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from nanochat.paths import STAGES, eval_bundle_dir
 from nanochat.tasks import CustomJSON
 from nanochat.train.config import parse_duration
 
-DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU when nothing is said
+DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU by default
 RATIO = 12.0  # tokens per scaling parameter
 GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download, of about 250 MB of text
-FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # the seed's classic model, about four hours on 8 H100
+FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # upstream's classic model, about four hours on 8 H100
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
 TINY_BATCH, TINY_STEPS = 4096, 1000
@@ -49,23 +49,23 @@ class SpeedrunConfig:
     run: str = ""
     """name for Weights & Biases (empty: WANDB_RUN)"""
     replaced: Literal["stop", "use", "retrain"] = "stop"
-    """when something else has taken the place of what an earlier speedrun made (a model, the tokenizer, the text) and a
-    later stage needs it: stop, use what is there now, or make it again"""
+    """if something that an earlier speedrun made (a model, the tokenizer, the text) has been replaced and a later stage
+    needs it: stop, use the replacement, or make it again"""
     strict: bool = False
     """stop before mid-training when something in your own conversations would have to be changed (mid_train --help)"""
     skip_bad: bool = False
     """leave out files and rows of your own text that cannot be read, and count them, instead of stopping"""
     dry_run: bool = False
-    """look whether the text can be read, print the stages with their settings, and stop"""
+    """check that the text can be read, print the stages with their settings, and stop"""
 
 
 @dataclass(frozen=True)
 class Stage:
     """One command.
 
-    output: pattern of what it leaves under the base dir for later stages or the person, "" for nothing.
-    inputs: files and folders of the person's that it reads. torchrun: on all GPUs. resumable: understands --resume.
-    extra: arguments that do not change what comes out.
+    output: pattern of its output under the base dir, for later stages or the user; "" for none.
+    inputs: the user's files and folders that it reads. torchrun: runs on all GPUs. resumable: accepts --resume.
+    extra: arguments that do not change the output.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Stage:
     resumable: bool = False
     extra: tuple[str, ...] = ()
     module: str = ""  # when it is not scripts.<name>
-    trains: str = ""  # the stage of the model that comes out
+    trains: str = ""  # the stage of the model that it trains
 
     def display(self, nproc: int) -> str:
         module = self.module or f"scripts.{self.name}"
@@ -94,12 +94,12 @@ class Plan:
     summary: str
     corpus: str
     tag: str
-    flags: tuple[str, ...] = ()  # of the command that the person gave, to which a stage's remedies keep
+    flags: tuple[str, ...] = ()  # of the user's command: remedies of a stage name only these
 
 
 def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
-    """All settings. choices: depths chosen before, by question; a new one is added, since measuring the machine again
-    could choose another and so throw a half-trained model away."""
+    """All settings. choices: depths chosen before, by question. A new one is added, since measuring the machine again
+    could give another depth and so discard a half-trained model."""
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -128,12 +128,12 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
 
 
 def _check_inputs(config: SpeedrunConfig, dataset: str, gpus: int) -> None:
-    """A mistake in the last file must not show after hours of the first stages."""
+    """Check all inputs at once: a mistake in the last file must not show only after hours of training."""
     if dataset not in (TINYWORLD, *HUB_CORPORA) and not Path(dataset).exists() and not find_info(dataset):
         raise UserError(
             f"unknown dataset {dataset!r}", f"Choose {', '.join((TINYWORLD, *HUB_CORPORA))}, or a path that exists"
         )
-    if config.dry_run:  # else the first stage says it, as soon
+    if config.dry_run:  # otherwise the first stage reports it just as early
         check(dataset, GPU_SHARDS if gpus else CPU_SHARDS, config.skip_bad)
     for path in config.data:
         CustomJSON(path)
@@ -206,7 +206,7 @@ def _stages(
     model = f"--model_tag={tag}"
 
     def training(name: str, stage: str, args: tuple[str, ...], more: tuple[str, ...] = ()) -> Stage:
-        """more: the person's conversations, which it reads."""
+        """more: flags for the user's conversations, if it reads them."""
         inputs = own if more else ()
         output = f"{STAGES[stage]}/{tag}/step_*/manifest.json"
         extra = (*run, "--strict") if more and config.strict else run

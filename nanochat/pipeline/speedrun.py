@@ -78,7 +78,7 @@ def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
 
 
 def _replaced(log: StageLog, plan: Plan, marks: list[str]) -> list[Stage]:
-    """Finished stages in whose place something else is now, and which a stage that is to run needs."""
+    """Finished stages whose output has been replaced and is needed by a stage still to run."""
     done = [log.is_done(stage, mark) for stage, mark in zip(plan.stages, marks, strict=True)]
     needed = {need.name for n, is_done in enumerate(done) if not is_done for need in needs(plan.stages, n)}
     finished = (stage for stage, is_done in zip(plan.stages, done, strict=True) if is_done)
@@ -86,7 +86,7 @@ def _replaced(log: StageLog, plan: Plan, marks: list[str]) -> list[Stage]:
 
 
 def _decide(config: SpeedrunConfig, log: StageLog, plan: Plan, marks: list[str]) -> None:
-    """Nothing is made from a model, tokenizer or text that is not the one it was meant to be made from."""
+    """Follow --replaced where a needed model, tokenizer or text has been replaced."""
     while replaced := _replaced(log, plan, marks):
         stage = replaced[0]
         later = plan.stages[plan.stages.index(stage) + 1 :]
@@ -97,7 +97,7 @@ def _decide(config: SpeedrunConfig, log: StageLog, plan: Plan, marks: list[str])
         if config.replaced == "stop":
             aside = _set_aside(stage, plan.tag, log.left[stage.name])
             raise UserError(
-                f"{now}{f'; that one is {aside} now' if aside else ''}",
+                f"{now}{f'; the earlier one is now {aside}' if aside else ''}",
                 "Add --replaced=use to go on from what is there now, or --replaced=retrain to make it again",
             )
         say(f"{now}: {'going on from it' if config.replaced == 'use' else 'making it again'}")
@@ -119,7 +119,7 @@ def _set_aside(stage: Stage, tag: str, weights: str) -> Path | None:
 
 
 def _alone() -> AbstractContextManager[int]:
-    """Hold <base>/speedrun.lock. Stages inherit it, so one that outlives a killed speedrun holds up the next."""
+    """Hold <base>/speedrun.lock. Stages inherit it, so a stage that outlives a killed speedrun blocks the next one."""
     busy = f"another speedrun is at work in {base_dir()}, or a stage that it left behind"
     return lock.hold(base_dir() / "speedrun.lock", busy, GRACE)
 
@@ -164,13 +164,13 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        # Ctrl-C reaches the stage from the terminal too; it saves and leaves.
+        # The stage gets Ctrl-C from the terminal too; it saves and exits.
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-        say(f"{stage.name} interrupted; the same command goes on from here")
+        say(f"{stage.name} interrupted; run the same command to go on")
         raise
     finally:
         signal.signal(signal.SIGTERM, old)
@@ -184,7 +184,7 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     if code == 2:
         raise UserError(
             f"the stage {stage.name} could not run",
-            "The line above says why; finished stages stay finished, and speedrun has flags for settings: --help",
+            "See the line above for why, and --help for speedrun's flags; finished stages stay finished",
         )
-    say(f"error: the stage {stage.name} failed with exit code {code}; the same command goes on from here")
+    say(f"error: the stage {stage.name} failed with exit code {code}; run the same command to go on")
     sys.exit(1 if code < 0 else code)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, run_command, say
+from nanochat.console import UserError, command, say
 
 
 @dataclass
@@ -46,9 +46,4 @@ def run(config: Config) -> None:
     report.generate(config.price_per_hour, copy_to=Path.cwd(), tag=config.model_tag)
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

@@ -1,4 +1,4 @@
-"""Two evaluations side by side: which scores differ by more than chance would make them."""
+"""Compare two evaluations: which scores differ by more than chance explains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from nanochat.console import UserError, require_version
 from nanochat.eval.results import VERSION, centered, mean_interval
 
-LEVEL = 0.05  # how often all tasks together may show a difference where there is none
+LEVEL = 0.05  # chance that any of the tasks shows a difference where there is none
 MEANS = {"core": "CORE", "chatcore": "ChatCORE"}
 
 
@@ -31,9 +31,9 @@ class Estimate:
 
 
 def difference(a: Estimate, b: Estimate, correlation: float = 0.0) -> Estimate:
-    """b - a: the arms of the two intervals add up like standard deviations do.
+    """b - a; the arms of the two intervals are combined like standard deviations.
 
-    Of two shares with Wilson's intervals it is Newcombe's interval (Statistics in Medicine 17, 1998: page 873 without,
+    For two shares with Wilson intervals this is Newcombe's interval (Statistics in Medicine 17, 1998: page 873 without,
     page 2635 with a correlation).
     """
 
@@ -52,7 +52,7 @@ def mean(parts: Sequence[Estimate]) -> Estimate:
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Between the outcomes of the same questions, with Newcombe's correction for continuity; 0 when one is constant."""
+    """Correlation of outcomes on the same questions, with Newcombe's continuity correction; 0 if one is constant."""
     covariance = float(np.mean(np.multiply(a, b)) - np.mean(a) * np.mean(b))
     if covariance > 0:
         covariance = max(0.0, covariance - 0.5 / len(a))
@@ -61,14 +61,14 @@ def correlation(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def swap_test(differences: Sequence[int]) -> float:
-    """How likely a sum at least as far from 0 is when chance decides which of the two models got which outcome.
+    """The p value of the sum, if chance decides which of the two models got which outcome.
 
-    Exact, two-sided. Outcomes of 0 and 1 make it McNemar's exact test, others Fisher's randomisation test for pairs.
+    Exact, two-sided. With outcomes of 0 and 1 it is McNemar's exact test, else Fisher's randomisation test for pairs.
     """
     steps = [abs(d) for d in differences if d]
     unit = math.gcd(*steps) or 1
     size = sum(steps) // unit
-    chance = np.zeros(2 * size + 1)  # of the sum being index - size
+    chance = np.zeros(2 * size + 1)  # probability that the sum is index - size
     chance[size] = 1.0
     for step in steps:
         chance = (np.roll(chance, step // unit) + np.roll(chance, -step // unit)) / 2
@@ -77,14 +77,14 @@ def swap_test(differences: Sequence[int]) -> float:
 
 
 def score_test(a: float, n: int, b: float, m: int) -> float:
-    """How likely shares at least as far apart as a (of n) and b (of m) are when both are drawn from one; two-sided."""
+    """The two-sided p value of the difference between shares a (of n) and b (of m), if both have one true share."""
     pooled = (a * n + b * m) / (n + m)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     return math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p values, each raised so that all may be held against one level (Holm 1979)."""
+    """The p values, each raised so that all can be compared with one level (Holm 1979)."""
     adjusted, highest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         highest = max(highest, min(1.0, (len(ps) - rank) * ps[place]))
@@ -101,7 +101,7 @@ def _number(value: Any) -> float:
 
 @dataclass(frozen=True)
 class TaskRecord:
-    """A task of a result file. right: right answers to each question, out of `samples`; random: a guesser's score."""
+    """A task of a result file. right: right answers per question, out of `samples`; random: the score of guessing."""
 
     score: Estimate
     n: int
@@ -126,7 +126,7 @@ class TaskRecord:
         return [count / self.samples for count in self.right]
 
     def scaled(self, estimate: Estimate) -> Estimate:
-        """A difference of accuracies as one of centred accuracies."""
+        """Convert a difference of accuracies to a difference of centred accuracies."""
         room = 1 - (self.random or 0.0)
         return Estimate(estimate.value / room, estimate.low / room, estimate.high / room)
 
@@ -147,7 +147,7 @@ class ResultFile:
 
     @classmethod
     def read(cls, path: Path) -> ResultFile:
-        remedy = "Give two files such as `nanochat chat_eval --json FILE` writes, and base_eval and base_loss likewise"
+        remedy = "Give two files that `nanochat chat_eval --json FILE`, base_eval or base_loss wrote"
         try:
             record = json.loads(path.read_text(encoding="utf-8-sig"))
             require_version(record["version"], VERSION, f"{path}")
@@ -170,7 +170,7 @@ class ResultFile:
 
 @dataclass(frozen=True)
 class Difference:
-    """What is compared: two numbers; b - a, unless they are of different questions; how likely chance is to do that."""
+    """A row of the table: two numbers; b - a, or None if they are of different questions; the p value of b - a."""
 
     name: str
     a: float
@@ -187,9 +187,9 @@ class Difference:
 
 
 def compare(first: Path, second: Path) -> str:
-    """A table of what two result files have in common, and in words what can be said about it.
+    """A table of what two result files have in common, and a verdict in words.
 
-    UserError for a file that is none, or when there is nothing in common.
+    UserError for a file that is not a result file, or when nothing is in common.
     """
     a, b = ResultFile.read(first), ResultFile.read(second)
     rows = [_task_row(name, a.tasks[name], b.tasks[name]) for name in a.tasks if name in b.tasks]

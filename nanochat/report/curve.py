@@ -23,7 +23,7 @@ def smoothed(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
 
 
 def _validation(runs: Runs, stage: str) -> tuple[str, Points]:
-    """What the stage validates itself by: bits per byte on text, or the loss on conversations."""
+    """The stage's own validation: bits per byte on text, or the loss on conversations."""
     if bpb := runs.series(TRAINING[stage], "eval", "val_bpb"):
         return "validation bpb", bpb
     return "validation loss (nats)", runs.series(TRAINING[stage], "eval", "val_loss")

@@ -16,9 +16,9 @@ PICTURE = "loss.png"
 
 
 def generate(price_per_hour: float | None = None, copy_to: Path | None = None, tag: str = "") -> Path:
-    """Write report.md and loss.png into the report folder, and a copy into `copy_to` when that can be; say where.
+    """Write report.md and loss.png into the report folder, and a copy into `copy_to` if possible; print where.
 
-    tag: of the model that it is about; "" for the one that left metrics last.
+    tag: of the model to report on; "" for the one that wrote metrics last.
     """
     runs = Runs.read(runs_dir(), tag)
     if not runs.records:

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def cell(value: Any) -> str:
-    """A value on one line; a bar in it does not end the cell."""
+    """A value on one line, with bars escaped."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -21,7 +21,7 @@ def cell(value: Any) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, more where they stand before the point."""
+    """Four significant digits, or all digits before the point if there are more."""
     if not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e15 else f"{value:.4g}"
@@ -35,7 +35,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def quoted(text: str) -> str:
-    """A block of text that no text inside can end."""
+    """A code block whose fence the text cannot close."""
     longest = run = 0
     for char in text:
         run = run + 1 if char == "`" else 0

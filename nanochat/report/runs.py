@@ -1,4 +1,4 @@
-"""What the runs left behind, as the report asks for it."""
+"""The runs' metrics, as the report needs them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class StageTime:
 
 
 def tags(folder: Path, aside: bool = False) -> list[str]:
-    """Models that have left metrics, the one that did last first. aside: those that were set aside, too."""
+    """Tags of the models that have metrics, newest first. aside: also those that were set aside."""
     written: dict[str, float] = {}
     for path in (*folder.glob(f"*/{FILE}"), *folder.glob(f"*/*/{FILE}")):
         stage, dash, tag = path.relative_to(folder).parts[0].partition("-")
@@ -58,7 +58,7 @@ def tags(folder: Path, aside: bool = False) -> list[str]:
 
 
 def _old_layout(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Trainings of versions that had one file for all tags of a stage, by the stage and tag that began it."""
+    """Trainings by versions that had one file for all tags of a stage, by stage and tag."""
     found = {}
     for stage, command in TRAINING.items():
         records = read_metrics(folder / command / FILE)
@@ -69,7 +69,7 @@ def _old_layout(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
 
 @dataclass(frozen=True)
 class Runs:
-    """Records of every run that a model has to do with, by the run's name. tag: the model's; "" when there is none."""
+    """Records of every run that concerns a model, by the run's name. tag: the model's; "" if there is none."""
 
     records: Mapping[str, Sequence[Record]]
     tag: str = ""
@@ -90,10 +90,10 @@ class Runs:
         old = _old_layout(folder)
         for stage, command in TRAINING.items():
             own = folder / f"{stage}-{tag}"
-            # What a version of the one layout began, one of the other may have gone on with.
+            # A run that began in one layout may have continued in the other.
             found[command] = newest([*old.get((stage, tag), []), *read_metrics(own / FILE)])
             for path in sorted(own.glob(f"*/{FILE}")):
-                name = f"{path.parent.name}-{stage}"  # as a folder of the old layout, which has all tags, is called
+                name = f"{path.parent.name}-{stage}"  # the old layout's name for its folder of all tags
                 found[name] = [*found.get(name, []), *read_metrics(path)]
         names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
         return cls({name: found[name] for name in names if found[name]}, tag)
@@ -107,10 +107,10 @@ class Runs:
         return [(r["tokens"], r[field]) for r in rows if r.get("tokens") is not None and r.get(field) is not None]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
-        """What every evaluation command found out about a stage's newest model, one record for each command.
+        """The results of every evaluation command for a stage's newest model, one record for each command.
 
-        Several calls, each for other tasks of the same model, add up. One from before the training began was of an
-        older model, and is left out.
+        Several calls for different tasks of the same model are merged. Those from before the training began are of an
+        older model and left out.
         """
         began = (self.last(TRAINING[stage], "settings") or {}).get("time", 0)
         for run, records in self.records.items():
@@ -156,7 +156,7 @@ class Runs:
         return found
 
     def _with_own_clock(self, stage: StageTime) -> StageTime:
-        """An interrupted training knows more of its time than the pipeline, which saw its last part."""
+        """Prefer a training's own time if it is longer: after an interruption the pipeline saw only the last part."""
         own = self.last(stage.name, "summary") or {}
         return replace(stage, seconds=max(stage.seconds, float(own.get("seconds") or 0.0)))
 
@@ -166,7 +166,7 @@ class Runs:
         for r in self.records.get("speedrun", []):
             if r["kind"] == "stage" and (r["stage"] in SHARED or _tag_of(r, self.tag) == self.tag):
                 before = times.get(r["stage"])
-                # What came after a finished stage is that stage done anew, with other settings.
+                # A record after a finished one is a new run of that stage, with other settings.
                 earlier = before.seconds if before and before.status != "done" else 0.0
                 seconds = earlier + float(r.get("seconds") or 0.0)
                 times[r["stage"]] = StageTime(r["stage"], seconds, str(r.get("status", "")))

@@ -70,11 +70,11 @@ def _score(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-MANY_CATEGORIES = 20  # from here on folded away: MMLU has 57 subjects
+MANY_CATEGORIES = 20  # larger tables are folded: MMLU has 57 subjects
 
 
 def categories(runs: Runs) -> str:
-    """Every task that has categories, each category beside the score of a constant answer."""
+    """A table for every task with categories, with the score of a constant answer for each category."""
     by_task: dict[str, dict[str, dict[str, Any]]] = {}
     for stage in STAGES:
         for record in runs.evaluations(stage):
@@ -123,7 +123,7 @@ def times(runs: Runs, price: float | None) -> str:
 
 
 def stages(runs: Runs) -> str:
-    """What every run was set to, and what it came to."""
+    """Every run's settings and outcome."""
     parts = []
     for run in runs.records:
         settings, outcome = runs.last(run, "settings"), runs.last(run, "summary")
@@ -158,7 +158,7 @@ def _outcome(name: str, value: Any) -> str:
 
 
 def reinforcement(runs: Runs) -> str:
-    """What reinforcement did to held-out questions, beside the mean of the steps between two rows."""
+    """Scores on held-out questions during reinforcement, and the mean of the steps since the previous row."""
     records = runs.records.get("chat_rl", [])
     measured = {r["step"]: r for r in records if r["kind"] == "eval"}
     steps = {r["step"]: r for r in records if r["kind"] == "step"}
@@ -171,7 +171,7 @@ def reinforcement(runs: Runs) -> str:
         means = [statistics.fmean(r[name] for r in passed) if passed else None for name in ("reward", "kl", "length")]
         rows.append([str(step), *(_score(measured[step].get(name)) for name in rates), *means])
         before = step
-    head = ["Step", *rates, "training reward", "KL (nats a token)", "tokens an answer"]
+    head = ["Step", *rates, "training reward", "KL (nats per token)", "tokens per answer"]
     task = (runs.last("chat_rl", "settings") or {}).get("task", "")
     return f"## Reinforcement: {task}\n\n" + table(head, rows)
 

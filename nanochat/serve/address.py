@@ -1,4 +1,4 @@
-"""The address a server listens on, taken before the model is loaded, so that a used port is told at once."""
+"""The address a server listens on, opened before the model is loaded, so that a used port is reported at once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} is in use", "Stop the other program, or choose another --port") from None
         if error.errno == errno.EACCES:
-            raise UserError(f"port {port} is not allowed to you", "Choose a --port above 1023") from None
+            raise UserError(f"you may not use port {port}", "Choose a --port above 1023") from None
         raise UserError(f"cannot listen on {host}: {error.strerror}", "Use --host=127.0.0.1") from None
     return server
 

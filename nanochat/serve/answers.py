@@ -26,7 +26,7 @@ class Stats:
 
 
 class Answer:
-    """A request that was let in: an iterator over its answer's tokens. Whoever holds it calls `leave` in the end."""
+    """An accepted request: an iterator over its answer's tokens. Its holder must call `leave` at the end."""
 
     def __init__(self, answers: Answers, loop: asyncio.AbstractEventLoop) -> None:
         self._answers, self._loop = answers, loop
@@ -46,7 +46,7 @@ class Answer:
             yield item
 
     def leave(self) -> None:
-        """End the work on it, however far that has come."""
+        """Stop the work on the answer, however far it is."""
         if not self.left.is_set():
             self.left.set()
             if self.work and self.work.cancel():  # it never began
@@ -54,11 +54,11 @@ class Answer:
 
 
 class Answers:
-    """The engine is not made for several threads: this one thread is the only one that touches it."""
+    """Runs the engine in one thread of its own, since the engine is not thread-safe."""
 
     def __init__(self, engine: Engine, max_waiting: int) -> None:
         self.engine = engine
-        self.max_waiting = max_waiting  # beside the one that is being answered
+        self.max_waiting = max_waiting  # besides the one being answered
         self.stats = Stats()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._closing = threading.Event()
@@ -69,7 +69,7 @@ class Answers:
         return self.stats.waiting + self.stats.running > self.max_waiting
 
     def begin(self, request: Request) -> Answer:
-        """Let a request in, and count it from now on; Busy when no one more may wait. For the event loop's thread."""
+        """Accept and count a request; Busy when too many are waiting. Call it in the event loop's thread."""
         with self._counting:
             if self.full:
                 raise Busy
@@ -91,7 +91,7 @@ class Answers:
         except BaseException as error:
             ending = error
         self.count(running=-1, seconds=time.monotonic() - started)
-        answer.send(ending)  # last: whoever has read an answer to its end finds it counted
+        answer.send(ending)  # last, so that an answer read to its end is in the statistics
 
     def count(self, **changes: float) -> None:
         """Add to the statistics, from either thread."""
@@ -100,6 +100,6 @@ class Answers:
                 setattr(self.stats, name, getattr(self.stats, name) + change)
 
     def close(self) -> None:
-        """End the answer in work and drop those waiting."""
+        """Stop the current answer and drop the waiting ones."""
         self._closing.set()
         self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""The web app: the page at /, the seed's chat API, health and statistics."""
+"""The web app: the page at /, upstream's chat API, health and statistics."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
 
     @app.post("/chat/completions")
     async def chat_completions(body: ChatBody) -> Response:
-        if answers.full:  # asked first: a prompt takes time to make
+        if answers.full:  # checked first, since making a prompt takes time
             return JSONResponse(BUSY, status_code=503)
         max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
         prompt = fit_conversation(engine.tokenizer, body.conversation(), engine.window, max_tokens)
@@ -89,12 +89,12 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
     return app
 
 
-# A proxy in between must neither keep nor collect the events.
+# A proxy in between must neither cache nor buffer the events.
 SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
 class _Events(StreamingResponse):
-    """An answer as it comes; the work on it ends with the response, also with one that never began."""
+    """An answer as it comes; the work on it ends with the response, even if that never began."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(_events(answer), media_type="text/event-stream", headers=SSE_HEADERS)

@@ -17,7 +17,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Settings of a request that names none."""
+    """Settings for a request that leaves them out."""
 
     temperature: float = 0.6
     top_k: int = 50

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
 KEPT = 1000  # questions in the history
-BURST = 0.05  # seconds within which a paste goes on behind a line end; a person takes longer
+BURST = 0.05  # a paste continues within so many seconds after a line end; a person takes longer
 ENTER = ("\r", "\n")
-AHEAD = "typed ahead"  # what the key of an Enter carries that came before the prompt
+AHEAD = "typed ahead"  # data of an Enter key that was pressed before the prompt
 KEYS = """
 Up, Down and Ctrl-R bring earlier questions back, Alt-Enter begins a new line.
-At the prompt Ctrl-C clears what is typed, and leaves when nothing is."""
+At the prompt Ctrl-C clears the typed text, and leaves if there is none."""
 
 
 def printable(text: str) -> str:
@@ -34,7 +34,7 @@ def printable(text: str) -> str:
 
 
 def clean(text: str) -> str:
-    """What a model is to read of `text`: printable, line ends as "\\n", and U+FFFD for bytes that were no UTF-8."""
+    """`text` as a model should read it: printable, line ends as "\\n", and U+FFFD for bytes that were not UTF-8."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", text.removeprefix("\ufeff"))
     return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
 
@@ -52,7 +52,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 class Lines:
-    """Lines from a pipe, a file, or a simple terminal. keys: what to say about the keys, behind all other help."""
+    """Lines from a pipe, a file, or a simple terminal. keys: help on the keys, shown after all other help."""
 
     keys = ""
 
@@ -80,7 +80,7 @@ class Editor(Lines):
         from prompt_toolkit import PromptSession  # takes a while
         from prompt_toolkit.history import InMemoryHistory
 
-        # Else it asks where the cursor is, and complains about terminals that do not say.
+        # Otherwise it asks for the cursor's position, and complains about terminals that do not answer.
         os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
         self.history = History()
         self.session: PromptSession[str] = PromptSession(
@@ -133,7 +133,7 @@ def _bindings() -> KeyBindings:
 
 
 def _type(event: KeyPressEvent) -> None:
-    """Put in what was typed, or pasted into a terminal that does not tell: then only the last line end is Enter."""
+    """Insert what was typed, or pasted in a terminal that marks no pastes: then only the last line end is Enter."""
     text = "\n" if event.data == AHEAD else clean(event.data + "".join(_rest_of_paste(event)))
     event.current_buffer.insert_text(text.removesuffix("\n"))
     if text.endswith("\n"):
@@ -161,7 +161,7 @@ def _is_text(key: KeyPress) -> bool:
 class History:
     """The questions of all conversations, in a file of the base folder, each a line of JSON.
 
-    questions: the last ones, oldest first. Trouble with the file costs a warning and the history, never the chat.
+    questions: the last ones, oldest first. If the file fails, a warning is shown and the chat goes on without it.
     """
 
     def __init__(self) -> None:
@@ -174,14 +174,14 @@ class History:
             self._give_up(error)
 
     def add(self, question: str) -> bool:
-        """Keep `question` if it is not the last one again; whether it is new."""
+        """Keep `question` unless it repeats the last one; return whether it was kept."""
         if self.questions[-1:] == [question]:
             return False
         self.questions.append(question)
         try:
             if self.path is not None:
-                with _open(self.path) as f:  # anew: another conversation may have put another file there
-                    f.write(_line(question))  # in one piece
+                with _open(self.path) as f:  # opened again, as another conversation may have replaced the file
+                    f.write(_line(question))  # in one write
         except OSError as error:
             self._give_up(error)
         return True
@@ -207,7 +207,7 @@ class History:
 
 
 def _open(path: Path) -> BinaryIO:
-    """For reading, and for writing at the end; only the person may read it. Made when absent."""
+    """Open for reading and appending, readable by the user only; created if absent."""
     return open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 

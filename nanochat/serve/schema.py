@@ -10,14 +10,14 @@ from nanochat.console import UserError
 from nanochat.conversation import Conversation
 
 MAX_MESSAGES = 500
-# Of what people write. An answer in a history is as long as the server has made it, or as the body may be.
+# Of a user's message. Answers in the history are limited only by the server that wrote them and by the body.
 MAX_MESSAGE_CHARACTERS = 8000
 MAX_CHARACTERS = 32_000  # in a conversation
 MAX_PARTS = 100  # in a message
 MAX_BODY_BYTES = 1 << 20
 
 
-Text = Annotated[str, Field(max_length=MAX_BODY_BYTES)]  # whole characters, which a plain str need not be
+Text = Annotated[str, Field(max_length=MAX_BODY_BYTES)]  # whole characters; a plain str may hold half of one
 
 
 class PartBody(BaseModel):
@@ -51,7 +51,7 @@ class MessageBody(BaseModel):
 
 
 class ChatBody(BaseModel):
-    """POST /chat/completions; settings left out are the server's. Keys it does not know are ignored."""
+    """POST /chat/completions; settings left out take the server's defaults. Unknown keys are ignored."""
 
     messages: Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_MESSAGES)]
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -61,7 +61,7 @@ class ChatBody(BaseModel):
     @model_validator(mode="after")
     def _makes_a_conversation(self) -> Self:
         if sum(message.characters for message in self.messages if message.role != "assistant") > MAX_CHARACTERS:
-            raise ValueError(f"the conversation has more than {MAX_CHARACTERS} characters of the user's")
+            raise ValueError(f"the user's messages have more than {MAX_CHARACTERS} characters in all")
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
         try:
@@ -77,7 +77,7 @@ class ChatBody(BaseModel):
 
 def explain(errors: list[Any]) -> str:
     """The deepest of pydantic's errors as one sentence: where it is and what is wrong."""
-    # Of a union's branches, the one that came furthest is what was meant.
+    # In a union, the branch that got furthest is the one that was meant.
     error = max(errors, key=lambda error: len(error["loc"]))
     steps = (str(step) for step in error["loc"] if step != "body")
     where = ".".join(step for step in steps if step.isdecimal() or step.isidentifier())

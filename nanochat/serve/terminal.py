@@ -17,7 +17,7 @@ DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 class Terminal:
     """A conversation, or with `chat=False` plain continuation of text, with the settings of `request`.
 
-    `request` is a pattern whose prompt is replaced; its seed moves on by one with every answer.
+    `request` is a template whose prompt is replaced; its seed grows by one with every answer.
     """
 
     def __init__(self, engine: Engine, request: Request, chat: bool = True) -> None:
@@ -65,7 +65,7 @@ class Terminal:
                 self.answer(text)
 
     def _print(self, tokens: Iterator[Token]) -> list[Part]:
-        """Write tokens as they come; the parts of what was said, cut where Ctrl-C came."""
+        """Write tokens as they come; return the parts of the answer, cut off at Ctrl-C."""
         parts: list[Part] = []
         kind: PartType = "text"
         begins = True  # the next text begins a part
@@ -92,7 +92,7 @@ class Terminal:
 
 
 def _between(before: PartType, after: PartType) -> str:
-    """What to put on screen where one part goes over into the next: "That is [12*3 = 36] 36"."""
+    """What to print between two parts, as in "That is [12*3 = 36] 36"."""
     if (before, after) == ("python", "python_output"):
         return " = "
     return ("" if before == "text" else "] ") + ("[" if after == "python" else "")

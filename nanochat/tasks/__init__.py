@@ -8,6 +8,7 @@ from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.gsm8k import GSM8K
 from nanochat.tasks.humaneval import HumanEval
 from nanochat.tasks.mixture import Mixture, default_mixture
+from nanochat.tasks.passes import pass_at_k
 from nanochat.tasks.recipe import read_mixture
 from nanochat.tasks.spelling import SimpleSpelling, SpellingBee
 from nanochat.tasks.table import TASKS, open_task
@@ -31,5 +32,6 @@ __all__ = [
     "TinyWorld",
     "default_mixture",
     "open_task",
+    "pass_at_k",
     "read_mixture",
 ]

@@ -1,36 +1,24 @@
-"""Code out of an answer: where it is, by Markdown's rules or else by Python's, and how it goes behind a prompt."""
+"""Where code is in an answer: by Markdown's rules, or else by how Python begins."""
 
 from __future__ import annotations
 
-import ast
 import html
 import re
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
 LONGEST = 50_000  # characters of an answer that are looked at
-_MOST_PARSED = 300_000  # characters in all, about a second
+FENCE = re.compile(r"```|~~~")
 _MOST_STARTS = 100
-_MOST_CUTS = 30
-_FENCE = re.compile(r"```|~~~")
 _WORDS = "assert async class def del for from global if import nonlocal raise return try while with yield"
 _START = re.compile(rf"@|(?:{_WORDS.replace(' ', '|')})\b|[\w.]+[(\[]|[\w., ]+=")
-_INDENTATION = re.compile(r"^[ \t]+", re.MULTILINE)
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-_RETURNS = (ast.Return, ast.Yield, ast.YieldFrom)
-_ACTS = (ast.Call, ast.Await, ast.NamedExpr)
-_BLANK = re.compile(r"\A(?:[ \t]*+\n)++")
 _TAG = re.compile(r"</?[A-Za-z][\w-]*(?:\s[^<>\n]*)?>")
 _ESCAPED = re.compile(r"&(?:lt|gt|amp|quot|#\d+);")
 _CONSOLE = re.compile(r"^([ \t]*)(?:>>>|\.\.\.)(?: |$)", re.MULTILINE)
 _DIFF = re.compile(r"^(?:-.*|@@.*|\+\+\+ .*|[+ ])", re.MULTILINE)
 _SPACES = str.maketrans(dict.fromkeys("\u00a0\u2007\u202f\u3000", " ") | dict.fromkeys("\u2028\u2029\u0085", "\n"))
-
-# Whether a function returns nothing, and whether it begins in the prompt: False is better.
-Rank = tuple[bool, bool]
 
 
 class Piece(NamedTuple):
@@ -55,7 +43,7 @@ def _marked(text: str, depth: int = 3) -> Iterator[Piece]:
         for each in (token, *(token.children or ())):
             if each.type in ("fence", "code_block", "code_inline"):
                 yield Piece(each.type, each.content)
-            if each.type in ("fence", "code_block") and depth and _FENCE.search(each.content):
+            if each.type in ("fence", "code_block") and depth and FENCE.search(each.content):
                 yield from _marked(textwrap.dedent(each.content), depth - 1)
 
 
@@ -64,7 +52,9 @@ def _raw(text: str) -> Iterator[Piece]:
     lines = text.split("\n")
     starts, before = [0], ""
     for i, line in enumerate(lines):
-        goes_in = _depth(line) > 0 == _depth(before) and not (_START.match(before) and before.rstrip().endswith(":"))
+        goes_in = depth_of(line) > 0 == depth_of(before) and not (
+            _START.match(before) and before.rstrip().endswith(":")
+        )
         if goes_in or _START.match(line):
             starts.append(i)
         before = line if line.strip() else before
@@ -96,282 +86,6 @@ def pieces(text: str) -> Iterator[Piece]:
             yield Piece(kind, re.sub(r"^(?:python3?|py)\s+", "", code))
 
 
-def _outside(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
-    """The nodes and what stands in them, but not what stands in functions."""
-    todo = list(nodes)
-    while todo:
-        node = todo.pop()
-        yield node
-        if not isinstance(node, (*_FUNCTIONS, ast.Lambda)):
-            todo.extend(ast.iter_child_nodes(node))
-
-
-def _binds(statement: ast.stmt) -> set[str]:
-    """The names that a statement defines where it stands."""
-    if isinstance(statement, ast.ClassDef):
-        return {statement.name}
-    names = set()
-    for node in _outside([statement]):
-        name = getattr(node, "asname", None) or getattr(node, "name", None)  # functions, classes, imports, exceptions
-        if isinstance(name, str):
-            names.add(name.split(".")[0])
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names.add(node.id)
-    return names
-
-
-def _changes(statement: ast.stmt) -> set[str]:
-    """The names whose values a statement may change: x[1] = 2, x.y = 3, or x.append(4) as a statement."""
-    names = set()
-    for node in _outside([statement]):
-        part: ast.AST | None = None
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            part = node.value.func if isinstance(node.value.func, ast.Attribute) else None
-        elif isinstance(node, (ast.Attribute, ast.Subscript)) and isinstance(node.ctx, ast.Store):
-            part = node
-        while isinstance(part, (ast.Attribute, ast.Subscript)):
-            part = part.value
-        if isinstance(part, ast.Name):
-            names.add(part.id)
-    return names
-
-
-def _reads_at_once(nodes: Sequence[ast.AST]) -> set[str]:
-    """The names that are read when the nodes run, before any function in them is called."""
-    names = set()
-    for node in _outside(nodes):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            names.add(node.id)
-        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            names.add(node.target.id)
-        elif isinstance(node, _FUNCTIONS):
-            names |= _reads_at_once([*node.decorator_list, node.args])
-    return names
-
-
-def _reads(nodes: Sequence[ast.AST]) -> set[str]:
-    """The names that are read in the nodes, and in functions in them unless they are the function's own."""
-    names = _reads_at_once(nodes)
-    for node in _outside(nodes):
-        if isinstance(node, ast.Lambda):
-            inner = list(ast.walk(node))
-            loaded = {each.id for each in inner if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
-            names |= loaded - {each.arg for each in inner if isinstance(each, ast.arg)}
-        elif isinstance(node, _FUNCTIONS):
-            shared = {name for each in _outside(node.body) if isinstance(each, ast.Global) for name in each.names}
-            own = {each.arg for each in ast.walk(node.args) if isinstance(each, ast.arg)}.union(*map(_binds, node.body))
-            names |= (_reads(node.body) - own) | shared
-    return names
-
-
-def _needed(statements: Sequence[ast.stmt], name: str) -> set[str]:
-    """The name, and all that is read where it is made, and so on."""
-    makers: dict[str, list[ast.stmt]] = {}
-    for statement in statements:
-        for made in _binds(statement) | _changes(statement):
-            makers.setdefault(made, []).append(statement)
-    needed, todo = {name}, [name]
-    while todo:
-        for statement in makers.pop(todo.pop(), ()):
-            todo += _reads([statement]) - needed
-            needed.update(todo)
-    return needed
-
-
-def _imported(statements: Sequence[ast.stmt]) -> set[str]:
-    return set().union(*(_binds(each) for each in statements if isinstance(each, (ast.Import, ast.ImportFrom))))
-
-
-def _gives(statement: ast.stmt) -> bool:
-    """Whether a statement that defines a name makes a function of it that gives back something."""
-    if isinstance(statement, (ast.Assign, ast.AnnAssign)):
-        return statement.value is not None and not isinstance(statement.value, ast.Constant)
-    if not isinstance(statement, _FUNCTIONS):
-        return isinstance(statement, (ast.If, ast.Try, ast.With))
-    for node in _outside(statement.body):
-        if isinstance(node, (ast.Yield, ast.YieldFrom)):
-            return True
-        if isinstance(node, ast.Return) and not (node.value is None or _is_none(node.value)):
-            return True
-    return False
-
-
-def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
-
-
-def _cut(lines: list[str], node: ast.stmt, before: int) -> None:
-    """Blanks a statement in lines that follow `before` others; its line may hold other statements."""
-    decorators = node.decorator_list if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) else []
-    first = min([node.lineno, *(each.lineno for each in decorators)]) - before - 1
-    end = (node.end_lineno or node.lineno) - before - 1
-    head = "" if decorators else lines[first].encode()[: node.col_offset].decode()
-    tail = lines[end].encode()[node.end_col_offset :].decode()
-    alone = not head.strip() and not tail.partition("#")[0].strip()
-    lines[first : end + 1] = ["" if alone else f"{head}pass{tail}"] + [""] * (end - first)
-
-
-def _is_empty(statement: ast.stmt) -> bool:
-    """pass, ..., a docstring, or something that is only named."""
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-        return statement.value.value is ... or isinstance(statement.value.value, str)
-    return isinstance(statement, (ast.Pass, ast.Import, ast.ImportFrom, ast.ClassDef, *_FUNCTIONS))
-
-
-def _is_idle(statement: ast.stmt) -> bool:
-    """Prose that happens to be Python, such as `Note: done`: it calls and keeps nothing, but its names are unknown."""
-    if isinstance(statement, ast.AnnAssign):
-        return statement.value is None
-    return isinstance(statement, ast.Expr) and not any(isinstance(node, _ACTS) for node in ast.walk(statement))
-
-
-def _is_constant(statement: ast.stmt) -> bool:
-    return isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None
-
-
-def _is_future(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.ImportFrom) and statement.module == "__future__"
-
-
-def _depth(line: str) -> int:
+def depth_of(line: str) -> int:
+    """Characters of a line's indentation."""
     return len(line) - len(line.lstrip(" \t"))
-
-
-class Fitting:
-    """Fits pieces of code behind a prompt whose last function is `entry_point`, and runs none of it.
-
-    left: characters that may still be parsed; an answer may be hostile.
-    """
-
-    def __init__(self, prompt: str, entry_point: str) -> None:
-        self.front, self.entry_point, self.left = f"{prompt}\n", entry_point, _MOST_PARSED
-        self.lines = self.front.count("\n")
-        tree = self._parse(self.front)
-        nodes = tree.body if isinstance(tree, ast.Module) else []
-        bodies = [node.body for node in nodes if isinstance(node, _FUNCTIONS) and node.name == entry_point]
-        self.column = bodies[-1][0].col_offset if bodies else 4
-
-    def fit(self, code: str) -> tuple[Rank, str] | None:
-        """The code as it goes behind the prompt, with its rank; None unless the function then does anything."""
-        found: list[tuple[Rank, int, ast.Module, list[str]]] = []
-        for dressed in self._dressed(code):
-            read = self._read(dressed, self.front)
-            rank = self._rank(read[0]) if read else None
-            if read and rank:
-                found.append((rank, dressed.count("\n") - len(read[1]), *read))
-        best = min(found, key=lambda each: each[:2], default=None)
-        return best and (best[0], self._without_the_rest(*best[2:]))
-
-    def helpers(self, code: str, others: Sequence[str]) -> str:
-        """What stands in other pieces: imports, classes, other functions, and constants.
-
-        A constant that calls something is one only if `code` needs it; else it is more likely an example.
-        """
-        read = [self._read(_BLANK.sub("", other).rstrip()) for other in others]
-        nodes = [node for each in read if each for node in each[0].body]
-        if not nodes:
-            return ""
-        tree = self._parse(self.front + code)
-        whole = tree.body if isinstance(tree, ast.Module) else []
-        needed = _needed([*whole, *filter(self._is_helper, nodes), *filter(_is_constant, nodes)], self.entry_point)
-        helpers = [node for node in nodes if self._is_helper(node) or self._is_needed(node, needed)]
-        try:
-            return "".join(f"{ast.unparse(node)}\n" for node in helpers)
-        except RecursionError:
-            return ""
-
-    def _parse(self, code: str) -> ast.Module | int | None:
-        """The tree, else the number of the line that is wrong."""
-        self.left -= len(code)
-        if self.left < 0:
-            return None
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return ast.parse(code)
-        except SyntaxError as error:
-            return error.lineno
-        except Exception:  # too deep, too large, or half a character
-            return None
-
-    def _read(self, code: str, front: str = "") -> tuple[ast.Module, list[str]] | None:
-        """The lines of `code`, from its first, that are Python behind `front`.
-
-        Prose may follow: it begins with a line that is not deeper than the first.
-        """
-        lines = code.split("\n")
-        depth = _depth(lines[0])
-        for _ in range(_MOST_CUTS):
-            tree = self._parse(front + "\n".join(lines))
-            if isinstance(tree, ast.Module):
-                return tree, lines
-            wrong = min((tree or 0) - front.count("\n"), len(lines)) - 1
-            if wrong < 0:
-                return None
-            mark = _FENCE.search(lines[wrong])
-            if mark and wrong + bool(lines[wrong][: mark.start()].strip()):  # a fence that closes what is before it
-                lines[wrong:] = [lines[wrong][: mark.start()]]
-                continue
-            while wrong > 0 and (not lines[wrong].strip() or _depth(lines[wrong]) > depth):
-                wrong -= 1
-            del lines[wrong:]
-            if not lines:
-                return None
-        return None
-
-    def _dressed(self, code: str) -> Iterator[str]:
-        """The code as it stands, without its indentation, indented as the prompt wants, and its first line alone."""
-        code = _BLANK.sub("", code).rstrip()
-        even = textwrap.dedent(_INDENTATION.sub(lambda spaces: spaces[0].expandtabs(4), code))
-        pad = " " * self.column
-        yield from dict.fromkeys((code, even, textwrap.indent(even, pad), pad + code.lstrip()))
-
-    def _rank(self, tree: ast.Module) -> Rank | None:
-        """How good the function is, unless it does nothing."""
-        ranks = []
-        for node in _outside([tree]):
-            if isinstance(node, _FUNCTIONS) and node.name == self.entry_point and not all(map(_is_empty, node.body)):
-                returns = any(isinstance(inner, _RETURNS) for inner in _outside(node.body))
-                ranks.append((not returns, node.lineno <= self.lines))
-            elif isinstance(node, ast.Name) and node.id == self.entry_point and isinstance(node.ctx, ast.Store):
-                ranks.append((False, False))  # f = lambda x: x + 1
-        return min(ranks, default=None)
-
-    def _without_the_rest(self, tree: ast.Module, lines: Sequence[str]) -> str:
-        """The lines without prose, and without what follows the function and is nothing to it, such as examples."""
-        rest = {id(node) for node in self._rest(tree.body)}
-        kept = list(lines)
-        for node in reversed(tree.body):
-            if node.lineno > self.lines and (id(node) in rest or _is_future(node) or _is_idle(node)):
-                _cut(kept, node, self.lines)
-        return "\n".join(kept)
-
-    def _rest(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """What follows the function, and what it doesn't need. That may be the same function, begun again."""
-        defined = [i for i, node in enumerate(body) if self.entry_point in _binds(node)]
-        good = [i for i in defined if _gives(body[i])] or defined[-1:]
-        if not good:
-            return []
-        kept, later = list(body[: good[0] + 1]), body[good[0] + 1 :]
-        made: set[str] = set()  # out of the function: what defines it again with these wraps it
-        for node in later:
-            at_once = self.entry_point in _reads_at_once([node])
-            if self.entry_point not in _binds(node) or at_once or _reads([node]) & made:
-                kept.append(node)
-                made |= _binds(node) - {self.entry_point} if at_once else set()
-        needed = _needed(kept, self.entry_point)
-        changed = needed - _imported(kept)  # sys.exit() doesn't change sys
-        chosen = [node for node in kept if _binds(node) & (needed | {"*"}) or _changes(node) & changed]
-        ids = {id(node) for node in chosen}
-        return [node for node in later if id(node) not in ids]
-
-    def _is_needed(self, node: ast.stmt, needed: set[str]) -> bool:
-        """Helpers stand before the function, and so they cannot be made with it."""
-        return _is_constant(node) and bool(_binds(node) & needed) and self.entry_point not in _reads([node])
-
-    def _is_helper(self, node: ast.stmt) -> bool:
-        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-            return node.name != self.entry_point
-        if isinstance(node, ast.Assign):
-            return not any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(node.value))
-        return isinstance(node, (ast.Import, ast.ImportFrom)) and not _is_future(node)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-from nanochat.console import UserError
 from nanochat.conversation import Conversation
-from nanochat.tasks.code import LONGEST, Fitting, Piece, Rank, pieces, versions
+from nanochat.tasks.code import LONGEST, Piece, pieces, versions
+from nanochat.tasks.fitting import Fitting, Rank
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
 from nanochat.tools.sandbox import Limits, Sandbox
@@ -65,18 +64,6 @@ def program(prompt: str, answer: str, entry_point: str) -> str:
     parts = (prompt, code, helpers) if goes_on else (prompt, helpers, code)
     future = "from __future__ import annotations\n" if "from __future__" in text else ""  # it must come first
     return future + "\n".join(part for part in parts if part)
-
-
-def pass_at_k(n: int, right: int, k: int) -> float:
-    """Chance that one of k answers is right, estimated without bias from n answers of which `right` are.
-
-    1 - C(n - right, k) / C(n, k), as a product that cannot overflow (Chen et al. 2021).
-    """
-    if not 0 <= right <= n or not 1 <= k <= n:
-        raise UserError(f"pass@{k} of {n} answers, {right} of them right, is not defined", "Sample k answers or more")
-    if n - right < k:
-        return 1.0
-    return 1.0 - math.prod(1.0 - k / i for i in range(n - right + 1, n + 1))
 
 
 class HumanEval:

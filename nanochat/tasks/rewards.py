@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
-
 from nanochat.tasks.table import open_questions, open_task
-from nanochat.tasks.task import Task
+from nanochat.tasks.task import Task, WithReward
 
 SEED = 3  # of the generated questions: others than those of mid (1) and sft (2)
-
-
-@runtime_checkable
-class WithReward(Protocol):
-    """A task that rewards in degrees; of any other task the first mark counts, as 0 or 1."""
-
-    def reward(self, i: int, answer: str) -> float: ...
 
 
 def reward(task: Task, i: int, answer: str) -> float:

@@ -1,4 +1,5 @@
-"""What a task is: conversations whose last message is the right answer, and a way to grade other answers."""
+"""What a task is: conversations whose last message is the right answer, a way to grade other answers, and what else it
+may be able to do."""
 
 from __future__ import annotations
 
@@ -23,17 +24,43 @@ class Conversations(Protocol):
 
 @runtime_checkable
 class Task(Conversations, Protocol):
-    """Conversations that can also be graded.
+    """Conversations that can also be graded: all that a task must be able to do. What it may do as well stands below.
 
     `grade` returns marks by name: the first decides the accuracy, each is a row of its own in the results.
-    A categorical task also has `letters(i) -> tuple[str, ...]`, the answers to choose from. A task may have
-    `baseline() -> dict[str, float]`, the score by mark of always giving the commonest answer, and `grading`, a number
-    that moves on when grades change, so that no score is compared with one of before.
     """
 
     kind: Kind
 
     def grade(self, i: int, answer: str) -> dict[str, bool]: ...
+
+
+@runtime_checkable
+class WithLetters(Protocol):
+    """A task of the kind "categorical", which must have this: the answers to choose from, each one token."""
+
+    def letters(self, i: int) -> tuple[str, ...]: ...
+
+
+@runtime_checkable
+class WithReward(Protocol):
+    """A task that rewards in degrees. Of any other task the first mark counts, as 0 or 1."""
+
+    def reward(self, i: int, answer: str) -> float: ...
+
+
+@runtime_checkable
+class WithBaseline(Protocol):
+    """A task that knows, by mark, the score in [0, 1] of always giving the commonest answer."""
+
+    def baseline(self) -> dict[str, float]: ...
+
+
+@runtime_checkable
+class WithGrading(Protocol):
+    """A task whose grades have changed. `grading` is a number that moves on whenever they do, so that no score is
+    compared with one of before."""
+
+    grading: int
 
 
 def check_index(i: int, size: int) -> int:

@@ -143,7 +143,7 @@ class _Parser:
         if kind != "number":
             raise IllegalExpression
         self.position += 1
-        # Four bits hold any decimal digit: longer ones cannot fit, and are never converted.
+        # Four bits hold any decimal digit: longer numbers cannot fit, and are never converted.
         if len(text) * 4 > MAX_BITS * 2:
             raise IllegalExpression
         text = text.replace(",", "")

@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from nanochat.eval import core, core_passes, results
 from nanochat.eval.bundle import missing_bundle
 from nanochat.eval.core import evaluate_core, evaluate_items, read_questions, read_tasks, write_csv
 from nanochat.eval.core_kept import Kept, Outcome
+from nanochat.eval.core_model import CachedGPT, Group
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import CoreTask, Item, Question, Row, _cut, _draw_dclm, ask, prompts, rows
 from nanochat.eval.results import core_interval, mean_interval
@@ -60,26 +62,24 @@ def chosen(
     return [x.choice for x in evaluate_items(model, tokenizer, task, [Question(x) for x in data], batch_tokens)]
 
 
+@dataclass(frozen=True)
+class Sizes:
+    seq_len: int
+    vocab_size: int
+
+
 class Bigrams:
     """Stands in for a model: expects the next letter of the alphabet after every byte."""
 
     def __init__(self, vocab_size: int, seq_len: int = 64):
-        self.config = SimpleNamespace(seq_len=seq_len, vocab_size=vocab_size)
-        self.device = torch.device("cpu")
-        self.vocab_size = vocab_size
+        self.config = Sizes(seq_len, vocab_size)
+        self.dtype = torch.float32
 
-    def hidden(self, ids: Tensor, cache: None) -> Tensor:
-        assert ids.size(1) <= self.config.seq_len
-        return F.one_hot((ids + 1) % self.vocab_size, self.vocab_size).float()
-
-    def logits(self, h: Tensor) -> Tensor:
-        return 5 * h
-
-
-@pytest.fixture(autouse=True)
-def _every_row_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stand-in has no cache."""
-    monkeypatch.setattr(core_passes, "SHARED", 10**9)
+    def answer_logits(self, groups: Sequence[Group]) -> Tensor:
+        assert all(group.width <= self.config.seq_len for group in groups)
+        ids = [x for group in groups for tail, start, end in group.spans for x in group.tails[tail][start:end]]
+        expected = (torch.tensor(ids) + 1) % self.config.vocab_size
+        return 5 * F.one_hot(expected, self.config.vocab_size).float()
 
 
 @pytest.fixture(scope="module")
@@ -260,8 +260,8 @@ def test_what_the_choices_share_is_computed_once_to_the_same_losses(
         for least in (10**9, 3):
             monkeypatch.setattr(core_passes, "SHARED", least)
             with torch.inference_mode():
-                found.append(answer_scores(model, asked, False, batch_tokens))
-        assert any(core_passes._Asked.of(of_item).shared for of_item in asked)
+                found.append(answer_scores(CachedGPT(model), asked, False, batch_tokens))
+        assert any(core_passes._group(of_item).front for of_item in asked)
         assert found[0] == [pytest.approx(scores, abs=1e-9) for scores in found[1]]
         with torch.inference_mode():  # and to those of every row on its own, the last id included
             for of_item, scores in zip(asked, found[0], strict=True):
@@ -274,8 +274,9 @@ def test_what_the_choices_share_is_computed_once_to_the_same_losses(
 
 def test_choices_of_one_id_cost_one_row(tokenizer: Tokenizer) -> None:
     item = {"query": "Which?", "choices": list("ABCD"), "gold": 2}
-    asked = core_passes._Asked.of(one(MC, item, tokenizer))
-    assert (len(asked.inputs), asked.shared, asked.of_row) == (1, 0, [0, 0, 0, 0])
+    rows_of_item = one(MC, item, tokenizer)
+    end = len(rows_of_item[0].ids) - 1
+    assert core_passes._group(rows_of_item) == Group([], [rows_of_item[0].ids[:end]], [(0, end - 1, end)] * 4)
 
 
 def test_schema_scores_only_what_follows_the_context(tokenizer: Tokenizer) -> None:
@@ -388,8 +389,8 @@ def test_unknown_task_is_told_with_the_known_ones(bundle: Path) -> None:
 @pytest.mark.parametrize("task", [MC, SCHEMA, LM])
 def test_logits_that_are_not_finite_are_named(tokenizer: Tokenizer, task: CoreTask, bad: float) -> None:
     class Broken(Bigrams):
-        def logits(self, h: Tensor) -> Tensor:
-            logits = super().logits(h)
+        def answer_logits(self, groups: Sequence[Group]) -> Tensor:
+            logits = super().answer_logits(groups)
             logits[-1, 3] = bad
             return logits
 
@@ -415,7 +416,6 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     """A rank of an evaluation of tasks of 4, 2 and 3 questions, and of 1, whose second call finds them kept."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
-    core_passes.SHARED = 10**9
     machine.join("gloo")
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)})
     found = []
@@ -652,7 +652,7 @@ def compare_with_upstream(words: Tokenizer, arch: Arch, items: int, context: int
         asked = rows(task, questions[:items], words, context)
         likely = task.kind == "language_modeling"
         with torch.inference_mode():
-            scores = answer_scores(model, asked, likely, 10**4)
+            scores = answer_scores(CachedGPT(model), asked, likely, 10**4)
         tally = counts[task.label] = [0, 0, 0]
         for i, (of_one, outcome) in enumerate(zip(asked, outcomes, strict=True)):
             whole = rows(task, [questions[i]], words, 10**9)[0]
@@ -698,8 +698,7 @@ with_upstream = pytest.mark.skipif(
 
 @with_upstream
 @pytest.mark.parametrize("arch", ["modern", "classic"])
-def test_decisions_are_those_of_upstream(words: Tokenizer, arch: Arch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_passes, "SHARED", 16)
+def test_decisions_are_those_of_upstream(words: Tokenizer, arch: Arch) -> None:
     counts = compare_with_upstream(words, arch, 10, 512)
     assert len(counts) == 22
     assert sum(cut for _, cut, _ in counts.values()) > 0
@@ -708,10 +707,7 @@ def test_decisions_are_those_of_upstream(words: Tokenizer, arch: Arch, monkeypat
 @with_upstream
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["modern", "classic"])
-def test_decisions_are_those_of_upstream_for_many(
-    words: Tokenizer, arch: Arch, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(core_passes, "SHARED", 16)
+def test_decisions_are_those_of_upstream_for_many(words: Tokenizer, arch: Arch) -> None:
     counts = compare_with_upstream(words, arch, 200, 1024)
     print({label: tally for label, tally in counts.items() if tally[2] or tally[1]})
     assert sum(left_out for *_, left_out in counts.values()) <= 20

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from nanochat.commands import base_eval
 from nanochat.console import UserError
+from nanochat.eval.core_model import Group
 from nanochat.eval.core_passes import answer_scores
 from nanochat.eval.core_prompts import CoreTask, Question, prompts, rows
 from nanochat.eval.hf import HFModel, HFTokenizer, _locate, open_hf
@@ -162,7 +163,8 @@ def test_a_folder(saved: Path) -> None:
     ids = torch.arange(6)[None]
     with torch.inference_mode():
         expected = make_model()(ids[:, 1:]).logits
-        assert torch.allclose(subject.model.hidden(ids)[:, 1:], expected, atol=1e-5)
+        found = subject.model.answer_logits([Group([], ids.tolist(), [(0, 1, 6)])])
+        assert torch.allclose(found, expected[0], atol=1e-5)
 
 
 def test_base_eval_of_a_folder(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

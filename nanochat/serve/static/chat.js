@@ -1,6 +1,6 @@
 // The chat page. What people and models write enters the page through textContent alone, so it is always text.
 
-const MAX_CHARACTERS = 32000; // of a conversation, as the server has it
+const MAX_CHARACTERS = 32000; // in a conversation, the same as on the server
 const SUGGESTIONS = ["Who are you?", "What is 34 * 12?", "How many r are in strawberry?"];
 
 const byId = (id) => document.getElementById(id);
@@ -113,7 +113,7 @@ function showUser(text) {
   }));
 }
 
-/** Take a message and all after it out of the page and the conversation. */
+/** Remove a message and all after it from the page and the conversation. */
 function forget(message, index) {
   conversation.length = index;
   while (message.nextSibling) message.nextSibling.remove();
@@ -180,7 +180,7 @@ const length = (message) =>
     ? message.content.length
     : message.content.reduce((sum, part) => sum + part.text.length, 0);
 
-/** The newest messages that the server takes, beginning with one of the user's. */
+/** The newest messages that the server accepts, beginning with a user message. */
 function recent() {
   let start = conversation.length - 1;
   let total = length(conversation[start]);
@@ -211,7 +211,7 @@ async function* events(response) {
 /** Ask for the answer to the conversation as it stands, and show it as it comes. */
 async function answer() {
   running = new AbortController();
-  const mine = conversation; // "New chat" begins another while this one still stops
+  const mine = conversation; // "New chat" replaces it while this answer is still stopping
   const view = new AnswerView();
   stateChanged();
   scroller.scrollTop = scroller.scrollHeight;
@@ -251,7 +251,7 @@ async function answer() {
 }
 
 function send(text) {
-  // Two messages of the user in a row happen when an answer came to nothing: the newer one counts.
+  // A failed or empty answer leaves the user's message last: the new one replaces it.
   if (conversation.at(-1)?.role === "user") conversation.pop();
   conversation.push({ role: "user", content: text });
   showUser(text);

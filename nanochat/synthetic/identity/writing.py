@@ -15,13 +15,15 @@ from typing import Any
 from nanochat import lock
 from nanochat.console import Progress, UserError
 from nanochat.conversation import Conversation
-from nanochat.synthetic.identity import subjects
 from nanochat.synthetic.identity.endpoint import Endpoint, LimitReached
 from nanochat.synthetic.identity.meter import Meter
 from nanochat.synthetic.identity.persona import Persona, as_lines, one_conversation, words_of
+from nanochat.synthetic.tinyworld.wording import read_toml
 
 MOST_REFUSED = 20  # answers in a row that are of no use, after which no more are paid for
 LONGEST_MESSAGE = 2000  # characters
+TURNS = (1, 1, 2, 2, 3, 4)  # messages of the user, drawn for each conversation
+_SUBJECTS = read_toml(Path(__file__).with_name("subjects.toml"))
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would command a terminal, one day from the model
 _SENTENCES = re.compile(r"[.!?\n]+")
 _DENIAL = re.compile(r"\b(?:not|no|never|nothing|neither|nor|rather|instead|unlike)\b|n['’]t\b", re.IGNORECASE)
@@ -128,15 +130,15 @@ def _prompt(persona: Persona, seed: int, number: int) -> list[dict[str, str]]:
     rng = random.Random(f"prompt:{seed}:{number}")
     example = one_conversation(persona, rng)
     example["messages"] = [m for m in example["messages"] if m["role"] != "system"]
-    turns = rng.choice(subjects.TURNS)
+    turns = rng.choice(TURNS)
     text = (
         f"Write one conversation between a user and an AI assistant.\n"
         f"The assistant is called {persona.name}, was made by {persona.maker}, and is {persona.kind}. "
         f"It is {persona.traits}. It reads and writes text only, cannot go online, and says so when it does not know "
         f"something. It is no other assistant and never says that anyone else made it.\n"
-        f"The user is {rng.choice(subjects.PEOPLE)} and writes {rng.choice(subjects.MANNERS)}.\n"
-        f"Topic: {rng.choice(subjects.TOPICS)}. In the course of it the assistant says its name.\n"
-        f"It begins with {rng.choice(subjects.OPENINGS)} of the user, and the user writes {turns} "
+        f"The user is {rng.choice(_SUBJECTS['people'])} and writes {rng.choice(_SUBJECTS['manners'])}.\n"
+        f"Topic: {rng.choice(_SUBJECTS['topics'])}. In the course of it the assistant says its name.\n"
+        f"It begins with {rng.choice(_SUBJECTS['openings'])} of the user, and the user writes {turns} "
         f"message{'s' * (turns > 1)} in all; each is answered in one to five sentences of plain English.\n"
         f"Answer with JSON alone, in the shape of this example (do not copy its words):\n{as_lines([example]).strip()}"
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
-from nanochat.synthetic.tinyworld.wording import listed
+from nanochat.synthetic.tinyworld.wording import listed, read_words
 
 # Soft sounds more often than hard ones: names should be easy to say and to type.
 ONSETS = listed("b d f g h j k l l m m n n p r r s s t v v z br dr gr kr tr bl gl st")
@@ -15,17 +16,7 @@ AFTER_MIDDLE = listed("b d f g k m t v z")
 CODAS = ("", "", "n", "n", "r", "l", "s", "m", "k", "t", "th")
 
 # Substrings that no name may hold, spaces ignored: rude words, slurs, and words that only sound like them.
-RUDE = listed(
-    "anal anus arse ass bastard bitch bloody blow bob bomb boner boob bra bugger bum butt cack clit cock "
-    "coon crap cum cunt damn deb deviant dick die dike dildo drek dumb dyke eros fag fanny fart fat felch "
-    "fist fuc fuk gay gimp git god gook grope gypo ham heil hell hitler hoe homo hore hump idiot jap jerk "
-    "jesu jew jiz jug kak kike kill kkk klan knob kok koran kot kraut krip kum kun lesb loli lust mast "
-    "merd mick milf mohamm mong mor moron muf naked nazi neg nig nip nob nud nut ork orgas pak paki pedo "
-    "pee peni penis perv phal pig pik pim pimp pis poo poof poop porn prik prob prost pub puk pus puta put "
-    "queer rap rape rect rut sadis satan scat screw scum sex shag shit sik skank slag slav slut smut "
-    "snatch sod spas spast sperm spic spik stal stup suc suk suic tard tart terror tit tos trann trol turd "
-    "tur twat ugly urin vag vulv wank wap weed wet whor wog wop xxx yid zip zoof"
-)
+RUDE = read_words(Path(__file__).with_name("rude.txt"))
 
 
 def is_rude(name: str) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from nanochat.synthetic.tinyworld.phrases import PHRASE_WORDS
 from nanochat.synthetic.tinyworld.split import HELD_OUT_WORDS, share
 from nanochat.synthetic.tinyworld.stories import STORY_WORDS
+from nanochat.synthetic.tinyworld.wording import read_words
 from nanochat.synthetic.tinyworld.world import TEMPLATE_WORDS
 
 COUNT_FORMS = (
@@ -48,11 +49,9 @@ HELD_OUT_SPELL_FORMS = (
 )
 
 
-@cache
 def words() -> tuple[str, ...]:
     """All common words of the list, 3 to 10 small letters each."""
-    text = Path(__file__).with_name("words.txt").read_text(encoding="utf-8")
-    return tuple(text.split())
+    return read_words(Path(__file__).with_name("words.txt"))
 
 
 def is_held_out(word: str) -> bool:

@@ -23,15 +23,15 @@ from typing import Any
 from nanochat.console import UserError, say, warn
 from nanochat.tools.sandbox.limits import STRICT, Level, Limits, Result
 
-PATIENCE = 30.0  # seconds beyond its limit after which a run is not waited for
+PATIENCE = 30.0  # seconds to wait for a run beyond its time limit
 PACKAGE = Path(__file__).parents[2]
 START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from nanochat.tools.sandbox.zygote import main; "
     "from nanochat.tools.sandbox.limits import Level; del sys.path[0]; "
     "main(int(sys.argv[2]), Level(int(sys.argv[3])), sys.argv[4])"
 )
-# What each level has to withstand before it is believed: from the level on, the statement must raise OSError
-# (or MemoryError).
+# What a level must prevent to be trusted: at this level and above, the statement must raise OSError (or
+# MemoryError).
 TRIALS = {
     Level.LIMITS: "bytearray({memory})",
     Level.SECCOMP: "import socket; socket.socket()",
@@ -58,14 +58,14 @@ class Sandbox:
         self.limits = limits or Limits()
         self._lock = threading.Lock()
         self._zygote: _Zygote | None = None
-        self._finalizers: list[weakref.finalize] = []  # of the zygote, and of killed ones: their runs may go on
+        self._finalizers: list[weakref.finalize] = []  # of the zygote and of killed ones, whose runs may still be going
         if not hasattr(os, "fork"):
             raise UserError("code of a model cannot be run safely on this system", "Use Linux, or WSL on Windows")
         failures = self._open(Level(highest), STRICT if require_sandbox else Level.LIMITS)
         if self._zygote is None:
             if require_sandbox:
                 problem = f"this system does not allow the sandbox that --require-sandbox asks for: {failures}"
-                raise UserError(problem, "Allow user namespaces here (those of containers too), or install bubblewrap")
+                raise UserError(problem, "Allow user namespaces here (in containers too), or install bubblewrap")
             problem = f"this system does not allow even the weakest sandbox: {failures}"
             raise UserError(problem, "Run it on Linux, as an ordinary user")
         (say if self.level >= STRICT else warn)(f"Sandbox: {self.level.name.lower()} ({self.level.meaning})")
@@ -80,7 +80,7 @@ class Sandbox:
         return self._zygote.level
 
     def run(self, code: str, stdin: str = "", limits: Limits | None = None) -> Result:
-        """Run a Python program. limits: for this run; else those of the sandbox. See Result for what "ok" is worth."""
+        """Run a Python program. limits: for this run (default: the sandbox's). See Result for what "ok" proves."""
         return Result(**self._receive(self._submit("run", code, limits, stdin=stdin)))
 
     def run_many(self, codes: Sequence[str], workers: int | None = None) -> list[Result]:
@@ -91,9 +91,9 @@ class Sandbox:
     def check(self, code: str, entry_point: str, test: str, setup: str = "", limits: Limits | None = None) -> Result:
         """Whether `code` defines a function `entry_point` that passes `test`: an "ok" that `code` cannot fake.
 
-        The test runs in another process, where `setup` ran before and `entry_point` is a function that asks the first
-        process: plain data goes there and comes back (see plain.py). stdout and stderr are those of `code`; the
-        test's error comes behind.
+        The test runs in another process, after `setup`. There, `entry_point` is a function that calls the first process
+        and exchanges plain data with it (see plain.py). stdout and stderr are those of `code`; the test's error follows
+        in stderr.
         """
         here, there = socket.socketpair()
         with here, there:
@@ -127,7 +127,7 @@ class Sandbox:
         self.close()
 
     def _open(self, highest: Level, lowest: Level) -> str:
-        """Start the zygote at the highest level that stands its trials; why the ones above did not."""
+        """Start the zygote at the highest level that passes its trials; return why higher ones failed."""
         failures = []
         for level in sorted(Level, reverse=True):
             if not lowest <= level <= highest:
@@ -154,7 +154,7 @@ class Sandbox:
             f"try:\n    {text}\nexcept (OSError, MemoryError):\n    pass\nelse:\n    print({text!r}, 'is possible')\n"
             for text in statements
         )
-        # Neither a slow machine nor narrow limits for programs make a wall weaker.
+        # Ample limits: a slow machine or tight limits for programs must not fail a trial.
         limits = replace(self.limits, seconds=PATIENCE, cpu=PATIENCE, output=1 << 16)
         result = self.run(code + "print('held')\n", limits=limits)
         if (result.status, result.stdout) != ("ok", "held\n"):
@@ -163,11 +163,11 @@ class Sandbox:
     def _submit(
         self, do: str, code: str, limits: Limits | None, channel: socket.socket | None = None, **more: str
     ) -> socket.socket:
-        """Have the zygote fork a supervisor and tell it what to do; the socket on which it answers."""
+        """Have the zygote fork a supervisor, send it the request, and return the socket for its answer."""
         limits = limits or self.limits
         if limits.processes > 1 and self.level < Level.NAMESPACES:
             problem = f"a program cannot have {limits.processes} processes at the level {self.level.name.lower()}"
-            raise UserError(problem, "Allow it one, or allow user namespaces on this system")
+            raise UserError(problem, "Give it processes=1, or allow user namespaces on this system")
         request = {"do": do, "code": code, "stdin": "", "limits": asdict(limits), **more}
         data = json.dumps(request).encode()
         ours, theirs = socket.socketpair()
@@ -178,7 +178,7 @@ class Sandbox:
                     raise SandboxError("the sandbox is closed")
                 try:
                     socket.send_fds(self._zygote.control, [b"."], handles)
-                except OSError:  # it was killed, as it is when memory runs out: another one takes its place
+                except OSError:  # the zygote was killed, perhaps as memory ran out: start another one
                     self._start(self._zygote.level)
                     socket.send_fds(self._zygote.control, [b"."], handles)
             ours.settimeout(limits.seconds + PATIENCE)
@@ -208,7 +208,7 @@ class Sandbox:
 
 
 class _Zygote:
-    """The process that forks the runs, started by exec, and the socket that orders them."""
+    """The process that forks the runs, started by exec, and the socket for requests to it."""
 
     def __init__(self, level: Level, limits: Limits) -> None:
         self.level = level
@@ -232,7 +232,7 @@ class _Zygote:
             folder, wrapper = "/tmp", _bubblewrap(limits)
         elif self.level < Level.BUBBLEWRAP:
             folder = self.folder = tempfile.mkdtemp(prefix="nanochat-sandbox-")
-            os.chmod(folder, 0o711)  # nobody, which root's programs become, finds a folder of its own in it
+            os.chmod(folder, 0o711)  # lets user nobody, as which root's programs run, reach its own folder in it
         python = [_python(), "-I", "-S", "-X", "utf8"]
         arguments = [str(PACKAGE.parent), str(theirs.fileno()), str(int(self.level)), folder]
         self.process = subprocess.Popen(
@@ -260,12 +260,12 @@ class _Zygote:
 
 
 def _python() -> str:
-    """The interpreter itself, where this one is a link in a virtual environment."""
+    """The real interpreter, even if this one is a link in a virtual environment."""
     return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
 
 
 def _bubblewrap(limits: Limits) -> list[str]:
-    """The command before Python's that walls the zygote in; OSError where bubblewrap is not installed."""
+    """The bubblewrap command that starts the zygote's Python confined; OSError if it is not installed."""
     from nanochat.tools.sandbox import confine
 
     program = shutil.which("bwrap")

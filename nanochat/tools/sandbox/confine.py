@@ -1,4 +1,4 @@
-"""The walls around one run. What the kernel refuses is an OSError, and then nothing runs."""
+"""The walls around one run. If the kernel refuses one, an OSError is raised and nothing runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nanochat.tools.sandbox.limits import Level, Limits
 
 NOBODY = 65534
 OPEN_FILES = 64
-TEMPORARY = "/tmp"  # what a program with a root of its own sees as its folder
+TEMPORARY = "/tmp"  # the folder of a program with its own root directory
 INODES = 1024  # files and folders in it
 SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -26,14 +26,14 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 
 @cache
 def readable() -> list[str]:
-    """What Python needs to import its own library: all that a program finds beside its folder."""
+    """The paths that Python's library needs: besides its folder, a program finds only these."""
     own = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     there = [path for path in SYSTEM if os.path.exists(path)]
     return there + sorted(path for path in own if not any(path.startswith(f"{top}/") for top in there))
 
 
 def prepare(level: Level) -> None:
-    """Find out before any run what is the same for all of them."""
+    """Compute what all runs share, before any of them."""
     readable()
     if level >= Level.SECCOMP:
         syscalls.build(level == Level.NAMESPACES, False)
@@ -44,13 +44,13 @@ def devices() -> list[str]:
 
 
 def map_ids(pid: int) -> bool:
-    """Give the process `pid`, which has left this user namespace, its ids; whether root is mapped beside nobody.
+    """Map the ids of process `pid`, which has left this user namespace; return whether root is mapped besides nobody.
 
-    Root's processes become nobody: the kernel does not count those of root.
+    Root's processes become nobody's, since the kernel does not count root's.
     """
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
-        with contextlib.suppress(OSError):  # in a container that has one id only
+        with contextlib.suppress(OSError):  # fails in a container with only one id
             _write(f"/proc/{pid}/uid_map", f"0 0 1\n{NOBODY} {NOBODY} 1\n")
             _write(f"/proc/{pid}/gid_map", f"0 0 1\n{NOBODY} {NOBODY} 1\n")
             return True
@@ -100,7 +100,7 @@ def _touch(path: str) -> None:
 
 
 def wire(streams: Sequence[int]) -> None:
-    """Make `streams` the files 0, 1, 2, ... of this process, and close all others."""
+    """Make `streams` the file descriptors 0, 1, 2, ... of this process, and close all others."""
     high = [os.dup2(stream, 100 + place, inheritable=True) for place, stream in enumerate(streams)]
     for place, stream in enumerate(high):
         os.dup2(stream, place, inheritable=True)
@@ -110,7 +110,7 @@ def wire(streams: Sequence[int]) -> None:
 def limit(limits: Limits, level: Level) -> None:
     """Resource limits, which a program can lower but not raise."""
     cpu = math.ceil(limits.cpu)
-    # Below, all processes of the user are counted, those outside too: 0 allows no new ones at all.
+    # Below NAMESPACES, the user's processes outside the sandbox count too: 0 allows no new ones.
     tasks = limits.tasks if level >= Level.NAMESPACES else 0
     for name, value in (
         (resource.RLIMIT_CPU, cpu),
@@ -120,13 +120,13 @@ def limit(limits: Limits, level: Level) -> None:
         (resource.RLIMIT_NPROC, tasks),
         (resource.RLIMIT_CORE, 0),
     ):
-        hard = resource.getrlimit(name)[1]  # of the trainer, which may be the lower one
+        hard = resource.getrlimit(name)[1]  # the trainer's limit, which may be lower
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(name, (value, value))
 
 
 def become_nobody(folder: str) -> None:
-    """Root gives its user away, where nobody can read Python's library. The folder becomes nobody's."""
+    """Change root to the user `nobody`, if that user can read Python's library, and give it the folder."""
     if os.geteuid() == 0 and nobody_can_read():
         os.chown(folder, NOBODY, NOBODY)
         _set_ids()
@@ -139,7 +139,7 @@ def _set_ids() -> None:
 
 
 def nobody_can_read() -> bool:
-    """Whether the library can be read by others: every folder on the way has to be open."""
+    """Whether other users can read the library: they must be able to enter every folder on its path."""
     path = os.path.realpath(os.__file__)
     if not os.stat(path).st_mode & 0o4:
         return False
@@ -151,7 +151,7 @@ def nobody_can_read() -> bool:
 
 
 def seal(level: Level, limits: Limits, folder: str, root_is_mapped: bool) -> None:
-    """Give up every privilege and close the files and system calls: the last step, which nothing can undo."""
+    """Drop every privilege and restrict files and system calls: the last step, which cannot be undone."""
     linux_kernel = sys.platform == "linux"
     if linux_kernel:
         linux.drop_bounding_set()
@@ -160,7 +160,7 @@ def seal(level: Level, limits: Limits, folder: str, root_is_mapped: bool) -> Non
     elif root_is_mapped:
         _set_ids()
     if level == Level.LIMITS and os.geteuid() == 0:
-        raise PermissionError("resource limits do not hold root")
+        raise PermissionError("resource limits do not restrict root")
     if not linux_kernel:
         return
     linux.drop_capabilities()

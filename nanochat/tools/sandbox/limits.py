@@ -1,4 +1,4 @@
-"""What a run may use, what it comes to, and how well it is walled in."""
+"""The limits of a run, its result, and how well it is walled in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from nanochat.console import UserError
 
 MIB = 1 << 20
-LEAST_MEMORY = 64 * MIB  # what an idle Python takes of the address space, twice over
+LEAST_MEMORY = 64 * MIB  # twice the address space that an idle Python takes
 
 Status = Literal["ok", "error", "timeout", "memory", "output", "killed"]
 
@@ -35,7 +35,7 @@ class Level(IntEnum):
         }[self]
 
 
-STRICT = Level.BUBBLEWRAP  # the least that `require_sandbox` takes
+STRICT = Level.BUBBLEWRAP  # the lowest level that `require_sandbox` accepts
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,13 @@ class Limits:
     memory: int = 512 * MIB
     """bytes of address space; several processes get equal parts of it"""
     output: int = MIB
-    """bytes of stdout, and of stderr; and of one answer to a check"""
+    """bytes of stdout, of stderr, and of each answer in a check"""
     disk: int = 16 * MIB
     """bytes of its temporary folder"""
     processes: int = 1
     """processes at once; 1: it can start none"""
     threads: int = 16
-    """threads beside the main one, of a run that has one process; several processes share `processes`"""
+    """threads besides the main one in a run with one process; with more, threads count as `processes`"""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "cpu", "output", "disk", "processes"):
@@ -65,7 +65,7 @@ class Limits:
             raise UserError(f"the sandbox's limit threads is {self.threads}", "Give 0 or more")
         if self.memory_each < LEAST_MEMORY:
             need = f"{LEAST_MEMORY // MIB} MiB for each process"
-            raise UserError(f"the sandbox's limit memory is {self.memory / MIB:.0f} MiB", f"Python needs {need}")
+            raise UserError(f"the sandbox's limit memory is {self.memory / MIB:.0f} MiB", f"Give at least {need}")
 
     @property
     def memory_each(self) -> int:

@@ -26,12 +26,12 @@ MNT_DETACH = 2
 READ_ONLY = 7  # MOUNT_ATTR_RDONLY, NOSUID and NODEV
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 
-# Landlock's rights to files, by the version that brought them.
+# Landlock's rights to files, by the version that introduced them.
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 TRUNCATE = 1 << 14
 LANDLOCK_TCP, LANDLOCK_SCOPES = 3, 3  # bind and connect; abstract sockets and signals
-# Making devices and sockets, running programs; and deleting or renaming files, since what is deleted while it is open
+# Making devices and sockets, running programs; and deleting or renaming files, since an open file that is deleted
 # fills the disk without being counted.
 SPECIAL = 1 << 6 | 1 << 9 | 1 << 11 | EXECUTE | 1 << 5
 
@@ -64,7 +64,7 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 
 
 def bind(source: str, target: str) -> None:
-    """Show `source` with all below it at `target`, read only for a folder."""
+    """Mount `source` and all below it at `target`; a folder becomes read-only."""
     mount(source, target, "", MS_BIND | MS_REC)
     if os.path.isdir(source):
         read_only(target, AT_RECURSIVE)
@@ -84,7 +84,7 @@ def change_root(folder: str) -> None:
 
 
 def drop_bounding_set() -> None:
-    """Give up that capabilities can ever be had again; an ordinary user may not, and has none."""
+    """Make it impossible to regain capabilities; an ordinary user may not do this, and has none."""
     with contextlib.suppress(PermissionError):
         for capability in range(64):
             try:
@@ -103,7 +103,7 @@ def drop_capabilities() -> None:
 
 
 def landlock(readable: Sequence[str], devices: Sequence[str], folder: str) -> None:
-    """From now on: read below `readable`, read and write `devices`, all but SPECIAL in `folder`."""
+    """From now on allow only: read below `readable`, read and write `devices`, do all but SPECIAL in `folder`."""
     version = _syscall(SYS_LANDLOCK_CREATE, None, 0, 1)
     rights = sum(right for since, right in LANDLOCK_RIGHTS.items() if version >= since)
     fields = [rights]

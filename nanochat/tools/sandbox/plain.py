@@ -1,7 +1,7 @@
 """Plain data as one line of JSON: what passes between a checked function and its tests.
 
-Types and values come back exactly (tuples, sets, integer keys, NaN), objects of other classes as the plain data that
-they extend, so nothing that arrives brings code along, such as an `__eq__` that is always true.
+Types and values come back exactly (tuples, sets, integer keys, NaN). Objects of subclasses arrive as the plain data
+that they extend, so no code comes with them, such as an `__eq__` that is always true.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ COLLECTIONS: dict[str, Any] = {kind.__name__: kind for kind in (list, tuple, set
 
 
 def dump(value: Any) -> bytes:
-    """`value` as a line; TypeError for what is not plain data, RecursionError for what holds itself."""
+    """`value` as a line; TypeError if it is not plain data, RecursionError if it contains itself."""
     return json.dumps(_encode(value)).encode() + b"\n"
 
 

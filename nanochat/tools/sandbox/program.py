@@ -43,12 +43,12 @@ def act(request: dict[str, Any]) -> NoReturn:
         _end(code)
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
-    finally:  # never back into the code that forked this process
+    finally:  # never return to the code that forked this process
         os._exit(1)
 
 
 def _execute(code: str, namespace: dict[str, Any], name: str) -> int:
-    """Run `code`; the exit code that Python would give it."""
+    """Run `code` and return the exit code that Python would give it."""
     lines = f"{code}\n".splitlines(keepends=True)
     linecache.cache[name] = (len(code), None, lines, name)  # for tracebacks
     try:
@@ -80,7 +80,7 @@ def _end(code: int) -> NoReturn:
 
 
 def _examine(request: dict[str, Any], namespace: dict[str, Any]) -> int:
-    """Run the tests on the other process's function; 0 only when they came to their end."""
+    """Run the tests on the other process's function; return 0 only if they ran to the end."""
     if code := _execute(request["setup"], namespace, "setup.py"):
         return code
     namespace[request["entry_point"]] = _caller(request["limits"]["output"])

@@ -19,7 +19,7 @@ from nanochat.tools.sandbox import confine, linux, program
 from nanochat.tools.sandbox.limits import Level, Limits
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
-TICK = 0.05  # seconds between two looks at what sends no event
+TICK = 0.05  # seconds between checks of what sends no event
 STDERR_KEPT = 4096  # characters
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -57,7 +57,7 @@ def _exactly(conversation: socket.socket, size: int) -> bytes:
 
 
 def _remove(folder: str) -> None:
-    """Delete a folder with whatever is in it. Each one inside is moved to the top first: no path becomes too long."""
+    """Delete a folder and its contents. Each subfolder is moved to the top first, so that no path becomes too long."""
     if os.path.islink(folder):  # put in its place by a program that may write everywhere
         os.unlink(folder)
         return
@@ -109,7 +109,7 @@ class _Run:
     def _fork_into_namespaces(
         self, request: dict[str, Any], streams: list[int], ours: socket.socket, theirs: socket.socket
     ) -> None:
-        """By way of a helper that makes the namespaces and leaves: the program is the first process in its own."""
+        """Fork through a helper that makes the namespaces and exits: the program is the first process in its own."""
         helper = os.fork()
         if helper == 0:
             try:
@@ -122,9 +122,9 @@ class _Run:
                 if pid:
                     theirs.sendall(f"pid {pid}".encode())
                     os._exit(0)
-                theirs.recv(1)  # until the helper is gone, whose death would be taken for the supervisor's
+                theirs.recv(1)  # wait for the helper's end, which would look like the supervisor's
                 self._become(request, streams, theirs, root_is_mapped)
-            except BaseException as error:  # never back into the supervisor's code
+            except BaseException as error:  # never return to the supervisor's code
                 _fail(theirs.fileno(), error)
         try:
             _expect(ours, "unshared")
@@ -140,7 +140,7 @@ class _Run:
     def _become(
         self, request: dict[str, Any], streams: list[int], report: socket.socket, root_is_mapped: bool
     ) -> NoReturn:
-        """In the new process: put up the walls, and be the program."""
+        """In the new process: put up the walls, and become the program."""
         place = report.fileno()
         try:
             os.setsid()  # signals to "my process group" reach nobody else
@@ -161,7 +161,7 @@ class _Run:
         program.act(request)
 
     def watch(self, conversation: socket.socket, stdin: bytes) -> dict[str, Any]:
-        """Feed and read the program until it ends or has to; then nothing of it is left."""
+        """Feed and read the program until it ends or must be ended; no process of it is left."""
         began = time.monotonic()
         output = {self.stdout: bytearray(), self.stderr: bytearray()}
         poller = select.poll()
@@ -185,7 +185,7 @@ class _Run:
                     if not stdin:
                         poller.unregister(handle)
                         os.close(handle)
-                elif handle == conversation.fileno():  # closed: nothing more is ever said there
+                elif handle == conversation.fileno():  # closed: nothing more is ever sent there
                     reason = "stopped"
             if self._too_much(output):
                 reason = "output"
@@ -225,13 +225,13 @@ class _Run:
 
     def _meaning(self, status: int) -> str:
         if os.WIFSIGNALED(status):
-            # The kernel's own count, which kills, is up to a tenth above what it tells here.
+            # The kernel kills by its own count, which is up to a tenth above the one reported here.
             over = os.WTERMSIG(status) == signal.SIGKILL and self.cpu >= 0.8 * self.limits.cpu
             return "timeout" if over or os.WTERMSIG(status) == signal.SIGXCPU else "killed"
         return {0: "ok", program.OUT_OF_MEMORY: "memory"}.get(os.WEXITSTATUS(status), "error")
 
     def _read(self, handle: int, data: bytearray) -> int:
-        """Read on, a little beyond the limit at most; bytes read, 0 at the end, -1 when there is nothing yet."""
+        """Read a piece, at most a little beyond the limit; return its size, 0 at the end, -1 if there is none yet."""
         try:
             piece = os.read(handle, 1 << 16)
         except BlockingIOError:
@@ -243,7 +243,7 @@ class _Run:
         return any(len(data) > self.limits.output for data in output.values()) or self._disk() > self.limits.disk
 
     def _disk(self) -> float:
-        """Bytes in the folder; a mount of its own has its own limit. Infinite when they cannot be counted."""
+        """Bytes in the folder, or 0 for a mount, which has its own limit; infinite if they cannot be counted."""
         waiting = [self.folder] if self.folder else []
         total = entries = 0
         while waiting:
@@ -264,10 +264,10 @@ class _Run:
 
 
 def _expect(report: socket.socket, word: str) -> str:
-    """What the new process says behind this word; OSError when it says another one, or nothing."""
+    """What the new process reports after this word; OSError if it reports something else, or nothing."""
     said, _, rest = report.recv(1000).decode().partition(" ")
     if said != word:
-        raise OSError(rest or "the process ended before its walls stood")
+        raise OSError(rest or "the process ended before its walls were built")
     return rest
 
 
@@ -278,7 +278,7 @@ def _fail(report: int, error: BaseException) -> NoReturn:
 
 
 def _end_of(pid: int) -> int:
-    """A file that can be read when the process has ended; -1 where there is no such thing."""
+    """A file descriptor that is readable once the process has ended; -1 where the system has none."""
     try:
         return os.pidfd_open(pid)
     except (AttributeError, OSError):
@@ -286,7 +286,7 @@ def _end_of(pid: int) -> int:
 
 
 def _feed(handle: int, data: bytes) -> bytes:
-    """Write what fits into the pipe; the rest."""
+    """Write what fits into the pipe; return the rest."""
     try:
         return data[os.write(handle, data[: 1 << 16]) :]
     except BlockingIOError:
@@ -296,5 +296,5 @@ def _feed(handle: int, data: bytes) -> bytes:
 
 
 def _text(data: bytes) -> str:
-    """As text, without what could command a terminal: control characters other than newline and tab."""
+    """As text, without what could control a terminal: control characters other than newline and tab."""
     return CONTROL.sub("\ufffd", data.decode("utf-8", errors="replace"))

@@ -1,6 +1,6 @@
 """The system calls that a program may make, as a seccomp filter: all others fail with EPERM.
 
-A list of what is allowed, since what a kernel will add tomorrow is not known. Numbers are those of the kernel's
+It lists what is allowed, since later kernels will add other calls. Numbers are those of the kernel's
 headers (asm/unistd_64.h, asm-generic/unistd.h); tests/sandbox/test_syscalls.py compares them with those of the machine.
 """
 
@@ -35,7 +35,7 @@ dup2 33 -, dup3 292 24, sendto 44 206, recvfrom 45 207, sendmsg 46 211, recvmsg 
 getsockname 51 204, getpeername 52 205, getsockopt 55 209, getrandom 318 278, uname 63 160, sysinfo 99 179
 getrlimit 97 163, setrlimit 160 164, getrusage 98 165, getcpu 309 168
 """
-# Harmless in a process namespace and a mount of its own: signals, and what Landlock does not know of.
+# Harmless in separate process and mount namespaces: signals, and calls that Landlock does not control.
 NAMESPACED = """
 kill 62 129, tkill 200 130, tgkill 234 131, getpgid 121 155, getsid 124 156, getpriority 140 141, truncate 76 45
 chmod 90 -, fchmod 91 52, fchmodat 268 53, utime 132 -, utimes 235 -, utimensat 280 88, futimesat 261 -
@@ -48,10 +48,10 @@ OPENAT: Pair = (257, 56)
 
 CLONE_THREAD = 0x10000
 CLONE_NEW = 0x7E020080  # any new namespace
-EMPTIES = 0x203, 0x200  # O_TRUNC and the access mode, O_RDONLY: empties a file that may only be read
-NAMELESS = 0x400000, 0x400000  # O_TMPFILE: in no folder, so not counted where the supervisor counts
+EMPTIES = 0x203, 0x200  # mask: O_TRUNC and access mode; value: O_TRUNC, O_RDONLY, which empties a read-only file
+NAMELESS = 0x400000, 0x400000  # O_TMPFILE: a file in no folder, which the supervisor cannot count
 
-# Those that depend on an argument, taken as 32 bits like the kernel does: numbers, argument, mask, values allowed.
+# Calls that depend on an argument, of which the kernel takes 32 bits: numbers, argument, mask, values allowed.
 CONDITIONS: list[tuple[Pair, int, int, list[int]]] = [
     ((72, 25), 1, 0xFFFFFFFF, [0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 1030, 1032]),  # fcntl: no owner, no lease, no sizes
     # ioctl: terminal or not, window size, bytes waiting, (non)blocking, close on exec
@@ -94,20 +94,20 @@ def build(namespaces: bool, processes: bool) -> bytes:
         code += [(EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
     for pair, argument, mask, allowed in CONDITIONS:
         code += _when(pair[column], _one_of(argument, mask, allowed))
-    # A stream: a datagram socket could be sent from to any address.
+    # Streams only: a datagram socket could send to any address.
     code += _when(SOCKETPAIR[column], [*_one_of(0, 0xFFFFFFFF, [1], last=False), *_one_of(1, 0xF, [1])])
     for pair, argument in ((OPEN, 1), (OPENAT, 2)):
         code += _when(pair[column], _none_of(argument, [EMPTIES] if namespaces else [EMPTIES, NAMELESS]))
     if namespaces:
         mask = CLONE_NEW if processes else CLONE_NEW | CLONE_THREAD
         code += _when(CLONE[column], _one_of(0, mask, [0 if processes else CLONE_THREAD]))
-    code += _when(CLONE3[column], [(RETURN, 0, 0, FAIL | errno.ENOSYS)])  # the C library then takes clone
+    code += _when(CLONE3[column], [(RETURN, 0, 0, FAIL | errno.ENOSYS)])  # the C library then uses clone
     code.append((RETURN, 0, 0, FAIL | errno.EPERM))
     return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
 
 
 def _when(number: int | None, block: Sequence[Instruction]) -> list[Instruction]:
-    """`block`, which returns, for this system call only."""
+    """Run `block`, which returns, for this system call only."""
     return [] if number is None else [(EQUAL, 0, len(block), number), *block]
 
 
@@ -116,7 +116,7 @@ def _argument(place: int, mask: int) -> list[Instruction]:
 
 
 def _one_of(place: int, mask: int, allowed: Sequence[int], last: bool = True) -> list[Instruction]:
-    """Allow when the masked argument is one of these; when it is not the last condition, go on to the next."""
+    """Allow if the masked argument is one of these; with last=False, go on to the next condition instead."""
     code = _argument(place, mask)
     if not last:
         [value] = allowed
@@ -127,7 +127,7 @@ def _one_of(place: int, mask: int, allowed: Sequence[int], last: bool = True) ->
 
 
 def _none_of(place: int, forbidden: Sequence[tuple[int, int]]) -> list[Instruction]:
-    """Allow what has none of these values behind its mask."""
+    """Allow unless the argument has one of these values under its mask."""
     code: list[Instruction] = []
     for mask, value in forbidden:
         code += [*_argument(place, mask), (EQUAL, 0, 1, value), (RETURN, 0, 0, FAIL | errno.EPERM)]

@@ -3,8 +3,8 @@
     trainer --exec--> zygote --fork--> supervisor --fork--> program        (the last two for every run)
 
 The zygote is started by exec with an empty environment, so nothing of the trainer is in its memory: no token, no
-question, no test. It has one thread and has imported what programs often need. It never reads a request: that arrives
-in the supervisor, by a socket of its own, so no run can find another one's.
+question, no test. It has one thread and has imported what programs often need. It never reads a request: the supervisor
+reads it from its own socket, so no run can find another run's request.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ PRELOADED = (
 
 
 def main(control: int, level: Level, folder: str) -> None:
-    """Fork a supervisor for every message on the socket `control` until it is closed. A message carries the sockets."""
+    """Fork a supervisor for every message on the socket `control` until it is closed. A message carries its sockets."""
     for name in PRELOADED.split():
         importlib.import_module(name)
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # when memory runs out, the kernel takes these processes and not the trainer
-        if level < Level.NAMESPACES:  # others of this user cannot look into these processes; maps need that they can
+            file.write("1000")  # when memory runs out, the kernel kills these processes and not the trainer
+        if level < Level.NAMESPACES:  # keeps the user's other processes from looking in; id maps need that they can
             linux.prctl(linux.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # supervisors need no burial
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the supervisors
     confine.prepare(level)
     gc.disable()
-    gc.freeze()  # what is here stays as it is, and is shared by all runs
+    gc.freeze()  # these objects stay unchanged, in memory that all runs share
     with socket.socket(fileno=control) as requests:
         requests.sendall(b"!")
         while True:
@@ -61,6 +61,6 @@ def main(control: int, level: Level, folder: str) -> None:
 
 
 def _tidy(folder: str) -> None:
-    """Remove the folder of all runs when it is empty, since there may be nobody else to do it."""
+    """Remove the folder of all runs if it is empty, since no other process may be left to do so."""
     with contextlib.suppress(OSError):
         os.rmdir(folder)

@@ -1,0 +1,132 @@
+"""What CORE needs of a model: logits of some ids that follow others, which are run once. And our GPT as such a one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from nanochat.model import GPT
+from nanochat.model.cache import KVCache
+
+Span = tuple[int, int, int]  # a tail's number, and the first of its ids and the one after the last
+
+
+@dataclass(frozen=True)
+class Group:
+    """Ids of one question to run, and the places whose logits are wanted.
+
+    front: ids that stand before every tail, or none. tails: one or more rows of ids, each with at least one. spans:
+    the places wanted; a place stands for the logits of what follows its id.
+    """
+
+    front: list[int]
+    tails: list[list[int]]
+    spans: list[Span]
+
+    @property
+    def width(self) -> int:
+        """Ids of the longest row, its front included."""
+        return len(self.front) + max(map(len, self.tails))
+
+
+class Sizes(Protocol):
+    """seq_len: ids that a row may have. vocab_size: the ids that the model knows are those below it.
+
+    Its text, by str(), is a part of the key of kept results.
+    """
+
+    @property
+    def seq_len(self) -> int: ...
+
+    @property
+    def vocab_size(self) -> int: ...
+
+
+class CoreModel(Protocol):
+    """A causal language model, as far as CORE needs it.
+
+    dtype: what it computes in; its text is a part of the key of kept results, too.
+    """
+
+    @property
+    def config(self) -> Sizes: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def answer_logits(self, groups: Sequence[Group]) -> Tensor:
+        """Logits (N, vocab_size), float32 or float64, of all places: those of one span after another, group by group.
+
+        Either all groups have a front, or none has one.
+        """
+        ...
+
+
+class CoreTokenizer(Protocol):
+    """A tokenizer, as far as CORE needs it.
+
+    bos: the id before every prompt. hash: a part of the key of kept results.
+    """
+
+    @property
+    def bos(self) -> int: ...
+
+    @property
+    def hash(self) -> str: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+
+
+class CachedGPT:
+    """Our GPT. It runs the fronts first and keeps them in a cache, of which every tail gets its copy."""
+
+    def __init__(self, model: GPT):
+        self.model = model
+        self.config = model.config
+        self.dtype = model.dtype
+
+    def answer_logits(self, groups: Sequence[Group]) -> Tensor:
+        tails = padded([tail for group in groups for tail in group.tails], self.model.device)
+        cache = self._cache(groups, tails.size(1)) if groups[0].front else None
+        return self.model.logits(picked(self.model.hidden(tails, cache), groups))
+
+    def _cache(self, groups: Sequence[Group], room: int) -> KVCache:
+        """A row for every tail, which holds the tail's front and has room for as many ids more."""
+        device = self.model.device
+        fronts = padded([group.front for group in groups], device)
+        cache = KVCache(self.config, len(groups), fronts.size(1) + room, device, self.dtype)
+        self.model.hidden(fronts, cache)
+        # Padding is forgotten: what follows takes its place.
+        cache.length = torch.tensor([len(group.front) for group in groups], device=device)
+        cache.last = fronts[torch.arange(len(groups), device=device), cache.length - 1]
+        return cache.select(torch.tensor([n for n, group in enumerate(groups) for _ in group.tails], device=device))
+
+
+def core_model(model: GPT | CoreModel) -> CoreModel:
+    """The model as CORE runs it: a GPT of ours with its cache, any other as it is."""
+    return CachedGPT(model) if isinstance(model, GPT) else model
+
+
+def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(B, T), filled with zeros on the right: a causal model does not see them."""
+    width = max(map(len, sequences))
+    return torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in sequences]).to(device)
+
+
+def picked(values: Tensor, groups: Sequence[Group]) -> Tensor:
+    """The values (N, C) of the groups' places, out of those (B, T, C) of all ids of all tails."""
+    width = values.size(1)
+    found: list[int] = []
+    first = 0  # the group's first row
+    for group in groups:
+        for tail, start, end in group.spans:
+            row = (first + tail) * width
+            found += range(row + start, row + end)
+        first += len(group.tails)
+    return values.flatten(0, 1)[torch.tensor(found, dtype=torch.long, device=values.device)]
