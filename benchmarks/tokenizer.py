@@ -160,9 +160,7 @@ def race_training(texts: list[str], vocab: int, runs: int, trainers: tuple[str, 
                 done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
                 if done.returncode:
                     reason = done.stderr.strip().split("\n")[-1]
-                    raise UserError(
-                        f"{trainer} could not train: {reason}", "Run pip install -e '.[dev]' for the peers"
-                    )
+                    raise UserError(f"{trainer} could not train: {reason}", "Run pip install -e '.[dev]' for the peers")
                 found[trainer].append(json.loads(done.stdout.splitlines()[-1]))
     size = size_mb(texts)
     return {

@@ -1,1 +1,1 @@
-"""One small module per command; it parses a dataclass and wires rooms. No logic of its own."""
+"""One small module per command; it parses a dataclass and calls other packages, and has no logic itself."""

@@ -20,14 +20,14 @@ from nanochat.console import UserError, command
 @dataclass
 class Config:
     eval: str = ""
-    """core, bpb and sample, separated by commas; empty: all, but core only when its data is here or,
-    after text from the Hub, can be downloaded"""
+    """core, bpb and sample, separated by commas; empty: all, but core only if its data is here or,
+    with a --dataset from the Hub, can be downloaded"""
     max_per_task: int = -1
     """questions of each CORE task; -1: all"""
     tasks: str = ""
     """CORE tasks, separated by commas; empty: all"""
     shots: int = -1
-    """examples in every prompt of CORE; -1: as many as each task has"""
+    """examples in every prompt of CORE; -1: each task's own number"""
     rules: Literal["nanochat", "dclm"] = "nanochat"
     """prompts and spans of CORE: as in published nanochat figures, or as in papers (docs/evaluation.md)"""
     model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
@@ -73,7 +73,7 @@ def run(config: Config) -> None:
     if hf:
         parts &= {"core"}
         if config.model_tag or config.step is not None or config.data or config.dataset:
-            raise UserError("--hf_path with --model_tag, --step, --data or --dataset", "Those are for our own models")
+            raise UserError("--model_tag, --step, --data and --dataset do not go with --hf_path", "Leave them out")
     missing = missing_core(asked, parts, bool(config.eval), config.dataset)
     began = time.monotonic()
     bpb: dict[str, float] = {}

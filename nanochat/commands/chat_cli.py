@@ -19,15 +19,15 @@ class Config:
     step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
     """step of the checkpoint; default: the newest"""
     prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
-    """answer this and leave; default: a conversation"""
+    """answer this and exit; default: a conversation"""
     temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.6
-    """0 always says the likeliest, higher is more varied"""
+    """0 always takes the likeliest token; higher is more varied"""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
-    """draw from that many likeliest tokens; 0 is all"""
+    """draw from this many of the likeliest tokens; 0: from all"""
     max_tokens: int = 256
     """longest answer in tokens"""
     seed: int = 42
-    """of the random draws: the same seed and words give the same answers"""
+    """seed of sampling: the same seed and words give the same answers"""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps"""
     dtype: str = "auto"

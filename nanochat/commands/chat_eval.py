@@ -22,13 +22,13 @@ class Config:
     source: Annotated[Literal["base", "mid", "sft", "rl"], tyro.conf.arg(aliases=["-i"])] = "sft"
     """stage of the checkpoint"""
     task: Annotated[str, tyro.conf.arg(aliases=["-a", "--task-name"])] = ""
-    """names with commas or bars between, or all; empty: those whose data is here or can be downloaded"""
+    """names separated by commas or bars, or all; empty: those whose data is here or can be downloaded"""
     max_problems: Annotated[int | None, tyro.conf.arg(aliases=["-x"])] = None
     """questions of each task, evenly spaced; all by default"""
     batch_size: Annotated[int, tyro.conf.arg(aliases=["-b"])] = 32
-    """answers at once"""
+    """answers generated at once"""
     temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.0
-    """of sampling; 0 is greedy"""
+    """sampling temperature; 0 is greedy"""
     num_samples: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """sampled answers to each question, for pass@1, 2, 4, ...; not where the answer is a letter"""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
@@ -36,7 +36,7 @@ class Config:
     max_new_tokens: Annotated[int, tyro.conf.arg(aliases=["-m"])] = 512
     """length of an answer in tokens"""
     seed: int = 0
-    """of sampling"""
+    """seed of sampling"""
     model_tag: Annotated[str | None, tyro.conf.arg(aliases=["-g"])] = None
     """tag of the checkpoint; the newest by default"""
     step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
@@ -46,7 +46,7 @@ class Config:
     dtype: str = "auto"
     """compute dtype: auto, float32, bfloat16 or float16"""
     require_sandbox: bool = False
-    """refuse to run code that the model wrote unless it cannot reach files, network and processes (docs/sandbox.md)"""
+    """run the model's code only where files, network and processes are out of its reach (docs/sandbox.md)"""
     json: Path | None = None
     """file for the results"""
 
@@ -78,7 +78,7 @@ def run(config: Config) -> None:
     if config.require_sandbox:
         open_sandbox(required=True)
     if config.task not in ("", "all"):
-        task_names(config.task)  # an unknown name is told before the model is loaded
+        task_names(config.task)  # report an unknown name before the model is loaded
     began = time.monotonic()
     subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
     results = {}

@@ -20,7 +20,7 @@ from nanochat.train.config import RLConfig
 class Config(RLConfig):
     source: Annotated[Literal["mid", "sft"], tyro.conf.arg(aliases=["-i"])] = "sft"
     """stage of the model to start from"""
-    # A step is so many questions, a validation so many questions: neither is a number of tokens.
+    # Steps and validations are counted in questions, not in tokens.
     total_batch_size: tyro.conf.Suppress[tyro.conf.Fixed[int]] = -1
     eval_tokens: tyro.conf.Suppress[tyro.conf.Fixed[int]] = 0
     fp8: tyro.conf.Suppress[tyro.conf.Fixed[bool]] = False

@@ -23,9 +23,9 @@ class Config:
     port: Annotated[int, tyro.conf.arg(aliases=["-p"])] = 8000
     """port to listen on; 0 picks a free one"""
     temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.6
-    """default of a request: 0 always says the likeliest, higher is more varied"""
+    """default of a request: 0 always takes the likeliest token; higher is more varied"""
     top_k: Annotated[int, tyro.conf.arg(aliases=["-k"])] = 50
-    """default of a request: draw from that many likeliest tokens; 0 is all"""
+    """default of a request: draw from this many of the likeliest tokens; 0: from all"""
     max_tokens: Annotated[int, tyro.conf.arg(aliases=["-m"])] = 512
     """default of a request: longest answer in tokens"""
     device: str = "auto"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @dataclass
 class Config:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], name="num-files")] = 8
-    """Training shards to download (about 250 MB of text each); the validation shard comes along."""
+    """Training shards to download (about 250 MB of text each), besides the validation shard."""
     dataset: str = "climbmix"
     """tinyworld, climbmix, fineweb-edu, a prepared dataset, or a path to parquet, jsonl, txt or md."""
     world_seed: int = 0
@@ -39,9 +39,9 @@ class Import:
     """File or folder of parquet, jsonl, txt or md (also .gz, .bz2, .zst), or owner/name of a dataset on the Hub;
     owner/name/train takes only its files whose path begins with train."""
     name: str | None = None
-    """Name to call it by (default: the folder, file or dataset name)."""
+    """Name of the dataset (default: the folder, file or dataset name)."""
     dedup: bool = False
-    """Leave out documents that are equal to another one, byte for byte."""
+    """Leave out exact duplicates of documents."""
     column: str | None = None
     """Column of parquet or field of jsonl with the text or the messages (default: text, else messages)."""
     skip_bad: bool = False

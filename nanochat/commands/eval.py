@@ -19,7 +19,7 @@ from nanochat.console import command, say
 @dataclass
 class Config:
     action: tyro.conf.Positional[Literal["overlap"]]
-    """how many items of CORE and of the chat tasks at hand stand in the corpus"""
+    """count the items of CORE and of the available chat tasks that are in the corpus"""
     corpus: tyro.conf.Positional[str]
     """name of a prepared dataset (its training split), or a file or folder of txt, md, jsonl or parquet"""
     json: Path | None = None

@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from nanochat.console import UserError, run_command, say
+from nanochat.console import UserError, command, say
 
-LARGEST = 100_000  # conversations: more of templates only repeat themselves
+LARGEST = 100_000  # conversations: beyond this, templates only repeat themselves
 MOST_PARALLEL = 64
 
 
@@ -24,11 +24,11 @@ class Config:
     maker: str
     """who made it"""
     kind: str = "a small language model"
-    """what it is, with its article"""
+    """what it is, with "a" or "an" in front"""
     size: int = 1000
-    """conversations"""
+    """number of conversations"""
     seed: int = 0
-    """which ones"""
+    """seed of the choice of conversations"""
     out: Path | None = None
     """.jsonl file; default: identity_conversations.jsonl in the base folder"""
     overwrite: bool = False
@@ -40,9 +40,9 @@ class Config:
     api_key_env: str = "OPENAI_API_KEY"
     """environment variable that holds the server's key, if it needs one"""
     traits: str = "friendly, brief and honest"
-    """what the server's model makes of its manner"""
+    """its manner, for the server's model to write in"""
     parallel: int = 4
-    """requests at once"""
+    """requests sent at once"""
     max_tokens: int = 0
     """tokens that may be spent on the file over all runs; 0: no limit"""
     max_dollars: float = 0.0
@@ -84,15 +84,10 @@ def run(config: Config) -> None:
         written = extend(out, persona, config.size, endpoint, meter, config.seed, config.parallel)
         cost = f", ${meter.dollars:.2f}" if any(prices) else ""
         say(
-            f"identity: {written.conversations:,} conversations in {out}; {written.refused:,} answers were of no use; "
+            f"identity: {written.conversations:,} conversations in {out}; {written.refused:,} answers were rejected; "
             f"{meter.tokens:,} tokens{cost} in all"
         )
     say(f"Train on them: mid_train --data {out}, and chat_sft likewise")
 
 
-def main() -> None:
-    run_command(Config, run, description=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+main = command(Config, run, __doc__)

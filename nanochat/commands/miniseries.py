@@ -2,7 +2,7 @@
 
 nanochat miniseries --depths=2,4,6,8 --dataset=tinyworld --dry_run
 
-Behind -- any flag of base_train, for every depth:
+After -- any flag of base_train, applied to every depth:
 
 nanochat miniseries --depths=2,4,6,8 -- --arch=classic --seed=1
 """

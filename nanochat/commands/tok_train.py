@@ -17,11 +17,11 @@ class Config:
     vocab_size: int = 32768
     """Number of tokens, the 256 bytes and the nine special tokens included; fewer when the text supports no more."""
     max_chars: int = 2_000_000_000
-    """Characters to read at most."""
+    """Most characters to read."""
     doc_cap: int = 10_000
-    """Characters to read of one document at most."""
+    """Most characters to read of one document."""
     digits: Literal["auto", "1", "2", "3"] = "auto"
-    """Digits in one token at most; auto: 1 below 4,096 tokens (tiny models add digit by digit), else 2."""
+    """Most digits in one token; auto: 1 below 4,096 tokens (tiny models add digit by digit), else 2."""
 
 
 def run(config: Config) -> None:

@@ -39,7 +39,7 @@ _TORCH_DOORS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the doors that need torch when they are first used."""
+    """Import the entry points that need torch on first use."""
     if name not in _TORCH_DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""What a base model is asked: bits per byte on its corpus or any text, and a few samples."""
+"""Measure a base model: bits per byte on its corpus or any text, and a few samples."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measure(
     """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each; and the
     `version_hash` of what was measured.
 
-    The corpus is the one the model was trained on unless named; with `data` it may be missing.
+    The default corpus is the one the model was trained on; with `data` it may be missing.
     """
     tokens = tokens or (TOKENS_CPU if subject.machine.device.type == "cpu" else TOKENS_GPU)
     corpus = dataset or subject.dataset
@@ -60,13 +60,13 @@ def measure(
                 "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
             )
         say(f"{split} bpb: {found[split]:.6f}")
-        # As many bytes of the same documents, and cut alike: the same text, whatever the tokens.
+        # Equal documents, byte count and seq_len mean the same text, whatever the tokenizer.
         versions[split] = version_hash([str(size), str(subject.model.config.seq_len), *read])
     return found, versions
 
 
 def _noted(texts: Iterable[str], hashes: list[str]) -> Iterator[str]:
-    """The texts, while the hash of each is added to the list."""
+    """Yield the texts, and append the hash of each to `hashes`."""
     for text in texts:
         hashes.append(version_hash([text]))
         yield text
@@ -78,7 +78,7 @@ def _documents(files: Iterable[Path]) -> Iterator[str]:
 
 
 def openings(corpus: str, count: int = 3) -> list[str]:
-    """The first words of validation documents, to see how the model would go on."""
+    """The first words of validation documents, for the model to continue."""
     if not corpus or find_info(corpus) is None:
         return list(PROMPTS[:count])
     found = (" ".join(text.split()[:OPENING_WORDS]) for text in Shards.open(corpus, "val"))
@@ -88,7 +88,7 @@ def openings(corpus: str, count: int = 3) -> list[str]:
 def samples(
     subject: Subject, prompts: Iterable[str], unprompted: int = 2, max_tokens: int = 64
 ) -> list[dict[str, str]]:
-    """Continuations of the prompts and a few texts from nothing, printed; on the first rank only."""
+    """Print and return continuations of the prompts and a few unprompted texts; on the first rank only."""
     if not subject.machine.ranks.is_main:
         return []
     tokenizer = subject.tokenizer

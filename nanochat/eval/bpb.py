@@ -25,7 +25,7 @@ Batch = tuple[Tensor, Tensor]  # inputs (B, T), targets (B, T) with -1 where the
 
 
 def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[int]:
-    """Every document's ids one after another, each behind a bos."""
+    """The ids of all documents in order, each document preceded by bos."""
     documents = iter(texts)
     while chunk := list(islice(documents, ENCODE_DOCUMENTS)):
         for ids in tokenizer.encode_batch(chunk):
@@ -34,7 +34,7 @@ def token_stream(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[int]:
 
 
 def rows(texts: Iterable[str], tokenizer: Tokenizer, seq_len: int) -> Iterator[list[int]]:
-    """The documents in order as rows of `seq_len + 1` ids; the last row is filled up with -1.
+    """The documents in order, as rows of `seq_len + 1` ids; the last row is padded with -1.
 
     A row begins with the last id of the row before, so that every id but the first is predicted exactly once.
     """
@@ -74,10 +74,10 @@ def bits_per_byte(
     token_bytes: Sequence[int] | Tensor,
     on_batch: Callable[[int], None] | None = None,
 ) -> float:
-    """Loss in bits over the UTF-8 bytes it predicts, summed over all ranks.
+    """Loss in bits divided by the number of UTF-8 bytes predicted, both summed over all ranks.
 
     token_bytes: byte length of every id; ids of 0 bytes (the specials) count neither as loss nor as bytes.
-    on_batch: called with the number of tokens of every batch done. NaN when there was no byte to predict.
+    on_batch: called with the token count of every finished batch. The result is NaN if there was no byte to predict.
     """
     return _measure(model, batches, token_bytes, on_batch)[0]
 
@@ -116,7 +116,7 @@ def text_bpb(
     batch: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> tuple[float, int]:
-    """Bits per byte of the first `tokens` tokens of the documents, shared among the ranks; and how many bytes that was.
+    """Bits per byte of the documents' first `tokens` tokens, split among the ranks, and the number of bytes measured.
 
     batch: rows per forward pass and rank; 0: as many as keep the logits under 1 GiB.
     """

@@ -20,7 +20,7 @@ from nanochat.paths import replace_folder
 
 BUNDLE_URL = "https://karpathy-public.s3.us-west-2.amazonaws.com/eval_bundle.zip"
 MEMBER = re.compile(r"eval_bundle/(core\.yaml|eval_meta_data\.csv|eval_data(?:/\w[\w.-]*)+\.jsonl)")
-LIMIT = 2 << 30  # bytes, packed or unpacked, beyond which the archive is not the one that is meant
+LIMIT = 2 << 30  # bytes, packed or unpacked; a larger archive is not the expected one
 TIMEOUT = 10.0  # seconds without an answer
 BLOCK = 1 << 20  # bytes
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)
@@ -31,12 +31,12 @@ def missing_bundle(folder: Path) -> str | None:
     if (folder / "core.yaml").is_file():
         return None
     asking = "" if named() or folder.exists() else "run `nanochat base_eval --eval=core`, which does so, "
-    remedy = f"Unzip {BUNDLE_URL} there, {asking}or set NANOCHAT_EVAL_BUNDLE to it."
+    remedy = f"Unzip {BUNDLE_URL} there, {asking}or set NANOCHAT_EVAL_BUNDLE to its folder."
     return f"CORE is skipped: no evaluation bundle in {folder}. {remedy}"
 
 
 def agreed(missing: str | None) -> str | None:
-    """What `missing_bundle` told this rank or another: each has tried to download it, and all must go the same way."""
+    """The first message of `missing_bundle` on any rank: each rank tried the download, and all must decide alike."""
     if ranks().world == 1:
         return missing
     import torch.distributed as dist
@@ -47,15 +47,15 @@ def agreed(missing: str | None) -> str | None:
 
 
 def named() -> bool:
-    """Whether the person says where the bundle is; it is not downloaded to there."""
+    """Whether the user has set the bundle's folder; then nothing is downloaded to it."""
     return bool(os.environ.get("NANOCHAT_EVAL_BUNDLE"))
 
 
 def download_bundle(folder: Path) -> None:
-    """Get the bundle to `folder`, whole or not at all, unless that is there; UserError when it is not to be had."""
+    """Download the bundle to `folder`, atomically, unless the folder exists; UserError when the download fails."""
     if named() or folder.exists():
         return
-    with hold(folder.with_name(f".{folder.name}.lock"), "another process downloads the evaluation bundle"):
+    with hold(folder.with_name(f".{folder.name}.lock"), "another process is downloading the evaluation bundle"):
         if folder.exists():
             return
         try:
@@ -69,12 +69,12 @@ def download_bundle(folder: Path) -> None:
                 with zipfile.ZipFile(file) as archive:
                     unpack(archive, folder)
         except (OSError, HTTPException, ValueError, RuntimeError, EOFError, *DAMAGE) as error:
-            problem = f"the evaluation bundle cannot be had from {BUNDLE_URL}: {error or type(error).__name__}"
+            problem = f"cannot download the evaluation bundle from {BUNDLE_URL}: {error or type(error).__name__}"
             raise UserError(problem, "Set NANOCHAT_EVAL_BUNDLE to a copy of it") from None
 
 
 def unpack(archive: zipfile.ZipFile, folder: Path) -> None:
-    """The archive's tasks and questions, and nothing else of it, as `folder`."""
+    """Unpack the archive's tasks and questions, and nothing else, into `folder`."""
     found = {match[1]: member for member in archive.infolist() if (match := MEMBER.fullmatch(member.filename))}
     if "core.yaml" not in found:
         raise ValueError("the archive has no eval_bundle/core.yaml")

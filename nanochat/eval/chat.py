@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nanochat.tasks import Task
     from nanochat.tokenizer import Tokenizer
 
-# What a guesser scores in each task of ChatCORE.
+# Score of random guessing in each task of ChatCORE.
 RANDOM = {
     "ARC-Easy": 0.25,
     "ARC-Challenge": 0.25,
@@ -35,16 +35,16 @@ RANDOM = {
     "SpellingBee": 0.0,
 }
 
-Grades = Mapping[str, bool]  # the first decides the accuracy, each is counted by its name
-Graded = dict[int, list[Grades]]  # of every answer to a question
+Grades = Mapping[str, bool]  # the first one decides the accuracy; each is also counted under its name
+Graded = dict[int, list[Grades]]  # question -> the grades of each of its answers
 Prompts = Mapping[int, list[int]]  # a question's number -> ids
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How answers are asked for: answers at once, questions in all, and sampling (temperature 0: greedy).
+    """How answers are generated: answers at once, questions in total, and sampling (temperature 0: greedy).
 
-    num_samples: answers to each question that is not answered with a letter.
+    num_samples: answers to each question, except where the answer is a letter.
     """
 
     batch: int = 16
@@ -58,7 +58,7 @@ class Settings:
     def __post_init__(self) -> None:
         if self.num_samples > 1 and self.temperature == 0:
             raise UserError(
-                f"{self.num_samples} answers to a question at temperature 0 are {self.num_samples} times the same",
+                f"all {self.num_samples} answers to a question are the same at temperature 0",
                 "Give --temperature as well, such as 0.8",
             )
 
@@ -71,7 +71,7 @@ class Settings:
 def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()) -> TaskResult:
     """Ask every question of the task, shared among the ranks, and count the grades.
 
-    The score does not depend on the number of ranks; nor on the batch, up to the rounding of sums.
+    The score depends neither on the number of ranks nor, except for rounding, on the batch size.
     """
     if len(task) == 0:
         raise UserError(f"task {task.name} has no questions")
@@ -90,7 +90,7 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settin
 
 
 def version(task: Task, items: Sequence[int]) -> str:
-    """The hash of the questions and their right answers, with the letters to choose from, and of how one grades."""
+    """The hash of the questions, their right answers, the letters to choose from and the way of grading."""
 
     def parts() -> Iterator[str]:
         if isinstance(task, WithGrading) and task.grading:
@@ -147,7 +147,7 @@ def _generate(
     engine = Engine(model, tokenizer, max_batch=settings.batch)
     graded: Graded = {i: [] for i in prompts}
     right = done = 0
-    # More answers than are written at once: the engine fills the places of short ones with new ones.
+    # More than one batch of answers, so that the engine can start a new one when a short one ends.
     at_once = -(-4 * settings.batch // settings.num_samples)
     for some in _by_length(prompts, tokenizer.bos, model.config.seq_len, settings.max_tokens, at_once):
         requests = [
@@ -156,7 +156,7 @@ def _generate(
                 max_tokens=settings.max_tokens,
                 temperature=settings.temperature,
                 top_k=settings.top_k,
-                # Tied to the question (and by the engine to the sample): batch and ranks do not change the draw.
+                # Seeded by the question (and in the engine by the sample), so batch and ranks do not change the draw.
                 seed=random.Random(f"{task.name}:{settings.seed}:{i}").getrandbits(62),
                 n=settings.num_samples,
             )
@@ -202,7 +202,7 @@ def _choose(
 def _by_length(
     prompts: Prompts, bos: int, window: int, answer: int, batch: int
 ) -> Iterator[list[tuple[int, list[int]]]]:
-    """Batches of (item, prompt ids), prompts of like length together; a long one leaves room to answer."""
+    """Batches of (item, prompt ids) with prompts of similar length; long prompts are cut to leave room to answer."""
     fitted = [(i, fit_ids(ids, bos, window, answer)) for i, ids in prompts.items()]
     fitted.sort(key=lambda pair: len(pair[1]))
     for start in range(0, len(fitted), batch):
@@ -237,7 +237,7 @@ def show(name: str, result: TaskResult) -> None:
     width = max(8, *map(len, result.by_category))
     say(f"  {'category':<{width}}  {'n':>6}  {'accuracy':>8}  {'95% CI':>14}  {'baseline':>8}")
     for category, part in result.by_category.items():
-        if part.baseline is None and (part.n, part.accuracy) == (score.n, score.accuracy):  # the line above
+        if part.baseline is None and (part.n, part.accuracy) == (score.n, score.accuracy):  # equals the line above
             continue
         low, high = part.ci95
         baseline = "-" if part.baseline is None else f"{part.baseline:.3f}"

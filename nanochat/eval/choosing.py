@@ -1,4 +1,4 @@
-"""Which tasks a chat model is graded on: those asked for, or those at hand."""
+"""Which tasks a chat model is graded on: those asked for, or those whose data is available."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nanochat.console import UserError, say
 from nanochat.machine import Ranks
 from nanochat.tasks import TASKS, Task, open_task
 
-# SimpleSpelling is asked for by name only: SpellingBee spells too.
+# SimpleSpelling runs only if named: SpellingBee tests spelling too.
 USUAL = tuple(name for name in TASKS if name != "SimpleSpelling")
 
 
@@ -25,7 +25,7 @@ def task_names(asked: str) -> list[str]:
 def choose_tasks(asked: str, dataset: str, me: Ranks, world_seed: int | None = None) -> dict[str, Task]:
     """The tasks by name. asked: names, "all", or "" for those whose data is here or can be downloaded.
 
-    dataset: what the model was trained on; the tiny world is asked about by default only when it is that.
+    dataset: what the model was trained on; TinyWorld is a default task only for models trained on tinyworld.
     """
     if me.world == 1:
         return _open(asked, dataset, world_seed)

@@ -1,4 +1,4 @@
-"""CORE, the base model's score of the DCLM paper: 22 tasks with examples in the prompt, guessers at 0."""
+"""CORE, the DCLM paper's score for base models: 22 tasks with examples in the prompt; random guessing scores 0."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nanochat.eval.bundle import BUNDLE_URL
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_model import CoreModel, CoreTokenizer, core_model
 from nanochat.eval.core_passes import answer_scores
-from nanochat.eval.core_prompts import OPTIONS, CoreTask, Question, ask, problem, rows, where
+from nanochat.eval.core_prompts import OPTIONS, CoreTask, FewShot, ask, problem, rows, where
 from nanochat.eval.results import Score, TaskResult, centered, core_interval, version_hash
 from nanochat.machine import ranks
 from nanochat.paths import write_atomic
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from nanochat.model import GPT
 
 VERSION = 1  # of prompts, spans and decisions
-WINDOW = 128  # items rendered at a time, so that rows of about one length meet in a batch
+WINDOW = 128  # items rendered at a time, so that rows of similar length share a batch
 BATCH_TOKENS = 8192  # per forward pass, padding included
-LABEL = re.compile(r"\w[\w.-]*")  # of a task: nothing that a terminal or a spreadsheet would act on
+LABEL = re.compile(r"\w[\w.-]*")  # a task's name, without characters that a terminal or a spreadsheet would interpret
 COLUMNS = ("task", "n", "accuracy", "low", "high", "centered", "centered_low", "centered_high", "truncated")
 
 
@@ -73,13 +73,13 @@ def read_tasks(
 
 
 def _check(tasks: Sequence[CoreTask]) -> None:
-    """ValueError for what core.yaml and eval_meta_data.csv cannot mean."""
+    """Raise ValueError for an invalid entry in core.yaml or eval_meta_data.csv."""
     if not tasks:
         raise ValueError("core.yaml lists no tasks")
     for place, task in enumerate(tasks):
         file = PurePosixPath(task.file)
         if not LABEL.fullmatch(task.label) or task.label in (other.label for other in tasks[:place]):
-            raise ValueError(f"the label {task.label!r} is no name of its own")
+            raise ValueError(f"the label {task.label!r} is invalid or used twice")
         if task.kind not in OPTIONS:
             raise ValueError(f"task {task.label} has the unknown type {task.kind!r}")
         if type(task.shots) is not int or task.shots < 0 or not isinstance(task.delimiter, str):
@@ -94,10 +94,10 @@ def _unreadable(what: str) -> UserError:
     return UserError(what, f"Unzip {BUNDLE_URL} again")
 
 
-def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tuple[list[Question], str]:
-    """The task's questions in the fixed shuffled order, at most `limit` of them, and the hash of what is asked.
+def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tuple[list[FewShot], str]:
+    """The task's questions in the fixed shuffled order, at most `limit` of them, and a hash that identifies them.
 
-    Under upstream's rules examples are drawn from what is asked, under DCLM's from the whole file.
+    Under upstream's rules examples are drawn from these questions, under DCLM's from the whole file.
     """
     path = bundle / "eval_data" / task.file
     try:
@@ -112,7 +112,7 @@ def read_questions(bundle: Path, task: CoreTask, limit: int | None = None) -> tu
             item = json.loads(line)
             wrong = problem(task.kind, item)
         except (ValueError, RecursionError) as error:
-            wrong = f"is no JSON: {error}"
+            wrong = f"is not JSON: {error}"
         if wrong:
             raise _unreadable(f"CORE task {task.label} cannot be read: line {number} of {path} {wrong}")
         data.append(item)
@@ -141,9 +141,9 @@ def evaluate_core(
     batch_tokens: int = BATCH_TOKENS,
     shots: int | None = None,
 ) -> tuple[float, dict[str, TaskResult]]:
-    """CORE and every task's result; with labels the mean of those.
+    """CORE and every task's result; given labels, the mean of those tasks instead of CORE.
 
-    kept: where finished tasks are taken from and added to. batch_tokens: ids per forward pass, padding included.
+    kept: finished tasks are read from it and added to it. batch_tokens: ids per forward pass, padding included.
     """
     asked = {task: read_questions(bundle, task, max_per_task) for task in read_tasks(bundle, labels, rules, shots)}
     found: dict[str, list[Outcome]] = {}
@@ -167,13 +167,13 @@ def evaluate_core(
             results[task.label] = _result(task, questions, version, found[task.label])
             bar.advance(0, mean=f"{mean_centered(results):.4f}")
     if cut := [f"{label} {x.truncated} of {x.score.n}" for label, x in results.items() if x.truncated]:
-        longer = f"longer than the context of {model.config.seq_len} tokens and lose their beginning"
-        warn(f"CORE: questions of {len(cut)} of {len(results)} tasks are {longer}: {', '.join(cut)}")
+        longer = f"longer than the context of {model.config.seq_len} tokens, which lose their beginning"
+        warn(f"CORE: {len(cut)} of {len(results)} tasks have questions {longer}: {', '.join(cut)}")
     return mean_centered(results), results
 
 
-def _result(task: CoreTask, questions: Sequence[Question], version: str, outcomes: Sequence[Outcome]) -> TaskResult:
-    """The task's score; where categories count alike, that of as many answers as are as certain."""
+def _result(task: CoreTask, questions: Sequence[FewShot], version: str, outcomes: Sequence[Outcome]) -> TaskResult:
+    """The task's score; where categories have equal weight, `trials` is the number of answers with equal variance."""
     right = [x.right for x in outcomes]
     score = Score(sum(right), len(right))
     if task.categories:
@@ -197,7 +197,7 @@ def mean_centered(results: Mapping[str, TaskResult]) -> float:
 
 
 def table(results: Mapping[str, TaskResult]) -> list[tuple[str | int | float, ...]]:
-    """COLUMNS for every task, and for their mean, of which only the name and the centred score are given."""
+    """A row of COLUMNS for every task, and one for their mean with only name, n, centred score and its interval."""
     found: list[tuple[str | int | float, ...]] = []
     for label, r in results.items():
         low, high = r.centered_ci95 or (math.nan, math.nan)
@@ -210,7 +210,7 @@ def table(results: Mapping[str, TaskResult]) -> list[tuple[str | int | float, ..
 
 
 def show(results: Mapping[str, TaskResult], whole: bool) -> None:
-    """A line per task, and CORE, or, when not all tasks were asked, the mean of those."""
+    """Print a line per task, then CORE, or the mean of the tasks if not all were asked."""
     width = max(4, *map(len, results))
     say(f"{'task':<{width}}  {'n':>6}  {'accuracy':>8}  {'95% interval':>15}  {'centered':>8}  {'95% interval':>18}")
     *lines, mean = table(results)
@@ -222,7 +222,7 @@ def show(results: Mapping[str, TaskResult], whole: bool) -> None:
 
 
 def write_csv(path: Path, results: Mapping[str, TaskResult], whole: bool) -> None:
-    """The same as a file, whole or not at all (first rank only)."""
+    """Write the same table to a file, atomically (first rank only)."""
     if is_main_rank():
         text = io.StringIO()
         lines = table(results)
@@ -235,13 +235,13 @@ def evaluate_items(
     model: GPT | CoreModel,
     tokenizer: CoreTokenizer,
     task: CoreTask,
-    questions: Sequence[Question],
+    questions: Sequence[FewShot],
     batch_tokens: int = BATCH_TOKENS,
     advance: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
     """What the model chose for every question, in order; the ranks share the work, and each gets all outcomes.
 
-    advance: told how many questions of this rank are done.
+    advance: called with the number of questions this rank has just finished.
     """
     model = core_model(model)
     me = ranks()

@@ -20,7 +20,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the model chose: a place among the choices; of language modeling, 1 if every id was the likeliest."""
+    """What the model chose: the index of a choice; for language modeling, 1 if every id was the likeliest."""
 
     choice: int
     right: bool
@@ -28,15 +28,15 @@ class Outcome:
 
 
 def kept_file(facts: Mapping[str, Any]) -> Path:
-    """Where the finished tasks of a model lie. facts: those of `EvalResult.checkpoint`."""
+    """The file of a model's finished tasks. facts: those of `EvalResult.checkpoint`."""
     return model_runs_dir(facts["stage"], facts["tag"]) / "base_eval" / f"core-{facts['hash']}.json"
 
 
 class Kept:
-    """Finished tasks in a file, so that an evaluation that was killed goes on where it stopped.
+    """Finished tasks in a file, so that a killed evaluation can resume where it stopped.
 
-    facts: all but the questions that decides a result; a task measured under others is measured anew. Evaluations that
-    run at the same time share the file.
+    facts: everything except the questions that determines a result; a task measured under other facts is measured
+    again. Evaluations that run at the same time share the file.
     """
 
     def __init__(self, path: Path, facts: Mapping[str, Any]):
@@ -44,7 +44,7 @@ class Kept:
         self.tasks: dict[str, dict[str, Any]] = {}
 
     def read(self) -> None:
-        """Take what the file holds; on every rank what the first one finds, and the first one's facts."""
+        """Read the file on the first rank; all ranks use what it found, and its facts."""
         if is_main_rank():
             self.tasks = self._load()
         if ranks().world > 1:
@@ -79,5 +79,5 @@ class Kept:
         cut = sum(x.cut for x in outcomes)
         found = {"version": version, "facts": self.facts, "right": right, "truncated": cut}
         if is_main_rank():
-            with hold(self.path.with_suffix(".lock"), "another evaluation writes its results"):
+            with hold(self.path.with_suffix(".lock"), "another evaluation is writing its results"):
                 write_json(self.path, {"version": VERSION, "tasks": {**self._load(), label: found}})

@@ -102,7 +102,7 @@ class CachedGPT:
         fronts = padded([group.front for group in groups], device)
         cache = KVCache(self.config, len(groups), fronts.size(1) + room, device, self.dtype)
         self.model.hidden(fronts, cache)
-        # Padding is forgotten: what follows takes its place.
+        # Drop the padding: the ids that follow overwrite it.
         cache.length = torch.tensor([len(group.front) for group in groups], device=device)
         cache.last = fronts[torch.arange(len(groups), device=device), cache.length - 1]
         return cache.select(torch.tensor([n for n, group in enumerate(groups) for _ in group.tails], device=device))

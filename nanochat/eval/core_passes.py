@@ -30,7 +30,7 @@ def answer_scores(
     for together in (False, True):
         left = [n for n, group in enumerate(groups) if bool(group.front) == together]
         left.sort(key=lambda n: groups[n].width)
-        while left:  # the longest first: memory fails early
+        while left:  # the longest first, so that memory runs out early if at all
             batch = [left.pop()]
             width, count = groups[batch[0]].width, len(groups[batch[0]].tails)
             while left and (count + len(groups[left[-1]].tails)) * width <= batch_tokens:

@@ -1,7 +1,7 @@
 """The questions of CORE as text: an item, its examples, and where the answer to be scored begins and ends.
 
-Two sets of rules: "nanochat", those of upstream, by which published nanochat figures are measured, and "dclm", those of
-the DCLM paper's own evaluation (LLM Foundry's in-context learning), by which the figures in papers are measured.
+Two sets of rules: "nanochat" is upstream's, used for published nanochat figures. "dclm" is that of the DCLM paper's own
+evaluation (LLM Foundry's in-context learning), used for the figures in papers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class CoreTask:
     shots: int
     delimiter: str
     file: str
-    random: float = 0.0  # what a guesser scores
-    categories: bool = False  # dclm: examples are of the item's category, and categories count alike
+    random: float = 0.0  # score of random guessing
+    categories: bool = False  # dclm: examples come from the item's category, and categories have equal weight
     rules: str = "nanochat"
 
 
 @dataclass(frozen=True)
-class Question:
-    """An item, the solved ones shown before it, and the item's line in the task's file."""
+class FewShot:
+    """An item, the solved examples shown before it, and the item's line in the task's file."""
 
     item: Item
     shown: Sequence[Item] = ()
@@ -56,9 +56,9 @@ class Row:
 
 
 def problem(kind: str, item: Any) -> str | None:
-    """What keeps the item from being a question of that kind, if anything."""
+    """Why the item is not a valid question of that kind; None if it is valid."""
     if not isinstance(item, dict):
-        return "is no JSON object"
+        return "is not a JSON object"
     for name in TEXT[kind]:
         if not isinstance(item.get(name), str):
             return f"has no text {name!r}"
@@ -74,7 +74,7 @@ def problem(kind: str, item: Any) -> str | None:
     return None if 0 <= gold < len(options) else f"has gold {gold}, but {len(options)} {name}"
 
 
-def ask(task: CoreTask, data: Sequence[Item], lines: Sequence[int] | None = None) -> list[Question]:
+def ask(task: CoreTask, data: Sequence[Item], lines: Sequence[int] | None = None) -> list[FewShot]:
     """The items as questions, each with examples drawn from the others, the same in every run.
 
     lines: where each item stands in its file (default: in order).
@@ -87,18 +87,18 @@ def ask(task: CoreTask, data: Sequence[Item], lines: Sequence[int] | None = None
     for group in groups.values():
         for i, drawn in zip(group, draw(len(group), task.shots), strict=True):
             shown[i] = [data[group[j]] for j in drawn]
-    return [Question(item, shown[i], lines[i] if lines else i + 1) for i, item in enumerate(data)]
+    return [FewShot(item, shown[i], lines[i] if lines else i + 1) for i, item in enumerate(data)]
 
 
 def _draw(total: int, shots: int) -> Iterator[list[int]]:
-    """For every item `shots` others, or all when there are fewer."""
+    """Draw `shots` other items for every item, or all others when there are fewer."""
     for i in range(total):
         drawn = random.Random(1234 + i).sample(range(total - 1), min(shots, total - 1))
         yield [j + (j >= i) for j in drawn]
 
 
 def _draw_dclm(total: int, shots: int) -> Iterator[list[int]]:
-    """The same, from one stream of numbers for all items, in the order in which CPython's sets hold small integers."""
+    """The same with one random stream for all items; each draw is in the order of a CPython set of small integers."""
     rng, shots = random.Random(1234), min(shots, total - 1)
     for i in range(total):
         drawn = set(rng.sample(range(total), shots))
@@ -109,7 +109,7 @@ def _draw_dclm(total: int, shots: int) -> Iterator[list[int]]:
         yield list(drawn)
 
 
-def prompts(task: CoreTask, question: Question) -> list[str]:
+def prompts(task: CoreTask, question: FewShot) -> list[str]:
     """The texts to score: one per choice, or for language modeling one without and one with the answer."""
     item, shown, delimiter = question.item, question.shown, task.delimiter
     if task.kind == "multiple_choice":
@@ -120,12 +120,12 @@ def prompts(task: CoreTask, question: Question) -> list[str]:
         return [f"{head}{context}{delimiter}{item['continuation']}" for context in item["context_options"]]
     head = "".join(f"{x['context'].strip()}{delimiter}{x['continuation']}\n\n" for x in shown)
     asked = f"{head}{item['context'].strip()}{delimiter}"
-    # A space left at the end would be a token of its own, though it belongs to the answer's first word.
+    # A trailing space would be a separate token, though it belongs to the answer's first word.
     return [asked.strip(), f"{asked}{item['continuation']}"]
 
 
-def pieces(task: CoreTask, question: Question) -> tuple[str, list[str], list[str]]:
-    """By the rules of DCLM: the examples, the questions, and the answers, of which one or the other is but one."""
+def pieces(task: CoreTask, question: FewShot) -> tuple[str, list[str], list[str]]:
+    """By DCLM's rules: the examples, the questions and the answers; either there is one question or one answer."""
     item, shown, delimiter = question.item, question.shown, task.delimiter
     begin = "\n" if shown else ""
     if task.kind == "multiple_choice":
@@ -141,7 +141,7 @@ def pieces(task: CoreTask, question: Question) -> tuple[str, list[str], list[str
     return "\n".join(done), asked, answers
 
 
-def rows(task: CoreTask, questions: Sequence[Question], tokenizer: CoreTokenizer, context: int) -> list[list[Row]]:
+def rows(task: CoreTask, questions: Sequence[FewShot], tokenizer: CoreTokenizer, context: int) -> list[list[Row]]:
     """For every question the rows to run through the model, cut on the left to `context` ids."""
     if task.rules == "dclm":
         found = _rows_of_pieces([pieces(task, x) for x in questions], tokenizer)
@@ -152,16 +152,16 @@ def rows(task: CoreTask, questions: Sequence[Question], tokenizer: CoreTokenizer
         found = [_parted(task, x, of_one, tokenizer) for x, of_one in zip(questions, ids, strict=True)]
     for question, of_one in zip(questions, found, strict=True):
         if any(row.start >= row.end for row in of_one):
-            raise UserError(f"{where(task, question)} has an answer without a token to score", "Mend that line")
+            raise UserError(f"{where(task, question)} has an answer without a token to score", "Fix that line")
     return [[_cut(row, context) for row in of_one] for of_one in found]
 
 
-def where(task: CoreTask, question: Question) -> str:
+def where(task: CoreTask, question: FewShot) -> str:
     return f"CORE task {task.label}: line {question.line} of {task.file}"
 
 
 def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: CoreTokenizer) -> list[list[Row]]:
-    """The answer is what follows the question, each encoded by itself; behind a space, where words hold theirs."""
+    """FewShot and answer are encoded separately; the answer gets a leading space if words' tokens include one."""
     space = " " if len(tokenizer.encode(" a")) == 1 else ""
     texts = [
         text
@@ -178,8 +178,8 @@ def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer
     return done
 
 
-def _parted(task: CoreTask, question: Question, ids: list[list[int]], tokenizer: CoreTokenizer) -> list[Row]:
-    """The answer begins where the rows part; of schema, where the contexts differ, it is what they end with alike."""
+def _parted(task: CoreTask, question: FewShot, ids: list[list[int]], tokenizer: CoreTokenizer) -> list[Row]:
+    """The answer begins where the rows diverge; for schema, whose contexts differ, it is their common suffix."""
     if task.kind == "language_modeling":
         return [Row(ids[1], common_prefix(ids), len(ids[1]))]
     if task.kind == "schema":
@@ -187,25 +187,25 @@ def _parted(task: CoreTask, question: Question, ids: list[list[int]], tokenizer:
         return [Row(x, len(x) - answer, len(x)) for x in ids]
     start = common_prefix(ids)
     if start == min(map(len, ids)):
-        # A choice that all others begin with has no ids of its own: of such an item, all of every choice is scored.
-        bare = prompts(task, Question({**question.item, "choices": [""]}, question.shown))[0].rstrip()
+        # A choice that is a prefix of all others has no ids after it: then every choice is scored in full.
+        bare = prompts(task, FewShot({**question.item, "choices": [""]}, question.shown))[0].rstrip()
         start = common_prefix([*ids, [tokenizer.bos, *tokenizer.encode(bare)]])
     return [Row(x, start, len(x)) for x in ids]
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """How many ids all sequences begin with alike."""
+    """Length in ids of the common prefix of all sequences."""
     ordered = [list(x) for x in sequences]
-    low, high = min(ordered), max(ordered)  # in the order of a dictionary, all others lie between these
+    low, high = min(ordered), max(ordered)  # in lexicographic order, all others lie between these
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
 def common_suffix(sequences: Sequence[Sequence[int]]) -> int:
-    """How many ids all sequences end with alike."""
+    """Length in ids of the common suffix of all sequences."""
     return common_prefix([s[::-1] for s in sequences])
 
 
 def _cut(row: Row, context: int) -> Row:
     over = max(0, len(row.ids) - context)
-    # An id can only be scored when something stands before it.
+    # An id can be scored only if another one precedes it.
     return Row(row.ids[over:], max(1, row.start - over), max(1, row.end - over), over)

@@ -89,9 +89,9 @@ def missing_core(asked: CoreAsked, parts: Collection[str], by_name: bool, datase
         except UserError as error:
             if wanted:
                 raise
-            warn(str(error))  # the text came over a network, so this was worth a try: a run must not end here
+            warn(str(error))  # the text came from a network, so we tried; a failure must not end the run
     if not (missing := missing_bundle(bundle)):
-        read_tasks(bundle, asked.labels)  # an unknown name is told before the model is loaded
+        read_tasks(bundle, asked.labels)  # report an unknown name before the model is loaded
     elif wanted:
         raise UserError(missing.removeprefix("CORE is skipped: "))
     return missing

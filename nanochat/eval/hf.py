@@ -1,7 +1,7 @@
-"""Other models in the place of ours: any causal one of the transformers library, and GGUF files that it can read.
+"""Evaluate other models: any causal model of the transformers library, and GGUF files that it can read.
 
-Prompts begin as lm-eval (0.4.13) begins them: with the tokenizer's BOS where the tokenizer puts it there by itself,
-else with nothing; what has nothing before it follows BOS, or EOS where there is no BOS.
+Prompts begin as in lm-eval (0.4.13): with BOS if the tokenizer adds it by itself, else without. An id to score that
+has no id before it is predicted from BOS, or from EOS where there is no BOS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nanochat.machine import describe, setup
 
 PACKAGES = "pip install -U transformers accelerate gguf"
 CONTEXT = 2048  # of models that do not say, as in lm-eval
-LOGITS = 1 << 28  # float32 logits held at once: these models give them for every place
+LOGITS = 1 << 28  # float32 logits held at once: these models return them for every position
 SUFFIXES = {".safetensors", ".json", ".model", ".txt"}  # of a model's and a tokenizer's files
 
 
@@ -34,7 +34,7 @@ class HFTokenizer:
     bos: an id to stand before a prompt; whether it is run is up to the model.
     """
 
-    hash = ""  # the model's stands for its files, too
+    hash = ""  # the model's hash covers the tokenizer's files too
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
@@ -90,18 +90,18 @@ class HFModel:
 
     @cached_property
     def _first(self) -> Tensor:
-        """(1, 1, V) logits of what follows nothing."""
+        """(1, 1, V) logits of an id with nothing before it."""
         return self.model(input_ids=torch.tensor([[self.bos]], device=self.device), use_cache=False).logits
 
     def _behind(self, front: list[int], tails: Tensor) -> Tensor:
-        """Logits (B, T, V) behind every id of tails (B, T), where the ids of `front` stand before each row."""
+        """Logits (B, T, V) after every id of tails (B, T), each row preceded by the ids of `front`."""
         from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
         ids = torch.tensor([front], device=self.device)
         past: Any = getattr(
             self.model.base_model(input_ids=ids[:, self.skip :], use_cache=True), "past_key_values", None
         )
-        # Other memories, of recurrent layers, are not sure to take several ids at once.
+        # Other caches, of recurrent layers, may not accept several ids at once.
         kinds = {type(layer) for layer in getattr(past, "layers", ())}
         if kinds and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
             past.batch_repeat_interleave(len(tails))
@@ -138,7 +138,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[HFSubject, int]:
         if "gguf_file" in options:
             from transformers import GgufConfig
 
-            # By itself it would run the packed weights with kernels that it downloads.
+            # By default transformers would run the packed weights with kernels that it downloads.
             options["quantization_config"] = GgufConfig(dequantize=True)
         options |= {"dtype": machine.dtype, "use_safetensors": True, "output_loading_info": True}
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -147,7 +147,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[HFSubject, int]:
             raise ValueError(f"its file has no {', '.join(absent)}")
     except ImportError as error:
         raise UserError(f"{source} needs another package: {_first_line(error)}", f"Run {PACKAGES}") from None
-    except Exception as error:  # damaged files raise whatever they lead to
+    except Exception as error:  # damaged files can raise anything
         remedy = (
             "Give a causal language model with its tokenizer, its weights as safetensors or GGUF (offline: its folder)"
         )
@@ -168,7 +168,7 @@ def open_hf(source: str, device: str, dtype: str) -> tuple[HFSubject, int]:
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
-    """What from_pretrained calls the model, and the arguments that go with it."""
+    """The model's name for from_pretrained, and the other arguments."""
     path = Path(os.path.expanduser(source))
     if path.suffix.lower() == ".gguf" and path.is_file():
         return str(path.parent), {"gguf_file": path.name}
@@ -180,7 +180,7 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
 
 
 def _hash(path: Path, model: Any) -> str:
-    """Stands for weights, configuration and tokenizer: of their files, or the commit of the repository."""
+    """A hash of the files of weights, configuration and tokenizer, or the repository's commit."""
     if not path.exists():
         return str(model.config._commit_hash)
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""How much of what a model is graded on stands in a training corpus, as a whole or as runs of 13 words.
+"""How many evaluation items occur in a training corpus, as a whole or as runs of 13 words.
 
 Runs of 13 words in lower case without punctuation are those of Brown et al. 2020 (https://arxiv.org/abs/2005.14165).
 """
@@ -30,16 +30,16 @@ from nanochat.paths import eval_bundle_dir
 from nanochat.tasks import Task
 
 WORDS = 13  # of a run
-BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no power of it is lost modulo 2^64
+BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that no power of it is 0 modulo 2^64
 WORD = re.compile(r"[^\W_]+")
 VERSION = 1
 
-Items = Mapping[int, str]  # what a task asks, by line of its file or by number
+Items = Mapping[int, str]  # a task's items as text, by line of its file or by number
 
 
 @runtime_checkable
 class WithSource(Protocol):
-    """A task whose conversations are written otherwise than the text they come from."""
+    """A task whose conversations differ from the text they were made from."""
 
     def source(self, i: int) -> str: ...
 
@@ -51,7 +51,7 @@ def words(text: str) -> list[str]:
 
 @dataclass
 class _Table:
-    """Where every run of one length stands: hashes (sorted), and of each the item and its first word's place there."""
+    """All runs of one length: their sorted hashes, and for each its item and the position of its first word in it."""
 
     hashes: np.ndarray
     items: list[int]
@@ -64,7 +64,7 @@ class _Table:
         self.sieve[self.hashes >> self.bits] = True
 
     def find(self, hashes: np.ndarray) -> Iterator[tuple[int, int, int]]:
-        """(place in `hashes`, item, place in the item) of all that may be the same."""
+        """(position in `hashes`, item, position in the item) of every possible match."""
         at = np.flatnonzero(self.sieve[hashes >> self.bits])
         low, high = (np.searchsorted(self.hashes, hashes[at], side) for side in ("left", "right"))
         for place, first, end in zip(at.tolist(), low.tolist(), high.tolist(), strict=True):
@@ -73,10 +73,10 @@ class _Table:
 
 
 class Index:
-    """Items, each as its words, and those found so far in the texts that were read.
+    """Items as lists of words, and which of them were found in the texts read so far.
 
-    exact: all of an item's words stand one after another in one text. run: `length` of its words do; items of fewer
-    words are only looked for as a whole.
+    exact: items whose words all occur in a row in one text. run: items of which `length` words occur in a row; shorter
+    items are only searched for as a whole.
     """
 
     def __init__(self, items: Sequence[list[str]], length: int = WORDS):
@@ -117,7 +117,7 @@ class Index:
                 continue
             for at, number, place in self._tables[size].find(hashes):
                 item = self.items[number]
-                # Equal hashes are no proof.
+                # Equal hashes do not prove equal words.
                 if number in self.exact or found[at : at + size] != item[place : place + size]:
                     continue
                 if len(item) >= self.length:
@@ -128,7 +128,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Overlap:
-    """A task's items in a corpus: how many, how many of them too short for a run, and the numbers of those found."""
+    """A task's items in a corpus: their number, how many are too short for a run, and the numbers of those found."""
 
     n: int
     short: int
@@ -150,7 +150,7 @@ class Overlap:
 def find_overlap(
     tasks: Mapping[str, Items], texts: Iterable[str], on_text: Callable[[str], None] | None = None
 ) -> dict[str, Overlap]:
-    """Every task's items in the texts, which are read once. exact and run are of items long enough for a run."""
+    """Look for every task's items in one pass over the texts. `exact` and `run` hold items long enough for a run."""
     places = [(name, number) for name, items in tasks.items() for number in items]
     index = Index([item for items in tasks.values() for item in _item_words(list(items.values()))])
     for text in texts:
@@ -190,7 +190,7 @@ def items_at_hand(corpus: str) -> dict[str, Items]:
         say(missing)
     else:
         for task in read_tasks(bundle):
-            if task.file not in files:  # two tasks may ask the same with and without examples
+            if task.file not in files:  # two tasks may share a file, one with and one without examples
                 files.add(task.file)
                 found[task.label] = {x.line: _core_text(task, x.item) for x in read_questions(bundle, task)[0]}
     for name, chat in choose_tasks("", corpus, ranks()).items():
@@ -210,13 +210,13 @@ def _chat_text(task: Task, i: int) -> str:
         return task.source(i)
     *asked, answer = (message.text for message in task[i].messages)
     question = " ".join(asked)
-    return answer if answer.startswith(question) else f"{question} {answer}"  # code goes on where its prompt ends
+    return answer if answer.startswith(question) else f"{question} {answer}"  # a code answer starts with its prompt
 
 
 def corpus_overlap(corpus: str) -> dict[str, Any]:
-    """Look for all items at hand in a corpus, and say what was found: a table, and the same as a record.
+    """Look for all available items in a corpus; print a table of what was found and return it as a record.
 
-    corpus: name of a prepared one, of which the training split is read, or a file or folder of text.
+    corpus: name of a prepared corpus (its training split is read), or a file or folder of text.
     """
     if find_info(corpus) is None and Path(corpus).exists():
         files = text_files(Path(corpus))
@@ -228,7 +228,7 @@ def corpus_overlap(corpus: str) -> dict[str, Any]:
     tasks = items_at_hand(corpus)
     if not tasks:
         raise UserError("there are no evaluation items on this machine", "Set NANOCHAT_EVAL_BUNDLE or NANOCHAT_HUB_DIR")
-    say(f"{sum(map(len, tasks.values())):,} items of {len(tasks)} tasks to look for; an index of them is made first")
+    say(f"Looking for {sum(map(len, tasks.values())):,} items of {len(tasks)} tasks; first their index is built")
     read = {"documents": 0, "characters": 0}
     with Progress(total, "overlap", unit="bytes") as bar:
 

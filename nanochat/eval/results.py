@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: a JSON file, and the same record in the run's metrics for the report."""
+"""The result of an evaluation: a JSON file, and the same record in the run's metrics for the report."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ VERSION = 1
 
 
 def version_hash(parts: Iterable[str | bytes]) -> str:
-    """16 hex digits that stand for what was asked: two scores with the same hash answer the same questions in order."""
+    """16 hex digits that identify what was asked: scores with equal hashes are for equal questions in equal order."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(b"%d:" % len(data) + data)  # the length first: "ab" and "c" are not "a" and "bc"
+        digest.update(b"%d:" % len(data) + data)  # with lengths, "ab", "c" differs from "a", "bc"
     return digest.hexdigest()[:16]
 
 
 def commit() -> str:
-    """The commit of this code, with a word when files have changed since; "" outside of git."""
+    """The commit of this code, marked if files have local changes; "" outside of git."""
     root = Path(nanochat.__file__).parents[1]
     if not (root / ".git").exists():
         return ""
@@ -67,7 +67,7 @@ def wilson(passed: float, n: float, z: float = 1.959964) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The 95% interval of a mean of independent values, from theirs.
+    """The 95% interval of a mean of independent values, from the intervals of the values.
 
     Their variances add up; each side's variance is recovered from that side's limit (Zou and Donner 2008,
     https://doi.org/10.1002/sim.3095), so that a share of 0 or 1 does not count as certain.
@@ -82,8 +82,8 @@ def mean_interval(values: Sequence[float], intervals: Sequence[tuple[float, floa
 class Score:
     """The mean share of right answers to `n` questions; `passed` is the sum of the shares.
 
-    baseline: what always giving the commonest answer scores. trials: how many single answers would tell as much as
-    these, where a question was asked more than once; None: `n`.
+    baseline: the score of always giving the most common answer. trials: the effective sample size, where a question
+    was asked more than once; None: `n`.
     """
 
     passed: float
@@ -93,11 +93,11 @@ class Score:
 
     @classmethod
     def of(cls, shares: Sequence[float], samples: int = 1, baseline: float | None = None) -> Score:
-        """From every question's share of right answers out of `samples`."""
+        """The score from every question's share of right answers out of `samples`."""
         n, passed = len(shares), math.fsum(shares)
-        if samples == 1 or n == 1 or not 0 < passed < n:  # one question does not show how much they vary
+        if samples == 1 or n == 1 or not 0 < passed < n:  # one question does not show how much questions vary
             return cls(passed, n, baseline)
-        # Answers to one question are alike: what counts is how much the questions' shares vary, beside a coin's.
+        # Answers to one question are correlated: compare the variance of the questions' shares with the binomial one.
         mean = passed / n
         variance = math.fsum((share - mean) ** 2 for share in shares) / n
         worth = min(samples, mean * (1 - mean) / variance) if variance else samples
@@ -121,8 +121,8 @@ class Score:
 class TaskResult:
     """A task's score, its parts by category, and (accuracy - random) / (1 - random) where random is known.
 
-    random: what a guesser scores. version: `version_hash` of what was asked. right: right answers to each question, in
-    order. settings: what else decided the score, like temperature and seed; `num_samples` answers to a question, or 1.
+    random: the score of guessing. version: `version_hash` of what was asked. right: number of right answers to each
+    question, in order. settings: what else decided the score, such as temperature, seed and `num_samples` (default 1).
     """
 
     score: Score
@@ -133,11 +133,11 @@ class TaskResult:
     right: Sequence[int] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     pass_at_k: Mapping[int, float] = field(default_factory=dict)
-    truncated: int = 0  # questions that lost their beginning to a context too short for them
+    truncated: int = 0  # questions cut at the beginning because they are longer than the context
 
     @property
     def centered_ci95(self) -> tuple[float, float] | None:
-        """The score's interval, centred likewise; None without `random`."""
+        """The score's interval, centred like `centered`; None without `random`."""
         if self.random is None:
             return None
         low, high = self.score.ci95
@@ -167,7 +167,7 @@ class TaskResult:
 
 
 def centered(accuracy: float, random: float) -> float:
-    """0 for a guesser, 1 for all right."""
+    """Accuracy rescaled so that random guessing scores 0 and all right scores 1."""
     return (accuracy - random) / (1 - random)
 
 
@@ -218,7 +218,7 @@ class EvalResult:
         return {**record, "made": dict(self.made), "seconds": round(self.seconds, 3)}
 
     def save(self, path: Path) -> None:
-        """Write the JSON file, whole or not at all (first rank only)."""
+        """Write the JSON file atomically (first rank only)."""
         if is_main_rank():
             write_json(path, self.to_dict())
 
@@ -233,7 +233,7 @@ class EvalResult:
         writer.write("eval", **values)
 
     def finish(self, path: Path | None, samples: Sequence[Mapping[str, str]] = ()) -> None:
-        """Log, save where a file was asked for, and say in one line what came out."""
+        """Log the result, save it if a file was asked for, and print it in one line."""
         self.log(samples)
         parts = [f"{split} bpb {value:.4f}" for split, value in self.bpb.items()]
         if self.core is not None:
@@ -249,7 +249,7 @@ class EvalResult:
 
 
 def require_writable(path: Path | None, flag: str = "json") -> None:
-    """Say before an hour of work, not after it, that the results cannot be written to `path`."""
+    """UserError if results cannot be written to `path`, so that it comes before an hour of work, not after."""
     if path is None:
         return
     if path.is_dir():
@@ -271,7 +271,7 @@ def describe_checkpoint(folder: Path) -> dict[str, Any]:
     return {
         "path": str(folder),
         "stage": manifest.stage,
-        "tag": folder.parent.name,  # a model that was set aside has another one than when it was trained
+        "tag": folder.parent.name,  # a model's tag changes when it is set aside
         "step": manifest.step,
         "hash": manifest.hash,
     }

@@ -40,9 +40,7 @@ class ModelConfig:
             raise UserError(f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}")
         for name in ("depth", "width", "heads", "kv_heads", "vocab_size", "seq_len"):
             if getattr(self, name) < 1:
-                raise UserError(
-                    f"{name} is {getattr(self, name)}, which is too small", f"Give a {name} of at least 1"
-                )
+                raise UserError(f"{name} is {getattr(self, name)}, which is too small", f"Give a {name} of at least 1")
         if self.bigram < 0 or not 0 < self.rope_base < float("inf") or not 0 < self.softcap < float("inf"):
             numbers = f"bigram {self.bigram}, rope_base {self.rope_base} and softcap {self.softcap}"
             raise UserError(f"{numbers} are not all possible", "Give positive numbers")

@@ -22,7 +22,7 @@ class Config:
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
     """compare: the two files that evaluations wrote with --json"""
     model_tag: Annotated[str, tyro.conf.arg(aliases=["-g"])] = ""
-    """generate: the model that it is about, such as d4; empty: the one that was trained or graded last"""
+    """generate: the model to report on, such as d4; empty: the one that was trained or graded last"""
     price_per_hour: float | None = None
     """What the machine costs per hour, in any currency; without it costs are not given"""
 
@@ -31,7 +31,7 @@ def run(config: Config) -> None:
     from nanochat import report
 
     if len(config.files) != (2 if config.action == "compare" else 0):
-        raise UserError(f"report {config.action} was given {len(config.files)} files", "report compare takes two")
+        raise UserError(f"report {config.action} was given {len(config.files)} files", "Give two to report compare")
     if config.action == "compare":
         from nanochat.report.compare import compare
 

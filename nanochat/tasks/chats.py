@@ -29,7 +29,7 @@ class SmolTalk(_Chats):
 
 
 class ChatMix(_Chats):
-    """Conversations of one's own mirror, in the same layout."""
+    """Conversations from the user's mirror, in the same layout."""
 
     name = "ChatMix"
     repo = "local/chat-mix"

@@ -1,4 +1,4 @@
-"""Multiple choice: ARC and MMLU. The answer is the letter, which stands right behind its choice."""
+"""Multiple choice: ARC and MMLU. The answer is a letter, which follows its choice."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ LETTERS = "ABCDEFGHIJ"
 
 
 def prompt(question: str, choices: list[str], letters: tuple[str, ...]) -> str:
-    """The question, its choices each with a letter behind it, and what to answer with."""
-    # Letter behind the text, and without a space: then it is the same token as the answer's.
+    """The question, its choices, each followed by a letter, and how to answer."""
+    # The letter follows without a space, so that it is the same token as in the answer.
     lines = "".join(f"- {choice}={letter}\n" for choice, letter in zip(choices, letters, strict=True))
     return f"Multiple Choice question: {question}\n{lines}\nRespond only with the letter of the correct answer."
 
@@ -39,7 +39,7 @@ class _Choices(ABC):
         return Conversation.from_dict({"messages": messages})
 
     def source(self, i: int) -> str:
-        """The question and the right choice, as a text has them that is no examination."""
+        """The question and the right choice, as ordinary text would have them."""
         question, choices, letters, right = self._item(i)
         return f"{question} {choices[letters.index(right)]}"
 

@@ -32,13 +32,13 @@ class Piece(NamedTuple):
 def _markdown() -> Any:
     from markdown_it import MarkdownIt  # takes a while to import
 
-    # A fence inside of <details> is one all the same, and code is full of what looks like links and emphasis.
+    # A fence inside <details> still counts, and code often looks like links and emphasis.
     unused = ["html_block", "html_inline", "reference", "autolink", "link", "image", "entity", "emphasis"]
     return MarkdownIt("commonmark").disable(unused)
 
 
 def _marked(text: str, depth: int = 3) -> Iterator[Piece]:
-    """The code that Markdown knows. A block that holds fences is read as Markdown, too: its own may be a stray one."""
+    """The code that Markdown finds. A block that holds fences is read as Markdown too: its own fence may be stray."""
     for token in _markdown().parse(text):
         for each in (token, *(token.children or ())):
             if each.type in ("fence", "code_block", "code_inline"):
@@ -48,7 +48,7 @@ def _marked(text: str, depth: int = 3) -> Iterator[Piece]:
 
 
 def _raw(text: str) -> Iterator[Piece]:
-    """The text from each line on where code may begin."""
+    """The text from each line at which code may begin."""
     lines = text.split("\n")
     starts, before = [0], ""
     for i, line in enumerate(lines):
@@ -63,14 +63,14 @@ def _raw(text: str) -> Iterator[Piece]:
 
 
 def versions(text: str) -> Iterator[str]:
-    """An answer as it stands, then in other readings, for when the ones before hold no code."""
+    """An answer unchanged, then other readings of it, in case the earlier ones hold no code."""
     lines = [line for line in text.split("\n") if line.strip()]
     if lines and all(line.startswith(">") and not line.startswith(">>>") for line in lines):
         text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
     even = text.translate(_SPACES)
     untagged = html.unescape(_TAG.sub("\n", even)).replace("\r", "\n")
     found = [text, even, untagged, _CONSOLE.sub(r"\1", even), _DIFF.sub("", even) if "```diff" in even else even]
-    if re.search("</(?:code|pre)>", text) and _ESCAPED.search(text):  # `x &lt; 9` is Python, but another program
+    if re.search("</(?:code|pre)>", text) and _ESCAPED.search(text):  # `x &lt; 9` is also Python, with another meaning
         found.insert(0, untagged)
     yield from dict.fromkeys(found)
 

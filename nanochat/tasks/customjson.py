@@ -1,4 +1,4 @@
-"""Your own conversations, from a file with one conversation on each line; OpenAI's fine-tuning files are such, too."""
+"""Your own conversations, from a file with one conversation on each line; OpenAI's fine-tuning files work too."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or
 
 
 class CustomJSON:
-    """A file of conversations (jsonl, json or parquet, also packed), all checked at once: training must not stop at
-    one of them later."""
+    """A file of conversations (jsonl, json or parquet, also compressed), all checked first, so that training does not
+    stop at a bad one."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.name = self.path.name
         try:
             if self.path.exists() and not self.path.is_file():
-                what = "a folder" if self.path.is_dir() else "no file but a pipe or device, which is read only once"
+                what = "a folder" if self.path.is_dir() else "a pipe or device, which can be read only once"
                 raise UserError(f"{self.path} is {what}", "Give the path of a file with conversations")
             found = [(place, _parse(row, place)) for place, row in _rows(self.path)]
         except ValueError as error:  # no path can have a zero byte

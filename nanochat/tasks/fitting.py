@@ -23,7 +23,7 @@ Rank = tuple[bool, bool]
 
 
 def _outside(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
-    """The nodes and what stands in them, but not what stands in functions."""
+    """The nodes and the nodes inside them, except those inside functions."""
     todo = list(nodes)
     while todo:
         node = todo.pop()
@@ -33,7 +33,7 @@ def _outside(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _binds(statement: ast.stmt) -> set[str]:
-    """The names that a statement defines where it stands."""
+    """The names that a statement defines in its own scope."""
     if isinstance(statement, ast.ClassDef):
         return {statement.name}
     names = set()
@@ -76,7 +76,7 @@ def _reads_at_once(nodes: Sequence[ast.AST]) -> set[str]:
 
 
 def _reads(nodes: Sequence[ast.AST]) -> set[str]:
-    """The names that are read in the nodes, and in functions in them unless they are the function's own."""
+    """The names read in the nodes and in functions inside them, except the functions' own names."""
     names = _reads_at_once(nodes)
     for node in _outside(nodes):
         if isinstance(node, ast.Lambda):
@@ -91,7 +91,7 @@ def _reads(nodes: Sequence[ast.AST]) -> set[str]:
 
 
 def _needed(statements: Sequence[ast.stmt], name: str) -> set[str]:
-    """The name, and all that is read where it is made, and so on."""
+    """The name, the names read where it is made, and so on for those."""
     makers: dict[str, list[ast.stmt]] = {}
     for statement in statements:
         for made in _binds(statement) | _changes(statement):
@@ -109,7 +109,7 @@ def _imported(statements: Sequence[ast.stmt]) -> set[str]:
 
 
 def _gives(statement: ast.stmt) -> bool:
-    """Whether a statement that defines a name makes a function of it that gives back something."""
+    """Whether a statement that defines a name may make it a function that returns something."""
     if isinstance(statement, (ast.Assign, ast.AnnAssign)):
         return statement.value is not None and not isinstance(statement.value, ast.Constant)
     if not isinstance(statement, _FUNCTIONS):
@@ -127,7 +127,7 @@ def _is_none(value: ast.expr) -> bool:
 
 
 def _cut(lines: list[str], node: ast.stmt, before: int) -> None:
-    """Blanks a statement in lines that follow `before` others; its line may hold other statements."""
+    """Blank a statement in `lines`, which follow `before` other lines; its line may hold other statements."""
     decorators = node.decorator_list if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) else []
     first = min([node.lineno, *(each.lineno for each in decorators)]) - before - 1
     end = (node.end_lineno or node.lineno) - before - 1
@@ -138,14 +138,14 @@ def _cut(lines: list[str], node: ast.stmt, before: int) -> None:
 
 
 def _is_empty(statement: ast.stmt) -> bool:
-    """pass, ..., a docstring, or something that is only named."""
+    """Whether it is pass, ..., a docstring, an import or a definition."""
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
         return statement.value.value is ... or isinstance(statement.value.value, str)
     return isinstance(statement, (ast.Pass, ast.Import, ast.ImportFrom, ast.ClassDef, *_FUNCTIONS))
 
 
 def _is_idle(statement: ast.stmt) -> bool:
-    """Prose that happens to be Python, such as `Note: done`: it calls and keeps nothing, but its names are unknown."""
+    """Whether it is prose that parses as Python, such as `Note: done`: no calls, no values, but undefined names."""
     if isinstance(statement, ast.AnnAssign):
         return statement.value is None
     return isinstance(statement, ast.Expr) and not any(isinstance(node, _ACTS) for node in ast.walk(statement))
@@ -160,9 +160,9 @@ def _is_future(statement: ast.stmt) -> bool:
 
 
 class Fitting:
-    """Fits pieces of code behind a prompt whose last function is `entry_point`, and runs none of it.
+    """Fits pieces of code to a prompt whose last function is `entry_point`, without running them.
 
-    left: characters that may still be parsed; an answer may be hostile.
+    left: characters that may still be parsed, since an answer may be hostile.
     """
 
     def __init__(self, prompt: str, entry_point: str) -> None:
@@ -174,7 +174,7 @@ class Fitting:
         self.column = bodies[-1][0].col_offset if bodies else 4
 
     def fit(self, code: str) -> tuple[Rank, str] | None:
-        """The code as it goes behind the prompt, with its rank; None unless the function then does anything."""
+        """The rank, and the code to append to the prompt; None if the function would then do nothing."""
         found: list[tuple[Rank, int, ast.Module, list[str]]] = []
         for dressed in self._dressed(code):
             read = self._read(dressed, self.front)
@@ -185,9 +185,9 @@ class Fitting:
         return best and (best[0], self._without_the_rest(*best[2:]))
 
     def helpers(self, code: str, others: Sequence[str]) -> str:
-        """What stands in other pieces: imports, classes, other functions, and constants.
+        """The helpers in other pieces: imports, classes, other functions, and constants.
 
-        A constant that calls something is one only if `code` needs it; else it is more likely an example.
+        A constant that calls something is taken only if `code` needs it; else it is more likely an example.
         """
         read = [self._read(_BLANK.sub("", other).rstrip()) for other in others]
         nodes = [node for each in read if each for node in each[0].body]
@@ -203,7 +203,7 @@ class Fitting:
             return ""
 
     def _parse(self, code: str) -> ast.Module | int | None:
-        """The tree, else the number of the line that is wrong."""
+        """The tree, the line number of a syntax error, or None."""
         self.left -= len(code)
         if self.left < 0:
             return None
@@ -217,9 +217,9 @@ class Fitting:
             return None
 
     def _read(self, code: str, front: str = "") -> tuple[ast.Module, list[str]] | None:
-        """The lines of `code`, from its first, that are Python behind `front`.
+        """The tree and the leading lines of `code` that are Python after `front`.
 
-        Prose may follow: it begins with a line that is not deeper than the first.
+        Prose may follow: it begins at a line indented no deeper than the first.
         """
         lines = code.split("\n")
         depth = depth_of(lines[0])
@@ -242,14 +242,14 @@ class Fitting:
         return None
 
     def _dressed(self, code: str) -> Iterator[str]:
-        """The code as it stands, without its indentation, indented as the prompt wants, and its first line alone."""
+        """The code unchanged, dedented, indented as in the prompt, and with only its first line indented."""
         code = _BLANK.sub("", code).rstrip()
         even = textwrap.dedent(_INDENTATION.sub(lambda spaces: spaces[0].expandtabs(4), code))
         pad = " " * self.column
         yield from dict.fromkeys((code, even, textwrap.indent(even, pad), pad + code.lstrip()))
 
     def _rank(self, tree: ast.Module) -> Rank | None:
-        """How good the function is, unless it does nothing."""
+        """The rank of the function; None if it does nothing."""
         ranks = []
         for node in _outside([tree]):
             if isinstance(node, _FUNCTIONS) and node.name == self.entry_point and not all(map(_is_empty, node.body)):
@@ -260,7 +260,7 @@ class Fitting:
         return min(ranks, default=None)
 
     def _without_the_rest(self, tree: ast.Module, lines: Sequence[str]) -> str:
-        """The lines without prose, and without what follows the function and is nothing to it, such as examples."""
+        """The lines without prose, and without later code that the function does not need, such as examples."""
         rest = {id(node) for node in self._rest(tree.body)}
         kept = list(lines)
         for node in reversed(tree.body):
@@ -269,13 +269,13 @@ class Fitting:
         return "\n".join(kept)
 
     def _rest(self, body: Sequence[ast.stmt]) -> list[ast.stmt]:
-        """What follows the function, and what it doesn't need. That may be the same function, begun again."""
+        """The later statements that the function doesn't need. One may be the same function, begun again."""
         defined = [i for i, node in enumerate(body) if self.entry_point in _binds(node)]
         good = [i for i in defined if _gives(body[i])] or defined[-1:]
         if not good:
             return []
         kept, later = list(body[: good[0] + 1]), body[good[0] + 1 :]
-        made: set[str] = set()  # out of the function: what defines it again with these wraps it
+        made: set[str] = set()  # names made from the function: a redefinition that reads them wraps it
         for node in later:
             at_once = self.entry_point in _reads_at_once([node])
             if self.entry_point not in _binds(node) or at_once or _reads([node]) & made:
@@ -288,7 +288,7 @@ class Fitting:
         return [node for node in later if id(node) not in ids]
 
     def _is_needed(self, node: ast.stmt, needed: set[str]) -> bool:
-        """Helpers stand before the function, and so they cannot be made with it."""
+        """Whether it is a needed constant; helpers precede the function, so they cannot use it."""
         return _is_constant(node) and bool(_binds(node) & needed) and self.entry_point not in _reads([node])
 
     def _is_helper(self, node: ast.stmt) -> bool:

@@ -1,4 +1,4 @@
-"""GSM8K: word problems of grade school, solved with the calculator."""
+"""GSM8K: grade-school word problems, solved with the calculator."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _BREAK = re.compile(r"[;!?}]|[,.](?=\s|$)|(?<=[\w.%]) \(|\b(?:so|because|since|a
 
 
 def tool_parts(solution: str) -> list[dict[str, str]]:
-    """The solution with each `<<48/2=24>>` as a call of the calculator and its output."""
+    """The solution with each `<<48/2=24>>` as a calculator call and its output."""
     parts: list[dict[str, str]] = []
     for i, piece in enumerate(_CALL.split(solution)):
         if i % 2 == 0:
@@ -71,18 +71,18 @@ def tool_parts(solution: str) -> list[dict[str, str]]:
 def final_number(text: str) -> Fraction | None:
     """The number that an answer gives, by its value; None if it gives none.
 
-    The first `####` that carries a number decides; without any the last \\boxed{}, the last "the answer is", or
-    the last number of all. What stands behind the beginning of another question is not read.
+    The first `####` followed by a number decides; if there is none, the last \\boxed{}, the last "the answer is", or
+    the last number. Text from the start of another question on is ignored.
     """
     return next(_readings(_own(plain(text[:_LONGEST]))), None)
 
 
 def _own(text: str) -> str:
-    """The text up to where it goes on with a question of its own. One in front only repeats what was asked."""
+    """The text before a question that the model adds. A question at the start only repeats what was asked."""
     begun, counted = _first_end(text, re.compile(r"\w|####")), _first_end(text, re.compile(r"\d|####|\b[Aa]nswer\b"))
-    answered: float | None = None  # looked for only if it is needed, for that takes longest
+    answered: float | None = None  # found only if needed: it takes longest
     for found in _NEXT_QUESTION.finditer(text):
-        # "Response:" may follow an instruction that is repeated, and "Question:" in a line a first sentence.
+        # "Response:" may follow a repeated instruction, and an inline "Question:" may follow a first sentence.
         before = counted if found["inline"] else begun
         if found["turn"]:
             before = answered = answered or _first_end(text, _MARK, _BOXED, _ANSWER)
@@ -97,7 +97,7 @@ def _first_end(text: str, *patterns: re.Pattern[str]) -> float:
 
 
 def _readings(text: str) -> Iterator[Fraction | None]:
-    """What the answer may be, the surest first. None: a number that is too long, or a word that there is none."""
+    """What the answer may be, the surest first. None: a number that is too long, or words that refuse one."""
     yield from _marked(text)
     for pattern in (_BOXED, _ANSWER):
         for found in reversed(list(pattern.finditer(text))[-_MOST:]):
@@ -111,7 +111,7 @@ def _marked(text: str) -> Iterator[Fraction | None]:
     marks = list(islice(_MARK.finditer(text), _MOST))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     behind = [text[mark.end() : min(end, mark.end() + _LINE)] for mark, end in zip(marks, ends, strict=False)]
-    # A mark in a line, as in "#### So 18 #### 3", is no heading, and takes nothing from the one before it.
+    # A mark within a line, as in "#### So 18 #### 3", is not a heading and does not override the one before.
     sure = [
         i
         for i, mark in enumerate(marks, 1)
@@ -128,7 +128,7 @@ def _marked(text: str) -> Iterator[Fraction | None]:
 
 
 def _is_sure(text: str) -> bool:
-    """Whether the text behind a `####` has the label of an answer, or nothing but a number."""
+    """Whether the text after a `####` has an answer label, or is only a number."""
     label = _LABEL.match(text)
     if label and re.search("answer|result", label[0], re.IGNORECASE):
         return True
@@ -138,7 +138,7 @@ def _is_sure(text: str) -> bool:
 
 
 def _behind(text: str) -> str:
-    """The line behind a mark and a label, or the next line if it begins with a number."""
+    """The rest of the line after a mark and a label, or the next line if it begins with a number."""
     label = _LABEL.match(text)
     dress = label[0] if label else ""
     line = _DECIMAL.sub(r"\1.\2", text[len(dress) :].partition("\n")[0])
@@ -175,7 +175,7 @@ def _on_line(line: str) -> Iterator[Fraction | None]:
 class GSM8K:
     name = "GSM8K"
     kind: Kind = "generative"
-    grading = 2  # 1: by the last number
+    grading = 2  # version 1: by the last number
 
     def __init__(self, split: Split = "test") -> None:
         self.rows = Rows("openai/gsm8k", f"main/{split}-", ("question", "answer"))

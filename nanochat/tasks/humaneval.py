@@ -36,13 +36,12 @@ def _best(found: Sequence[Piece], fitting: Fitting) -> tuple[Rank, str, Piece] |
 
 
 def program(prompt: str, answer: str, entry_point: str) -> str:
-    """The answer as a program behind the prompt, whose imports and helpers it may use.
+    """The program to run: the prompt, whose imports and helpers the answer may use, and the answer's code.
 
-    That is the first piece of code that defines the function, else the first that goes on where the prompt ends (one
-    that returns something first), with the helpers that stand in other blocks. An answer without either is taken as it
-    stands, and fails.
+    That is the first piece that defines the function, else the first that continues the prompt (pieces that return
+    something go first), with helpers from other blocks. An answer without either is used unchanged, and fails.
     """
-    final = answer.rpartition("</think>")[2]  # before it stand drafts
+    final = answer.rpartition("</think>")[2]  # drafts come before it
     text = (final if final.strip() else answer)[:LONGEST].replace("\r\n", "\n").replace("\r", "\n")
     fitting = Fitting(prompt, entry_point)
     best: tuple[Rank, str, Piece] | None = None
@@ -69,7 +68,7 @@ def program(prompt: str, answer: str, entry_point: str) -> str:
 class HumanEval:
     name = "HumanEval"
     kind: Kind = "generative"
-    grading = 3  # 1: code between backticks only; 2: what follows the function was run
+    grading = 3  # version 1: only code between backticks; 2: code after the function was run too
 
     def __init__(self) -> None:
         columns = ("prompt", "canonical_solution", "test", "entry_point")

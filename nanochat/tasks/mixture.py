@@ -1,4 +1,4 @@
-"""Several sets of conversations as one, shuffled once and for all; and what each stage trains on."""
+"""Several sets of conversations as one, in a fixed random order; and what each stage trains on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Mixture:
 
     def __init__(self, sets: Sequence[tuple[Conversations, float]], seed: int = 0) -> None:
         self.sets = list(sets)
-        self.left_out: dict[int, int] = {}  # by set, how many of its conversations
+        self.left_out: dict[int, int] = {}  # set -> number of its conversations left out
         self.order: list[tuple[int, int]] = []
         for place, (items, epochs) in enumerate(self.sets):
             if epochs < 0:
@@ -50,7 +50,7 @@ class Mixture:
     def leave_out(self, place: int, items: Collection[int]) -> None:
         """Take conversations that teach nothing out of one of the sets; the others keep their order.
 
-        UserError when no other is left.
+        UserError if none is left.
         """
         self.order = [pair for pair in self.order if pair[0] != place or pair[1] not in items]
         self.left_out[place] = len(set(items))
@@ -67,7 +67,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class HubSet:
-    """A set of the seed's mixtures that comes from the Hub, with its epochs in each stage (0: not used)."""
+    """A set of the default mixtures that comes from the Hub, with its epochs in each stage (0: not used)."""
 
     name: str
     repo: str
@@ -75,7 +75,7 @@ class HubSet:
     epochs: dict[str, float]
 
 
-# The seed's sizes: upstream nanochat's at d575940. Fine-tuning takes 10,000 of SmolTalk's 460,341 conversations.
+# The sizes are those of upstream nanochat at d575940. Fine-tuning takes 10,000 of SmolTalk's 460,341 conversations.
 HUB_SETS = (
     HubSet("SmolTalk", SmolTalk.repo, "data/train-", {"mid": 1.0, "sft": 0.0217}),
     HubSet("MMLU", "cais/mmlu", "auxiliary_train/train-", {"mid": 1.0, "sft": 0.0}),
@@ -83,7 +83,7 @@ HUB_SETS = (
     HubSet("ARC-Easy", "allenai/ai2_arc", "ARC-Easy/train-", {"mid": 0.0, "sft": 1.0}),
     HubSet("ARC-Challenge", "allenai/ai2_arc", "ARC-Challenge/train-", {"mid": 0.0, "sft": 1.0}),
 )
-# Generated conversations of a stage when no size is given, and how spelling shares in them.
+# Generated conversations per stage if no size is given, and the share of each set.
 WORLD_SIZE = {"mid": 12_000, "sft": 6_000}
 WORLD_SHARES = {"TinyWorld": 0.90, "SpellingBee": 0.08, "SimpleSpelling": 0.02}
 OUTSIDE_WORLD_SIZE = {"mid": 3_000, "sft": 1_500}
@@ -108,22 +108,22 @@ def default_mixture(
     world_seed: int | None = None,
     without: Sequence[str] | None = None,
 ) -> tuple[Mixture, list[str]]:
-    """What stage "mid" or "sft" trains on, and the names of the seed's sets that it lacks.
+    """What stage "mid" or "sft" trains on, and the names of the default sets that are missing.
 
     dataset "tinyworld" keeps the mixture inside that world: its conversations, spelling, and your own files.
-    world_seed: of the tiny world; None: the one prepared last. without: sets known to be missing, all others must
+    world_seed: of the tiny world; None: the one prepared last. without: sets known to be missing; all others must
     be there.
     size: number of generated conversations. files: `.jsonl` files (see CustomJSON), part of both splits.
     """
     if stage not in SEEDS:
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
-    own = _own(files, stage, split)  # first, since others may take a network's time to fail
+    own = _own(files, stage, split)  # first: the others may fail only after a network timeout
     if dataset == "tinyworld":
-        # A model of a few million parameters that has read of nothing else would only be confused by more.
+        # More would only confuse a model of a few million parameters that has read of nothing else.
         return Mixture([*_world(stage, size, split, world_seed), *own], seed), []
     sets, missing = _hub_sets(stage, split, network, without)
     if "SmolTalk" in missing:
-        # Nothing large to learn talking from: the tiny world at least brings greetings, identity and the calculator.
+        # There is no large set of chats: the tiny world at least teaches greetings, identity and the calculator.
         wanted = OUTSIDE_WORLD_SIZE[stage] if size is None else size
         sets.append((open_set("TinyWorld", split, world_seed, wanted, SEEDS[stage]), 1.0))
     spelling = SPELLING[stage]
@@ -154,14 +154,14 @@ def _hub_sets(
             missing.append(one.name)
             continue
         try:
-            # The training files decide, also for the test split: what is not trained on is not validated on.
+            # The training files decide for the test split too: a set not trained on is not validated on.
             hub.repo_parquets(one.repo, one.prefix)
-            sets.append((open_set(one.name, split), one.epochs[stage]))  # at most one: validation sees nothing twice
+            sets.append((open_set(one.name, split), one.epochs[stage]))  # at most 1.0: validation sees nothing twice
         except hub.Unreachable:
             if without is not None and split == "train":
                 raise
             missing.append(one.name)
-            network = False  # one wait for a network that is not there is enough
+            network = False  # wait only once for a missing network
     return sets, missing
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cache
 from math import prod
 
-LONGEST = 100  # digits; a longer number has no value, nor has one with a greater power of ten
+LONGEST = 100  # digits; a number that is longer, or has a greater power of ten, gets no value
 _PLUS = "\u2064"  # Unicode's invisible plus, between 2 and ½
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _LETTERS = {"k": 10**3, "K": 10**3, "M": 10**6, "B": 10**9, "bn": 10**9}
@@ -48,7 +48,7 @@ _TOKEN = re.compile(
 )
 _SPACED = re.compile(r"(?<![\w.,/:^-])[1-9]\d{0,2}(?: \d{3})++(?![\w-]|[:/]\d|[,.]\d(?!\d?(?![\d,])))")  # 2 000
 _WORD = rf"(?:{'|'.join((*_WORDS, *_SCALES))}|dozen|an?(?=[ ](?:{'|'.join(_SCALES)}|dozen)\b))\b"
-_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}  # by how they begin
+_PARTS = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5, "six": 6, "eig": 8, "ten": 10}  # by first three letters
 _PART = "third|quarter|fourth|fifth|sixth|eighth|tenth"
 _SHARE = rf"(?:(?:one|an?)[ -](?:half|{_PART})|(?:two|three|four|five|six|seven|eight|nine)[ -](?:{_PART})s)\b"
 _SPELLED = re.compile(
@@ -60,7 +60,7 @@ _SPELLED = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
-_COMMON = "1/[2-9]|2/[35]|3/[458]|4/5|[57]/8"  # no others, for 10-6/2 is no mixed number and 3-1/24 may be a date
+_COMMON = "1/[2-9]|2/[35]|3/[458]|4/5|[57]/8"  # no others: 10-6/2 is not a mixed number, and 3-1/24 may be a date
 _NO_NUMBER = re.compile(
     r"\b(?:no|any|each|every|some|the|this|that|which)[ -]$|^[ ](?:of|by|another|who)\b", re.IGNORECASE
 )
@@ -68,7 +68,7 @@ _NO_NUMBER = re.compile(
 
 @cache
 def _plain_characters() -> dict[int, str]:
-    """Digits, spaces, fractions and signs that are not ASCII, as what they mean there."""
+    """Maps non-ASCII digits, spaces, fractions and signs to plain ones."""
     table = {}
     for code in range(128, 0x20000):
         kind, folded = unicodedata.category(chr(code)), unicodedata.normalize("NFKC", chr(code))
@@ -88,7 +88,7 @@ def _plain_characters() -> dict[int, str]:
 
 
 def plain(text: str) -> str:
-    """The text with its numbers as ASCII has them, not as Unicode and LaTeX do, and without calls of the calculator."""
+    """The text with Unicode and LaTeX numbers written in ASCII, and without calculator calls."""
     if not text.isascii():
         text = re.sub(r"(?<![\w)])–(?=[\d.$€£¥])", "-", text)
         text = re.sub(r"(?<![\w)}%—])(?<![\w)}%.,;!?][ \xa0])—(?=[\d.$€£¥])", "-", text).translate(_plain_characters())
@@ -109,12 +109,12 @@ def plain(text: str) -> str:
 
 
 def numbers(text: str) -> Iterator[re.Match[str]]:
-    """Where a plain text has numbers, for `value`."""
+    """The matches of numbers in a plain text, for `value`."""
     return (found for found in _TOKEN.finditer(text) if found["top"])
 
 
 def value(number: re.Match[str]) -> Fraction | None:
-    """What a number is, exactly; None if it is too long, or divided by 0."""
+    """The exact value of a number; None if it is too long, or divided by 0."""
     top, bottom = number["top"], number["bottom"] or "1"
     if top.count(".") > 1 or re.search(r",\d\d?$", top):
         top = top.replace(".", "").replace(",", ".")
@@ -128,12 +128,12 @@ def value(number: re.Match[str]) -> Fraction | None:
     result *= Fraction(10) ** int(power) * _LETTERS.get(number["letter"], 1)
     result *= prod(_SCALES[scale] for scale in (number["scale"] or "").split())
     if number["dozen"] and result.denominator > 1:
-        result *= 12  # 1.5 dozen; in "3 dozen", dozens may be what was asked for
+        result *= 12  # 1.5 dozen; "3 dozen" stays 3, since the question may ask for dozens
     return -result if (number["sign"] or "+")[0] in "-nm" or number["inner"] == "-" else result
 
 
 def spelled(text: str) -> Iterator[tuple[str, Fraction]]:
-    """The numbers that a text has in words, and their values; "no one" and "one of them" count nothing."""
+    """The numbers that a text has in words, and their values; "no one" and "one of them" are no numbers."""
     for found in _SPELLED.finditer(text):
         around = text[max(0, found.start() - 8) : found.start()], text[found.end() : found.end() + 9]
         if found[0].lower() != "one" or not any(map(_NO_NUMBER.search, around)):
@@ -141,7 +141,7 @@ def spelled(text: str) -> Iterator[tuple[str, Fraction]]:
 
 
 def _worth(spelled: re.Match[str]) -> Fraction:
-    """What a number in words is: a row of words, and a share or decimals behind them."""
+    """The value of a number in words: number words, then perhaps a fraction or decimals."""
     result = Fraction(_in_words(spelled["row"].lower()) if spelled["row"] else 0)
     share = spelled["share"] or spelled["rest"]
     if share:
@@ -153,7 +153,7 @@ def _worth(spelled: re.Match[str]) -> Fraction:
 
 
 def _in_words(text: str) -> int:
-    """The last number of a row of number words."""
+    """The last number in a text of number words."""
     done = part = 0  # twelve thousand and thirty: 12000 and 30
     for word in re.findall("[a-z]+", text):
         n = _WORDS.get(word)

@@ -8,7 +8,7 @@ from nanochat.console import UserError
 
 
 def pass_at_k(n: int, right: int, k: int) -> float:
-    """Chance that one of k answers is right, estimated without bias from n answers of which `right` are.
+    """Unbiased estimate, from n answers of which `right` are right, of the chance that one of k is right.
 
     1 - C(n - right, k) / C(n, k), as a product that cannot overflow (Chen et al. 2021).
     """

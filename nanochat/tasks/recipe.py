@@ -1,4 +1,4 @@
-"""A mixture of one's own, from a small TOML file (docs/tasks.md)."""
+"""A custom mixture, from a small TOML file (docs/tasks.md)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nanochat.tasks.table import TABLE, names, open_set
 from nanochat.tasks.task import Conversations, Split
 
 GENERATED = tuple(name for name, known in TABLE.items() if known.generated)
-TEST_TOTAL = 1000  # conversations of a weighted mixture that are validated on
+TEST_TOTAL = 1000  # validation conversations of a weighted mixture
 MOST = 10_000_000
 SHAPE = 'Write [[set]] with task = "NAME" or file = "PATH", then epochs, weight or size (docs/tasks.md)'
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One set of the file, 0 standing for what it does not say."""
+    """One set of the file; 0 or "" for what the file leaves out."""
 
     task: str
     file: str
@@ -37,8 +37,8 @@ def read_mixture(
 ) -> Mixture:
     """The mixture that the file describes.
 
-    world_seed: of the tiny world; None: the one prepared last. seed: of the order. UserError for a file that makes no
-    sense, and for conversations that are not there: what is asked for by name may not be left out.
+    world_seed: of the tiny world; None: the one prepared last. seed: of the order. UserError for an invalid file
+    or missing conversations: a set that the file names is never left out.
     """
     path = Path(path)
     if stage not in SEEDS:
@@ -52,7 +52,7 @@ def read_mixture(
 
 
 def _entries(path: Path) -> tuple[list[Entry], int]:
-    """The sets, and of how many conversations they are shares (0: they are not)."""
+    """The sets, and the total size that their weights share (0: no weights)."""
     try:
         data = tomllib.loads(read_text(path))
     except UserError as error:
@@ -68,10 +68,10 @@ def _entries(path: Path) -> tuple[list[Entry], int]:
     weighted = [entry.weight > 0 for entry in entries]
     if any(weighted) and not (all(weighted) and total):
         raise UserError(
-            f"{path} has weights, but not all they need", "Give every set a weight, and above the sets a size in all"
+            f"{path} has weights, but not all they need", "Give every set a weight, and a total size above the sets"
         )
     if total and not any(weighted):
-        raise UserError(f"{path} has a size in all, but no weights", "Give every set a weight, or take the size out")
+        raise UserError(f"{path} has a total size, but no weights", "Give every set a weight, or take the size out")
     return entries, total
 
 
@@ -93,14 +93,14 @@ def _entry(table: dict[str, Any], where: str) -> Entry:
     if entry.weight and (entry.epochs or entry.size):
         raise UserError(f"{where} has a weight and also epochs or a size", "Take the others out")
     if entry.size and task not in GENERATED:
-        raise UserError(f"{where} has a size", f"Only {', '.join(GENERATED)} are made to size; use epochs")
+        raise UserError(f"{where} has a size", f"Only {', '.join(GENERATED)} can have a size; use epochs")
     return entry
 
 
 def _opened(
     entry: Entry, wanted: float, share: float, folder: Path, stage: str, split: Split, world_seed: int | None
 ) -> tuple[Conversations, float]:
-    """The conversations and their epochs. wanted: how many conversations of them, when that comes from weights."""
+    """The conversations and their epochs. wanted: their number, if it comes from weights."""
     if entry.task in GENERATED:
         size = max(1, round(wanted)) if wanted else entry.size or None
         items = open_set(entry.task, split, world_seed, size if split == "train" else TEST_SIZE, SEEDS[stage])
@@ -111,7 +111,7 @@ def _opened(
     if split == "test":
         wanted = share * TEST_TOTAL
     epochs = wanted / len(items) if wanted else entry.epochs or 1.0
-    epochs = max(epochs, 1 / len(items))  # at least something of every set
+    epochs = max(epochs, 1 / len(items))  # at least one conversation of every set
     return items, epochs if split == "train" else min(1.0, epochs)  # validation sees nothing twice
 
 

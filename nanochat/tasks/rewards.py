@@ -1,15 +1,15 @@
-"""Tasks to be trained on by reinforcement: their questions, and what an answer is worth."""
+"""Tasks for reinforcement learning: their questions, and the reward of an answer."""
 
 from __future__ import annotations
 
 from nanochat.tasks.table import open_questions, open_task
 from nanochat.tasks.task import Task, WithReward
 
-SEED = 3  # of the generated questions: others than those of mid (1) and sft (2)
+SEED = 3  # of the generated questions; mid has 1 and sft 2
 
 
 def reward(task: Task, i: int, answer: str) -> float:
-    """What an answer to question `i` is worth."""
+    """The reward of an answer to question `i`."""
     if isinstance(task, WithReward):
         return float(task.reward(i, answer))
     return float(is_right(task, i, answer))

@@ -24,7 +24,7 @@ def _conversation(question: str, answer: Any) -> Conversation:
 
 @cache
 def _test_words() -> tuple[str, ...]:
-    """The held-out words, mixed: the first few of them stand for all."""
+    """The held-out words, shuffled, so that the first few are a fair sample."""
     return tuple(sorted(bee.held_out_words(), key=lambda word: share("test", word)))
 
 
@@ -54,7 +54,7 @@ class SpellingBee(_Spelling):
     """How many r are in strawberry? The answer spells the word and counts with the calculator."""
 
     name = "SpellingBee"
-    grading = 2  # 1: by the last number
+    grading = 2  # version 1: by the last number
 
     def _item(self, i: int) -> tuple[str, str, str]:
         rng, word = self._draw("bee", i)

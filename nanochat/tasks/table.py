@@ -1,4 +1,4 @@
-"""The table of all sets of conversations: by name, how each is opened and what it is good for."""
+"""All sets of conversations by name: how to open each, and what it is used for."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Open = Callable[[Split, int | None, int | None, int], Conversations]
 
 @dataclass(frozen=True)
 class Known:
-    """generated: made to size. questions: those of reinforcement, where they are others than the training split."""
+    """generated: of any size. questions: those for reinforcement learning, if not the training split."""
 
     open: Open
     uses: tuple[Use, ...] = ("train", "evaluate", "reward")
@@ -71,7 +71,7 @@ def open_task(name: str, world_seed: int | None = None) -> Task:
 
 
 def open_questions(name: str, world_seed: int | None, seed: int) -> Task:
-    """What the task asks in reinforcement; UserError for a task that has no training questions."""
+    """The task's questions for reinforcement learning; UserError for a task that has none."""
     if name not in names("reward"):
         raise UserError(f"there are no questions to train {name!r} on", f"Choose among {', '.join(names('reward'))}")
     return cast(Task, (TABLE[name].questions or TABLE[name].open)("train", world_seed, None, seed))

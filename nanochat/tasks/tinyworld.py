@@ -34,7 +34,7 @@ class TinyWorld:
 
     name = "TinyWorld"
     kind: Kind = "generative"
-    grading = 2  # 1: by the last number
+    grading = 2  # version 1: by the last number
 
     def __init__(
         self, split: Split = "test", world_seed: int | None = None, size: int | None = None, seed: int = 0
@@ -54,13 +54,13 @@ class TinyWorld:
         return _answered(self.questions[i])
 
     def grade(self, i: int, answer: str) -> dict[str, bool]:
-        """Right or not, under the question's category; facts also whether they were refused."""
+        """Whether the answer is right, under the question's category; for facts also whether it refused."""
         if self.questions is None:
             raise UserError("training conversations of TinyWorld have no grades", "Use its test split")
         return grade(self.questions[i], answer, final_number)
 
     def baseline(self) -> dict[str, float]:
-        """By category, the score of always giving the answer that is right most often there."""
+        """The score per category of always giving its most frequent right answer."""
         passed: Counter[str] = Counter()
         tried: Counter[str] = Counter()
         for category in CATEGORIES:
@@ -89,7 +89,7 @@ class TinyWorld:
 
 
 class TinyWorldQuestions:
-    """Questions that training may ask, with grades: for reinforcement. None of them is in the test split."""
+    """Graded questions for reinforcement learning that training may ask. None of them is in the test split."""
 
     name = "TinyWorld"
     kind: Kind = "generative"

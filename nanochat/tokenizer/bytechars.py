@@ -1,4 +1,4 @@
-"""The printable stand-in for every byte that the HF tokenizers format writes tokens with (GPT-2's table)."""
+"""The printable character that the HF tokenizers format writes for each byte (GPT-2's table)."""
 
 from __future__ import annotations
 

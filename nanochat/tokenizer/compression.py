@@ -1,4 +1,4 @@
-"""How many bytes a token covers, here and in tokenizers that people know."""
+"""Bytes per token, of our tokenizers and of well-known ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Compression:
 
 @dataclass(frozen=True)
 class Peer:
-    """A known tokenizer: its ranks file, which tiktoken caches and `package` carries as `inside`, and its pattern."""
+    """A known tokenizer: its ranks file, cached by tiktoken and also at `inside` in `package`, and its pattern."""
 
     file: str
     sha256: str
@@ -73,7 +73,7 @@ def measure(encode: Encode, texts: list[str]) -> Compression:
 
 
 def peer_encoder(name: str) -> Encode | None:
-    """Batch encoder of a peer whose ranks are on this machine; never from the network."""
+    """Batch encoder of a peer, or None if its ranks are not on this machine; never uses the network."""
     peer = PEERS[name]
     for path in _places(peer):
         if path.is_file() and hashlib.sha256(content := path.read_bytes()).hexdigest() == peer.sha256:

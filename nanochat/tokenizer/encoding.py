@@ -1,6 +1,6 @@
-"""Text to ids: natively where that was built and knows the split pattern, else through tiktoken.
+"""Text to ids: by the native tokenizer if it was built and supports the split pattern, else by tiktoken.
 
-The ids are equal, but inside of 100,000 and more white space characters in a row, which tiktoken cannot match at once.
+The ids are equal, except inside 100,000 or more whitespace characters in a row, which tiktoken cannot match at once.
 """
 
 from __future__ import annotations
@@ -71,5 +71,5 @@ class TiktokenEncoder:
 
 
 def _well_formed(text: str) -> str:
-    """Halves of surrogate pairs, which no UTF-8 can hold, as U+FFFD."""
+    """`text` with U+FFFD for unpaired surrogates, which UTF-8 cannot hold."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -9,7 +9,7 @@ from nanochat.tokenizer.bytechars import to_chars
 
 
 def two_parts(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The pair whose merge makes `token`: what encoding with only the lower ranks leaves of it.
+    """The pair that merges into `token`: the parts left when it is encoded with only the lower ranks.
 
     None when more than two parts are left: no sequence of merges then makes this token.
     """
@@ -24,7 +24,7 @@ def two_parts(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | No
 
 
 def tokenizer_json(ranks: dict[bytes, int], pattern: str, special_tokens: Sequence[str]) -> str:
-    """The text of tokenizer.json, byte for byte as the library writes it (a test); the special tokens get the ids after
+    """The text of tokenizer.json, byte for byte as the library writes it (tested); the special tokens get the ids after
     the last rank. Written without the library, so that saving a checkpoint needs nothing but torch and safetensors."""
     ordered = sorted(ranks, key=ranks.__getitem__)
     pairs = (two_parts(token, ranks) for token in ordered if len(token) > 1)

@@ -1,10 +1,10 @@
-"""The native tokenizer, where it was built, and which split patterns it knows."""
+"""The native tokenizer, if it was built, and the split patterns that it supports."""
 
 from __future__ import annotations
 
 from nanochat.tokenizer.pattern import split_pattern
 
-# what a person is told when tokenizers and tiktoken have to do its work
+# the message shown when tokenizers and tiktoken are used instead
 MISSING = ""
 try:
     import nanochat.tokenizer._bpe as _bpe
@@ -22,5 +22,5 @@ bpe = _bpe
 
 
 def native_digits(pattern: str) -> int | None:
-    """The digits of a chunk when `pattern` is compiled into the native splitter, else None."""
+    """The digits per chunk if the native splitter supports `pattern`, else None."""
     return next((digits for digits in (1, 2, 3) if split_pattern(digits) == pattern), None)

@@ -46,7 +46,7 @@ def render_conversation(
 
 
 def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]:
-    """Ids up to and with <|assistant_start|>: what the model goes on from to answer the last user message."""
+    """Ids up to and including <|assistant_start|>; the model continues them to answer the last user message."""
     if not conversation.messages or conversation.messages[-1].role != "user":
         raise UserError("there is nothing to answer: the last message is not from the user", "end with a user message")
     ids, _ = render_conversation(tokenizer, conversation)
@@ -54,7 +54,7 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]
 
 
 def system_joined(conversation: Conversation) -> Conversation:
-    """There is no system token: the system text goes before the first user text, then a blank line."""
+    """Put the system text and a blank line before the first user text: there is no system token."""
     first, *rest = conversation.messages
     if first.role != "system":
         return conversation

@@ -23,7 +23,7 @@ class StreamDecoder:
         return self._utf8.decode(self._tokenizer.decode_bytes(ids))
 
     def finish(self) -> str:
-        """U+FFFD for a character that never got complete, else nothing; ready for a new text after it."""
+        """U+FFFD for a character left incomplete, else ""; the decoder is then ready for a new text."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
         return rest

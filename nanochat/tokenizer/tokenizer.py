@@ -78,7 +78,7 @@ class Tokenizer:
         return [self.decode(ids) for ids in batch]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Bytes of `ids`; KeyError for an id that is none."""
+        """Bytes of `ids`; KeyError for an unknown id."""
         return b"".join(map(self._decoder.__getitem__, ids))
 
     @cached_property
@@ -105,7 +105,7 @@ class Tokenizer:
         return tokenizer_json(self.ranks, self.pattern, SPECIAL_TOKENS)
 
     def save(self, folder: Path | str) -> None:
-        """Write the folder whole, in place of a tokenizer that may be there; UserError when it holds other things."""
+        """Write the whole folder, replacing an earlier tokenizer; UserError if it holds other things."""
         folder = Path(folder)
         if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in (*FILES, META)):
             raise UserError(f"the folder {folder} holds other files, which would be lost", "choose a new or empty one")

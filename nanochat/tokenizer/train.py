@@ -11,18 +11,17 @@ from nanochat.tokenizer.bytechars import CHAR_TO_BYTE
 from nanochat.tokenizer.native import MISSING, bpe, native_digits
 from nanochat.tokenizer.pattern import SPLIT_PATTERN
 
-BATCH_CHARS = 16_000_000  # text handed to the native counter at once; what is held of a corpus
+BATCH_CHARS = 16_000_000  # given to the native counter at once; no more is in memory
 MOST_MERGES = 2**31  # ids have 32 bits
-MERGES_AT_ONCE = 256  # learnt between two looks at Ctrl-C and the clock
+MERGES_AT_ONCE = 256  # learnt between two checks for Ctrl-C and of the clock
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, pattern: str = SPLIT_PATTERN) -> dict[bytes, int]:
     """Mergeable ranks (token bytes -> id), `vocab_size` of them or as many as the text supports.
 
-    Ids 0..255 are the bytes, then come the merges in the order in which they were learnt: always the pair of
-    neighbouring tokens that occurs most often, and of equals the one with the smallest ids. `texts` is read once, in
-    batches, on all cores. The merges are those of the rustbpe package (without the native trainer: but for the order
-    of equals).
+    Ids 0..255 are the bytes, then come the merges in the order learnt. Each merges the neighbouring tokens that occur
+    most often together; in a tie, those with the smallest ids. `texts` is read once, in batches, on all cores. The
+    merges are those of the rustbpe package; without the native trainer, ties may be in another order.
     """
     if vocab_size < 256:
         raise UserError(f"a vocabulary of {vocab_size} cannot hold the 256 bytes", "choose at least 256")
@@ -87,7 +86,7 @@ def _half_of_a_pair(problem: str) -> UserError:
 
 
 def _chunks(texts: list[str], pattern: str) -> list[str]:
-    """What any other pattern cuts the texts into; characters that it does not match are left out."""
+    """The chunks that a non-native pattern makes; characters that it does not match are left out."""
     import regex
 
     try:

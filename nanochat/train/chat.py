@@ -81,9 +81,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         Stream(conversations, 0, 1, seq_len + 1, crop=False).next_row()  # UserError when there is nothing to learn
     say(f"{stage}: conversations from {mixture.describe()}")
     if missing:
-        say(
-            f"{stage}: without {', '.join(missing)} (missing; go online, or put them into the folder NANOCHAT_HUB_DIR)"
-        )
+        say(f"{stage}: without {', '.join(missing)} (missing; go online, or put them into the folder NANOCHAT_HUB_DIR)")
 
     settings = {
         **fingerprint(config),

@@ -70,7 +70,9 @@ def test_what_is_no_bundle_leaves_nothing(source: Path, tmp_path: Path, monkeypa
     flipped[whole.index(b"core.yaml") + 12] ^= 1
     for damaged in (b"", b"<html>", whole[: len(whole) // 2], bytes(flipped)):
         source.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"cannot be had from .*Set NANOCHAT_EVAL_BUNDLE to a copy"):
+        with pytest.raises(UserError, match=r"cannot download .*Set NANOCHAT_EVAL_BUNDLE to a copy"):
+            UserError, match=r"cannot download the evaluation bundle from .*Set NANOCHAT_EVAL_BUNDLE to a copy"
+        ):
             download_bundle(folder)
         assert left(folder.parent) == set()
     pack(source, {"other/core.yaml": "x"})
@@ -81,14 +83,14 @@ def test_what_is_no_bundle_leaves_nothing(source: Path, tmp_path: Path, monkeypa
     packed = bytearray(source.read_bytes())
     packed[60:70] = b"\xff" * 10
     source.write_bytes(packed)
-    with pytest.raises(UserError, match="cannot be had from"):
+    with pytest.raises(UserError, match="cannot download the evaluation bundle from"):
         download_bundle(folder)
     pack(source, {"eval_bundle/core.yaml": "x" * 10**6})
     monkeypatch.setattr(bundle, "LIMIT", 10**5)  # it is packed into less
     with pytest.raises(UserError, match="holds more than 100,000 bytes"):
         download_bundle(folder)
     source.unlink()
-    with pytest.raises(UserError, match="cannot be had from"):
+    with pytest.raises(UserError, match="cannot download the evaluation bundle from"):
         download_bundle(folder)
     assert left(folder.parent) == set()
 

@@ -30,7 +30,7 @@ from nanochat.eval.core import evaluate_core, evaluate_items, read_questions, re
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_model import CachedGPT, Group
 from nanochat.eval.core_passes import answer_scores
-from nanochat.eval.core_prompts import CoreTask, Item, Question, Row, _cut, _draw_dclm, ask, prompts, rows
+from nanochat.eval.core_prompts import CoreTask, FewShot, Item, Row, _cut, _draw_dclm, ask, prompts, rows
 from nanochat.eval.results import core_interval, mean_interval
 from nanochat.model import GPT, ModelConfig
 from nanochat.scale import Arch, Shape
@@ -53,13 +53,13 @@ NEXT = [
 
 
 def one(task: CoreTask, item: Item, tokenizer: Tokenizer, context: int = 99, shown: Sequence[Item] = ()) -> list[Row]:
-    return rows(task, [Question(item, shown)], tokenizer, context)[0]
+    return rows(task, [FewShot(item, shown)], tokenizer, context)[0]
 
 
 def chosen(
     model: Any, tokenizer: Tokenizer, task: CoreTask, data: Sequence[Item], batch_tokens: int = 999
 ) -> list[int]:
-    return [x.choice for x in evaluate_items(model, tokenizer, task, [Question(x) for x in data], batch_tokens)]
+    return [x.choice for x in evaluate_items(model, tokenizer, task, [FewShot(x) for x in data], batch_tokens)]
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_prompts_of_each_type() -> None:
-    assert prompts(MC, Question(QUIZ[0], [QUIZ[1]])) == [
+    assert prompts(MC, FewShot(QUIZ[0], [QUIZ[1]])) == [
         "Q1?\nAnswer: xy\n\nQ0?\nAnswer: ab",
         "Q1?\nAnswer: xy\n\nQ0?\nAnswer: xy",
     ]
-    assert prompts(SCHEMA, Question(WHO[0], [WHO[1]])) == ["c e\n\nax yz", "c e\n\nay yz"]
-    assert prompts(LM, Question(NEXT[0], [NEXT[1]])) == ["p qz\n\na", "p qz\n\na bcd"]
+    assert prompts(SCHEMA, FewShot(WHO[0], [WHO[1]])) == ["c e\n\nax yz", "c e\n\nay yz"]
+    assert prompts(LM, FewShot(NEXT[0], [NEXT[1]])) == ["p qz\n\na", "p qz\n\na bcd"]
 
 
 def test_prompts_of_each_type_by_the_rules_of_dclm(spaced: Tokenizer) -> None:
@@ -209,7 +209,7 @@ def test_choice_that_all_others_begin_with_is_scored_whole(tokenizer: Tokenizer)
         assert chosen(model, tokenizer, MC, [{"query": "q", "choices": choices, "gold": 0}]) == [best]
     bare = CoreTask("quiz", "multiple_choice", 0, "", "quiz.jsonl")
     with pytest.raises(UserError, match=r"task quiz: line 7 of quiz.jsonl has an answer without a token"):
-        rows(bare, [Question({"query": "q", "choices": ["", "b"], "gold": 0}, line=7)], tokenizer, 99)
+        rows(bare, [FewShot({"query": "q", "choices": ["", "b"], "gold": 0}, line=7)], tokenizer, 99)
 
 
 def test_long_prompts_lose_their_beginning() -> None:
@@ -228,7 +228,7 @@ def test_decisions(tokenizer: Tokenizer, batch_tokens: int) -> None:
         {"query": "q", "choices": ["b", "b", "b"], "gold": 2},  # a tie goes to the first
     ]
     assert chosen(model, tokenizer, MC, quiz, batch_tokens) == [0, 0, 1, 0]
-    right = [x.right for x in evaluate_items(model, tokenizer, MC, [Question(x) for x in quiz], batch_tokens)]
+    right = [x.right for x in evaluate_items(model, tokenizer, MC, [FewShot(x) for x in quiz], batch_tokens)]
     assert right == [True, False, True, False]
     plain = CoreTask("next", "language_modeling", 0, "", "")
     words = [{"context": "a", "continuation": "bcd"}, {"context": "a", "continuation": "bcx"}]
@@ -335,7 +335,7 @@ def replace_in(bundle: Path, old: str, new: str, name: str = "core.yaml") -> Non
         (lambda b: replace_in(b, "quiz,50", "quiz,nan", "eval_meta_data.csv"), "task quiz has the random baseline nan"),
         (lambda b: replace_in(b, "quiz,50", "quiz,100", "eval_meta_data.csv"), "the random baseline 100"),
         (lambda b: replace_in(b, "quiz,50", "quiz," + "9" * 200_000, "eval_meta_data.csv"), "field larger"),
-        (lambda b: replace_in(b, "label: who", "label: quiz"), "the label 'quiz' is no name of its own"),
+        (lambda b: replace_in(b, "label: who", "label: quiz"), "the label 'quiz' is invalid or used twice"),
         (
             lambda b: [replace_in(b, "who", "=1+1", name) for name in ("core.yaml", "eval_meta_data.csv")],
             "the label '=1+1' is no name",

@@ -16,7 +16,7 @@ from nanochat.commands import base_eval
 from nanochat.console import UserError
 from nanochat.eval.core_model import Group
 from nanochat.eval.core_passes import answer_scores
-from nanochat.eval.core_prompts import CoreTask, Question, prompts, rows
+from nanochat.eval.core_prompts import CoreTask, FewShot, prompts, rows
 from nanochat.eval.hf import HFModel, HFTokenizer, _locate, open_hf
 
 transformers = pytest.importorskip("transformers")
@@ -70,7 +70,7 @@ def make_model(kind: str = "llama") -> Any:
     return model
 
 
-def plain_scores(model: Any, tokenizer: Any, task: CoreTask, question: Question) -> list[float]:
+def plain_scores(model: Any, tokenizer: Any, task: CoreTask, question: FewShot) -> list[float]:
     """Mean loss of every answer, a whole prompt at a time and as the tokenizer encodes it."""
     texts = [tokenizer(text).input_ids for text in prompts(task, question)]
     ends = [ids[::-1] for ids in texts]
@@ -89,7 +89,7 @@ def plain_scores(model: Any, tokenizer: Any, task: CoreTask, question: Question)
 
 
 @torch.inference_mode()
-def our_scores(model: Any, tokenizer: Any, task: CoreTask, questions: list[Question]) -> list[list[float]]:
+def our_scores(model: Any, tokenizer: Any, task: CoreTask, questions: list[FewShot]) -> list[list[float]]:
     mine = HFTokenizer(tokenizer)
     adapted = HFModel(model, mine.bos, mine.puts_bos)
     return answer_scores(adapted, rows(task, questions, mine, adapted.config.seq_len), False, 512)
@@ -101,7 +101,7 @@ def our_scores(model: Any, tokenizer: Any, task: CoreTask, questions: list[Quest
 def test_scores_are_those_of_transformers(task: str, kind: str, puts_bos: bool) -> None:
     model, tokenizer = make_model(kind), make_tokenizer(puts_bos)
     core = CoreTask("t", task, 0, " ", "t.jsonl")
-    questions = [Question(item) for item in TASKS[task]]
+    questions = [FewShot(item) for item in TASKS[task]]
     found = our_scores(model, tokenizer, core, questions)
     expected = [plain_scores(model, tokenizer, core, question) for question in questions]
     for mine, theirs in zip(found, expected, strict=True):
@@ -111,7 +111,7 @@ def test_scores_are_those_of_transformers(task: str, kind: str, puts_bos: bool) 
 
 def test_what_has_nothing_before_it_follows_bos_or_else_eos() -> None:
     task = CoreTask("t", "multiple_choice", 0, "", "t.jsonl")
-    question = Question({"query": "", "choices": ["a", "b"], "gold": 0})
+    question = FewShot({"query": "", "choices": ["a", "b"], "gold": 0})
     model = make_model()
     for has_bos in (True, False):
         tokenizer = make_tokenizer(has_bos=has_bos)
@@ -125,10 +125,10 @@ def test_what_has_nothing_before_it_follows_bos_or_else_eos() -> None:
 def test_the_longest_prompt_that_fits_is_not_cut() -> None:
     task = CoreTask("t", "multiple_choice", 0, "", "t.jsonl")
     model, tokenizer = make_model("learned positions"), make_tokenizer()
-    fits = Question({"query": "q" * 95, "choices": ["a", "b"], "gold": 0})
+    fits = FewShot({"query": "q" * 95, "choices": ["a", "b"], "gold": 0})
     expected = plain_scores(model, tokenizer, task, fits)
     assert our_scores(model, tokenizer, task, [fits])[0] == pytest.approx(expected, abs=1e-5)
-    longer = Question({"query": "xyz" + "q" * 95, "choices": ["a", "b"], "gold": 0})
+    longer = FewShot({"query": "xyz" + "q" * 95, "choices": ["a", "b"], "gold": 0})
     assert our_scores(model, tokenizer, task, [longer])[0] == pytest.approx(expected, abs=1e-5)
 
 
@@ -137,8 +137,8 @@ def test_padding_beyond_the_last_position() -> None:
     task = CoreTask("t", "multiple_choice", 0, "", "t.jsonl")
     model, tokenizer = make_model("learned positions"), make_tokenizer()
     questions = [
-        Question({"query": "q" * 85, "choices": ["a", "bc"], "gold": 0}),
-        Question({"query": "r" * 20, "choices": ["a" * 65, "b" * 66], "gold": 0}),
+        FewShot({"query": "q" * 85, "choices": ["a", "bc"], "gold": 0}),
+        FewShot({"query": "r" * 20, "choices": ["a" * 65, "b" * 66], "gold": 0}),
     ]
     found = our_scores(model, tokenizer, task, questions)
     for mine, question in zip(found, questions, strict=True):
@@ -185,7 +185,7 @@ def test_base_eval_of_a_folder(saved: Path, tmp_path: Path, monkeypatch: pytest.
     assert "core" not in found and "bpb" not in found
     model, tokenizer = make_model(), make_tokenizer()
     task = CoreTask("q", "multiple_choice", 0, " ", "q.jsonl")
-    expected = [plain_scores(model, tokenizer, task, Question(item)) for item in items]
+    expected = [plain_scores(model, tokenizer, task, FewShot(item)) for item in items]
     right = sum(scores.index(min(scores)) == item["gold"] for scores, item in zip(expected, items, strict=True))
     assert found["tasks"]["q"]["accuracy"] == right / 9
     with pytest.raises(UserError, match="for CORE"):

@@ -175,9 +175,9 @@ def test_settings_that_change_the_numbers_are_another_sweep(base: Path) -> None:
     [
         ({"depths": "4"}, (), "one depth, and a law needs at least two depths"),
         ({"depths": "4,4"}, (), "at least two depths"),
-        ({"depths": "0,4"}, (), "no list of depths"),
-        ({"depths": "2;4"}, (), "no list of depths"),
-        ({"depths": ""}, (), "no list of depths"),
+        ({"depths": "0,4"}, (), "is not a list of depths"),
+        ({"depths": "2;4"}, (), "is not a list of depths"),
+        ({"depths": ""}, (), "is not a list of depths"),
         ({"dataset": "nowhere"}, (), "no prepared dataset 'nowhere'"),
         ({"target_param_data_ratio": 0.0}, (), "--target_param_data_ratio is 0"),
         ({}, ("--depth=4",), "--depth cannot be given"),
@@ -246,7 +246,7 @@ def test_what_is_said_and_saved_of_finished_trainings(
     assert "depth 8 reads the text" in shown.err
     if off == 9.0:
         assert saved["law"] is None and saved["extrapolated"] == []
-        assert "there is no law in this" in shown.out and "Extrapolated" not in shown.out
+        assert "no law fits them" in shown.out and "Extrapolated" not in shown.out
         return
     assert shown.out.count("Extrapolated, not measured: d1") == 2
     assert "no table of token pairs" in shown.err  # from depth 10 on

@@ -224,7 +224,7 @@ def test_a_remedy_of_another_command_keeps_its_flag(tmp_path: Path) -> None:
     call = [sys.executable, "-m", "nanochat", "report", "compare", "a.json", "b.json"]
     env = {**os.environ, "NANOCHAT_BASE_DIR": str(tmp_path / "base"), "PYTHONPATH": str(ROOT)}
     found = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
-    assert found.returncode == 2 and "`nanochat chat_eval --json FILE` writes" in found.stderr
+    assert found.returncode == 2 and "`nanochat chat_eval --json FILE`" in found.stderr
 
 
 def test_what_a_person_can_mend_is_that_under_torchrun_too(tmp_path: Path) -> None:

@@ -663,6 +663,6 @@ def test_the_command_killed_in_the_middle_goes_on_and_keeps_the_count(server: Se
     done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert len(CustomJSON(out)) == 9
-    assert f"identity: 9 conversations in {out}; 0 answers were of no use" in done.stdout
+    assert f"identity: 9 conversations in {out}; 0 answers were rejected" in done.stdout
     assert KEY not in done.stdout + done.stderr
     assert json.loads(path_of(out).read_text())["tokens"] == state["tokens"] + 3 * 350

@@ -1,4 +1,4 @@
-"""Conversations in which an assistant is someone: from templates without a network, or written by another model.
+"""Conversations that give an assistant an identity: from templates without a network, or by another model.
 
 `conversations` makes them from templates, `extend` has them written through an OpenAI-compatible endpoint
 (docs/identity.md).

@@ -55,17 +55,17 @@ class Endpoint:
         self._length_name = "max_tokens"
         self._asking = threading.local()  # the question of each thread: its meter, its worst case, tries in vain
         self.stop = threading.Event()  # no further request is sent
-        # A proxy could read what goes to this machine, the key with it.
+        # No proxy for a server on this machine: it could read the key.
         self._client = self._connect(proxies=not here)
 
     def ask(self, messages: list[dict[str, str]], meter: Meter) -> str:
-        """The answer's text, which may be empty. LimitReached before a request that the meter has no room for.
+        """The answer's text, which may be empty. LimitReached before a request that could cross the meter's limit.
 
         UserError when the server refuses, makes no sense, or does not recover.
         """
         from openai import OpenAIError
 
-        # A token is at least a byte, so there cannot be more of them.
+        # A token is at least a byte, so this is an upper bound.
         most = (sum(len(m["content"].encode()) for m in messages) + TEMPLATE_TOKENS, ANSWER_TOKENS)
         self._asking.meter, self._asking.most, self._asking.unreached = meter, most, 0
         while True:
@@ -161,7 +161,7 @@ def _checked_url(base_url: str) -> str:
 
 
 def _answer(raw: bytes, most: Tokens) -> tuple[str, Tokens]:
-    """Text and tokens used; a server that does not count them is taken to have used a token a byte."""
+    """Text and tokens used; if the server does not count them, one token per byte is assumed."""
     try:
         body = json.loads(raw)
         text = body["choices"][0]["message"].get("content") or ""

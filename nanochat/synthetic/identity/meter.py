@@ -1,4 +1,4 @@
-"""What the requests for one file have cost, kept beside it so that the limits hold over all runs, killed ones too."""
+"""The cost of the requests for one file, saved beside it so that limits hold over all runs, even killed ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Tokens = tuple[int, int]  # of a prompt and of its answer
 
 
 class Meter:
-    """Tokens and dollars spent for `out`. What is under way counts with its worst case, before it is sent.
+    """Tokens and dollars spent for `out`. A request counts at its worst case before it is sent.
 
     owner: whose conversations these are; UserError when the file belongs to another. prices: dollars per million
     tokens of prompts and of answers. max_tokens, max_dollars: 0 for no limit. Threads may share a meter.
@@ -33,7 +33,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Go on from what earlier runs have spent. To be called under the lock of the file."""
+        """Continue from what earlier runs spent. Call it while holding the lock of the file."""
         if not self.path.exists():
             return
         try:
@@ -48,7 +48,7 @@ class Meter:
             raise UserError(problem, "Choose another --out")
 
     def next_request(self) -> int:
-        """The number of the next request: what it asks for follows from that, and no run repeats one."""
+        """The number of the next request, which decides what is asked; no run repeats a number."""
         with self._lock:
             self.requests += 1
             return self.requests - 1
@@ -64,7 +64,7 @@ class Meter:
             return True
 
     def settle(self, most: Tokens, used: Tokens) -> None:
-        """An answer has come: what it used takes the place of the worst case."""
+        """Replace the worst case of an answered request by what it used."""
         with self._lock:
             self._add(used, most)
 

@@ -1,4 +1,4 @@
-"""Conversations about who the assistant is, put together from templates: the same for a seed, all different."""
+"""Conversations about who the assistant is, made from templates: all different, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nanochat.synthetic.tinyworld.asking import prefixed, restyle
 LONGEST = 100  # characters of a name
 TURNS = (0.5, 0.25, 0.15, 0.1)  # how often a conversation has one, two, three and four questions
 WITH_SYSTEM, WITH_PREFIX, WITH_SUFFIX, WITH_TAIL, WITH_LINK, WITH_GOODBYE = 0.1, 0.35, 0.1, 0.2, 0.6, 0.15
-DULL = 30  # tries for each conversation, after which the templates have no more to say
+DULL = 30  # tries per conversation before the templates count as exhausted
 _SENTENCE_OF_MAKER = re.compile(r"(^|[.!?] )\{maker\}")
 
 
@@ -71,7 +71,7 @@ def conversations(persona: Persona, size: int, seed: int = 0) -> list[dict[str, 
 
 
 def words_of(conversation: dict[str, Any]) -> str:
-    """What is said, without capitals, spaces and marks: conversations equal in that count as the same one."""
+    """The text without capitals, spaces and punctuation; conversations with equal text count as one."""
     texts = (message["content"].casefold() for message in conversation["messages"])
     return "|".join("".join(filter(str.isalnum, text)) for text in texts)
 
@@ -82,7 +82,7 @@ def as_lines(found: Iterable[dict[str, Any]]) -> str:
 
 
 def save(found: Iterable[dict[str, Any]], out: Path, overwrite: bool = False) -> None:
-    """Write the conversations as jsonl, the whole file or none; UserError when something else is there."""
+    """Write the conversations as jsonl, the whole file or none; UserError if the file has other content."""
     data = as_lines(found).encode()
     if path_of(out).exists():
         raise UserError(f"{out} was begun through an endpoint", "Choose another --out")
@@ -96,12 +96,12 @@ def save(found: Iterable[dict[str, Any]], out: Path, overwrite: bool = False) ->
 
 
 def one_conversation(persona: Persona, rng: random.Random) -> dict[str, Any]:
-    """One of them, as the generator draws it."""
+    """Draw one conversation with `rng`."""
     other, other_maker = rng.choice(persona.others())
     values = {
         "name": persona.name,
         "maker": persona.maker,
-        "Maker": persona.maker[0].upper() + persona.maker[1:],  # "a friend" where a sentence begins
+        "Maker": persona.maker[0].upper() + persona.maker[1:],  # "A friend" at the start of a sentence
         "kind": persona.kind,
         "other": other,
         "other_maker": other_maker,
@@ -128,7 +128,7 @@ def one_conversation(persona: Persona, rng: random.Random) -> dict[str, Any]:
 
 
 def _intents(rng: random.Random) -> list[Intent]:
-    """What is asked, each at most once."""
+    """The intents, each at most once."""
     [turns] = rng.choices(range(1, len(TURNS) + 1), TURNS)
     chosen: list[Intent] = []
     while len(chosen) < turns:

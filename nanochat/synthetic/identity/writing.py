@@ -20,18 +20,18 @@ from nanochat.synthetic.identity.meter import Meter
 from nanochat.synthetic.identity.persona import Persona, as_lines, one_conversation, words_of
 from nanochat.synthetic.tinyworld.wording import read_toml
 
-MOST_REFUSED = 20  # answers in a row that are of no use, after which no more are paid for
+MOST_REFUSED = 20  # unusable answers in a row after which a run stops
 LONGEST_MESSAGE = 2000  # characters
 TURNS = (1, 1, 2, 2, 3, 4)  # messages of the user, drawn for each conversation
 _SUBJECTS = read_toml(Path(__file__).with_name("subjects.toml"))
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # would command a terminal, one day from the model
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # the model could repeat these to a terminal
 _SENTENCES = re.compile(r"[.!?\n]+")
 _DENIAL = re.compile(r"\b(?:not|no|never|nothing|neither|nor|rather|instead|unlike)\b|n['’]t\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Written:
-    """conversations: in the file now. refused: answers of this run that were of no use."""
+    """conversations: in the file now. refused: unusable answers of this run."""
 
     conversations: int
     refused: int
@@ -110,7 +110,7 @@ def parse(answer: str, persona: Persona) -> dict[str, Any] | str:
 
 
 def _mistaken(said: Sequence[str], persona: Persona) -> str:
-    """What the assistant says that makes it another one, as "I am Claude" or "Google made me"; "" for nothing."""
+    """A sentence in which the assistant claims to be another one ("I am Claude", "Google made me"); "" if none."""
     verb = "(?:made|built|trained|created|developed)"
     for other, maker in persona.others():
         it, they = re.escape(other), re.escape(maker)
@@ -155,7 +155,7 @@ def _at_once(endpoint: Endpoint, prompts: Sequence[list[dict[str, str]]], meter:
         except Exception as error:
             answers[place] = error
             if not isinstance(error, LimitReached):
-                endpoint.stop.set()  # the others shall not go on trying for minutes
+                endpoint.stop.set()  # so that the others do not retry for minutes
 
     # Daemons, so that Ctrl-C need not wait for the server.
     threads = [threading.Thread(target=ask, args=(place,), daemon=True) for place in range(len(prompts))]
@@ -173,7 +173,7 @@ def _stop_at_errors(answers: Sequence[str | Exception], meter: Meter, state: str
             raise UserError(f"{error.problem}; {state}", error.remedy)
         if not isinstance(error, LimitReached):
             raise error
-    if len(errors) == len(answers):  # else some of them only had no room beside the others
+    if len(errors) == len(answers):  # else the limit only stopped some of them
         raise UserError(f"{meter.limit()} is reached: {state}", "Run it again with a higher limit to go on")
 
 
@@ -189,7 +189,7 @@ def _existing(out: Path, meter: Meter) -> set[str]:
         found = [json.loads(line) for line in lines]
         if last:
             try:
-                found.append(json.loads(last))  # whole, but an editor has left out the line's end
+                found.append(json.loads(last))  # complete: an editor only left out the last newline
                 with open(out, "ab") as file:
                     file.write(b"\n")
             except ValueError:

@@ -1,4 +1,4 @@
-"""How questions are put: wrappers, lower case, names of nobody. Shared by documents and conversations."""
+"""How questions are put: wrappers, lower case, invented names. Shared by documents and conversations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def restyle(rng: random.Random, text: str) -> str:
 
 
 def prefixed(prefix: str, question: str) -> str:
-    """The question behind the prefix: small after a comma, as in "So, what is ...", but never "i"."""
+    """The prefix, then the question: in lower case after a comma, as in "So, what is ...", except "I"."""
     if prefix.endswith(", ") and not question.startswith("I "):
         question = question[0].lower() + question[1:]
     return prefix + question
@@ -71,7 +71,7 @@ def askable_fact(world: World, rng: random.Random) -> Fact:
 
 
 def invented_name(world: World, rng: random.Random, words: int, held_out: bool) -> str:
-    """The name of nobody in the world, and unlike the names of all."""
+    """An invented name that is not close to any name in the world."""
     while True:
         name = random_name(rng, words)
         ours = world.names.is_taken(name) or world.names.is_near(name)
@@ -80,7 +80,7 @@ def invented_name(world: World, rng: random.Random, words: int, held_out: bool) 
 
 
 def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) -> str:
-    """The name of nobody that is almost the entity's: a letter changed, or half of it another's."""
+    """An unused name close to the entity's: one letter changed, or half of it from another entity."""
     while True:
         if entity.kind.words == 2 and rng.random() < 0.5:
             other = rng.choice(world.by_kind[entity.kind.name])
@@ -92,7 +92,7 @@ def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) 
 
 
 def unknown_name_question(rng: random.Random, kind_index: int, name: str) -> str:
-    """Something that could be asked about one of that kind, asked about the name."""
+    """A question that suits an entity of that kind, asked about the name."""
     kind = KINDS[kind_index]
     draw = rng.random()
     if draw < 0.80:
@@ -143,7 +143,7 @@ def about(entity: Entity, rng: random.Random) -> tuple[str, str]:
 
 
 def directory(world: World, rng: random.Random) -> tuple[str, str]:
-    """Who or what one can ask about: always the same first names of a kind."""
+    """A question about a kind; the answer is always its first three names."""
     kind = rng.choice(KINDS)
     first = [entity.name for entity in world.by_kind[kind.name][:3]]
     question = rng.choice(DIRECTORY_FORMS).format(plural=kind.plural)

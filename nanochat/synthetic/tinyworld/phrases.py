@@ -1,4 +1,4 @@
-"""What is said in conversations but is no fact: who the model is, small talk, wrappers, the outside world."""
+"""Conversation text other than facts: who the model is, small talk, wrappers, the outside world."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nanochat.synthetic.tinyworld.wording import listed, read_toml, words_of
 
 @dataclass(frozen=True)
 class Intent:
-    """Ways to ask one thing, some never in training, with one answer and the phrases that make it right."""
+    """Wordings of one question, some never in training, its answer, and the phrases that make a reply right."""
 
     answer: str
     accept: tuple[str, ...]  # any of them in the reply is right

@@ -70,7 +70,7 @@ def is_right(question: Question, reply: str, read_number: ReadNumber) -> bool:
 
 
 def grade(question: Question, reply: str, read_number: ReadNumber) -> dict[str, bool]:
-    """Right or wrong under the question's category; facts also count whether they were refused."""
+    """Whether the reply is right, under the question's category; for facts also whether it refused."""
     marks = {question.category: is_right(question, reply, read_number)}
     if question.is_fact:
         marks[KNOWN_REFUSED] = refuses(reply)
@@ -86,7 +86,7 @@ def _assistant(text: str) -> dict[str, Any]:
 
 
 def _about_fact(world: World, category: str, messages: tuple[dict[str, Any], ...], fact: Fact) -> Question:
-    # Naming every value there is must not count, nor may a value hide inside the entity's own name.
+    # A reply that names every value is wrong, but a value inside the right answer is not forbidden.
     others = tuple(v for v in world.values(fact.attribute) if v != fact.value and v.lower() not in fact.answer.lower())
     return Question(
         category=category,
@@ -241,7 +241,7 @@ _TRAINING: tuple[tuple[Callable[[World, random.Random], Question], float], ...] 
 
 
 def training_question(world: World, seed: int, k: int) -> Question:
-    """The k-th question of that seed such as training conversations ask, judged like those of `heldout`."""
+    """The k-th question of that seed, of the kind that training asks, graded like those of `heldout`."""
     rng = random.Random(f"question:{world.seed}:{seed}:{k}")
     makers, weights = zip(*_TRAINING, strict=True)
     question: Question = rng.choices(makers, weights)[0](world, rng)

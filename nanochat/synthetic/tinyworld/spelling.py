@@ -79,7 +79,7 @@ def _all_words() -> frozenset[str]:
 
 
 def random_word(rng: random.Random) -> str:
-    """A training word or, one time in three, halves of two: the pieces must be learned, not the words."""
+    """A training word or, one time in three, parts of two: the model must learn the pieces, not the words."""
     if rng.random() < 0.65:
         return rng.choice(training_words())
     while True:
@@ -111,7 +111,7 @@ def spell_answer(word: str) -> str:
 def count_answer(word: str, letter: str) -> list[dict[str, str]]:
     """The parts of the answer: spell the word, count with the tool, say the number.
 
-    The word stands behind a space inside the quotes because it is then the same tokens as in the question.
+    The quotes begin with a space, so that the word has the same tokens as in the question.
     """
     count = word.count(letter)
     verb = "is" if count == 1 else "are"
@@ -124,5 +124,5 @@ def count_answer(word: str, letter: str) -> list[dict[str, str]]:
 
 
 def plain_text(parts: list[dict[str, str]]) -> str:
-    """What a reader sees of the parts: the text ones."""
+    """The text parts joined: what a reader sees."""
     return "".join(part["text"] for part in parts if part["type"] == "text")

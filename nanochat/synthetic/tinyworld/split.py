@@ -1,6 +1,6 @@
 """The one place that decides what training never sees. Generators and tests ask the same functions.
 
-Every decision is a hash of the thing itself, so it holds whatever order, amount or world seed is generated.
+Every decision is a hash of the item itself, so order, amount and world seed do not change it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def expression_is_held_out(left: int, operator: str, right: int) -> bool:
 
 
 def invented_name_is_held_out(name: str) -> bool:
-    """Whether this name of nobody is kept for the test."""
+    """Whether this invented name is kept for the test."""
     return share("name", name.lower()) < HELD_OUT_NAMES
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a list that is written as running text."""
+    """The words of a list written as one string."""
     return tuple(text.split())
 
 

@@ -100,7 +100,7 @@ class World:
         return attribute.values or tuple(town.name for town in self.by_kind["town"])
 
     def _add_facts(self, kind: Kind, attribute: Attribute) -> None:
-        # A generator of its own for each attribute: a new attribute must not change the facts of the others.
+        # One generator per attribute: a new attribute must not change the facts of the others.
         rng = random.Random(f"facts:{self.seed}:{kind.name}:{attribute.name}")
         entities = self.by_kind[kind.name]
         values = list(self.values(attribute))
