@@ -53,7 +53,7 @@ class Work:
         from nanochat import scale
         from nanochat.feed.loader import MicroBatch, Step
         from nanochat.model import GPT, ModelConfig
-        from nanochat.model.attention import choose
+        from nanochat.model.attention import choose_attention
         from nanochat.optim import Optimizer
         from nanochat.train.base import choose_rows
         from nanochat.train.equip import muon_dtype
@@ -65,7 +65,7 @@ class Work:
         n_tokens = scale.tokens(shape, RATIO)
         self.tokens = sizes.batch or scale.batch_tokens(shape, n_tokens, RATIO)
         self.model = GPT(self.config, self.machine.dtype).init_weights(0).to(self.machine.device)
-        self.attention = backend or choose(self.machine.device, self.machine.dtype)
+        self.attention = backend or choose_attention(self.machine.device, self.machine.dtype)
         for block in self.model.layers:
             block.attn.backend = backend
         if float8:

@@ -59,7 +59,7 @@ def run(config: Config) -> None:
 
     parts = chosen_parts(config.eval)
     from nanochat.eval import EvalResult, TaskResult
-    from nanochat.eval.base import measure, openings, samples
+    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
     from nanochat.eval.core import BATCH_TOKENS
     from nanochat.eval.hf import HFSubject, open_hf
     from nanochat.eval.results import require_counts, require_writable
@@ -86,9 +86,11 @@ def run(config: Config) -> None:
     else:
         subject, batch = open_subject("base", config.model_tag, config.step, config.device, config.dtype), BATCH_TOKENS
         if "bpb" in parts:
-            bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+            bpb, versions = measure_bpb(
+                subject, config.data, config.dataset, config.split_tokens, config.device_batch_size
+            )
         if "sample" in parts:
-            texts = samples(subject, openings(config.dataset or subject.dataset))
+            texts = sample_texts(subject, sample_openings(config.dataset or subject.dataset))
     if "core" in parts:
         core, tasks = grade_core(subject, asked, missing, batch)
     seconds = time.monotonic() - began

@@ -41,7 +41,7 @@ class Config:
 
 def run(config: Config) -> None:
     from nanochat.eval import EvalResult
-    from nanochat.eval.base import measure, openings, samples
+    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
     from nanochat.eval.results import require_counts, require_writable
     from nanochat.eval.subject import open_subject
 
@@ -49,8 +49,8 @@ def run(config: Config) -> None:
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     began = time.monotonic()
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
-    bpb, versions = measure(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
-    texts = samples(subject, openings(config.dataset or subject.dataset))
+    bpb, versions = measure_bpb(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    texts = sample_texts(subject, sample_openings(config.dataset or subject.dataset))
     result = EvalResult("base_loss", subject.facts, bpb=bpb, bpb_version=versions, seconds=time.monotonic() - began)
     result.finish(config.json, texts)
 

@@ -59,14 +59,14 @@ def run(config: Config) -> None:
     if config.temperature < 0 or config.top_k < 0:
         raise UserError("--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens")
     from nanochat.eval import EvalResult, chatcore, evaluate_task
-    from nanochat.eval.chat import Settings, show
+    from nanochat.eval.chat import AnswerSettings, show_task
     from nanochat.eval.choosing import choose_tasks, task_names
     from nanochat.eval.results import require_writable
     from nanochat.eval.subject import open_subject
     from nanochat.tasks.humaneval import open_sandbox
 
     require_writable(config.json)
-    settings = Settings(
+    settings = AnswerSettings(
         batch=config.batch_size,
         max_problems=config.max_problems,
         max_tokens=config.max_new_tokens,
@@ -84,7 +84,7 @@ def run(config: Config) -> None:
     results = {}
     for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks, subject.world_seed).items():
         results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)
-        show(name, results[name])
+        show_task(name, results[name])
     seconds = time.monotonic() - began
     result = EvalResult("chat_eval", subject.facts, results, chatcore=chatcore(results), seconds=seconds)
     result.finish(config.json)

@@ -22,11 +22,11 @@ def run(config: Config, flags: Sequence[str] = ()) -> None:
     import tyro
 
     from nanochat.eval.results import require_writable
-    from nanochat.pipeline.miniseries import miniseries
+    from nanochat.pipeline.miniseries import run_miniseries
 
     require_writable(config.json)
     base = BaseConfig(dataset=config.dataset, target_param_data_ratio=config.target_param_data_ratio)
-    miniseries(config, tyro.cli(BaseConfig, args=flags, default=base, prog="nanochat miniseries --"))
+    run_miniseries(config, tyro.cli(BaseConfig, args=flags, default=base, prog="nanochat miniseries --"))
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def run(config: Config) -> None:
     from nanochat.corpus.info import find_info
     from nanochat.corpus.shards import Shards
     from nanochat.tokenizer import Tokenizer
-    from nanochat.tokenizer.comparison import beginning, compare
+    from nanochat.tokenizer.comparison import compare_tokenizers, first_documents
     from nanochat.tokenizer.learning import learnt_from
 
     if config.max_mb <= 0:
@@ -37,8 +37,8 @@ def run(config: Config) -> None:
         dataset = recorded
     texts: dict[str, list[str]] = {}
     if dataset:
-        texts = {split: beginning(Shards.open(dataset, split), config.max_mb * 1e6) for split in ("train", "val")}
-    found = compare(tokenizer, texts)
+        texts = {split: first_documents(Shards.open(dataset, split), config.max_mb * 1e6) for split in ("train", "val")}
+    found = compare_tokenizers(tokenizer, texts)
     found.show()
     seconds = time.monotonic() - began
     summary = {

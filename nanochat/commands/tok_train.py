@@ -27,9 +27,9 @@ class Config:
 def run(config: Config) -> None:
     from nanochat.corpus.names import load_info
     from nanochat.corpus.shards import Shards
-    from nanochat.tokenizer.learning import Settings, learn_tokenizer
+    from nanochat.tokenizer.learning import LearnSettings, learn_tokenizer
 
-    settings = Settings(config.vocab_size, config.max_chars, config.doc_cap, config.digits)
+    settings = LearnSettings(config.vocab_size, config.max_chars, config.doc_cap, config.digits)
     began = time.monotonic()
     info = load_info(config.dataset)
     learnt = learn_tokenizer(Shards.of(info, "train"), info.name, info.train_bytes, settings)

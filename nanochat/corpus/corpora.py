@@ -84,7 +84,7 @@ def prepare(
     )
 
 
-def check(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
+def check_corpus(dataset: str, n_shards: int = 8, skip_bad: bool = False) -> None:
     """Raise UserError if `prepare` would, but make nothing. Of large text, read only about CHECK_BYTES."""
     if dataset in HUB_CORPORA:
         corpus = HUB_CORPORA[dataset]

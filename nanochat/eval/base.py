@@ -25,7 +25,7 @@ PROMPTS = (
 )
 
 
-def measure(
+def measure_bpb(
     subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each; and the
@@ -77,7 +77,7 @@ def _documents(files: Iterable[Path]) -> Iterator[str]:
         yield from documents(file)
 
 
-def openings(corpus: str, count: int = 3) -> list[str]:
+def sample_openings(corpus: str, count: int = 3) -> list[str]:
     """The first words of validation documents, for the model to continue."""
     if not corpus or find_info(corpus) is None:
         return list(PROMPTS[:count])
@@ -85,7 +85,7 @@ def openings(corpus: str, count: int = 3) -> list[str]:
     return list(islice((words for words in found if words), count))
 
 
-def samples(
+def sample_texts(
     subject: Subject, prompts: Iterable[str], unprompted: int = 2, max_tokens: int = 64
 ) -> list[dict[str, str]]:
     """Print and return continuations of the prompts and a few unprompted texts; on the first rank only."""

@@ -41,7 +41,7 @@ Prompts = Mapping[int, list[int]]  # a question's number -> ids
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnswerSettings:
     """How answers are generated: answers at once, questions in total, and sampling (temperature 0: greedy).
 
     num_samples: answers to each question, except where the answer is a letter.
@@ -68,7 +68,9 @@ class Settings:
         return {name: getattr(self, name) for name in names}
 
 
-def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settings = Settings()) -> TaskResult:
+def evaluate_task(
+    model: GPT, tokenizer: Tokenizer, task: Task, settings: AnswerSettings = AnswerSettings()
+) -> TaskResult:
     """Ask every question of the task, shared among the ranks, and count the grades.
 
     The score depends neither on the number of ranks nor, except for rounding, on the batch size.
@@ -76,7 +78,7 @@ def evaluate_task(model: GPT, tokenizer: Tokenizer, task: Task, settings: Settin
     if len(task) == 0:
         raise UserError(f"task {task.name} has no questions")
     me, window = ranks(), model.config.seq_len
-    chosen = spread(len(task), settings.max_problems)
+    chosen = evenly_spread(len(task), settings.max_problems)
     prompts = {i: render_prompt(tokenizer, task[i].without_last()) for i in chosen[me.rank :: me.world]}
     ask = _generate if task.kind == "generative" else _choose
     with Progress(len(prompts), task.name, unit="questions") as bar:
@@ -102,7 +104,7 @@ def version(task: Task, items: Sequence[int]) -> str:
     return version_hash(parts())
 
 
-def spread(total: int, limit: int | None) -> list[int]:
+def evenly_spread(total: int, limit: int | None) -> list[int]:
     """At most `limit` indices, evenly spaced: tasks are often sorted by subject."""
     if limit is None or limit >= total:
         return list(range(total))
@@ -142,7 +144,7 @@ def chatcore(tasks: Mapping[str, TaskResult]) -> float | None:
 
 
 def _generate(
-    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: Settings, bar: Progress
+    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: AnswerSettings, bar: Progress
 ) -> Graded:
     engine = Engine(model, tokenizer, max_batch=settings.batch)
     graded: Graded = {i: [] for i in prompts}
@@ -173,7 +175,7 @@ def _generate(
 
 @torch.inference_mode()
 def _choose(
-    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: Settings, bar: Progress
+    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: AnswerSettings, bar: Progress
 ) -> Graded:
     if not isinstance(task, WithLetters):
         raise TypeError(f"categorical task {task.name} has no letters")
@@ -225,7 +227,7 @@ def _gather(graded: Graded, too_long: set[int], me: Ranks) -> tuple[Graded, set[
     return {i: answers for share, _ in shares for i, answers in share.items()}, {i for _, x in shares for i in x}
 
 
-def show(name: str, result: TaskResult) -> None:
+def show_task(name: str, result: TaskResult) -> None:
     """The task's score, and a table by category when it has several."""
     score = result.score
     low, high = score.ci95

@@ -18,7 +18,7 @@ from nanochat.console import UserError, duration, is_main_rank, say
 from nanochat.metrics import MetricsWriter, evaluation_file
 from nanochat.paths import write_json
 
-VERSION = 1
+RESULT_VERSION = 1
 
 
 def version_hash(parts: Iterable[str | bytes]) -> str:
@@ -30,7 +30,7 @@ def version_hash(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def commit() -> str:
+def code_commit() -> str:
     """The commit of this code, marked if files have local changes; "" outside of git."""
     root = Path(nanochat.__file__).parents[1]
     if not (root / ".git").exists():
@@ -47,7 +47,7 @@ def commit() -> str:
 def code() -> dict[str, str]:
     """Which code runs: nanochat's version, and its commit in a checkout."""
     found = {"nanochat": nanochat.__version__}
-    return {**found, "commit": head} if (head := commit()) else found
+    return {**found, "commit": head} if (head := code_commit()) else found
 
 
 def made() -> dict[str, Any]:
@@ -198,7 +198,7 @@ class EvalResult:
 
     def to_dict(self) -> dict[str, Any]:
         record: dict[str, Any] = {
-            "version": VERSION,
+            "version": RESULT_VERSION,
             "command": self.command,
             "checkpoint": dict(self.checkpoint),
             "tasks": {name: task.to_dict() for name, task in self.tasks.items()},

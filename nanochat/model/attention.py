@@ -24,7 +24,7 @@ NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 LONGEST = 2048  # keys a block may see at once; full attention over more goes to scaled_dot_product_attention
 
 
-def choose(device: torch.device, dtype: torch.dtype) -> Backend:
+def choose_attention(device: torch.device, dtype: torch.dtype) -> Backend:
     """flash: torch's FlashAttention; flex: FlexAttention, on GPUs where flash cannot run; blocked: the rest."""
     if device.type != "cuda":
         return "blocked"
@@ -50,7 +50,7 @@ def attend(
 
     parts: `softmax` and `softmax_slopes`, compiled. backend: None: as `choose` says.
     """
-    backend = backend or choose(q.device, q.dtype)
+    backend = backend or choose_attention(q.device, q.dtype)
     whole = window >= q.size(2) - 1
     # Evaluation is not compiled, and uncompiled FlexAttention would hold all T x T scores.
     if not torch.is_grad_enabled() and (backend == "blocked" or (backend == "flex" and not whole)):

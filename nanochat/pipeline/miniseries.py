@@ -30,7 +30,7 @@ from nanochat.paths import base_dir, runs_dir, slug, tokenizer_dir, write_atomic
 from nanochat.pipeline.law import Law, fit, picture
 from nanochat.pipeline.settings import Plan, Stage, rank_count
 from nanochat.pipeline.speedrun import GRACE, run_stage
-from nanochat.train.config import BaseConfig, changed, check, fingerprint, horizon
+from nanochat.train.config import BaseConfig, changed_settings, check_config, fingerprint, horizon
 
 if TYPE_CHECKING:
     pass
@@ -97,10 +97,10 @@ class Sweep:
         from nanochat.tokenizer import Tokenizer
         from nanochat.train.base import text_tokens
 
-        check(base)
-        if changed := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
+        check_config(base)
+        if changed_settings := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
             raise UserError(
-                f"--{changed[0]} cannot be given to a sweep over depths",
+                f"--{changed_settings[0]} cannot be given to a sweep over depths",
                 "Set each training's length with --target_param_data_ratio or --num_iterations; sweeps always resume",
             )
         self.depths = depths
@@ -167,7 +167,7 @@ class Sweep:
             values = json.loads(path.read_text())
             require_version(values.pop("version", VERSION), VERSION, f"{path}")
             measured = values.pop("settings", self.settings)
-            if changed(measured, self.settings, BaseConfig()):
+            if changed_settings(measured, self.settings, BaseConfig()):
                 return None  # made by a version with other defaults
             return DepthResult(**values)
         except FileNotFoundError:
@@ -180,7 +180,7 @@ class Sweep:
         return any(self.home(depth).glob("base_checkpoints/*/step_*"))
 
 
-def miniseries(config: MiniseriesConfig, base: BaseConfig) -> None:
+def run_miniseries(config: MiniseriesConfig, base: BaseConfig) -> None:
     """Train what is not finished yet, then fit, print and save; see MiniseriesConfig.
 
     base: how every depth is trained; its dataset and ratio count, not the config's.

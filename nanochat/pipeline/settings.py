@@ -10,7 +10,7 @@ from typing import Literal
 
 from nanochat import scale
 from nanochat.console import UserError, duration, flags_of
-from nanochat.corpus.corpora import check
+from nanochat.corpus.corpora import check_corpus
 from nanochat.corpus.info import find_info
 from nanochat.corpus.names import HUB_CORPORA, TINYWORLD, corpus_name
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
@@ -134,7 +134,7 @@ def _check_inputs(config: SpeedrunConfig, dataset: str, gpus: int) -> None:
             f"unknown dataset {dataset!r}", f"Choose {', '.join((TINYWORLD, *HUB_CORPORA))}, or a path that exists"
         )
     if config.dry_run:  # otherwise the first stage reports it just as early
-        check(dataset, GPU_SHARDS if gpus else CPU_SHARDS, config.skip_bad)
+        check_corpus(dataset, GPU_SHARDS if gpus else CPU_SHARDS, config.skip_bad)
     for path in config.data:
         CustomJSON(path)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.console import UserError, require_version
-from nanochat.eval.results import VERSION, centered, mean_interval
+from nanochat.eval.results import RESULT_VERSION, centered, mean_interval
 
 LEVEL = 0.05  # chance that any of the tasks shows a difference where there is none
 MEANS = {"core": "CORE", "chatcore": "ChatCORE"}
@@ -150,7 +150,7 @@ class ResultFile:
         remedy = "Give two files that `nanochat chat_eval --json FILE`, base_eval or base_loss wrote"
         try:
             record = json.loads(path.read_text(encoding="utf-8-sig"))
-            require_version(record["version"], VERSION, f"{path}")
+            require_version(record["version"], RESULT_VERSION, f"{path}")
             model = record["checkpoint"]
             title = f"{record['command']} of {model['stage']} {model['tag']} step {model['step']:,}"
             title += f", weights {model['hash'][:12]}{', ' + model['dtype'] if 'dtype' in model else ''}"

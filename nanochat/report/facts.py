@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import nanochat
-from nanochat.eval.results import commit
+from nanochat.eval.results import code_commit
 from nanochat.machine import cpu_count, cpu_name, memory_bytes
 
 
@@ -22,7 +22,7 @@ def facts() -> dict[str, str]:
         "torch": torch.__version__,
         "nanochat": nanochat.__version__,
     }
-    return {**found, "Commit": code} if (code := commit()) else found
+    return {**found, "Commit": code} if (code := code_commit()) else found
 
 
 def _gpus() -> str:

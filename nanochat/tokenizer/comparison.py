@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat.console import say
-from nanochat.tokenizer.compression import PEERS, Compression, cache_dir, measure, peer_encoder
+from nanochat.tokenizer.compression import PEERS, Compression, cache_dir, measure_compression, peer_encoder
 from nanochat.tokenizer.samples import SAMPLES
 from nanochat.tokenizer.tokenizer import Tokenizer
 
@@ -43,7 +43,7 @@ def _json(results: Mapping[str, Compression]) -> dict[str, Any]:
     return {name: result.to_json() for name, result in results.items()}
 
 
-def compare(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> Comparison:
+def compare_tokenizers(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> Comparison:
     """Measure SAMPLES and these texts; a peer whose ranks are not on this machine is left out, which is said."""
     texts = {**{name: [text] for name, text in SAMPLES.items()}, **texts}
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
@@ -52,12 +52,14 @@ def compare(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> Comparison:
             f"tok_eval: without {name}: its ranks are neither in tiktoken's cache {cache_dir()} "
             f"nor in an installed {PEERS[name].package}"
         )
-    ours = {name: measure(tokenizer.encode_batch, group) for name, group in texts.items()}
-    peers = {peer: {name: measure(encode, texts[name]) for name in texts} for peer, encode in encoders.items()}
+    ours = {name: measure_compression(tokenizer.encode_batch, group) for name, group in texts.items()}
+    peers = {
+        peer: {name: measure_compression(encode, texts[name]) for name in texts} for peer, encode in encoders.items()
+    }
     return Comparison(ours, peers)
 
 
-def beginning(documents: Iterable[str], size: float) -> list[str]:
+def first_documents(documents: Iterable[str], size: float) -> list[str]:
     """The first documents, about `size` bytes of them."""
     found: list[str] = []
     for text in documents:

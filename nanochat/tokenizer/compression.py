@@ -67,7 +67,7 @@ PEERS = {
 Encode = Callable[[list[str]], Sequence[Sized]]
 
 
-def measure(encode: Encode, texts: list[str]) -> Compression:
+def measure_compression(encode: Encode, texts: list[str]) -> Compression:
     """Bytes and tokens of the texts together."""
     return Compression(sum(len(text.encode("utf-8")) for text in texts), sum(len(ids) for ids in encode(texts)))
 

@@ -18,7 +18,7 @@ RUN = "tok_train"  # whose metrics say what the tokenizer was learnt from
 
 
 @dataclass(frozen=True)
-class Settings:
+class LearnSettings:
     """How large a vocabulary is wanted, special tokens included, and how many characters are read at most.
 
     doc_cap: characters of one document. digits: in one token at most; "auto" is fewer for a small vocabulary.
@@ -74,7 +74,7 @@ def learnt_from() -> str | None:
     return record["dataset"] if record else None
 
 
-def learn_tokenizer(documents: Iterable[str], name: str, size: int, settings: Settings) -> Learnt:
+def learn_tokenizer(documents: Iterable[str], name: str, size: int, settings: LearnSettings) -> Learnt:
     """A tokenizer of the size that is wanted, or, with a warning, of the one that the text supports.
 
     documents: they may be read twice. name: of the text, for the warning. size: of the text in bytes, for the bar.
@@ -98,7 +98,7 @@ def learn_tokenizer(documents: Iterable[str], name: str, size: int, settings: Se
 class _Capped:
     """Documents, cut to what the settings allow to read. characters: how many the last reading took."""
 
-    def __init__(self, documents: Iterable[str], size: int, settings: Settings) -> None:
+    def __init__(self, documents: Iterable[str], size: int, settings: LearnSettings) -> None:
         self._documents, self._size, self._settings = documents, size, settings
         self.characters = 0
 

@@ -15,7 +15,7 @@ from nanochat.corpus.shards import Shards
 from nanochat.eval.bpb import bits_per_byte, text_batches
 from nanochat.feed.loader import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
-from nanochat.model.attention import choose
+from nanochat.model.attention import choose_attention
 from nanochat.model.config import ModelConfig
 from nanochat.model.float8 import require_float8
 from nanochat.model.gpt import GPT
@@ -23,9 +23,9 @@ from nanochat.model.weights import load
 from nanochat.optim import Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer
-from nanochat.tokenizer.compression import measure
+from nanochat.tokenizer.compression import measure_compression
 from nanochat.train import state as states
-from nanochat.train.config import BaseConfig, check, fingerprint, horizon, parse_duration
+from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
 from nanochat.train.equip import make_optimizer
 from nanochat.train.run import Run
 from nanochat.train.state import TrainState
@@ -65,7 +65,7 @@ def forward_tokens(s: scale.Shape, machine: Machine) -> int:
 
 def train_base(config: BaseConfig) -> TrainState:
     """Train, save and validate; see BaseConfig."""
-    check(config)
+    check_config(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     machine = setup(config.device, config.dtype, config.deterministic)
     corpus = states.shared(lambda: load_info(config.dataset))
@@ -117,7 +117,7 @@ def train_base(config: BaseConfig) -> TrainState:
         say(
             f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
             f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}, "
-            f"attention {choose(machine.device, machine.dtype)}"
+            f"attention {choose_attention(machine.device, machine.dtype)}"
         )
         say(
             f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) "
@@ -133,7 +133,7 @@ def text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:
     if corpus.pending:
         return None
     sample = list(islice(Shards.of(corpus, "train"), SAMPLE))
-    return corpus.train_bytes / measure(tokenizer.encode_batch, sample).bytes_per_token
+    return corpus.train_bytes / measure_compression(tokenizer.encode_batch, sample).bytes_per_token
 
 
 def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainState) -> None:

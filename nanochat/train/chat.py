@@ -22,7 +22,7 @@ from nanochat.optim import Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 from nanochat.train.base import choose_rows
-from nanochat.train.config import ChatConfig, check, fingerprint, horizon
+from nanochat.train.config import ChatConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
 from nanochat.train.run import Run
 from nanochat.train.state import TrainState
@@ -52,7 +52,7 @@ class ConversationSource:
 
 def train_chat(config: ChatConfig) -> TrainState:
     """Continue the newest (or the named) model of the stage before; see ChatConfig."""
-    check(config)
+    check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
     stage = config.stage
     parent = checkpoint.find(

@@ -191,14 +191,14 @@ def horizon(config: TrainConfig) -> dict[str, Any]:
     return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name in HORIZON}
 
 
-def changed(old: Mapping[str, Any], new: Mapping[str, Any], config: TrainConfig) -> list[str]:
+def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], config: TrainConfig) -> list[str]:
     """Names of settings whose values differ. One that `old` lacks, because an older version wrote it, counts as its
     default, or as equal where it is not a flag."""
     defaults = settings(type(config)())
     return [name for name, value in new.items() if old.get(name, defaults.get(name, value)) != value]
 
 
-def check(config: TrainConfig) -> None:
+def check_config(config: TrainConfig) -> None:
     """Refuse impossible numbers before anything is loaded."""
     for name in ("device_batch_size", "eval_tokens", "conversations"):
         if getattr(config, name, 0) < 0:

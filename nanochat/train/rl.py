@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nanochat import checkpoint
 from nanochat.console import UserError, duration, say, warn
-from nanochat.eval.chat import spread
+from nanochat.eval.chat import evenly_spread
 from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
@@ -35,7 +35,7 @@ from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
 from nanochat.train.base import forward_tokens
 from nanochat.train.chat import rates_after
-from nanochat.train.config import RLConfig, check, fingerprint, horizon
+from nanochat.train.config import RLConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
 from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
 from nanochat.train.run import Run, Taken
@@ -164,7 +164,7 @@ class Reinforce:
         self.refresh()
         n = config.eval_samples
         ks = [k for k in (2**power for power in range(n.bit_length())) if k <= n]
-        items = spread(len(self.test_set), config.eval_examples)[me.rank :: me.world]
+        items = evenly_spread(len(self.test_set), config.eval_examples)[me.rank :: me.world]
         sums = dict.fromkeys(ks, 0.0)
         for i, (_, samples) in zip(items, self.ask(self.test_set, items, items, n), strict=True):
             right = sum(is_right(self.test_set, i, sample.text) for sample in samples)
@@ -231,7 +231,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
 
     tasks: questions to train on and held-out ones, instead of those that config.task names.
     """
-    check(config)
+    check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
     step = config.model_step if config.model_step >= 0 else None
     parent = checkpoint.find(config.source, config.model_tag or None, step)

@@ -20,7 +20,7 @@ from nanochat.model.gpt import GPT
 from nanochat.model.weights import save_weights
 from nanochat.optim.optimizer import Optimizer
 from nanochat.tokenizer import Tokenizer
-from nanochat.train.config import TrainConfig, changed, parse_duration
+from nanochat.train.config import TrainConfig, changed_settings, parse_duration
 
 VERSION = 1
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
@@ -128,7 +128,7 @@ def _decide(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig)
         folder = checkpoint.find(stage, tag)
         checkpoint.verify(folder)
         old = read(folder).settings
-        other = changed(old, settings, config)
+        other = changed_settings(old, settings, config)
         if not other:
             if unknown := sorted(old.keys() - settings.keys()):
                 warn(f"{folder} was trained with settings that this version does not have: {', '.join(unknown)}")
@@ -140,7 +140,7 @@ def _decide(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig)
 
 def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> TrainState:
     """The saved run with the new horizon; UserError when it is already past that horizon."""
-    if not changed(saved.horizon, wanted.horizon, config):
+    if not changed_settings(saved.horizon, wanted.horizon, config):
         return saved
     if wanted.horizon.get("time_budget"):
         budget = parse_duration(str(wanted.horizon["time_budget"]))

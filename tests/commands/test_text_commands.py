@@ -131,7 +131,7 @@ def test_a_peer_whose_ranks_are_here(
     monkeypatch.setitem(compression.PEERS, "GPT-4", dataclasses.replace(gpt4, sha256=digest))
     encode = compression.peer_encoder("GPT-4")
     assert encode is not None
-    assert compression.measure(encode, ["aé", "b"]).bytes == 4
+    assert compression.measure_compression(encode, ["aé", "b"]).bytes == 4
     tok_eval.run(tok_eval.Config(json=tmp_path / "out.json"))
     assert set(json.loads((tmp_path / "out.json").read_text())["peers"]) == {"GPT-4"}
     printed = capsys.readouterr().out

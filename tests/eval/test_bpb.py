@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from nanochat.console import UserError
 from nanochat.eval import bits_per_byte, bpb, text_batches
-from nanochat.eval.base import measure
+from nanochat.eval.base import measure_bpb
 from nanochat.eval.bpb import rows
 from nanochat.machine import Ranks
 from nanochat.model import GPT, ModelConfig
@@ -140,7 +140,7 @@ def measured(tmp_path: Path, text: str, model: GPT, tokenizer: Tokenizer, tokens
     (tmp_path / "a.txt").write_text(text)
     machine = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks())
     subject: Any = SimpleNamespace(model=model, tokenizer=tokenizer, machine=machine, dataset="")
-    found, versions = measure(subject, tmp_path / "a.txt", tokens=tokens)
+    found, versions = measure_bpb(subject, tmp_path / "a.txt", tokens=tokens)
     return found["data"], versions["data"]
 
 

@@ -16,7 +16,7 @@ from nanochat import machine
 from nanochat.commands import chat_eval
 from nanochat.console import UserError
 from nanochat.conversation import Conversation, Message
-from nanochat.eval.chat import RANDOM, Settings, chatcore, count, evaluate_task, letter_id, spread, version
+from nanochat.eval.chat import RANDOM, AnswerSettings, chatcore, count, evaluate_task, evenly_spread, letter_id, version
 from nanochat.eval.results import Score, TaskResult
 from nanochat.model import GPT, ModelConfig
 from nanochat.tokenizer import Tokenizer
@@ -80,14 +80,14 @@ def model(tokenizer: Tokenizer) -> GPT:
     return make_model(tokenizer)
 
 
-GREEDY = Settings(max_tokens=6)
-SAMPLED = Settings(max_tokens=6, temperature=1.0, num_samples=5, seed=3)
-CASES: list[tuple[type[Sums], Settings]] = [(Sums, GREEDY), (Sums, SAMPLED), (Letters, SAMPLED)]
+GREEDY = AnswerSettings(max_tokens=6)
+SAMPLED = AnswerSettings(max_tokens=6, temperature=1.0, num_samples=5, seed=3)
+CASES: list[tuple[type[Sums], AnswerSettings]] = [(Sums, GREEDY), (Sums, SAMPLED), (Letters, SAMPLED)]
 
 
 @pytest.mark.parametrize(("kind", "settings"), CASES)
 def test_batch_does_not_change_the_answers(
-    kind: type[Sums], settings: Settings, model: GPT, tokenizer: Tokenizer
+    kind: type[Sums], settings: AnswerSettings, model: GPT, tokenizer: Tokenizer
 ) -> None:
     found = []
     for batch in (1, 3, 8):
@@ -166,7 +166,7 @@ def test_pass_at_k_by_hand(model: GPT, tokenizer: Tokenizer) -> None:
 
 def test_several_answers_at_temperature_0_are_refused() -> None:
     with pytest.raises(UserError, match="4 answers to a question at temperature 0 are 4 times the same. Give --temp"):
-        Settings(num_samples=4)
+        AnswerSettings(num_samples=4)
     with pytest.raises(UserError, match="at temperature 0"):
         chat_eval.run(chat_eval.Config(num_samples=2))
     with pytest.raises(UserError, match="--num_samples is 0"):
@@ -197,7 +197,7 @@ def test_version_changes_with_the_questions_answers_and_letters() -> None:
 
 def test_letter_is_the_likeliest_at_the_answers_place(model: GPT, tokenizer: Tokenizer) -> None:
     task = Letters(6)
-    evaluate_task(model, tokenizer, task, Settings(batch=6))
+    evaluate_task(model, tokenizer, task, AnswerSettings(batch=6))
     for i in range(6):
         prompt = [
             tokenizer.bos,
@@ -220,8 +220,8 @@ def test_counts_by_category() -> None:
 
 
 def test_limit_takes_from_the_whole_task() -> None:
-    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
-    assert spread(100, 4) == [0, 25, 50, 75]
+    assert evenly_spread(5, None) == evenly_spread(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spread(100, 4) == [0, 25, 50, 75]
 
 
 def test_chatcore_needs_all_its_tasks() -> None:
@@ -238,7 +238,7 @@ def test_questions_longer_than_the_context_are_cut_aloud(
         def __getitem__(self, i: int) -> Conversation:
             return Conversation((Message.of("user", "word " * 40), Message.of("assistant", "A")))
 
-    result = evaluate_task(model, tokenizer, Long(3), Settings(batch=2))
+    result = evaluate_task(model, tokenizer, Long(3), AnswerSettings(batch=2))
     assert result.score.n == 3
     assert "3 of 3 questions are longer than the context of 64 tokens" in capsys.readouterr().err
     assert result.to_dict()["truncated"] == 3

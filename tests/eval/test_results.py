@@ -17,7 +17,7 @@ from nanochat.eval.results import (
     Score,
     TaskResult,
     centered,
-    commit,
+    code_commit,
     require_counts,
     require_writable,
     version_hash,
@@ -124,7 +124,7 @@ def test_a_score_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert made["argv"] == ["chat_eval.py", "-i", "sft"]
     assert made["nanochat"] == nanochat.__version__
     assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", made["date"])
-    assert made.get("commit", "") == commit()
+    assert made.get("commit", "") == code_commit()
     assert found["bpb_version"] == {"val": "v2"}
     greedy, sampled_task, centered_task = (found["tasks"][name] for name in tasks)
     assert (greedy["version"], greedy["right"], greedy["settings"]) == ("v1", "101", {"temperature": 0.0})
@@ -135,14 +135,14 @@ def test_a_score_says_what_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_commit_of_a_checkout_and_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nanochat, "__file__", str(tmp_path / "nanochat" / "__init__.py"))
-    assert commit() == ""
+    assert code_commit() == ""
     (tmp_path / "f").write_text("1")
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     for command in (["init", "-q"], ["add", "f"], ["commit", "-qm", "x"]):
         subprocess.run([*git, *command], check=True)
-    assert re.fullmatch(r"[0-9a-f]{12}", commit())
+    assert re.fullmatch(r"[0-9a-f]{12}", code_commit())
     (tmp_path / "f").write_text("2")
-    assert commit().endswith(" (with local changes)")
+    assert code_commit().endswith(" (with local changes)")
 
 
 def test_finish_logs_for_the_report(

@@ -116,4 +116,4 @@ def test_a_window_never_builds_a_square_of_the_context() -> None:
 
 
 def test_a_cpu_uses_blocks() -> None:
-    assert attention.choose(torch.device("cpu"), torch.bfloat16) == "blocked"
+    assert attention.choose_attention(torch.device("cpu"), torch.bfloat16) == "blocked"

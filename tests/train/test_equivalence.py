@@ -29,7 +29,7 @@ from nanochat.report.document import render
 from nanochat.report.runs import Runs
 from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 from nanochat.train.chat import _mixtures
-from nanochat.train.config import check
+from nanochat.train.config import check_config
 from nanochat.train.step import Stepper
 
 COMMON: dict[str, Any] = {
@@ -276,7 +276,7 @@ def test_impossible_settings_are_refused_and_leave_nothing(base: Path, bad: dict
 )
 def test_impossible_settings_of_fine_tuning_are_refused(bad: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(ChatConfig(**bad))
+        check_config(ChatConfig(**bad))
 
 
 @pytest.mark.parametrize("door", ["data", "mixture"])
