@@ -25,7 +25,7 @@ from benchmarks.result import BenchmarkResult, median
 
 
 def no_value_embeddings() -> None:
-    from nanochat.model.config import ModelConfig
+    from nanochat.model import ModelConfig
 
     # The model has no setting for this, and no user needs one.
     ModelConfig.has_value_embedding = lambda self, layer: False  # type: ignore[method-assign]

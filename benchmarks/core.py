@@ -49,9 +49,9 @@ class Config:
 def core(folder: str, bundle: str, limit: int, dtype: str) -> dict[str, Any]:
     """What we choose, the share that is right, and the seconds, by task."""
     from benchmarks.tokenizer import peak_mb
-    from nanochat.eval.core import evaluate_items, read_questions, read_tasks
+    from nanochat.eval import evaluate_items, read_questions, read_tasks
     from nanochat.machine import setup
-    from nanochat.model.weights import load
+    from nanochat.model import load
     from nanochat.tokenizer import Tokenizer
 
     machine = setup("cpu", dtype)
@@ -71,7 +71,7 @@ def made_up(bundle: Path) -> tuple[GPT, Tokenizer]:
     """A model with only random weights, and a tokenizer that makes prompts as long as a real one does."""
     import torch
 
-    from nanochat.eval.core import read_tasks
+    from nanochat.eval import read_tasks
     from nanochat.model import GPT, ModelConfig
     from nanochat.scale import shape
     from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
@@ -92,7 +92,7 @@ def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, lis
 
     from nanochat import checkpoint
     from nanochat.console import UserError
-    from nanochat.model.weights import load, save_weights
+    from nanochat.model import load, save_weights
     from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
     model, tokenizer = (load(given), Tokenizer.load(given / "tokenizer")) if given else made_up(bundle)
@@ -120,7 +120,7 @@ def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, lis
 
 def main(config: Config) -> None:
     from nanochat.console import UserError
-    from nanochat.eval.bundle import missing_bundle
+    from nanochat.eval import missing_bundle
     from nanochat.paths import eval_bundle_dir
 
     bundle = config.bundle or eval_bundle_dir()

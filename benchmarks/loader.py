@@ -66,7 +66,7 @@ def load(seq_len: int, tokens: int, world: int, one_core: bool) -> dict[str, Any
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     from benchmarks.tokenizer import peak_mb
     from nanochat.corpus import Shards
-    from nanochat.feed.loader import AHEAD, Loader, TextSource
+    from nanochat.feed import AHEAD, Loader, TextSource
     from nanochat.machine import Ranks
     from nanochat.paths import tokenizer_dir
     from nanochat.tokenizer import Tokenizer

@@ -115,8 +115,7 @@ def pack_ours(file: str, seq_len: int) -> dict[str, Any]:
     """Measure our loader in this process: see `race`."""
     import torch
 
-    from nanochat.feed import packing
-    from nanochat.feed.loader import Loader
+    from nanochat.feed import Loader, packing
     from nanochat.machine import Ranks
 
     torch.set_num_threads(1)

@@ -55,8 +55,7 @@ def both(subject: Any, lm: Any, task: Any, questions: Sequence[Any], batch: int)
     import torch
     from lm_eval.api.instance import Instance
 
-    from nanochat.eval.core_passes import answer_scores
-    from nanochat.eval.core_prompts import prompts, rows
+    from nanochat.eval import answer_scores, prompts, rows
 
     asked = rows(task, questions, subject.tokenizer, subject.model.config.seq_len)
     began = time.perf_counter()
@@ -92,9 +91,7 @@ def choice(losses: Sequence[float]) -> int:
 def main(config: Config) -> None:
     from benchmarks.result import BenchmarkResult
     from nanochat.console import Progress, UserError, say
-    from nanochat.eval.bundle import missing_bundle
-    from nanochat.eval.core import read_questions, read_tasks
-    from nanochat.eval.hf import open_hf
+    from nanochat.eval import missing_bundle, open_hf, read_questions, read_tasks
     from nanochat.paths import eval_bundle_dir
 
     try:

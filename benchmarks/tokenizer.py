@@ -81,7 +81,7 @@ def _tokenizers(texts: list[str], vocab: int, pattern: str) -> dict[bytes, int]:
         texts, trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=alphabet, special_tokens=[], show_progress=False)
     )
     vocabulary = learner.get_vocab()
-    from nanochat.tokenizer.bytechars import CHAR_TO_BYTE  # after its work: a fraction of a second for all tokens
+    from nanochat.tokenizer import CHAR_TO_BYTE
 
     return {bytes(CHAR_TO_BYTE[char] for char in token): rank for token, rank in vocabulary.items()}
 
@@ -105,7 +105,7 @@ def peak_mb() -> float:
 
 def load_texts(data: Path | None, split: str) -> Iterator[str]:
     from nanochat.console import UserError
-    from nanochat.corpus.shards import Shards
+    from nanochat.corpus import Shards
 
     folder = data or Path(os.environ.get("NANOCHAT_HUB_DIR", "")) / "local/debian-english"
     files = sorted(folder.glob("*.parquet"))

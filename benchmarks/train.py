@@ -73,13 +73,11 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
 
     from benchmarks.tokenizer import peak_mb
     from nanochat import scale
-    from nanochat.feed.loader import MicroBatch, Step
+    from nanochat.feed import MicroBatch, Step
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
-    from nanochat.train.base import choose_rows
-    from nanochat.train.equip import make_loss, muon_dtype
-    from nanochat.train.step import LossScale, Stepper
+    from nanochat.train import LossScale, Stepper, choose_rows, make_loss, muon_dtype
 
     machine = setup("cpu")
     config = ModelConfig.from_depth(depth, VOCAB, SEQ_LEN)
@@ -258,7 +256,7 @@ class Arena:
 
     def bpb(self, model: Any) -> float:
         from nanochat.corpus import Shards
-        from nanochat.eval.bpb import text_bpb
+        from nanochat.eval import text_bpb
         from nanochat.paths import tokenizer_dir
         from nanochat.tokenizer import Tokenizer
 

@@ -16,8 +16,7 @@ from nanochat.scale import Arch
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from nanochat.model import GPT
-    from nanochat.model.attention import Backend
+    from nanochat.model import GPT, Backend
 
 ROOT = Path(__file__).parents[2]
 TESTS = "tests/test_cuda.py"
@@ -105,7 +104,7 @@ def loss(sizes: Sizes) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
 
-    from nanochat.model.loss import chunk_rows, linear_cross_entropy
+    from nanochat.model import chunk_rows, linear_cross_entropy
 
     g = torch.Generator().manual_seed(0)
     width = 64
@@ -179,7 +178,7 @@ def update(sizes: Sizes) -> dict[str, Any]:
 
     from nanochat.optim import Optimizer, Schedule
     from nanochat.scale import Rates
-    from nanochat.train.equip import muon_dtype
+    from nanochat.train import muon_dtype
 
     errors = {}
     ours, exact = small_models(sizes)
@@ -206,7 +205,7 @@ def float8(sizes: Sizes) -> dict[str, Any]:
     """A linear layer's three products, plain and compiled; and float8 through a whole model's gradients."""
     import torch
 
-    from nanochat.model.float8 import float8_linear
+    from nanochat.model import float8_linear
 
     errors = {}
     g = torch.Generator().manual_seed(0)

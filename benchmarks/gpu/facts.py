@@ -73,7 +73,7 @@ def matmul(sizes: Sizes) -> dict[str, Any]:
     import torch
 
     from nanochat.machine import peak_flops
-    from nanochat.model.float8 import ACTIVATION, product, to_float8
+    from nanochat.model import ACTIVATION, product, to_float8
 
     here = sizes.machine()
     side, device = sizes.side, sizes.device

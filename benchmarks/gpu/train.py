@@ -13,7 +13,7 @@ from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.timing import wait_for
 
 if TYPE_CHECKING:
-    from nanochat.model.attention import Backend
+    from nanochat.model import Backend
 
 WARM = 2  # steps that do not count: they compile
 RATIO = 12.0  # tokens per parameter of the run that the batch is for
@@ -51,13 +51,10 @@ class Work:
         import torch
 
         from nanochat import scale
-        from nanochat.feed.loader import MicroBatch, Step
-        from nanochat.model import GPT, ModelConfig
-        from nanochat.model.attention import choose_attention
+        from nanochat.feed import MicroBatch, Step
+        from nanochat.model import GPT, ModelConfig, choose_attention
         from nanochat.optim import Optimizer
-        from nanochat.train.base import choose_rows
-        from nanochat.train.equip import muon_dtype
-        from nanochat.train.step import LossScale, Stepper
+        from nanochat.train import LossScale, Stepper, choose_rows, muon_dtype
 
         self.machine = sizes.machine()
         self.config = ModelConfig.from_depth(depth, sizes.vocab, sizes.seq_len)

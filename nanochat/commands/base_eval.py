@@ -55,15 +55,23 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.eval.grading import CoreAsked, chosen_parts, grade_core, missing_core
+    from nanochat.eval import CoreAsked, chosen_parts, grade_core, missing_core
 
     parts = chosen_parts(config.eval)
-    from nanochat.eval import EvalResult, TaskResult
-    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
-    from nanochat.eval.core import BATCH_TOKENS
-    from nanochat.eval.hf import HFSubject, open_hf
-    from nanochat.eval.results import require_counts, require_writable
-    from nanochat.eval.subject import Subject, open_subject
+    from nanochat.eval import (
+        BATCH_TOKENS,
+        EvalResult,
+        HFSubject,
+        Subject,
+        TaskResult,
+        measure_bpb,
+        open_hf,
+        open_subject,
+        require_counts,
+        require_writable,
+        sample_openings,
+        sample_texts,
+    )
 
     require_writable(config.json)
     require_writable(config.csv, "csv")

@@ -40,10 +40,15 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.eval import EvalResult
-    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
-    from nanochat.eval.results import require_counts, require_writable
-    from nanochat.eval.subject import open_subject
+    from nanochat.eval import (
+        EvalResult,
+        measure_bpb,
+        open_subject,
+        require_counts,
+        require_writable,
+        sample_openings,
+        sample_texts,
+    )
 
     require_writable(config.json)
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)

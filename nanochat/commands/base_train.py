@@ -8,7 +8,7 @@ torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
 from __future__ import annotations
 
 from nanochat.console import command
-from nanochat.train.config import BaseConfig as Config
+from nanochat.train import BaseConfig as Config
 
 
 def run(config: Config) -> None:

@@ -35,7 +35,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.serve.line import clean
+    from nanochat.serve import clean
 
     prompt = None if config.prompt is None else clean(config.prompt)
     if prompt is not None and not prompt.strip():

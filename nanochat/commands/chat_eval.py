@@ -58,12 +58,18 @@ def run(config: Config) -> None:
             raise UserError(f"--{name} is {value}", "Give a number of 1 or more")
     if config.temperature < 0 or config.top_k < 0:
         raise UserError("--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens")
-    from nanochat.eval import EvalResult, chatcore, evaluate_task
-    from nanochat.eval.chat import AnswerSettings, show_task
-    from nanochat.eval.choosing import choose_tasks, task_names
-    from nanochat.eval.results import require_writable
-    from nanochat.eval.subject import open_subject
-    from nanochat.tasks.humaneval import open_sandbox
+    from nanochat.eval import (
+        AnswerSettings,
+        EvalResult,
+        chatcore,
+        choose_tasks,
+        evaluate_task,
+        open_subject,
+        require_writable,
+        show_task,
+        task_names,
+    )
+    from nanochat.tasks import open_sandbox
 
     require_writable(config.json)
     settings = AnswerSettings(

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nanochat.console import command
-from nanochat.train.config import RLConfig
+from nanochat.train import RLConfig
 
 
 @dataclass

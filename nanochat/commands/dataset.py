@@ -14,7 +14,7 @@ from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import runs_dir
 
 if TYPE_CHECKING:
-    from nanochat.corpus.info import CorpusInfo
+    from nanochat.corpus import CorpusInfo
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Import:
 
 
 def run(config: Config) -> None:
-    from nanochat.corpus.corpora import prepare
+    from nanochat.corpus import prepare
 
     began = time.monotonic()
     info = prepare(config.dataset, config.n, config.world_seed, config.world_mb, config.name, config.skip_bad)
@@ -59,8 +59,7 @@ def run(config: Config) -> None:
 
 
 def run_import(config: Import) -> None:
-    from nanochat.corpus.corpora import import_text
-    from nanochat.corpus.importing import How
+    from nanochat.corpus import How, import_text
 
     began = time.monotonic()
     info = import_text(config.src, config.name, How(config.seed, config.dedup, config.column, config.skip_bad))

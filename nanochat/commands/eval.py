@@ -27,8 +27,7 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.eval.overlap import corpus_overlap
-    from nanochat.eval.results import require_writable
+    from nanochat.eval import corpus_overlap, require_writable
     from nanochat.paths import write_json
 
     require_writable(config.json)

@@ -8,7 +8,7 @@ from typing import Literal
 import tyro
 
 from nanochat.console import command
-from nanochat.train.config import ChatConfig
+from nanochat.train import ChatConfig
 
 
 @dataclass

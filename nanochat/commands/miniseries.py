@@ -13,16 +13,16 @@ import sys
 from collections.abc import Sequence
 
 from nanochat.console import run_command
-from nanochat.pipeline.miniseries import MiniseriesConfig as Config
-from nanochat.train.config import BaseConfig
+from nanochat.pipeline import MiniseriesConfig as Config
+from nanochat.train import BaseConfig
 
 
 def run(config: Config, flags: Sequence[str] = ()) -> None:
     """flags: of base_train."""
     import tyro
 
-    from nanochat.eval.results import require_writable
-    from nanochat.pipeline.miniseries import run_miniseries
+    from nanochat.eval import require_writable
+    from nanochat.pipeline import run_miniseries
 
     require_writable(config.json)
     base = BaseConfig(dataset=config.dataset, target_param_data_ratio=config.target_param_data_ratio)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nanochat.console import command
-from nanochat.pipeline.settings import SpeedrunConfig as Config
+from nanochat.pipeline import SpeedrunConfig as Config
 
 
 def run(config: Config) -> None:

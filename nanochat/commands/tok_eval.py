@@ -22,11 +22,8 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.corpus.info import find_info
-    from nanochat.corpus.shards import Shards
-    from nanochat.tokenizer import Tokenizer
-    from nanochat.tokenizer.comparison import compare_tokenizers, first_documents
-    from nanochat.tokenizer.learning import learnt_from
+    from nanochat.corpus import Shards, find_info
+    from nanochat.tokenizer import Tokenizer, compare_tokenizers, first_documents, learnt_from
 
     if config.max_mb <= 0:
         raise UserError("--max_mb must be above 0")

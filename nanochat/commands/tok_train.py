@@ -25,9 +25,8 @@ class Config:
 
 
 def run(config: Config) -> None:
-    from nanochat.corpus.names import load_info
-    from nanochat.corpus.shards import Shards
-    from nanochat.tokenizer.learning import LearnSettings, learn_tokenizer
+    from nanochat.corpus import Shards, load_info
+    from nanochat.tokenizer import LearnSettings, learn_tokenizer
 
     settings = LearnSettings(config.vocab_size, config.max_chars, config.doc_cap, config.digits)
     began = time.monotonic()

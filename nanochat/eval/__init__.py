@@ -5,43 +5,96 @@ Doors: `bits_per_byte`, `text_bpb`, `evaluate_core`, `evaluate_task`, `chatcore`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nanochat.eval.results import EvalResult, Score, TaskResult, describe_checkpoint, wilson
+from nanochat.doors import lazy
+from nanochat.eval.results import (
+    RESULT_VERSION,
+    EvalResult,
+    Score,
+    TaskResult,
+    centered,
+    code_commit,
+    describe_checkpoint,
+    mean_interval,
+    require_counts,
+    require_writable,
+    wilson,
+)
 
 if TYPE_CHECKING:
+    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
     from nanochat.eval.bpb import bits_per_byte, text_batches, text_bpb
-    from nanochat.eval.chat import chatcore, evaluate_task
-    from nanochat.eval.core import evaluate_core
+    from nanochat.eval.bundle import missing_bundle
+    from nanochat.eval.chat import AnswerSettings, chatcore, evaluate_task, evenly_spread, show_task
+    from nanochat.eval.choosing import choose_tasks, task_names
+    from nanochat.eval.core import BATCH_TOKENS, evaluate_core, evaluate_items, read_questions, read_tasks
+    from nanochat.eval.core_passes import answer_scores
+    from nanochat.eval.core_prompts import prompts, rows
+    from nanochat.eval.grading import CoreAsked, chosen_parts, grade_core, missing_core
+    from nanochat.eval.hf import HFSubject, open_hf
+    from nanochat.eval.overlap import corpus_overlap
+    from nanochat.eval.subject import Subject, open_subject
 
 __all__ = [
+    "BATCH_TOKENS",
+    "RESULT_VERSION",
+    "AnswerSettings",
+    "CoreAsked",
     "EvalResult",
+    "HFSubject",
     "Score",
+    "Subject",
     "TaskResult",
+    "answer_scores",
     "bits_per_byte",
+    "centered",
     "chatcore",
+    "choose_tasks",
+    "chosen_parts",
+    "code_commit",
+    "corpus_overlap",
     "describe_checkpoint",
     "evaluate_core",
+    "evaluate_items",
     "evaluate_task",
+    "evenly_spread",
+    "grade_core",
+    "mean_interval",
+    "measure_bpb",
+    "missing_bundle",
+    "missing_core",
+    "open_hf",
+    "open_subject",
+    "prompts",
+    "read_questions",
+    "read_tasks",
+    "require_counts",
+    "require_writable",
+    "rows",
+    "sample_openings",
+    "sample_texts",
+    "show_task",
+    "task_names",
     "text_batches",
     "text_bpb",
     "wilson",
 ]
 
-_TORCH_DOORS = {
-    "bits_per_byte": "bpb",
-    "text_batches": "bpb",
-    "text_bpb": "bpb",
-    "chatcore": "chat",
-    "evaluate_task": "chat",
-    "evaluate_core": "core",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import the entry points that need torch on first use."""
-    if name not in _TORCH_DOORS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"nanochat.eval.{_TORCH_DOORS[name]}"), name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "base": "measure_bpb sample_openings sample_texts",
+        "bpb": "bits_per_byte text_batches text_bpb",
+        "bundle": "missing_bundle",
+        "chat": "AnswerSettings chatcore evaluate_task evenly_spread show_task",
+        "choosing": "choose_tasks task_names",
+        "core": "BATCH_TOKENS evaluate_core evaluate_items read_questions read_tasks",
+        "core_passes": "answer_scores",
+        "core_prompts": "prompts rows",
+        "grading": "CoreAsked chosen_parts grade_core missing_core",
+        "hf": "HFSubject open_hf",
+        "overlap": "corpus_overlap",
+        "subject": "Subject open_subject",
+    },
+)

@@ -8,9 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from nanochat.console import Progress, UserError, say
-from nanochat.corpus.info import find_info
-from nanochat.corpus.shards import Shards
-from nanochat.corpus.textfiles import documents, text_files
+from nanochat.corpus import Shards, documents, find_info, text_files
 from nanochat.eval.bpb import text_bpb
 from nanochat.eval.results import version_hash
 from nanochat.eval.subject import Subject

@@ -16,8 +16,7 @@ from nanochat.console import Progress, UserError, say, warn
 from nanochat.eval.results import Score, TaskResult, centered, version_hash
 from nanochat.inference import Engine, Request, fit_ids
 from nanochat.machine import Ranks, ranks
-from nanochat.tasks.passes import pass_at_k
-from nanochat.tasks.task import WithBaseline, WithGrading, WithLetters
+from nanochat.tasks import WithBaseline, WithGrading, WithLetters, pass_at_k
 from nanochat.tokenizer import render_prompt
 
 if TYPE_CHECKING:

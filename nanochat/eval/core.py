@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat.console import Progress, UserError, is_main_rank, say, warn
-from nanochat.corpus.decoding import read_text
+from nanochat.corpus import read_text
 from nanochat.eval.bundle import BUNDLE_URL
 from nanochat.eval.core_kept import Kept, Outcome
 from nanochat.eval.core_model import CoreModel, CoreTokenizer, core_model

@@ -9,8 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nanochat.model import GPT
-from nanochat.model.cache import KVCache
+from nanochat.model import GPT, KVCache
 
 Span = tuple[int, int, int]  # a tail's number, and the first of its ids and the one after the last
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError, say, warn
-from nanochat.corpus.names import HUB_CORPORA
+from nanochat.corpus import HUB_CORPORA
 from nanochat.eval.bundle import agreed, download_bundle, missing_bundle
 from nanochat.eval.results import TaskResult, code
 from nanochat.paths import eval_bundle_dir

@@ -17,10 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from nanochat.console import Progress, UserError, say
-from nanochat.corpus.info import find_info
-from nanochat.corpus.names import load_info
-from nanochat.corpus.shards import Shards
-from nanochat.corpus.textfiles import documents, text_files, text_size
+from nanochat.corpus import Shards, documents, find_info, load_info, text_files, text_size
 from nanochat.eval.bundle import missing_bundle
 from nanochat.eval.choosing import choose_tasks
 from nanochat.eval.core import read_questions, read_tasks

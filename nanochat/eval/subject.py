@@ -11,8 +11,7 @@ from nanochat import checkpoint
 from nanochat.console import say
 from nanochat.eval.results import describe_checkpoint
 from nanochat.machine import Machine, describe, setup
-from nanochat.model import GPT
-from nanochat.model.weights import load
+from nanochat.model import GPT, load
 from nanochat.tokenizer import Tokenizer
 
 

@@ -8,9 +8,10 @@ from nanochat.doors import lazy
 from nanochat.feed.packing import NOTHING, SHORTER, Example, Stream
 
 if TYPE_CHECKING:
-    from nanochat.feed.loader import Ahead, Loader, MicroBatch, Step, TextSource, merge_states
+    from nanochat.feed.loader import AHEAD, Ahead, Loader, MicroBatch, Step, TextSource, merge_states
 
 __all__ = [
+    "AHEAD",
     "NOTHING",
     "SHORTER",
     "Ahead",
@@ -21,6 +22,6 @@ __all__ = [
     "Stream",
     "TextSource",
     "merge_states",
-]  # fmt: skip
+]
 
-__getattr__ = lazy(__name__, {"loader": "Ahead MicroBatch Loader Step TextSource merge_states"})
+__getattr__ = lazy(__name__, {"loader": "AHEAD Ahead Loader MicroBatch Step TextSource merge_states"})

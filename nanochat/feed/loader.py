@@ -28,7 +28,7 @@ from nanochat.feed.packing import ENDLESS, Example, Source, Stream
 from nanochat.machine import Ranks
 
 if TYPE_CHECKING:
-    from nanochat.corpus.shards import Shards
+    from nanochat.corpus import Shards
     from nanochat.tokenizer import Tokenizer
 
 STREAMS = 16

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nanochat.doors import lazy
 from nanochat.inference.loading import load_engine
 from nanochat.inference.request import Completion, Request, Token
 from nanochat.inference.window import fit_conversation, fit_ids
 
 if TYPE_CHECKING:
     from nanochat.inference.engine import Engine
+    from nanochat.inference.toolcalls import Grammar
 
-__all__ = ["Completion", "Engine", "Request", "Token", "fit_conversation", "fit_ids", "load_engine"]
+__all__ = ["Completion", "Engine", "Grammar", "Request", "Token", "fit_conversation", "fit_ids", "load_engine"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Engine":  # needs torch
-        from nanochat.inference.engine import Engine
-
-        return Engine
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(__name__, {"engine": "Engine", "toolcalls": "Grammar"})

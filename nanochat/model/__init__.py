@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nanochat.doors import lazy
 from nanochat.model.config import ModelConfig
 
 if TYPE_CHECKING:
+    from nanochat.model.attention import Backend, choose_attention
     from nanochat.model.cache import KVCache
+    from nanochat.model.float8 import ACTIVATION, float8_linear, product, require_float8, to_float8
     from nanochat.model.gpt import GPT
-    from nanochat.model.weights import load
+    from nanochat.model.loss import chunk_rows, linear_cross_entropy
+    from nanochat.model.weights import load, read_config, save_weights
 
-__all__ = ["GPT", "KVCache", "ModelConfig", "load"]
+__all__ = [
+    "ACTIVATION",
+    "GPT",
+    "Backend",
+    "KVCache",
+    "ModelConfig",
+    "choose_attention",
+    "chunk_rows",
+    "float8_linear",
+    "linear_cross_entropy",
+    "load",
+    "product",
+    "read_config",
+    "require_float8",
+    "save_weights",
+    "to_float8",
+]
 
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import: only those who use a model pay for it.
-    if name == "GPT":
-        from nanochat.model.gpt import GPT
-
-        return GPT
-    if name == "KVCache":
-        from nanochat.model.cache import KVCache
-
-        return KVCache
-    if name == "load":
-        from nanochat.model.weights import load
-
-        return load
-    raise AttributeError(name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "attention": "Backend choose_attention",
+        "cache": "KVCache",
+        "float8": "ACTIVATION float8_linear product require_float8 to_float8",
+        "gpt": "GPT",
+        "loss": "chunk_rows linear_cross_entropy",
+        "weights": "load read_config save_weights",
+    },
+)

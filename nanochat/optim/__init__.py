@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nanochat.doors import lazy
 from nanochat.optim.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -11,10 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Optimizer", "Schedule"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "Optimizer":
-        from nanochat.optim.optimizer import Optimizer
-
-        return Optimizer
-    raise AttributeError(name)
+__getattr__ = lazy(__name__, {"optimizer": "Optimizer"})

@@ -1,6 +1,16 @@
 """The stages in order, each a command of its own, with resume. Doors: SpeedrunConfig, speedrun."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nanochat.doors import lazy
 from nanochat.pipeline.settings import SpeedrunConfig
 from nanochat.pipeline.speedrun import speedrun
 
-__all__ = ["SpeedrunConfig", "speedrun"]
+if TYPE_CHECKING:
+    from nanochat.pipeline.miniseries import MiniseriesConfig, run_miniseries
+
+__all__ = ["MiniseriesConfig", "SpeedrunConfig", "run_miniseries", "speedrun"]
+
+__getattr__ = lazy(__name__, {"miniseries": "MiniseriesConfig run_miniseries"})

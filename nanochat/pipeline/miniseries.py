@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat import lock, scale
 from nanochat.console import UserError, duration, flags_of, require_version, say, warn
-from nanochat.corpus.names import load_info
+from nanochat.corpus import load_info
 from nanochat.machine import Machine, Ranks, describe, peak_flops, setup
 from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_file
-from nanochat.model.config import ModelConfig
+from nanochat.model import ModelConfig
 from nanochat.paths import base_dir, runs_dir, slug, tokenizer_dir, write_atomic, write_json
 from nanochat.pipeline.law import Law, fit, picture
 from nanochat.pipeline.settings import Plan, Stage, rank_count
 from nanochat.pipeline.speedrun import GRACE, run_stage
-from nanochat.train.config import BaseConfig, changed_settings, check_config, fingerprint, horizon
+from nanochat.train import BaseConfig, changed_settings, check_config, fingerprint, horizon
 
 if TYPE_CHECKING:
     pass
@@ -95,7 +95,7 @@ class Sweep:
         import torch
 
         from nanochat.tokenizer import Tokenizer
-        from nanochat.train.base import text_tokens
+        from nanochat.train import text_tokens
 
         check_config(base)
         if changed_settings := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
@@ -139,7 +139,7 @@ class Sweep:
     def cost(self, depth: int) -> Cost:
         import torch
 
-        from nanochat.train.base import make_plan
+        from nanochat.train import make_plan
 
         base = self.base
         windows = base.window_pattern.upper()

@@ -10,13 +10,11 @@ from typing import Literal
 
 from nanochat import scale
 from nanochat.console import UserError, duration, flags_of
-from nanochat.corpus.corpora import check_corpus
-from nanochat.corpus.info import find_info
-from nanochat.corpus.names import HUB_CORPORA, TINYWORLD, corpus_name
+from nanochat.corpus import HUB_CORPORA, TINYWORLD, check_corpus, corpus_name, find_info
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.paths import STAGES, eval_bundle_dir
 from nanochat.tasks import CustomJSON
-from nanochat.train.config import parse_duration
+from nanochat.train import parse_duration
 
 DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU by default
 RATIO = 12.0  # tokens per scaling parameter

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nanochat.console import UserError, require_version
-from nanochat.eval.results import RESULT_VERSION, centered, mean_interval
+from nanochat.eval import RESULT_VERSION, centered, mean_interval
 
 LEVEL = 0.05  # chance that any of the tasks shows a difference where there is none
 MEANS = {"core": "CORE", "chatcore": "ChatCORE"}

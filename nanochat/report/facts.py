@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 import nanochat
-from nanochat.eval.results import code_commit
+from nanochat.eval import code_commit
 from nanochat.machine import cpu_count, cpu_name, memory_bytes
 
 

@@ -8,11 +8,7 @@ from typing import Any
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
-from nanochat.corpus.decoding import PARQUET_MAGIC, head_of
-from nanochat.corpus.jsonrows import json_rows
-from nanochat.corpus.messages import conversation_of
-from nanochat.corpus.rows import parquet_rows
-from nanochat.corpus.tally import Tally
+from nanochat.corpus import PARQUET_MAGIC, Tally, conversation_of, head_of, json_rows, parquet_rows
 from nanochat.tasks.task import check_index
 
 SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or the bare list of messages'

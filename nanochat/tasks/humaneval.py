@@ -9,8 +9,7 @@ from nanochat.tasks.code import LONGEST, Piece, pieces, versions
 from nanochat.tasks.fitting import Fitting, Rank
 from nanochat.tasks.parquet import Rows
 from nanochat.tasks.task import Kind, check_index
-from nanochat.tools.sandbox import Limits, Sandbox
-from nanochat.tools.sandbox.limits import STRICT
+from nanochat.tools.sandbox import STRICT, Limits, Sandbox
 
 LIMITS = Limits(seconds=5, memory=512 << 20)  # the slowest of the right answers takes half a second
 _sandbox: Sandbox | None = None

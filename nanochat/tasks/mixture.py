@@ -10,7 +10,7 @@ from pathlib import Path
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
 from nanochat.corpus import hub
-from nanochat.feed.packing import NOTHING, SHORTER
+from nanochat.feed import NOTHING, SHORTER
 from nanochat.paths import base_dir
 from nanochat.tasks.chats import ChatMix, SmolTalk
 from nanochat.tasks.customjson import CustomJSON

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nanochat.console import UserError
-from nanochat.corpus.hub import repo_parquets
+from nanochat.corpus import repo_parquets
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
-from nanochat.corpus.decoding import read_text
+from nanochat.corpus import read_text
 from nanochat.tasks.customjson import CustomJSON
 from nanochat.tasks.mixture import SEEDS, TEST_SIZE, Mixture
 from nanochat.tasks.table import TABLE, names, open_set

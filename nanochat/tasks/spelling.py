@@ -8,9 +8,8 @@ from functools import cache
 from typing import Any
 
 from nanochat.conversation import Conversation
-from nanochat.synthetic.tinyworld import asking
+from nanochat.synthetic.tinyworld import asking, share
 from nanochat.synthetic.tinyworld import spelling as bee
-from nanochat.synthetic.tinyworld.split import share
 from nanochat.tasks.gsm8k import final_number
 from nanochat.tasks.task import Kind, Split, check_index
 

@@ -3,29 +3,55 @@ train_chat, train_rl."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nanochat.train.config import BaseConfig, ChatConfig, RLConfig
+from nanochat.doors import lazy
+from nanochat.train.config import (
+    BaseConfig,
+    ChatConfig,
+    RLConfig,
+    changed_settings,
+    check_config,
+    fingerprint,
+    horizon,
+    parse_duration,
+)
 
 if TYPE_CHECKING:
-    from nanochat.train.base import train_base
+    from nanochat.train.base import choose_rows, make_plan, text_tokens, train_base
     from nanochat.train.chat import train_chat
+    from nanochat.train.equip import make_loss, muon_dtype
     from nanochat.train.rl import train_rl
+    from nanochat.train.step import LossScale, Stepper
 
-__all__ = ["BaseConfig", "ChatConfig", "RLConfig", "train_base", "train_chat", "train_rl"]
+__all__ = [
+    "BaseConfig",
+    "ChatConfig",
+    "LossScale",
+    "RLConfig",
+    "Stepper",
+    "changed_settings",
+    "check_config",
+    "choose_rows",
+    "fingerprint",
+    "horizon",
+    "make_loss",
+    "make_plan",
+    "muon_dtype",
+    "parse_duration",
+    "text_tokens",
+    "train_base",
+    "train_chat",
+    "train_rl",
+]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "train_base":
-        from nanochat.train.base import train_base
-
-        return train_base
-    if name == "train_chat":
-        from nanochat.train.chat import train_chat
-
-        return train_chat
-    if name == "train_rl":
-        from nanochat.train.rl import train_rl
-
-        return train_rl
-    raise AttributeError(name)
+__getattr__ = lazy(
+    __name__,
+    {
+        "base": "choose_rows make_plan text_tokens train_base",
+        "chat": "train_chat",
+        "equip": "make_loss muon_dtype",
+        "rl": "train_rl",
+        "step": "LossScale Stepper",
+    },
+)

@@ -9,21 +9,14 @@ from itertools import islice
 
 from nanochat import scale
 from nanochat.console import UserError, is_main_rank, say, warn
-from nanochat.corpus.info import CorpusInfo
-from nanochat.corpus.names import load_info
-from nanochat.corpus.shards import Shards
-from nanochat.eval.bpb import bits_per_byte, text_batches
-from nanochat.feed.loader import Loader, TextSource
+from nanochat.corpus import CorpusInfo, Shards, load_info
+from nanochat.eval import bits_per_byte, text_batches
+from nanochat.feed import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
-from nanochat.model.attention import choose_attention
-from nanochat.model.config import ModelConfig
-from nanochat.model.float8 import require_float8
-from nanochat.model.gpt import GPT
-from nanochat.model.weights import load
+from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8
 from nanochat.optim import Schedule
 from nanochat.paths import tokenizer_dir
-from nanochat.tokenizer import Tokenizer
-from nanochat.tokenizer.compression import measure_compression
+from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
 from nanochat.train.equip import make_optimizer

@@ -12,12 +12,9 @@ import torch
 
 from nanochat import checkpoint, scale
 from nanochat.console import UserError, say
-from nanochat.feed.loader import Loader
-from nanochat.feed.packing import Example, Stream
+from nanochat.feed import Example, Loader, Stream
 from nanochat.machine import Machine, describe, setup
-from nanochat.model.float8 import require_float8
-from nanochat.model.gpt import GPT
-from nanochat.model.weights import load, read_config
+from nanochat.model import GPT, load, read_config, require_float8
 from nanochat.optim import Schedule
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states

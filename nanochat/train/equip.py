@@ -10,7 +10,7 @@ from torch import Tensor
 from nanochat import scale
 from nanochat.console import UserError, say
 from nanochat.machine import Machine, has_compiler
-from nanochat.model.gpt import GPT
+from nanochat.model import GPT
 from nanochat.optim import Optimizer
 from nanochat.train.config import Compile, TrainConfig
 from nanochat.train.state import TrainState

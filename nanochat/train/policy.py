@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.feed.loader import MicroBatch
-from nanochat.inference import Completion
-from nanochat.inference.toolcalls import Grammar
-from nanochat.model.gpt import GPT
+from nanochat.feed import MicroBatch
+from nanochat.inference import Completion, Grammar
+from nanochat.model import GPT
 
 KINDS = ("text", "python")  # what the model itself writes
 

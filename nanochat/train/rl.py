@@ -21,16 +21,13 @@ from torch import Tensor
 
 from nanochat import checkpoint
 from nanochat.console import UserError, duration, say, warn
-from nanochat.eval.chat import evenly_spread
-from nanochat.feed.loader import Step
+from nanochat.eval import evenly_spread
+from nanochat.feed import Step
 from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
-from nanochat.model.gpt import GPT
-from nanochat.model.weights import load
+from nanochat.model import GPT, load
 from nanochat.optim import Schedule
-from nanochat.tasks import Task
-from nanochat.tasks.passes import pass_at_k
-from nanochat.tasks.rewards import is_right, open_tasks, reward
+from nanochat.tasks import Task, is_right, open_tasks, pass_at_k, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
 from nanochat.train.base import forward_tokens

@@ -22,7 +22,7 @@ from nanochat.console import Progress, UserError
 from nanochat.feed import Step, merge_states
 from nanochat.machine import Machine, release_memory
 from nanochat.metrics import read_metrics, training_file
-from nanochat.model.gpt import GPT
+from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from nanochat import checkpoint, lock
 from nanochat.console import UserError, duration, is_main_rank, require_version, say, warn
-from nanochat.model.gpt import GPT
-from nanochat.model.weights import save_weights
-from nanochat.optim.optimizer import Optimizer
+from nanochat.model import GPT, save_weights
+from nanochat.optim import Optimizer
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.config import TrainConfig, changed_settings, parse_duration
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from nanochat.console import UserError, say
-from nanochat.feed.loader import Step
+from nanochat.feed import Step
 from nanochat.machine import Machine
-from nanochat.model.gpt import GPT
+from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 
 NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # errors of CPUs and Apple's GPUs

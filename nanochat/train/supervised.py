@@ -10,7 +10,7 @@ from torch import Tensor
 from nanochat.console import duration, say
 from nanochat.feed import Ahead, Loader, Step
 from nanochat.machine import Machine, peak_flops
-from nanochat.model.gpt import GPT
+from nanochat.model import GPT
 from nanochat.optim import Schedule
 from nanochat.train.config import TrainConfig
 from nanochat.train.equip import make_loss

@@ -165,7 +165,7 @@ def test_pass_at_k_by_hand(model: GPT, tokenizer: Tokenizer) -> None:
 
 
 def test_several_answers_at_temperature_0_are_refused() -> None:
-    with pytest.raises(UserError, match="4 answers to a question at temperature 0 are 4 times the same. Give --temp"):
+    with pytest.raises(UserError, match="all 4 answers to a question are the same at temperature 0. Give --temp"):
         AnswerSettings(num_samples=4)
     with pytest.raises(UserError, match="at temperature 0"):
         chat_eval.run(chat_eval.Config(num_samples=2))

@@ -338,7 +338,7 @@ def replace_in(bundle: Path, old: str, new: str, name: str = "core.yaml") -> Non
         (lambda b: replace_in(b, "label: who", "label: quiz"), "the label 'quiz' is invalid or used twice"),
         (
             lambda b: [replace_in(b, "who", "=1+1", name) for name in ("core.yaml", "eval_meta_data.csv")],
-            "the label '=1+1' is no name",
+            "the label '=1+1' is invalid",
         ),
         (lambda b: replace_in(b, "uri: who", "uri: ../../who"), "has its questions in ../../who.jsonl, outside"),
         (lambda b: replace_in(b, "uri: who", "uri: /tmp/who"), "outside of the bundle"),
@@ -560,7 +560,7 @@ def test_base_eval_goes_on_and_writes_its_table(
     assert "measured before" not in capsys.readouterr().out
     run(dtype="bfloat16")
     assert "CORE: 3 of 3 tasks were measured before" in capsys.readouterr().out
-    monkeypatch.setattr(results, "commit", lambda: "0" * 12)  # other code
+    monkeypatch.setattr(results, "code_commit", lambda: "0" * 12)  # other code
     run(dtype="bfloat16")
     assert "measured before" not in capsys.readouterr().out
     for flags, problem in (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from nanochat.synthetic.tinyworld.dialogues import conversation
 from nanochat.synthetic.tinyworld.documents import document, documents
 from nanochat.synthetic.tinyworld.questions import CATEGORIES, Question, grade, heldout, training_question
+from nanochat.synthetic.tinyworld.split import share
 from nanochat.synthetic.tinyworld.world import World
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "documents",
     "grade",
     "heldout",
+    "share",
     "training_question",
 ]

@@ -8,6 +8,6 @@ with Sandbox(Limits(seconds=2)) as box:
 from __future__ import annotations
 
 from nanochat.tools.sandbox.box import Sandbox, SandboxError
-from nanochat.tools.sandbox.limits import Level, Limits, Result, Status
+from nanochat.tools.sandbox.limits import STRICT, Level, Limits, Result, Status
 
-__all__ = ["Level", "Limits", "Result", "Sandbox", "SandboxError", "Status"]
+__all__ = ["STRICT", "Level", "Limits", "Result", "Sandbox", "SandboxError", "Status"]
