@@ -174,6 +174,16 @@ def graded(question: Question, reply: str) -> dict[str, bool]:
     return grade(question, reply, final_number)
 
 
+@pytest.mark.parametrize("seed", [10, 28, 49])
+def test_a_name_without_a_held_out_neighbour_ends_no_world(seed: int) -> None:
+    """Preparing these worlds never ended."""
+    world, rng = World(seed), random.Random(0)
+    for entity in world.entities:
+        for held_out in (False, True):
+            name = asking.near_name(world, rng, entity, held_out)
+            assert split.invented_name_is_held_out(name) == held_out and name.lower() not in world.full_names
+
+
 def test_grading() -> None:
     questions = heldout(World(0))
     for question in questions:

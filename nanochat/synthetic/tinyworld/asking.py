@@ -12,6 +12,7 @@ from nanochat.synthetic.tinyworld.world import Entity, Fact, World
 
 LOWER_CASE = 0.15
 NO_MARK = 0.15
+NEAR_TRIES = 1000  # a world whose names all have neighbours never needs as many
 ABOUT_FORMS = (
     "Tell me about {n}.",
     "What do you know about {n}?",
@@ -80,8 +81,11 @@ def invented_name(world: World, rng: random.Random, words: int, held_out: bool) 
 
 
 def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) -> str:
-    """An unused name close to the entity's: one letter changed, or half of it from another entity."""
-    while True:
+    """An unused name close to the entity's: one letter changed, or half of it from another entity.
+
+    A short name may have no neighbour on the wanted side of the split: it gets an invented name instead.
+    """
+    for _ in range(NEAR_TRIES):
         if entity.kind.words == 2 and rng.random() < 0.5:
             other = rng.choice(world.by_kind[entity.kind.name])
             name = f"{entity.name.split()[0]} {other.name.split()[1]}"
@@ -89,6 +93,7 @@ def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) 
             name = near_miss(rng, entity.name)
         if invented_name_is_held_out(name) == held_out and name.lower() not in world.full_names:
             return name
+    return invented_name(world, rng, entity.kind.words, held_out)
 
 
 def unknown_name_question(rng: random.Random, kind_index: int, name: str) -> str:
