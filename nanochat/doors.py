@@ -1,4 +1,4 @@
-"""Rooms' doors that load what is behind them when it is first used: `--help` must not wait for torch."""
+"""Rooms' doors that import a module when one of its names is first used: `--help` must not wait for torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def lazy(room: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__`; modules: names by the module of the room that has them, "a b c"."""
+    """A `__getattr__` for `room`; modules: each module of the room, with its names as "a b c"."""
     where = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:

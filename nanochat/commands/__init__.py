@@ -1,1 +1,1 @@
-"""One small module per command; it parses a dataclass and calls other packages, and has no logic itself."""
+"""One small module per command; it parses flags into a dataclass, calls other packages and has no logic itself."""

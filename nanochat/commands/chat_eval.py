@@ -57,7 +57,8 @@ def run(config: Config) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}", "Give a number of 1 or more")
     if config.temperature < 0 or config.top_k < 0:
-        raise UserError("--temperature and --top_k cannot be negative", "Use 0 for greedy answers, or for all tokens")
+        remedy = "Use --temperature=0 for greedy answers, --top_k=0 for all tokens"
+        raise UserError("--temperature and --top_k cannot be negative", remedy)
     from nanochat.eval import (
         AnswerSettings,
         EvalResult,

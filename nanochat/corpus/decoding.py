@@ -108,7 +108,7 @@ def utf8_blocks(path: Path) -> Iterator[bytes]:
 
 
 def what_is(head: bytes, wide: bool = False) -> str:
-    """If a file that begins so is not text: what it is, and what to do; else "". wide: it may be UTF-16 or UTF-32."""
+    """What a file with these first bytes is, and what to do; "" for text. wide: it may be UTF-16 or UTF-32."""
     for magic, what in BINARY.items():
         if head.startswith(magic):
             return what
@@ -171,7 +171,7 @@ def _quoted(name: str) -> str:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Open the file, decompressed as its first bytes say; BadText if only its name says so."""
+    """Open the file, decompressed if its first bytes say so; BadText if only its name does."""
     try:
         plain = path.open("rb")
         head = plain.peek(8)

@@ -34,7 +34,7 @@ def guess(data: bytes) -> str:
     """
     from charset_normalizer import from_bytes
 
-    # Non-ASCII letters are isolated in Latin words, and come in runs where a script or an encoding has no others.
+    # Non-ASCII letters stand alone in Latin words, and in runs in scripts or encodings without ASCII letters.
     alone = len(ALONE.findall(data)) * 2 > sum(byte >= 0x80 for byte in data)
     found = from_bytes(data, cp_isolation=list(LATIN if alone else LATIN | OTHERS))
     best = found.best()

@@ -113,7 +113,7 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
 
 
 def _implausible(repo: str, what: str) -> UserError:
-    return UserError(f"the server used as the Hub gives {what} of {repo}", "Unset HF_ENDPOINT, or correct it")
+    return UserError(f"for {repo}, the server used as the Hub gives {what}", "Unset HF_ENDPOINT, or correct it")
 
 
 def _asked(repo: str, commit: str | None = None) -> Any:

@@ -84,7 +84,7 @@ def _call(call: Any, place: int) -> dict[str, Any]:
     except (ValueError, TypeError, AttributeError, RecursionError):
         code = None
     if not isinstance(code, str):
-        raise UserError(f"message {place} calls {name} with other arguments than one string", 'Write {"code": "1 + 2"}')
+        raise UserError(f"message {place} calls {name} with arguments other than one string", 'Write {"code": "1 + 2"}')
     return {"type": "python", "text": code, "id": call.get("id")}
 
 

@@ -1,4 +1,4 @@
-"""What corpora are called, and the one that a name or a path stands for."""
+"""The names of corpora, and the corpus that a name or a path stands for."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ def evaluate_core(
 
 
 def _result(task: CoreTask, questions: Sequence[FewShot], version: str, outcomes: Sequence[Outcome]) -> TaskResult:
-    """The task's score; where categories have equal weight, `trials` is the number of answers with equal variance."""
+    """The task's score; if categories have equal weight, `trials` equally weighted answers would have its variance."""
     right = [x.right for x in outcomes]
     score = Score(sum(right), len(right))
     if task.categories:

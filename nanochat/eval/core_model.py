@@ -1,4 +1,4 @@
-"""What CORE needs of a model: logits of some ids that follow others, which are run once. And our GPT as such a one."""
+"""What CORE needs of a model: logits of ids after a common front, which is run once. And our GPT in this role."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 
 from nanochat.model import GPT, KVCache
 
-Span = tuple[int, int, int]  # a tail's number, and the first of its ids and the one after the last
+Span = tuple[int, int, int]  # a tail's number, its first place, and the one after its last place
 
 
 @dataclass(frozen=True)
 class Group:
     """Ids of one question to run, and the places whose logits are wanted.
 
-    front: ids that stand before every tail, or none. tails: one or more rows of ids, each with at least one. spans:
-    the places wanted; a place stands for the logits of what follows its id.
+    front: ids before every tail, or none. tails: one or more rows of at least one id each. spans: the places wanted;
+    a place's logits are for the id after it.
     """
 
     front: list[int]
@@ -33,9 +33,9 @@ class Group:
 
 
 class Sizes(Protocol):
-    """seq_len: ids that a row may have. vocab_size: the ids that the model knows are those below it.
+    """seq_len: ids that a row may have. vocab_size: the model knows the ids below it.
 
-    Its text, by str(), is a part of the key of kept results.
+    The object's str() is a part of the key of kept results.
     """
 
     @property
@@ -48,7 +48,7 @@ class Sizes(Protocol):
 class CoreModel(Protocol):
     """A causal language model, as far as CORE needs it.
 
-    dtype: what it computes in; its text is a part of the key of kept results, too.
+    dtype: the compute dtype; its str() is a part of the key of kept results, too.
     """
 
     @property
@@ -58,7 +58,7 @@ class CoreModel(Protocol):
     def dtype(self) -> torch.dtype: ...
 
     def answer_logits(self, groups: Sequence[Group]) -> Tensor:
-        """Logits (N, vocab_size), float32 or float64, of all places: those of one span after another, group by group.
+        """Logits (N, vocab_size), float32 or float64, of all places, group by group and span by span.
 
         Either all groups have a front, or none has one.
         """
@@ -83,7 +83,7 @@ class CoreTokenizer(Protocol):
 
 
 class CachedGPT:
-    """Our GPT. It runs the fronts first and keeps them in a cache, of which every tail gets its copy."""
+    """Our GPT. It runs the fronts first, and gives every tail a copy of its front's cache."""
 
     def __init__(self, model: GPT):
         self.model = model
@@ -96,7 +96,7 @@ class CachedGPT:
         return self.model.logits(picked(self.model.hidden(tails, cache), groups))
 
     def _cache(self, groups: Sequence[Group], room: int) -> KVCache:
-        """A row for every tail, which holds the tail's front and has room for as many ids more."""
+        """A cache with a row for every tail, which holds its front and has room for `room` more ids."""
         device = self.model.device
         fronts = padded([group.front for group in groups], device)
         cache = KVCache(self.config, len(groups), fronts.size(1) + room, device, self.dtype)
@@ -119,7 +119,7 @@ def padded(sequences: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 
 def picked(values: Tensor, groups: Sequence[Group]) -> Tensor:
-    """The values (N, C) of the groups' places, out of those (B, T, C) of all ids of all tails."""
+    """Pick the values (N, C) of the groups' places from those (B, T, C) of all ids of all tails."""
     width = values.size(1)
     found: list[int] = []
     first = 0  # the group's first row

@@ -1,6 +1,6 @@
-"""Answers of CORE through a model: questions in batches, what a question's rows share once, logits where they count.
+"""Score CORE's answers with a model: questions in batches, ids that their rows share once, logits where they count.
 
-Nothing follows the last id of a row, so it is not run: where choices are one id each, they share all there is to run.
+Nothing follows the last id of a row, so it is not run: if each choice is one id, the choices share all that is run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from nanochat.eval.core_model import CoreModel, Group
 from nanochat.eval.core_prompts import Row, common_prefix
 
-SHARED = 16  # ids that all rows of a question must begin with for a pass of their own
+SHARED = 16  # fewest ids of a common front that gets a pass of its own
 
 
 def answer_scores(
@@ -46,7 +46,7 @@ def answer_scores(
 
 
 def _group(rows: Sequence[Row]) -> Group:
-    """What is run for a question's rows: each of their different inputs, and what these begin with alike once."""
+    """What to run for a question's rows: each different input, and the front that the inputs share once."""
     ids = [row.ids[: row.end - 1] for row in rows]
     inputs = [x for i, x in enumerate(ids) if x not in ids[:i]]
     alike = min(common_prefix(inputs), min(row.start for row in rows) - 1)
@@ -57,13 +57,13 @@ def _group(rows: Sequence[Row]) -> Group:
 
 
 def _mean_losses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
-    """Of logits (N, V) and ids (N,) in answers of these sizes: the mean loss of each answer in nats."""
+    """Each answer's mean loss in nats, from logits (N, V) and ids (N,) in answers of these sizes."""
     losses = F.cross_entropy(logits, ids, reduction="none").cpu()  # once for all rows; not all devices have float64
     return [float(x.double().mean()) for x in losses.split(sizes)]
 
 
 def _misses(logits: Tensor, ids: Tensor, sizes: list[int]) -> list[float]:
-    """The same, but how many of an answer's ids are not the likeliest."""
+    """Likewise, how many of each answer's ids are not the likeliest."""
     top, at = logits.max(dim=-1)
     misses = (at != ids) + (top - top)  # NaN where the largest is not finite
     return [float(x.sum()) for x in misses.cpu().split(sizes)]

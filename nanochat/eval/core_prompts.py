@@ -125,7 +125,7 @@ def prompts(task: CoreTask, question: FewShot) -> list[str]:
 
 
 def pieces(task: CoreTask, question: FewShot) -> tuple[str, list[str], list[str]]:
-    """By DCLM's rules: the examples, the questions and the answers; either there is one question or one answer."""
+    """By DCLM's rules: the examples, the questions and the answers; there is either one question or one answer."""
     item, shown, delimiter = question.item, question.shown, task.delimiter
     begin = "\n" if shown else ""
     if task.kind == "multiple_choice":
@@ -161,7 +161,7 @@ def where(task: CoreTask, question: FewShot) -> str:
 
 
 def _rows_of_pieces(found: Sequence[tuple[str, list[str], list[str]]], tokenizer: CoreTokenizer) -> list[list[Row]]:
-    """FewShot and answer are encoded separately; the answer gets a leading space if words' tokens include one."""
+    """Question and answer are encoded separately; the answer gets a leading space if words' tokens include one."""
     space = " " if len(tokenizer.encode(" a")) == 1 else ""
     texts = [
         text

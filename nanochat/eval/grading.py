@@ -1,6 +1,6 @@
-"""Which parts of base_eval a model gets: CORE needs data that may have to be downloaded, and keeps what it finished.
+"""Which parts of base_eval to run: CORE needs data that may have to be downloaded, and keeps what it finished.
 
-Torch is imported when CORE needs it: a wrong flag is told at once.
+Torch is imported when CORE needs it, so that a wrong flag is reported at once.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def chosen_parts(asked: str) -> set[str]:
 
 @dataclass(frozen=True)
 class CoreAsked:
-    """What is asked of CORE. tasks: with commas between, "" for all. max_per_task: questions of each, -1 for all.
+    """What is asked of CORE. tasks: separated by commas, "" for all. max_per_task: questions of each, -1 for all.
 
-    shots: examples in a prompt, -1 for as many as each task has. csv: file for the table. only: whether the model can
-    do nothing else.
+    shots: examples in a prompt, -1 for as many as each task has. csv: file for the table. only: the model can be
+    graded on nothing else.
     """
 
     tasks: str = ""
@@ -61,7 +61,7 @@ class CoreAsked:
 
     @property
     def something(self) -> bool:
-        """Whether a flag asks for something that nothing but CORE has."""
+        """Whether a flag asks for something that only CORE has."""
         return bool(self.labels or self.csv or self.only)
 
     @property
@@ -71,9 +71,9 @@ class CoreAsked:
 
 
 def missing_core(asked: CoreAsked, parts: Collection[str], by_name: bool, dataset: str) -> str | None:
-    """One line on why CORE must be skipped, or None when its data is here, or when it is none of the parts.
+    """One line on why CORE must be skipped, or None when its data is here, or CORE is not among the parts.
 
-    The data is downloaded when the person wants CORE, and tried to be after text from the Hub. by_name: whether the
+    The data is downloaded when the person wants CORE; if the text is from the Hub, this is tried. by_name: whether the
     parts were named. dataset: the text that was named. UserError for what cannot be done.
     """
     if asked.something and "core" not in parts:
@@ -100,7 +100,7 @@ def missing_core(asked: CoreAsked, parts: Collection[str], by_name: bool, datase
 def grade_core(
     subject: Subject | HFSubject, asked: CoreAsked, missing: str | None, batch_tokens: int
 ) -> tuple[float | None, dict[str, TaskResult]]:
-    """CORE, None where only a part of it was asked for, and every task's result; both are shown.
+    """CORE (None if only a part of it was asked for) and every task's result; both are shown.
 
     missing: what `missing_core` told this rank. batch_tokens: ids per forward pass, padding included.
     """

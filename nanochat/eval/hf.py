@@ -31,7 +31,7 @@ SUFFIXES = {".safetensors", ".json", ".model", ".txt"}  # of a model's and a tok
 class HFTokenizer:
     """A tokenizer of transformers with what CORE needs.
 
-    bos: an id to stand before a prompt; whether it is run is up to the model.
+    bos: the id before a prompt; the model decides whether to run it.
     """
 
     hash = ""  # the model's hash covers the tokenizer's files too
@@ -60,8 +60,8 @@ class HFSizes:
 class HFModel:
     """A causal model of transformers with what CORE needs. Each architecture makes its logits in its own way.
 
-    A row's first id is run only with keep_first: otherwise it stands for nothing, and what comes after it follows
-    nothing.
+    A row's first id is run only with keep_first: otherwise it is a placeholder, and the rest runs as if nothing came
+    before.
     """
 
     def __init__(self, model: Any, bos: int, keep_first: bool):
@@ -82,7 +82,7 @@ class HFModel:
         return found.float()
 
     def _whole(self, ids: Tensor) -> Tensor:
-        """Logits (B, T, V) behind every id of ids (B, T)."""
+        """Logits (B, T, V) after every id of ids (B, T)."""
         found = [self._first.expand(ids.size(0), -1, -1)] if self.skip else []
         if ids.size(1) > self.skip:
             found.append(self.model(input_ids=ids[:, self.skip :], use_cache=False).logits)
@@ -90,7 +90,7 @@ class HFModel:
 
     @cached_property
     def _first(self) -> Tensor:
-        """(1, 1, V) logits of an id with nothing before it."""
+        """Logits (1, 1, V) for an id with none before it."""
         return self.model(input_ids=torch.tensor([[self.bos]], device=self.device), use_cache=False).logits
 
     def _behind(self, front: list[int], tails: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Stream:
         self.source, self.index, self.of, self.row, self.crop = source, index, of, row, crop
         self.next = 0  # the documents of the stream are counted 0, 1, 2, ... on through all epochs
         self.repeated = 0  # tokens so far that filled up rows and were repeated
-        self.shift = 0  # times that no document `of` apart taught anything, and their neighbours were tried
+        self.shift = 0  # times that the stream had nothing to teach and took the documents beside its own
         self._fruitless = 0  # documents in a row that taught nothing
         self._docs: dict[int, Example] = {}
         # Where each document's next piece starts (it gets a <|bos|> in front), in the order of their turn:

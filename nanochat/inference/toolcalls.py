@@ -1,4 +1,4 @@
-"""Where an answer may hold which special tokens, and what each of them begins.
+"""Which special tokens an answer may hold where, and what each of them begins.
 
 An answer is text with tool calls in it:
     text <|python_start|> code <|python_end|> [<|output_start|> result <|output_end|>] text <|assistant_end|>

@@ -48,7 +48,7 @@ def attend(
 ) -> Tensor:
     """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
 
-    parts: `softmax` and `softmax_slopes`, compiled. backend: None: as `choose` says.
+    parts: `softmax` and `softmax_slopes`, compiled. backend: by default, `choose_attention`'s.
     """
     backend = backend or choose_attention(q.device, q.dtype)
     whole = window >= q.size(2) - 1
@@ -169,7 +169,7 @@ def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int, scale: float) -> Tensor:
     """q (B, H, n, D) at `positions` (B, n), k and v (B, G, length, D), where a row may fill only the front."""
     distance = positions[:, None, :, None] - torch.arange(k.size(2), device=q.device)
-    # A row sees its own past only: when another row is longer, stale positions follow its end.
+    # A row sees its own past only: if another row is longer, stale positions follow this row's end.
     mask = (distance >= 0) & (distance <= window)
     return _torchs(q, k, v, scale, mask)
 

@@ -119,7 +119,7 @@ class Attention(nn.Module):
         return q.contiguous(), k.contiguous(), v.contiguous()
 
     def add_value(self, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
-        """v plus the value embedding (B, T, G * D) times each head's gate on x, which is between 0 and 3."""
+        """v plus the value embedding (B, T, G * D) times each head's gate, a function of x between 0 and 3."""
         gate = 3 * torch.sigmoid(self.gate(x[..., : self.gate.in_features]))
         return v + (gate[..., None] * value.unflatten(-1, (-1, self.config.head_dim))).transpose(1, 2)
 

@@ -50,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     never exist as a whole (the idea of https://arxiv.org/abs/2410.10989).
 
     The gradient of a logit is (p - 1 at the target) * slope. Off the target it is `slopes` over the sums; dividing the
-    rows of h instead, the narrow factor of the products, saves a pass over the logits. At the target it is one number
+    rows of h instead (the narrow factor of the products) saves a pass over the logits. At the target it is one number
     per row, in full precision: near p = 1 it would otherwise be all rounding error.
     """
 

@@ -78,7 +78,7 @@ class StageLog:
         return self.left.get(stage.name, now) != now
 
     def know(self, stage: Stage) -> None:
-        """Take the present output as a finished stage's own, where version 1 of this file did not record it."""
+        """Record the present output as a finished stage's own, if version 1 of this file did not."""
         if stage.output and stage.name not in self.left:
             self.left[stage.name] = digest(stage)
             self.save()

@@ -92,7 +92,7 @@ class Plan:
     summary: str
     corpus: str
     tag: str
-    flags: tuple[str, ...] = ()  # of the user's command: remedies of a stage name only these
+    flags: tuple[str, ...] = ()  # of the user's command: a stage's remedies mention only these
 
 
 def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:

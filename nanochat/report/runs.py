@@ -135,7 +135,7 @@ class Runs:
     def own_validation(self, stage: str, field: str) -> float | None:
         """val_bpb or val_loss, as the training measured it last."""
         for record in reversed(self.records.get(TRAINING[stage], [])):
-            if record["kind"] in ("summary", "eval"):  # a summary is older where a longer run was stopped
+            if record["kind"] in ("summary", "eval"):  # the summary is older if a longer run was stopped
                 value: float | None = record.get(field)
                 return value
         return None

@@ -1,4 +1,4 @@
-"""Multiple choice: ARC and MMLU. The answer is a letter, which follows its choice."""
+"""Multiple choice: ARC and MMLU. The answer is a letter, shown after its choice."""
 
 from __future__ import annotations
 

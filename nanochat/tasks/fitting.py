@@ -1,4 +1,4 @@
-"""How code out of an answer goes behind a prompt, and what of it is left out."""
+"""How code from an answer is appended to a prompt, and what is left out of it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _reads(nodes: Sequence[ast.AST]) -> set[str]:
 
 
 def _needed(statements: Sequence[ast.stmt], name: str) -> set[str]:
-    """The name, the names read where it is made, and so on for those."""
+    """The name, the names read where it is set, and so on for those."""
     makers: dict[str, list[ast.stmt]] = {}
     for statement in statements:
         for made in _binds(statement) | _changes(statement):

@@ -37,7 +37,7 @@ def _best(found: Sequence[Piece], fitting: Fitting) -> tuple[Rank, str, Piece] |
 def program(prompt: str, answer: str, entry_point: str) -> str:
     """The program to run: the prompt, whose imports and helpers the answer may use, and the answer's code.
 
-    That is the first piece that defines the function, else the first that continues the prompt (pieces that return
+    The code is the first piece that defines the function, else the first that continues the prompt (pieces that return
     something go first), with helpers from other blocks. An answer without either is used unchanged, and fails.
     """
     final = answer.rpartition("</think>")[2]  # drafts come before it

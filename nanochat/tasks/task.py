@@ -1,5 +1,5 @@
-"""What a task is: conversations whose last message is the right answer, a way to grade other answers, and what else it
-may be able to do."""
+"""What a task is: conversations whose last message is the right answer, a way to grade other answers, and optional
+abilities."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Conversations(Protocol):
 
 @runtime_checkable
 class Task(Conversations, Protocol):
-    """Conversations that can also be graded: all that a task must be able to do. What it may do as well stands below.
+    """Conversations that can also be graded: all that every task must do. The classes below are optional abilities.
 
     `grade` returns marks by name: the first decides the accuracy, each is a row of its own in the results.
     """
@@ -36,14 +36,14 @@ class Task(Conversations, Protocol):
 
 @runtime_checkable
 class WithLetters(Protocol):
-    """A task of the kind "categorical", which must have this: the answers to choose from, each one token."""
+    """What a task of the kind "categorical" must also have: the answers to choose from, each one token."""
 
     def letters(self, i: int) -> tuple[str, ...]: ...
 
 
 @runtime_checkable
 class WithReward(Protocol):
-    """A task that rewards in degrees. Of any other task the first mark counts, as 0 or 1."""
+    """A task that rewards in degrees. For any other task, the reward is the first mark, 0 or 1."""
 
     def reward(self, i: int, answer: str) -> float: ...
 
@@ -57,8 +57,8 @@ class WithBaseline(Protocol):
 
 @runtime_checkable
 class WithGrading(Protocol):
-    """A task whose grades have changed. `grading` is a number that moves on whenever they do, so that no score is
-    compared with one of before."""
+    """A task whose grading has changed. `grading` is a number that rises with every change, so that no score is
+    compared with an older one."""
 
     grading: int
 

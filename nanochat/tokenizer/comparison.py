@@ -1,4 +1,4 @@
-"""A tokenizer beside those that people know, on the same texts."""
+"""Compare a tokenizer with well-known ones on the same texts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nanochat.tokenizer.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far every text was compressed, by its name: `ours`, and that of each peer."""
+    """The compression of every text, by its name: `ours`, and each peer's."""
 
     ours: dict[str, Compression]
     peers: dict[str, dict[str, Compression]]
@@ -44,7 +44,7 @@ def _json(results: Mapping[str, Compression]) -> dict[str, Any]:
 
 
 def compare_tokenizers(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> Comparison:
-    """Measure SAMPLES and these texts; a peer whose ranks are not on this machine is left out, which is said."""
+    """Measure SAMPLES and these texts; a peer whose ranks are not on this machine is left out, with a message."""
     texts = {**{name: [text] for name, text in SAMPLES.items()}, **texts}
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
     for name in (name for name in PEERS if name not in encoders):

@@ -1,4 +1,4 @@
-"""A tokenizer from documents: how much of them is read, how many digits a token has, and what is noted about it."""
+"""Learn a tokenizer: how much text is read, how many digits a token may have, and what is recorded about it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class LearnSettings:
             )
 
     def digits_for(self, vocab_size: int) -> int:
-        """Digits in one token at most, in a vocabulary of that size."""
+        """Most digits in one token, for a vocabulary of that size."""
         return int(self.digits) if self.digits != "auto" else 1 if vocab_size < SMALL_VOCAB else 2
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """A tokenizer, the digits in one of its tokens at most, and how many characters it was learnt from."""
+    """A tokenizer, the most digits in one of its tokens, and how many characters it was learnt from."""
 
     tokenizer: Tokenizer
     digits: int
@@ -75,7 +75,7 @@ def learnt_from() -> str | None:
 
 
 def learn_tokenizer(documents: Iterable[str], name: str, size: int, settings: LearnSettings) -> Learnt:
-    """A tokenizer of the size that is wanted, or, with a warning, of the one that the text supports.
+    """A tokenizer of the wanted size or, with a warning, of the size that the text supports.
 
     documents: they may be read twice. name: of the text, for the warning. size: of the text in bytes, for the bar.
     """
@@ -96,7 +96,7 @@ def learn_tokenizer(documents: Iterable[str], name: str, size: int, settings: Le
 
 
 class _Capped:
-    """Documents, cut to what the settings allow to read. characters: how many the last reading took."""
+    """Documents, cut to what the settings allow. characters: how many the last pass over them read."""
 
     def __init__(self, documents: Iterable[str], size: int, settings: LearnSettings) -> None:
         self._documents, self._size, self._settings = documents, size, settings

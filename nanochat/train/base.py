@@ -34,7 +34,7 @@ KEPT_BYTES, KEPT_SHARE = 42, 0.6
 
 
 def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
-    """Sequences per forward pass: at most `wanted` (or the default), about equally many; the last may have fewer."""
+    """Sequences per forward pass: at most `wanted` (or the default), about the same in all; the last may have fewer."""
     world = machine.ranks.world
     share = total_rows // world
     if share < 1:
@@ -139,7 +139,7 @@ def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainSta
 
 
 def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:
-    """The depth when none is given: its best run fits the FLOPs or the time."""
+    """Depth when none is given: one whose best run fits the FLOPs or the time."""
     flops = config.target_flops if config.target_flops > 0 else budget * scale.EFFICIENCY * peak_flops(machine)
     if flops <= 0:
         return DEPTH

@@ -140,7 +140,7 @@ def _mixtures(
     from nanochat.tasks import default_mixture, read_mixture
 
     def make(split: Literal["train", "test"], without: list[str] | None) -> tuple[Mixture, list[str]]:
-        # All seeds have one validation set. The default seed keeps the order behind the figures in the docs.
+        # All seeds share one validation set. The default seed gives the order used for the docs' figures.
         seed = config.seed ^ ChatConfig.seed if split == "train" else 0
         if config.mixture:
             return read_mixture(config.mixture, config.stage, split, world_seed, seed), []
@@ -174,7 +174,7 @@ def _plan(
 
 
 def rates_after(before: TrainState, share: float) -> scale.Rates:
-    """Peak learning rates: `share` of those of pretraining, which `before` did itself or continued."""
+    """Peak learning rates: `share` of those of the pretraining that `before` is or continues."""
     used = before.settings.get("lr_scale", -1.0) if before.stage != "base" else 1.0
     rates = scale.Rates(**before.rates).scaled(share / (used if used > 0 else LR_SCALE[before.stage]))
     # No decay here: it would pull the pretrained weights towards zero.

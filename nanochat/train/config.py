@@ -192,8 +192,8 @@ def horizon(config: TrainConfig) -> dict[str, Any]:
 
 
 def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    """Names of settings whose values differ. One that `old` lacks, because an older version wrote it, counts as its
-    default, or as equal where it is not a flag."""
+    """Names of settings whose values differ. A flag that `old`, from an older version, lacks has its default there;
+    any other setting that it lacks counts as equal."""
     defaults = settings(type(config)())
     return [name for name, value in new.items() if old.get(name, defaults.get(name, value)) != value]
 

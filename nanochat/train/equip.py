@@ -1,4 +1,4 @@
-"""What a model is trained with, all decided here: compiled code, float8, activation checkpoints, sparse tables."""
+"""Decides what a model is trained with: compiled code, float8, activation checkpoints, sparse tables."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
     model.checkpoint_activations = config.checkpoint_activations
     if config.fp8:
         model.use_float8()
-    planned = plan.stage != "rl"  # the tokens of a step: answers may be short
+    planned = plan.stage != "rl"  # rl's steps may have fewer tokens than planned
     # Only on CPUs, where parts are compiled: a graph of the whole model has no sparse gradients.
     if planned and scale.few_rows(plan.batch_tokens) and machine.device.type == "cpu":
         model.use_sparse_tables()

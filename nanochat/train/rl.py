@@ -90,7 +90,7 @@ class Reinforce:
         self.policy = Policy(self.engine.grammar, model.config.vocab_size, machine.device, config.temperature)
         self.tokens = max(1, min(LOGITS // model.config.vocab_size, forward_tokens(model.config.shape, machine)))
         self.facts: Mapping[str, Any] = {"task": train_set.name, "parent": state.parent}
-        self.from_start = config.eval_every >= 0  # where the curve begins
+        self.from_start = config.eval_every >= 0  # the curve begins there
         self.warned = False  # whether a step with nothing to learn has been reported
 
     def feed(self) -> Asking:
@@ -290,7 +290,7 @@ def _steps(config: RLConfig, questions: int) -> int:
 
 
 def what_to_change(config: RLConfig, reward: float, finished: float) -> str:
-    """Why answers that all got the same reward as the others to their question taught nothing, and what helps.
+    """Why steps taught nothing when all answers to a question got the same reward, and what helps.
 
     reward: the mean reward. finished: share of answers that ended by themselves.
     """

@@ -47,7 +47,7 @@ class Feed(Protocol):
 
 @dataclass
 class Taken:
-    """A finished step. tokens: learnt from or sampled. logged, shown: what the metrics and the bar get besides."""
+    """A finished step. tokens: learnt from or sampled. logged, shown: more values for the metrics and the bar."""
 
     loss: float
     tokens: int
@@ -60,10 +60,10 @@ class Method(Protocol):
 
     @property
     def loss(self) -> Callable[..., Tensor]:
-        """Of a `MicroBatch`'s tensors, summed."""
+        """Summed loss of a `MicroBatch`'s tensors."""
 
     facts: Mapping[str, Any]  # for the metrics' settings
-    unit: str  # of the progress bar, with `units` of it in a step
+    unit: str  # of the progress bar; a step has `units` of them
     units: int
     from_start: bool  # whether the model is evaluated before the first step, too
 
@@ -72,7 +72,7 @@ class Method(Protocol):
     def schedule(self, steps: int) -> Schedule: ...
 
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
-        """valid: targets of all ranks' parts. NotFiniteError when no weight was touched."""
+        """valid: targets of all ranks' parts. NotFiniteError before any weight is touched."""
 
     def at(self, step: Step) -> str:
         """Where a step's data came from, for an error."""
@@ -81,10 +81,10 @@ class Method(Protocol):
         """Metrics by name, the most telling first. on_batch: called with the tokens of every batch that is done."""
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
-        """What the summary gets besides."""
+        """More values for the summary."""
 
     def farewell(self, s: TrainState, summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:
-        """The last lines. rows: all of the run's metrics."""
+        """Print the last lines. rows: all of the run's metrics."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ from nanochat.train.step import Stepper
 
 
 class Supervised:
-    """A `Method`. schedule: by number of steps. validate: metrics of a model; tells the tokens of each batch done."""
+    """A `Method`. schedule: by number of steps. validate: gives a model's metrics; reports each batch's tokens."""
 
     unit = "tokens"
     from_start = False

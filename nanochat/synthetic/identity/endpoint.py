@@ -1,6 +1,6 @@
 """One question to an OpenAI-compatible server: bounded in size, time and cost, and patient with a busy server.
 
-The openai client retries, waits and knows proxies and TLS. Every try of it goes through `_Line.send`, which counts it.
+The openai client does retries, pauses, proxies and TLS. Each of its tries goes through `_Line.send`, which counts it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 ANSWER_TOKENS = 1500  # of one conversation, at most
 TEMPLATE_TOKENS = 64  # that a server may put around a prompt
 TIMEOUT = 120.0  # seconds without a byte
-RETRIES = 10  # failures of one question that are borne
-RETRIES_UNREACHED = 3  # where there is no server, most often the address is wrong
+RETRIES = 10  # failures of one question that are tolerated
+RETRIES_UNREACHED = 3  # if there is no server: usually, the address is wrong
 LONGEST_BODY = 1 << 20  # bytes
 MOST_COUNTED = 1 << 40  # tokens that one request can have used, whatever a server says
 GATEWAY_LEFT = (408, 504, 524)  # a gateway stopped waiting for an answer, which may have been written and paid for
@@ -37,7 +37,7 @@ class LimitReached(Exception):
 class Endpoint:
     """`base_url` as the OpenAI client takes it (.../v1). The key is read from the environment variable `key_name`.
 
-    UserError for an address that makes no sense, a key that cannot be sent or would be read on the way, or no client.
+    UserError for an invalid address, a key that cannot be sent or would travel unencrypted, or a missing client.
     """
 
     def __init__(self, base_url: str, model: str, key_name: str = "OPENAI_API_KEY") -> None:
@@ -53,7 +53,7 @@ class Endpoint:
             problem = f"{key_name} would go to {host.hostname} unencrypted, because --base_url begins with http://"
             raise UserError(problem, "Use https://, a tunnel to 127.0.0.1, or --api_key_env='' to send no key")
         self._length_name = "max_tokens"
-        self._asking = threading.local()  # the question of each thread: its meter, its worst case, tries in vain
+        self._asking = threading.local()  # each thread's question: meter, worst case, tries without a server
         self.stop = threading.Event()  # no further request is sent
         # No proxy for a server on this machine: it could read the key.
         self._client = self._connect(proxies=not here)
@@ -120,7 +120,7 @@ class Endpoint:
                 if not response.is_success and response.status_code not in GATEWAY_LEFT:
                     asking.meter.settle(asking.most, (0, 0))
                 told = {name: response.headers.get(name, "") for name in ("retry-after", "x-should-retry")}
-                if b"insufficient_quota" in raw:  # a poor account is refused like a hasty one: waiting does not help it
+                if b"insufficient_quota" in raw:  # the status is that of too many requests, but waiting adds no credit
                     told["x-should-retry"] = "false"
                 return httpx2.Response(response.status_code, headers=told, content=raw, request=request)
 

@@ -21,7 +21,7 @@ class Intent:
 _FILE = read_toml(Path(__file__).with_name("phrases.toml"))
 
 IDENTITY = tuple(Intent(**entry) for entry in _FILE["identity"])
-# An answer, and what it answers.
+# Answers, each with its questions.
 SMALL_TALK: tuple[tuple[str, tuple[str, ...]], ...] = tuple(
     (entry["answer"], entry["forms"]) for entry in _FILE["small_talk"]
 )

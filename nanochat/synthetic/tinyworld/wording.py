@@ -1,4 +1,4 @@
-"""Small readings of English text: a list of words, and the set of words in sentences. Also the files that hold them."""
+"""Read English text: the words of a list, the set of words in sentences, and the files that hold them."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class World:
         rng = random.Random(f"facts:{self.seed}:{kind.name}:{attribute.name}")
         entities = self.by_kind[kind.name]
         values = list(self.values(attribute))
-        # Every value about equally often, so that guessing the commonest one is worth nothing.
+        # Every value occurs about equally often, so guessing the commonest is worth nothing.
         rng.shuffle(values)
         drawn = [values[i % len(values)] for i in range(len(entities))]
         rng.shuffle(drawn)

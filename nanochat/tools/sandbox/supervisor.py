@@ -122,7 +122,7 @@ class _Run:
                 if pid:
                     theirs.sendall(f"pid {pid}".encode())
                     os._exit(0)
-                theirs.recv(1)  # wait for the helper's end, which would look like the supervisor's
+                theirs.recv(1)  # wait until the helper has ended: that looks like the supervisor's end
                 self._become(request, streams, theirs, root_is_mapped)
             except BaseException as error:  # never return to the supervisor's code
                 _fail(theirs.fileno(), error)

@@ -34,7 +34,7 @@ def main(control: int, level: Level, folder: str) -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")  # when memory runs out, the kernel kills these processes and not the trainer
-        if level < Level.NAMESPACES:  # keeps the user's other processes from looking in; id maps need that they can
+        if level < Level.NAMESPACES:  # keeps out the user's other processes, but also whoever writes the id maps
             linux.prctl(linux.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the trainer decides when to stop
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the supervisors
