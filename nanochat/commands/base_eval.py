@@ -81,7 +81,9 @@ def run(config: Config) -> None:
     if hf:
         parts &= {"core"}
         if config.model_tag or config.step is not None or config.data or config.dataset:
-            raise UserError("--model_tag, --step, --data and --dataset do not go with --hf_path", "Leave them out")
+            raise UserError(
+                "--model_tag, --step, --data and --dataset are for our own models, not for --hf_path", "Leave them out"
+            )
     missing = missing_core(asked, parts, bool(config.eval), config.dataset)
     began = time.monotonic()
     bpb: dict[str, float] = {}

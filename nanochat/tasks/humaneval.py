@@ -8,6 +8,7 @@ from nanochat.conversation import Conversation
 from nanochat.tasks.code import LONGEST, Piece, pieces, versions
 from nanochat.tasks.fitting import Fitting, Rank
 from nanochat.tasks.parquet import Rows
+from nanochat.tasks.passes import pass_at_k  # noqa: F401  (users' code imports it from here)
 from nanochat.tasks.task import Kind, check_index
 from nanochat.tools.sandbox import STRICT, Limits, Sandbox
 

@@ -144,8 +144,11 @@ class Run:
                 taken = method.take(stepper, step, valid, schedule, s)
             except NotFiniteError as error:
                 raise _diverged(s, error, method.at(step)) from None
+            except UserError:
+                raise
             except Exception:
-                if stop.asked and s.step == self.saved:  # Ctrl-C also ends the compiler that the first step waits for
+                # Ctrl-C also ends the compiler that the first steps wait for.
+                if stop.asked and taken_here < 2 and s.step == self.saved:
                     raise KeyboardInterrupt from None
                 raise
             took = time.monotonic() - began

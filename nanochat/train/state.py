@@ -106,7 +106,7 @@ def require_hash(folder: Path, weights: str) -> None:
 def alone(stage: str, tag: str) -> Iterator[None]:
     """Allow one training of this stage and tag at a time: two would delete each other's checkpoints."""
     path = checkpoint.lock_file(stage, tag)
-    busy = f"another training of {stage} {tag} is running in {path.parent}"
+    busy = f"another training of {stage} {tag} is at work in {path.parent}"
     with ExitStack() as held:
         shared(lambda: held.enter_context(lock.hold(path, busy, PATIENCE)))
         yield

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import string
+import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -96,14 +97,23 @@ def test_every_placeholder_is_known(file: Path) -> None:
         assert {field for _, field, _, _ in string.Formatter().parse(text) if field is not None} <= known, text
 
 
-@pytest.mark.parametrize("name", ["kinds.toml", "values.toml", "phrases.toml", "rude.txt", "words.txt", "world.py"])
-def test_text_of_the_world_is_made_anew_when_a_file_changes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_text_of_the_world_is_made_anew_when_the_generator_writes_another(monkeypatch: pytest.MonkeyPatch) -> None:
     before = corpora._generator_digest()
-    shutil.copytree(WORLD, tmp_path / "copy", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(tinyworld, "__file__", str(tmp_path / "copy" / "__init__.py"))
     assert corpora._generator_digest() == before
-    with open(tmp_path / "copy" / name, "a") as file:
-        file.write("\n")
+    module = sys.modules["nanochat.synthetic.tinyworld.documents"]
+    monkeypatch.setattr(module, "_WRITERS", module._WRITERS[::-1])
     assert corpora._generator_digest() != before
+
+
+def test_a_world_that_an_earlier_version_wrote_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    info = corpora.make_tinyworld(mb=1)
+    meta = info.folder / "meta.json"
+    for generator, kept in (("9b18da894b452663", True), ("0123456789abcdef", False)):
+        settings = {**info.settings, "generator": generator}
+        meta.write_text(json.dumps({**json.loads(meta.read_text()), "settings": settings}))
+        before = meta.read_bytes()
+        corpora.make_tinyworld(mb=1)
+        assert (meta.read_bytes() == before) == kept

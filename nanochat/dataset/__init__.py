@@ -1,0 +1,1 @@
+"""The command `python -m nanochat.dataset`; text on disk is in nanochat.corpus."""
