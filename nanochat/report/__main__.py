@@ -31,7 +31,8 @@ def run(config: Config) -> None:
     from nanochat import report
 
     if len(config.files) != (2 if config.action == "compare" else 0):
-        raise UserError(f"report {config.action} was given {len(config.files)} files", "Give two to report compare")
+        remedy = "Give it two" if config.action == "compare" else "Leave them out: only report compare takes files"
+        raise UserError(f"report {config.action} was given {len(config.files)} files", remedy)
     if config.action == "compare":
         from nanochat.report.compare import compare
 

@@ -251,7 +251,7 @@ def test_what_is_said_and_saved_of_finished_trainings(
     assert shown.out.count("Extrapolated, not measured: d1") == 2
     assert "no table of token pairs" in shown.err  # from depth 10 on
     assert costs[0].batch <= scale.SMALL_BATCH < found.cost(12).batch
-    assert "rates and updates are others" in shown.err
+    assert "learning rates and updates differ" in shown.err
     assert [c["depth"] for c in saved["extrapolated"]] == [10, 12]
     for cost in saved["extrapolated"]:
         assert cost["flops"] == found.cost(cost["depth"]).flops
