@@ -106,7 +106,8 @@ def test_right(box: Sandbox) -> None:
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forgery(name: str, box: Sandbox) -> None:
     result = box.check(FORGERIES[name], "add", TEST)
-    assert result.status in ("error", "killed", "memory"), result
+    # Where it may open its own output's pipe, reading from it waits for ever.
+    assert result.status in ("error", "killed", "memory", "timeout"), result
 
 
 @pytest.mark.parametrize(
