@@ -64,7 +64,7 @@ def test_a_machine_without_units_and_odd_contexts_are_refused(monkeypatch: pytes
         require_float8(torch.device("cpu"), 64)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     require_float8(torch.device("cuda"), 64)
-    with pytest.raises(UserError, match="multiple of 16"):
+    with pytest.raises(UserError, match="divisible by 16"):
         require_float8(torch.device("cuda"), 100)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     with pytest.raises(UserError, match="needs an NVIDIA GPU"):

@@ -85,8 +85,14 @@ def test_parallel_and_repeated_calls_get_their_own_answers(tmp_path: Path) -> No
         ([USER, {"role": "assistant", "function_call": {"name": "python", "arguments": "{}"}}, SAYS], "the old form"),
         ([USER, {**CALLS, "tool_calls": [call("x", "get_weather")]}, tool("1"), SAYS], "function 'get_weather'"),
         ([USER, {**CALLS, "tool_calls": ["x"]}, SAYS], "function None"),
-        ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}], "other arguments"),
-        ([USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "[" * 10**5}}]}], "other arg"),
+        (
+            [USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "1+1"}}]}],
+            "arguments other than one string",
+        ),
+        (
+            [USER, {**CALLS, "tool_calls": [{"function": {"name": "python", "arguments": "[" * 10**5}}]}],
+            "arguments other than",
+        ),
         ([USER, CALLS, SAYS], "no answer"),
         ([USER, CALLS], "no answer"),
         ([USER, CALLS, tool("42")], "last message is the tool's"),
