@@ -61,16 +61,29 @@ class Host:
 
 
 def zygotes() -> set[int]:
-    """Processes of sandboxes, whichever: a program keeps the command line of the zygote that it was forked from."""
+    """Processes of sandboxes, orphans too: a program keeps the command line of the zygote that it was forked from.
+    Those of a test process beside this one (pytest-xdist) do not count."""
     found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if b"nanochat.tools.sandbox.zygote" in (entry / "cmdline").read_bytes():
+                if b"nanochat.tools.sandbox.zygote" in (entry / "cmdline").read_bytes() and not beside(entry):
                     found.add(int(entry.name))
             except OSError:  # ended meanwhile
                 continue
     return found
+
+
+def beside(process: Path) -> bool:
+    """Whether it comes from another child of this process's parent."""
+    while True:
+        status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
+        parent = int(status["PPid"])
+        if parent in (0, os.getpid()):
+            return False
+        if parent == os.getppid():
+            return True
+        process = Path(f"/proc/{parent}")
 
 
 def children(pid: int) -> list[int]:
