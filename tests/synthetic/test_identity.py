@@ -215,6 +215,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: list[Answer | str] = []
+        self.newer_only = False  # refuses requests with the older name of the answer's length
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.lock = threading.Lock()
@@ -235,6 +236,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.bodies.append({"path": self.path, **body})
             self.server.headers.append(dict(self.headers))
             what: Answer | str = self.server.script.pop(0) if self.server.script else "good"
+            if self.server.newer_only and "max_tokens" in body:
+                what = (400, {}, b"Unsupported parameter: use max_completion_tokens")
         if what == "drop":
             self.close_connection = True
             return
@@ -473,9 +476,10 @@ def test_the_newer_name_of_the_answers_length(server: Server, tmp_path: Path) ->
 
 
 def test_the_newer_name_when_several_ask_at_once(server: Server, tmp_path: Path) -> None:
-    server.script = [(400, {}, b"Unsupported parameter: use max_completion_tokens")] * 4
+    server.newer_only = True
     ask(server, tmp_path / "x.jsonl", 4, parallel=4)
-    assert sum("max_tokens" in body for body in server.bodies) == 4 == len(server.bodies) - 4
+    refused = sum("max_tokens" in body for body in server.bodies)  # by as many as began before the first refusal
+    assert 1 <= refused <= 4 and len(server.bodies) == refused + 4
 
 
 def test_an_answer_without_end_is_not_read_to_it(server: Server, tmp_path: Path) -> None:
