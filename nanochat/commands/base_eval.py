@@ -57,7 +57,7 @@ class Config:
 def run(config: Config) -> None:
     from nanochat.eval import CoreAsked, chosen_parts, grade_core, missing_core
 
-    parts = chosen_parts(config.eval)
+    parts = chosen_parts(config.eval)  # a wrong flag is reported before torch is imported
     from nanochat.eval import (
         BATCH_TOKENS,
         EvalResult,

@@ -1,7 +1,4 @@
-"""How good a model is: bits per byte, CORE, chat tasks, ChatCORE.
-
-Doors: `bits_per_byte`, `text_bpb`, `evaluate_core`, `evaluate_task`, `chatcore`, `EvalResult`.
-"""
+"""How good a model is: bits per byte, CORE, chat tasks, ChatCORE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The GPT: config, modules, KV cache. Doors: ModelConfig, GPT, KVCache, load."""
+"""The GPT: config, modules, attention, KV cache, weights."""
 
 from __future__ import annotations
 

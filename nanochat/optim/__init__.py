@@ -1,4 +1,4 @@
-"""The optimiser: Muon for matrices, AdamW for the rest, and their schedules. Doors: Optimizer, Schedule."""
+"""The optimiser: Muon for matrices, AdamW for the rest, and their schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages in order, each a command of its own, with resume. Doors: SpeedrunConfig, speedrun."""
+"""The stages in order, each a command of its own, with resume; and sweeps over depths."""
 
 from __future__ import annotations
 

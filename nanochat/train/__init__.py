@@ -1,5 +1,4 @@
-"""One training loop for base, mid and sft, and RL beside it. Doors: BaseConfig, ChatConfig, RLConfig, train_base,
-train_chat, train_rl."""
+"""One `Run` for base, mid, sft and rl; they differ in how a step is made."""
 
 from __future__ import annotations
 
