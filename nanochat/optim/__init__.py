@@ -9,7 +9,8 @@ from nanochat.optim.schedule import Schedule
 
 if TYPE_CHECKING:
     from nanochat.optim.optimizer import Optimizer
+    from nanochat.optim.saved import Saved
 
-__all__ = ["Optimizer", "Schedule"]
+__all__ = ["Optimizer", "Saved", "Schedule"]
 
-__getattr__ = lazy(__name__, {"optimizer": "Optimizer"})
+__getattr__ = lazy(__name__, {"optimizer": "Optimizer", "saved": "Saved"})

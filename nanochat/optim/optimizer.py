@@ -6,7 +6,7 @@ reduce-scattered to the owners and updated weights all-gathered from them, while
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -178,30 +178,28 @@ class Optimizer:
         return finish
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All state as a flat dict of tensors on the CPU, for safetensors, on the first rank (only it needs the
-        memory); {} on the others, which must all call this too."""
+        """This rank's part of all state, not copied: a flat dict of tensors for safetensors. What all ranks hold is the
+        first one's; a slice [a:b] of a flat tensor has that behind its name. `Saved` joins the parts."""
         out: dict[str, Tensor] = {}
-        first = self.rank == 0
         for stack in self.stacks:
-            for kind, part in (("momentum", stack.momentum), ("second", stack.second)):
-                whole = _gathered(part, self.world)
-                if first:
-                    out.update({f"{name}.{kind}": t.clone().cpu() for name, t in zip(stack.names, whole, strict=False)})
+            for row, name in enumerate(stack.mine):
+                out[f"{name}.momentum"], out[f"{name}.second"] = stack.momentum[row], stack.second[row]
         for name in self.rest:
             share, p = self.shares[name], self.named[name]
-            state: dict[str, Any] = self.adamw.state.get(self.owned[name], {})
-            for key, value in state.items():
+            for key, value in self.adamw.state.get(self.owned[name], {}).items():
                 if key != "step" and share.part < p.numel():
-                    value = _gathered(_padded(value, share.part), self.world)[: p.numel()]
-                if first:
-                    out[f"{name}.{key}"] = (value if key == "step" else value.view(p.shape)).clone().cpu()
-        if first:
+                    if share.begin < share.end:
+                        out[f"{name}.{key}[{share.begin}:{share.end}]"] = value
+                elif self.rank == 0:
+                    out[f"{name}.{key}"] = value if key == "step" else value.view(p.shape)
+        if self.rank == 0:
             for name, table in self.tables.items():
-                out.update({f"{name}.{key}": value.clone().cpu() for key, value in table.state().items()})
+                out.update({f"{name}.{key}": value for key, value in table.state().items()})
         return out
 
-    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Load the whole `state_dict` on every rank; KeyError when it belongs to another model.
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load what this rank needs of the whole state, which a `state_dict` of one rank is and `Saved` gives; KeyError
+        when it belongs to another model.
 
         A table can load AdamW's state, and AdamW a table's: the next stage may use larger batches or a GPU.
         """
@@ -209,12 +207,21 @@ class Optimizer:
             for row, name in enumerate(stack.mine):
                 stack.momentum[row].copy_(tensors[f"{name}.momentum"])
                 stack.second[row].copy_(tensors[f"{name}.second"])
+        keys: dict[str, list[str]] = {}
+        for key in tensors:
+            keys.setdefault(key.rpartition(".")[0], []).append(key)
+
+        def state_of(name: str) -> dict[str, Tensor]:
+            return {key.rpartition(".")[2]: tensors[key] for key in keys.get(name, ())}
+
         for name in self.rest:
             share, own = self.shares[name], self.owned[name]
-            state = _of(tensors, name)
+            state = state_of(name)
             if "square" in state:
                 beta2 = adamw_group(name, self.rates)["betas"][1]
                 state = adamw_state(state, beta2, self.named[name].size(1))
+            if wrong := [k for k, v in state.items() if v.numel() != (1 if k == "step" else self.named[name].numel())]:
+                raise KeyError(f"{name}.{wrong[0]} of another size")
             # The fused kernel needs all of them, including the step, on the weights' device.
             if state:
                 self.adamw.state[own] = {
@@ -222,7 +229,7 @@ class Optimizer:
                     for k, v in state.items()
                 }
         for name, table in self.tables.items():
-            if state := _of(tensors, name):
+            if state := state_of(name):
                 table.load(state)
 
 
@@ -262,11 +269,6 @@ def _nothing() -> None:
 def _work(work: Any) -> Callable[[], Any]:
     wait: Callable[[], Any] = work.wait
     return wait
-
-
-def _of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """One weight's entries in a state_dict."""
-    return {key.rpartition(".")[2]: t for key, t in tensors.items() if key.rpartition(".")[0] == name}
 
 
 def _merged(ids: Tensor, grads: Tensor, world: int) -> tuple[Tensor, Tensor]:

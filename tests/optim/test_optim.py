@@ -12,11 +12,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
 from nanochat import machine
 from nanochat.model import GPT, ModelConfig
-from nanochat.optim import Optimizer, Schedule, muon
+from nanochat.optim import Optimizer, Saved, Schedule, muon
 from nanochat.optim.muon import muon_update, orthogonalize, prepare
 from nanochat.optim.table import DECAY_EVERY, LR, Table
 from nanochat.scale import Rates
@@ -272,6 +273,15 @@ def test_a_table_takes_over_adamws_state_and_the_other_way_round() -> None:
     run(model, again, range(2))
 
 
+def saved_by_all(folder: str, when: str, rank: int, world: int, optimizer: Optimizer) -> Saved:
+    """What all ranks write, read together."""
+    files = [Path(folder, f"{when}-{world}-{n}.safetensors") for n in range(world)]
+    save_file({k: v.clone() for k, v in optimizer.state_dict().items()}, files[rank])
+    if world > 1:
+        dist.barrier()
+    return Saved(files)
+
+
 def sharded(rank: int, world: int, port: int, folder: str, sparse: bool) -> None:
     """One of `world` ranks: four steps, each on its share of the same batch, a state saved and loaded in between."""
     if world > 1:
@@ -288,16 +298,11 @@ def sharded(rank: int, world: int, port: int, folder: str, sparse: bool) -> None
         (model.loss(mine, mine.roll(-1, 1), reduction="sum") / ids.numel()).backward()
         optimizer.step(Schedule(10, warmup=0), i)
         if i == 1:
-            saved = [{k: v.clone() for k, v in optimizer.state_dict().items()}]
-            assert bool(saved[0]) == (rank == 0)
-            if world > 1:
-                dist.broadcast_object_list(saved)
+            saved = saved_by_all(folder, "middle", rank, world, optimizer)
             optimizer = Optimizer(model, Rates(), torch.float64)
-            optimizer.load_state_dict(saved[0])
-    torch.save(
-        {**model.state_dict(), **{f"o.{k}": v for k, v in optimizer.state_dict().items()}},
-        f"{folder}/{world}-{rank}.pt",
-    )
+            optimizer.load_state_dict(saved)
+    torch.save(model.state_dict(), f"{folder}/{world}-{rank}.pt")
+    saved_by_all(folder, "end", rank, world, optimizer)
     if world > 1:
         dist.destroy_process_group()
         names = [name.read_text() for name in Path("/proc/self/task").glob("*/comm")]
@@ -310,12 +315,24 @@ def test_one_rank_equals_two_equals_four(tmp_path: Path, free_port: int, sparse:
     sharded(0, 1, 0, str(tmp_path), sparse)
     for world in (2, 4):
         torch.multiprocessing.spawn(sharded, (world, free_port, str(tmp_path), sparse), world)
-    one = torch.load(tmp_path / "1-0.pt")
+    one, state = torch.load(tmp_path / "1-0.pt"), Saved([tmp_path / "end-1-0.safetensors"])
     for world in (2, 4):
         for rank in range(world):
             other = torch.load(tmp_path / f"{world}-{rank}.pt")
-            assert other.keys() == {k for k in one if rank == 0 or not k.startswith("o.")}  # the first gives the state
-            assert max(float((other[k] - one[k]).abs().max()) for k in other) < 1e-7
+            assert max(float((other[k] - one[k]).abs().max()) for k in one) < 1e-7
+        files = [tmp_path / f"end-{world}-{rank}.safetensors" for rank in range(world)]
+        joined = Saved(files)
+        assert joined.keys() == state.keys()
+        assert max(float((joined[k].view_as(state[k]) - state[k]).abs().max()) for k in state) < 1e-7
+        assert sum(f.stat().st_size for f in files) < 1.3 * (tmp_path / "end-1-0.safetensors").stat().st_size
+
+
+def test_a_missing_slice_is_an_error(tmp_path: Path) -> None:
+    for n, (begin, end) in enumerate(((0, 3), (3, 5), (5, 9))):
+        save_file({f"a.b[{begin}:{end}]": torch.arange(float(begin), end)}, tmp_path / f"{n}")
+    assert torch.equal(Saved([tmp_path / n for n in "201"])["a.b"], torch.arange(9.0))
+    with pytest.raises(KeyError, match=r"a\.b\[3:5\]"):
+        Saved([tmp_path / n for n in "02"])["a.b"]
 
 
 def test_a_rank_holds_its_part_of_the_state_only(monkeypatch: pytest.MonkeyPatch) -> None:
