@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from nanochat.console import UserError, require_version
+from nanochat.reading import fits, shown
 from nanochat.scale import Arch, Shape, shape
 
 ARCHITECTURES = get_args(Arch)
 FORMAT_VERSION = 1
 SHORT_TILE = 128  # a short window is a quarter of the context, rounded up to a multiple of this (FlashAttention's tile)
 UNLIMITED = 1 << 30
+# Far beyond any model; within them, a model without weights is made in a second.
+LIMITS = {
+    "depth": (1, 1024),
+    "width": (1, 1 << 17),
+    "heads": (1, 1 << 12),
+    "kv_heads": (1, 1 << 12),
+    "vocab_size": (1, 1 << 22),
+    "seq_len": (1, 1 << 20),
+    "bigram": (0, 1 << 27),
+    "rope_base": (1.0, 1e12),
+    "softcap": (0.01, 1e6),
+}
+ROPE_TABLE = 1 << 26  # positions times channels of a head: their rotary tables take less than 1 GB
+REMEDY = "Take the checkpoint from its source again"
 GATE_CHANNELS, SMEAR_CHANNELS = 12, 24  # the gates of the modern model read this many leading channels
 
 
@@ -21,6 +36,7 @@ class ModelConfig:
 
     windows: "S" (short, a quarter of the context) or "L" (the whole) for every layer in turn; the last one is always L.
     bigram: rows of the hashed table of token pairs (0: none); modern only.
+    rope_dtype: "bfloat16" for rotary tables rounded to it in every compute dtype, as upstream's of 2025 were.
     """
 
     depth: int
@@ -34,24 +50,32 @@ class ModelConfig:
     softcap: float = 15.0
     windows: str = "L"
     bigram: int = 0
+    rope_dtype: Literal["", "bfloat16"] = ""
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
-            raise UserError(f"unknown architecture {self.arch!r}", f"Choose one of {', '.join(ARCHITECTURES)}")
-        for name in ("depth", "width", "heads", "kv_heads", "vocab_size", "seq_len"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}, which is too small", f"Give a {name} of at least 1")
-        if self.bigram < 0 or not 0 < self.rope_base < float("inf") or not 0 < self.softcap < float("inf"):
-            numbers = f"bigram {self.bigram}, rope_base {self.rope_base} and softcap {self.softcap}"
-            raise UserError(f"{numbers} are not all possible", "Give positive numbers")
+            raise UserError(f"unknown architecture {shown(self.arch)}", f"Choose one of {', '.join(ARCHITECTURES)}")
+        if self.rope_dtype not in ("", "bfloat16"):
+            raise UserError(f"unknown rope_dtype {self.rope_dtype!r}", 'Choose "bfloat16" or ""')
+        for name, (least, most) in LIMITS.items():
+            value = getattr(self, name)
+            if not value >= least:
+                raise UserError(f"{name} is {value}, which is too small", f"Give a {name} of at least {least:,}")
+            if value > most:
+                raise UserError(f"{name} is {value}, which is too large", f"Give a {name} of at most {most:,}")
         if self.width % self.heads or self.heads % self.kv_heads or (self.width // self.heads) % 2:
             raise UserError(
                 f"width {self.width} does not fit {self.heads} heads and {self.kv_heads} key/value heads",
                 "Make width a multiple of heads (with an even quotient) and heads a multiple of kv_heads",
             )
-        if not self.windows or set(self.windows) - set("SL"):
+        if self.seq_len * self.head_dim > ROPE_TABLE:
             raise UserError(
-                f"{self.windows!r} is no pattern of windows",
+                f"a context of {self.seq_len:,} tokens is too long for heads with {self.head_dim:,} channels",
+                f"Give a seq_len of at most {ROPE_TABLE // self.head_dim:,}",
+            )
+        if not 0 < len(self.windows) <= LIMITS["depth"][1] or set(self.windows) - set("SL"):
+            raise UserError(
+                f"{shown(self.windows)} is no pattern of windows",
                 'Write S (short) or L (long) for layers in turn, as in "SSSL"',
             )
         if self.arch == "classic" and (self.bigram or "S" in self.windows):
@@ -115,25 +139,18 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Read config.json's object; unknown or missing keys and newer versions are refused."""
         if not isinstance(values, dict):
-            raise UserError("the model config is no JSON object", "Take the checkpoint from its source again")
+            raise UserError("the model config is no JSON object", REMEDY)
         values = dict(values)
         version = values.pop("format_version", None)
         values.pop("model_type", None)
         require_version(version, FORMAT_VERSION, "the model config")
         known = {f.name for f in fields(cls)}
-        if set(values) - known:
-            raise UserError(
-                f"the model config has unknown keys: {', '.join(sorted(set(values) - known))}",
-                "Upgrade nanochat",
-            )
-        for f in fields(cls):
-            kind: Any = {"int": int, "float": (int, float)}.get(str(f.type), str)
-            if f.name in values and (isinstance(values[f.name], bool) or not isinstance(values[f.name], kind)):
-                problem = f"{f.name} is {values[f.name]!r} in the model config"
-                raise UserError(problem, "Take the checkpoint from its source again")
+        if unknown := sorted(set(values) - known):
+            raise UserError(f"the model config has unknown keys: {shown(', '.join(unknown))[1:-1]}", "Upgrade nanochat")
+        for name, hint in get_type_hints(cls).items():
+            if name in values and not fits(values[name], hint):
+                raise UserError(f"{name} is {shown(values[name])} in the model config", REMEDY)
         try:
             return cls(**values)
         except TypeError as error:
-            raise UserError(
-                f"the model config is incomplete: {error}", "Take the checkpoint from its source again"
-            ) from None
+            raise UserError(f"the model config is incomplete: {error}", REMEDY) from None

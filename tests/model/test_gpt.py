@@ -226,6 +226,7 @@ def test_config_round_trip_and_newer_versions_are_refused() -> None:
         ("softcap", 0.0),
         ("windows", 3),
         ("arch", None),
+        *(("rope_dtype", value) for value in ("float16", None, 16)),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(name: str, value: object) -> None:
