@@ -68,7 +68,7 @@ def require_version(version: Any, known: int, what: str) -> None:
     """UserError when `what` was written by a newer nanochat than this. The caller converts or refuses older
     formats."""
     if not isinstance(version, int) or version > known:
-        raise UserError(f"{what} has format version {version}, this program reads {known}", "Upgrade nanochat")
+        raise UserError(f"{what} has format version {version!r:.40}, this program reads {known}", "Upgrade nanochat")
 
 
 def is_main_rank() -> bool:

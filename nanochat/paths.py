@@ -171,10 +171,10 @@ def replace_folder(path: Path) -> Iterator[Path]:
 
 def whole(path: Path) -> Path:
     """Where to read the folder `path`: there, or where it was moved by a writer that was killed between two renames."""
-    if path.exists():
+    if os.path.exists(path):  # also in a folder that may not be searched, where Path.exists raises
         return path
     old = _beside(path.resolve(), "old")
-    return old if old.exists() else path
+    return old if os.path.exists(old) else path
 
 
 def read_folder(path: Path, read: Callable[[Path], T]) -> T:

@@ -4,6 +4,7 @@ from nanochat.checkpoint.folder import (
     FORMAT_VERSION,
     Manifest,
     create,
+    faults,
     find,
     is_whole,
     lock_file,
@@ -14,16 +15,21 @@ from nanochat.checkpoint.folder import (
     tags,
     verify,
 )
+from nanochat.checkpoint.tensors import Stored, read_header, require_tensors
 
 __all__ = [
     "FORMAT_VERSION",
     "Manifest",
+    "Stored",
     "create",
+    "faults",
     "find",
     "is_whole",
     "lock_file",
     "prune",
+    "read_header",
     "read_manifest",
+    "require_tensors",
     "set_aside",
     "steps",
     "tags",

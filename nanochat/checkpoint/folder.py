@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from safetensors import SafetensorError
 
 from nanochat.console import UserError, require_version
 from nanochat.paths import STAGES, checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
+from nanochat.reading import fits, open_regular, read_json
 
 FORMAT_VERSION = 1
 REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
 STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # a step's folder, or the old one during a rewrite
 SET_ASIDE = re.compile(r"\.previous-\d+$")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LONGEST_NAME = 255  # characters of a file's path within a checkpoint
+CHUNK = 1 << 22  # bytes hashed at once
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,14 @@ class Manifest:
         return str(self.files["model.safetensors"]["sha256"])[:16]
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+def _sha256(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
+    """on_bytes: called with the size of every piece that is done."""
+    digest = hashlib.sha256()
+    with open_regular(path) as f:
+        while piece := f.read(CHUNK):
+            digest.update(piece)
+            on_bytes(len(piece))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -72,50 +81,75 @@ def _tag_dir(stage: str, tag: str) -> Path:
 
 def read_manifest(folder: Path) -> Manifest:
     try:
-        values = json.loads((folder / "manifest.json").read_text())
+        values = read_json(folder / "manifest.json")
         require_version(values["format_version"], FORMAT_VERSION, f"{folder}")
         manifest = Manifest(**values)
         if manifest.stage not in STAGES or not TAG.fullmatch(manifest.tag):
             raise ValueError
-        if not all(is_inside(name) and {"size", "sha256"} <= set(facts) for name, facts in manifest.files.items()):
+        if not fits(manifest.step, int) or manifest.step < 0 or not fits(manifest.files, dict[str, dict[str, Any]]):
+            raise ValueError
+        if not all(_is_file(name, facts) for name, facts in manifest.files.items()):
             raise ValueError
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         raise UserError(
             f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable",
             "Choose another step or tag",
         ) from None
-    return manifest
-
-
-def verify(folder: Path, hashes: bool = True) -> Manifest:
-    """The manifest, after checking that every file exists with its size and (if `hashes`) its hash."""
-    if not folder.is_dir():
-        raise UserError(f"there is no checkpoint folder {folder}", "Check the path")
-    manifest = read_manifest(folder)
     for name in REQUIRED:
         if name not in manifest.files:
             raise UserError(f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again")
+    return manifest
+
+
+def _is_file(name: str, facts: dict[str, Any]) -> bool:
+    """Whether this can be an entry of a manifest's files."""
+    size, sha256 = facts["size"], facts["sha256"]
+    return is_inside(name) and len(name) <= LONGEST_NAME and fits(size, int) and size >= 0 and bool(
+        SHA256.fullmatch(sha256))  # fmt: skip
+
+
+def verify(folder: Path, hashes: bool = True) -> Manifest:
+    """The manifest, after checking that every file exists with its size and (if `hashes`) its hash.
+
+    That says nothing about who wrote the checkpoint: readers check what a file says before they use it.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"there is no checkpoint folder {folder}", "Check the path")
+    manifest = read_manifest(folder)
+    for name, what in faults(folder, manifest, hashes):
+        raise UserError(
+            f"{folder / name} {what}",
+            "Restore that file",
+            "Choose another step with --step",
+            "Choose another step with --model_step",
+        )
+    return manifest
+
+
+def faults(
+    folder: Path, manifest: Manifest, hashes: bool = True, on_bytes: Callable[[int], None] = lambda n: None
+) -> Iterator[tuple[str, str]]:
+    """Every file that is not as the manifest says: its name, and what is wrong, as in "is missing".
+
+    on_bytes: called with the size of every piece that was hashed.
+    """
+    home = os.path.realpath(folder)
     for name, facts in manifest.files.items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(
-                f"the checkpoint {folder} is missing {name}",
-                "Restore that file",
-                "Choose another step with --step",
-                "Choose another step with --model_step",
-            )
-        if path.stat().st_size != facts["size"]:
-            size = path.stat().st_size
-            raise UserError(
-                f"{path} has {size:,} bytes instead of {facts['size']:,}",
-                "Restore that file, or choose another step",
-            )
-        if hashes and _sha256(path) != facts["sha256"]:
-            raise UserError(
-                f"{path} is damaged: its SHA-256 is not the manifest's",
-                "Restore that file, or choose another step",
-            )
-    return manifest
+        try:
+            found = os.stat(path)
+            if not os.path.realpath(path).startswith(home + os.sep):
+                yield name, "is a link that leads out of the checkpoint"
+            elif not stat.S_ISREG(found.st_mode):
+                yield name, "is no regular file"
+            elif found.st_size != facts["size"]:
+                yield name, f"has {found.st_size:,} bytes instead of {facts['size']:,}"
+            elif hashes and _sha256(path, on_bytes) != facts["sha256"]:
+                yield name, "is damaged: its SHA-256 is not the manifest's"
+        except FileNotFoundError:
+            yield name, "is missing"
+        except (OSError, ValueError) as error:
+            yield name, f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def tags(stage: str) -> list[str]:
@@ -131,6 +165,8 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:
+        raise UserError(f"cannot read {folder}: {error.strerror}", "Change its permissions") from None
 
 
 def _written(folder: Path) -> float:
@@ -151,7 +187,7 @@ def steps(stage: str, tag: str) -> dict[int, Path]:
     root = _tag_dir(stage, tag)
     found = {int(m[1]) for name in _names(root) if (m := STEP.fullmatch(name))}
     folders = {step: whole(root / f"step_{step:06d}") for step in sorted(found)}
-    return {step: folder for step, folder in folders.items() if folder.is_dir()}
+    return {step: folder for step, folder in folders.items() if os.path.isdir(folder)}
 
 
 def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:

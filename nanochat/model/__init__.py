@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanochat.model.float8 import ACTIVATION, float8_linear, product, require_float8, to_float8
     from nanochat.model.gpt import GPT
     from nanochat.model.loss import chunk_rows, linear_cross_entropy
-    from nanochat.model.weights import load, read_config, save_weights
+    from nanochat.model.weights import load, read_config, require_vocabulary, save_weights
 
 __all__ = [
     "ACTIVATION",
@@ -29,6 +29,7 @@ __all__ = [
     "product",
     "read_config",
     "require_float8",
+    "require_vocabulary",
     "save_weights",
     "to_float8",
 ]
@@ -41,6 +42,6 @@ __getattr__ = lazy(
         "float8": "ACTIVATION float8_linear product require_float8 to_float8",
         "gpt": "GPT",
         "loss": "chunk_rows linear_cross_entropy",
-        "weights": "load read_config save_weights",
+        "weights": "load read_config require_vocabulary save_weights",
     },
 )

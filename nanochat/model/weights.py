@@ -14,32 +14,48 @@ from nanochat import checkpoint
 from nanochat.console import UserError
 from nanochat.model.config import ModelConfig
 from nanochat.model.gpt import GPT
+from nanochat.reading import read_json
+from nanochat.tokenizer import read_vocab_size
+
+REMEDY = "Take the checkpoint from its source again"
 
 
 def read_config(folder: Path) -> ModelConfig:
     try:
-        values: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        values: dict[str, Any] = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {folder / 'config.json'}: {error}", "Take the checkpoint from its source again"
-        ) from None
+        raise UserError(f"cannot read {folder / 'config.json'}: {error}", REMEDY) from None
     return ModelConfig.from_dict(values)
 
 
+def require_vocabulary(config: ModelConfig, vocab_size: int, where: Path) -> None:
+    """UserError when a tokenizer with so many tokens is not the model's."""
+    if config.vocab_size != vocab_size:
+        raise UserError(
+            f"the tokenizer has {vocab_size:,} tokens, and the model in {where} {config.vocab_size:,}",
+            "Use the tokenizer that the model was trained with",
+        )
+
+
 def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> GPT:
-    """The model of a checkpoint folder, verified, in eval mode; `dtype` is the compute dtype."""
+    """The model of a checkpoint folder, in eval mode; `dtype` is the compute dtype.
+
+    Nothing is loaded before all files were verified, and the tensors' names, shapes and types were compared with those
+    that the config asks for: whoever wrote the folder may have written a manifest that fits.
+    """
     folder = Path(folder)
     checkpoint.verify(folder)
     config = read_config(folder)
-    with torch.device("meta"):
+    require_vocabulary(config, read_vocab_size(folder / "tokenizer"), folder)
+    with torch.device("meta"):  # takes no memory
         model = GPT(config, dtype)
+    needed = {name: checkpoint.Stored("F32", tuple(t.shape)) for name, t in model.state_dict().items()}
+    checkpoint.require_tensors(folder / "model.safetensors", needed)
     try:
         weights = load_file(folder / "model.safetensors")
         model.load_state_dict(weights, assign=True)
-    except (SafetensorError, RuntimeError) as error:
-        raise UserError(
-            f"{folder / 'model.safetensors'} does not fit its config.json: {error}", "Take another checkpoint"
-        ) from None
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(f"cannot load {folder / 'model.safetensors'}: {error}", REMEDY) from None
     model._set_rope(config.seq_len)  # made on "meta" above, so it has no values yet
     model = model.to(device)
     return model.eval()

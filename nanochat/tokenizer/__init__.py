@@ -10,7 +10,7 @@ from nanochat.tokenizer.pattern import SPLIT_PATTERN, split_pattern
 from nanochat.tokenizer.render import render_conversation, render_prompt
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
-from nanochat.tokenizer.tokenizer import Tokenizer
+from nanochat.tokenizer.tokenizer import Tokenizer, read_vocab_size
 from nanochat.tokenizer.train import train_bpe
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ __all__ = [
     "learn_tokenizer",
     "learnt_from",
     "measure_compression",
+    "read_vocab_size",
     "render_conversation",
     "render_prompt",
     "split_pattern",

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from nanochat.console import UserError, require_version
 from nanochat.machine import cpu_count
 from nanochat.paths import read_folder, replace_folder
+from nanochat.reading import MB, parse_json, read_text
 from nanochat.tokenizer.encoding import make_encoder
 from nanochat.tokenizer.hf_format import tokenizer_json
-from nanochat.tokenizer.pattern import SPLIT_PATTERN
+from nanochat.tokenizer.pattern import SPLIT_PATTERN, cuts_all
 from nanochat.tokenizer.special import BOS, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 META = "meta.json"
+REMEDY = "restore the folder from a copy, or run python -m scripts.tok_train again"
 FILES = ("ranks.tiktoken", "token_bytes.json", "tokenizer.json")
+LONGEST = 128 * MB  # of a file; a million tokens need about that in tokenizer.json
 UNICODE_NOTE = (
     "what counts as a letter or a number follows the Unicode 16.0 tables of tiktoken, in training and in encoding; "
     "a reader of tokenizer.json with other tables may split characters of newer Unicode versions elsewhere"
@@ -144,10 +147,21 @@ class Tokenizer:
         for name, text in contents.items():
             if _digest(text) != meta["files"].get(name):
                 raise _damaged(folder / name)
-        tokenizer = cls(parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
+        if not cuts_all(meta["pattern"]):
+            raise UserError(f"the split pattern in {folder / META} cannot cut every text", REMEDY)
+        try:
+            tokenizer = cls(parse_ranks(contents["ranks.tiktoken"], folder / "ranks.tiktoken"), meta["pattern"])
+        except (UserError, ValueError):
+            raise _damaged(folder / "ranks.tiktoken") from None
         if (tokenizer.hash, tokenizer.vocab_size) != (meta["hash"], meta["vocab_size"]):
             raise _damaged(folder / META)
         return tokenizer
+
+
+def read_vocab_size(folder: Path) -> int:
+    """The vocabulary of the tokenizer in a folder, special tokens included, without loading it."""
+    size: int = _read_meta(folder)["vocab_size"]
+    return size
 
 
 def _digest(text: str) -> str:
@@ -155,30 +169,28 @@ def _digest(text: str) -> str:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(f"{path} is damaged", "restore the folder from a copy, or run python -m scripts.tok_train again")
+    return UserError(f"{path} is damaged", REMEDY)
 
 
 def _read(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return file.read()
+        return read_text(path, LONGEST)
     except FileNotFoundError:
-        remedy = "restore the folder from a copy, or run python -m scripts.tok_train again"
-        raise UserError(f"the tokenizer lacks {path}", remedy) from None
-    except (OSError, UnicodeDecodeError):
+        raise UserError(f"the tokenizer lacks {path}", REMEDY) from None
+    except (OSError, ValueError):
         raise _damaged(path) from None
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     try:
-        meta = json.loads(_read(path))
+        meta = parse_json(_read(path))
     except ValueError:
         raise _damaged(path) from None
     if isinstance(meta, dict) and "version" in meta:
         require_version(meta["version"], FORMAT_VERSION, f"{path}")
     kinds = {"version": int, "vocab_size": int, "pattern": str, "hash": str, "files": dict}
-    if not isinstance(meta, dict) or any(not isinstance(meta.get(key), kind) for key, kind in kinds.items()):
+    if not isinstance(meta, dict) or any(type(meta.get(key)) is not kind for key, kind in kinds.items()):
         raise _damaged(path)
     return meta
 

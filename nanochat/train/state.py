@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -18,10 +19,13 @@ from nanochat import checkpoint, lock
 from nanochat.console import UserError, duration, is_main_rank, require_version, say, warn
 from nanochat.model import GPT, save_weights
 from nanochat.optim import Optimizer
+from nanochat.reading import MB, fits, read_json, shown
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.config import TrainConfig, changed_settings, parse_duration
 
 VERSION = 1
+LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
+COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps")
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
 T = TypeVar("T")
 
@@ -65,10 +69,18 @@ def save(state: TrainState, model: GPT, optimizer: dict[str, Tensor], tokenizer:
 def read(folder: Path) -> TrainState:
     path = folder / "train_state.json"
     try:
-        values = json.loads(path.read_text())
+        values = read_json(path, LONGEST, finite=False)
         require_version(values["version"], VERSION, f"{path}")
+        # A validation without anything to predict measures NaN, which is no reason to give the training up.
+        values["val"] = {name: v for name, v in values["val"].items() if not isinstance(v, float) or math.isfinite(v)}
+        hints = get_type_hints(TrainState)
+        for name, value in values.items():
+            if name in hints and not fits(value, hints[name]):
+                raise ValueError(f"{name} is {shown(value)}")
+            if name in COUNTS and value < 0:
+                raise ValueError(f"{name} is {value}, which is less than 0")
         return TrainState(**values)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"cannot read {path}: {error}", "Choose another checkpoint") from None
 
 

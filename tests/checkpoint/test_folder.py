@@ -76,7 +76,7 @@ def test_the_same_step_can_be_written_again(base: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: (f / "model.safetensors").unlink(), "missing model.safetensors"),
+        (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda f: (f / "model.safetensors").write_bytes(b"short"), "5 bytes instead of 1,000"),
         (lambda f: (f / "model.safetensors").write_bytes(b"x" * 1000), "damaged"),
         (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
