@@ -41,6 +41,10 @@ class Outside:
     key: Any
 
 
+class RunsCodeError(UserError):
+    """Loading the file the usual way would run code."""
+
+
 class _Malformed(Exception):
     pass
 
@@ -145,7 +149,7 @@ class _Machine:
 
     def named(self, path: str) -> Name:
         if path not in self.allowed:
-            raise UserError(
+            raise RunsCodeError(
                 f"{self.file} would run code when it is loaded: it calls {path[:SHOWN]!r}, which such a file does not "
                 "need. Nothing of it has been run",
                 "Take the checkpoint from a source that you trust",

@@ -1,4 +1,4 @@
-"""Files of Hub dataset repositories: from a local mirror, from an earlier download, else from the network."""
+"""Files of Hub repositories (data sets, models): from a local mirror, an earlier download, else from the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 from nanochat import lock
 from nanochat.console import Progress, UserError, say
 from nanochat.corpus import retrying
-from nanochat.corpus.transfer import RemoteFile, Stopped, fetch, first_line
+from nanochat.corpus.transfer import Kind, RemoteFile, Stopped, fetch, first_line
 from nanochat.paths import base_dir, is_inside, require_disk, slug, write_json
 
 TIMEOUT = 10.0  # seconds without an answer after which the Hub counts as out of reach
@@ -31,7 +31,7 @@ DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class Unreachable(UserError):
-    """The dataset is not in the mirror and cannot be downloaded from the Hub now."""
+    """The repository is not in the mirror and cannot be downloaded from the Hub now."""
 
 
 def mirror_dir(repo: str) -> Path | None:
@@ -78,22 +78,24 @@ def _listed(listing: Path) -> list[Path]:
     return found if all(file.exists() for file in found) else []
 
 
-def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
-    """Ask the Hub for all parquet files of `repo`: path in the repository -> file.
+def remote_files(
+    repo: str, commit: str = "", kind: Kind = "dataset", suffix: str = ".parquet"
+) -> dict[str, RemoteFile]:
+    """Ask the Hub for all files of `repo` whose names end with `suffix`: path in the repository -> file.
 
     commit: that of the files downloaded earlier; by default the newest one.
     """
     if repo.startswith("local/"):  # the user's own datasets, which are not on the Hub
         raise Unreachable(f"{repo} is not under NANOCHAT_HUB_DIR", "Set NANOCHAT_HUB_DIR to the folder that holds it")
-    info = _asked(repo)
+    info = _asked(repo, kind)
     if not COMMIT.fullmatch(info.sha or MAIN):
         raise _implausible(repo, f"{info.sha!r} as its commit")
     if commit and (info.sha or MAIN) != commit:
         say(f"{repo} has changed on the Hub: going on with commit {commit[:12]}, which the existing files are from")
-        info = _asked(repo, commit)
+        info = _asked(repo, kind, commit)
     files: dict[str, RemoteFile] = {}
     for entry in sorted(info.siblings or [], key=lambda entry: entry.rfilename):
-        if not entry.rfilename.endswith(".parquet"):
+        if not entry.rfilename.endswith(suffix):
             continue
         # A mirror may say anything, and what it says becomes paths here.
         if not is_inside(entry.rfilename):
@@ -108,7 +110,7 @@ def remote_files(repo: str, commit: str = "") -> dict[str, RemoteFile]:
                 f"the Hub does not tell the size and hash of {entry.rfilename} of {repo}",
                 "Unset HF_ENDPOINT, or set it to a mirror that passes all metadata on",
             )
-        files[entry.rfilename] = RemoteFile(repo, entry.rfilename, info.sha or MAIN, entry.size, digest)
+        files[entry.rfilename] = RemoteFile(repo, entry.rfilename, info.sha or MAIN, entry.size, digest, kind)
     return files
 
 
@@ -116,7 +118,7 @@ def _implausible(repo: str, what: str) -> UserError:
     return UserError(f"for {repo}, the server used as the Hub gives {what}", "Unset HF_ENDPOINT, or correct it")
 
 
-def _asked(repo: str, commit: str | None = None) -> Any:
+def _asked(repo: str, kind: Kind, commit: str | None = None) -> Any:
     """What the Hub says about `repo`; retries long if the server is busy, briefly if there is no network."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import RevisionNotFoundError
@@ -125,9 +127,9 @@ def _asked(repo: str, commit: str | None = None) -> Any:
     failures = 0
     while True:
         try:
-            return HfApi(library_name="nanochat").dataset_info(
-                repo, revision=commit, files_metadata=True, timeout=timeout
-            )
+            api = HfApi(library_name="nanochat")
+            ask = api.dataset_info if kind == "dataset" else api.model_info
+            return ask(repo, revision=commit, files_metadata=True, timeout=timeout)
         except RevisionNotFoundError:
             problem = f"the Hub no longer has commit {commit} of {repo}, which the existing files are from"
             raise UserError(problem, "Delete them and run this again, or ask for no more than these") from None

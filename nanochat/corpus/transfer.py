@@ -15,18 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
+from typing import Literal
 
 from nanochat.console import UserError, say
 from nanochat.corpus import retrying
 from nanochat.paths import sync_folder
 
+Kind = Literal["dataset", "model"]
 DAMAGED_TRIES = 3  # a file that arrives with a wrong hash this often is wrong on the server
 WORTH_SAYING = 3.0  # seconds; shorter pauses are not reported
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a Hub dataset repository at one commit.
+    """A file of a Hub repository at one commit.
 
     digest: SHA-256 of a file in LFS, else the id of its git blob (SHA-1 over a header and the content).
     """
@@ -36,6 +38,7 @@ class RemoteFile:
     commit: str
     size: int
     digest: str
+    kind: Kind = "dataset"
 
     def partial(self, folder: Path) -> Path:
         """The path of the partial file; other content under the same name gets another path."""
@@ -133,7 +136,7 @@ def _receive(
         raise _Damaged(f"{there} bytes instead of {file.size}")
     if there == file.size:
         return
-    url = hf_hub_url(file.repo, file.name, repo_type="dataset", revision=file.commit)
+    url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
     headers = {**build_hf_headers(library_name="nanochat"), "Accept-Encoding": "identity"}
     if there:
         headers["Range"] = f"bytes={there}-"
