@@ -109,7 +109,7 @@ def write_model(given: Path | None, bundle: Path, base: Path) -> tuple[Path, lis
         theirs[name] = tensor
     os.environ["NANOCHAT_BASE_DIR"] = str(base)
     with checkpoint.create("base", "core", 0) as folder:
-        save_weights(model, folder)
+        save_weights(model.config, model.state_dict(), folder)
         tokenizer.save(folder / "tokenizer")
         torch.save(theirs, folder / "weights.pt")
     folder = checkpoint.find("base", "core")

@@ -7,13 +7,14 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO, TypeVar, get_type_hints
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, TextIO, TypeVar, get_type_hints
 
 C = TypeVar("C")
 
@@ -22,6 +23,7 @@ CALLERS_FLAGS = "NANOCHAT_CALLERS_FLAGS"
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 WHOLE_COMMAND = re.compile(r"nanochat \w|python -m |pip |torchrun ")
 ANOTHER_WAY = "See --help for what can be set"
+INTERRUPTED = 75  # exit code: what was done is saved, and the same command goes on (EX_TEMPFAIL of sysexits.h)
 CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 LOG_INTERVAL = 5.0  # seconds between two progress lines when the output is not a terminal
 BAR_INTERVAL = 0.1  # seconds between two redraws of the bar, since drawing costs more than many a unit of work
@@ -57,6 +59,10 @@ class UserError(Exception):
         return UserError(self.problem, *(fit or ([ANOTHER_WAY] if self.remedies else [])))
 
 
+class NewerVersionError(UserError):
+    """Something was written by a newer nanochat."""
+
+
 def flags_named(remedy: str) -> set[str]:
     """The flags, as in "--max-seq-len", that a remedy expects of the current command: not those after the name of
     another command."""
@@ -68,7 +74,9 @@ def require_version(version: Any, known: int, what: str) -> None:
     """UserError when `what` was written by a newer nanochat than this. The caller converts or refuses older
     formats."""
     if not isinstance(version, int) or version > known:
-        raise UserError(f"{what} has format version {version!r:.40}, this program reads {known}", "Upgrade nanochat")
+        raise NewerVersionError(
+            f"{what} has format version {version!r:.40}, this program reads {known}", "Upgrade nanochat"
+        )
 
 
 def is_main_rank() -> bool:
@@ -189,23 +197,36 @@ def run_command(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
     beside: tuple[Any, ...] = (),
+    resumable: bool = False,
 ) -> None:
     """Parse the command line into `config_type` and run it; a UserError becomes one line and exit code 2.
 
-    beside: other dataclasses whose flags the person can give as well.
+    beside: other dataclasses whose flags the person can give as well. resumable: what Ctrl-C or SIGTERM ended goes on
+    with the same command, and the exit code says so.
     """
     wait_briefly()
-    # SIGTERM unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # SIGTERM unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.
+        if resumable:
+            raise KeyboardInterrupt
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, stop)
     with guarded_streams():
         import tyro
 
         args = list(sys.argv[1:] if argv is None else argv)
         if args[:1] == ["--"]:  # torchrun ... -m scripts.base_train -- --depth=4
             args = args[1:]
-        config = tyro.cli(config_type, args=args, description=description, prog=prog or _program())
+        config = tyro.cli(config_type, args=args, description=description, prog=prog or program())
         try:
             run(config)
+        except KeyboardInterrupt:
+            if not resumable:
+                raise
+            interrupted()
+            end(INTERRUPTED)  # not sys.exit: torch's threads and compilers can take half a minute to end
         except UserError as error:
             called = os.environ.get(CALLERS_FLAGS)
             known = called.split() if called is not None else flags_of(config_type, *beside)
@@ -213,16 +234,43 @@ def run_command(
             sys.exit(2)
 
 
+def interrupted() -> None:
+    """Say which command goes on. A stage of speedrun leaves that to speedrun."""
+    if CALLERS_FLAGS in os.environ:
+        return
+    args = shlex.join(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        _complain(f"interrupted; to go on, run the same command again: {program()} {args}".rstrip())
+    elif is_main_rank():
+        _complain(
+            f"interrupted; to go on, start {program().removeprefix('python ')} with the same torchrun command again"
+        )
+
+
+def end(code: int) -> NoReturn:
+    """End the process now, from any thread: no cleaning up by Python, torch or CUDA."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            if stream.isatty():
+                stream.write("\x1b[?25h")  # a progress bar hides the cursor
+            stream.flush()
+    os._exit(code)
+
+
 def command(
-    config_type: Callable[..., C], run: Callable[[C], None], description: str | None = None
+    config_type: Callable[..., C],
+    run: Callable[[C], None],
+    description: str | None = None,
+    resumable: bool = False,
 ) -> Callable[[], None]:
     """The main() of a command: its module ends with `main = command(Config, run, __doc__)`.
 
-    When Python runs that module as the program (`python -m`), main() is called here at once.
+    When Python runs that module as the program (`python -m`), main() is called here at once. resumable: see
+    `run_command`.
     """
 
     def main() -> None:
-        run_command(config_type, run, description)
+        run_command(config_type, run, description, resumable=resumable)
 
     if run.__module__ == "__main__":
         main()
@@ -336,7 +384,7 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-def _program() -> str:
+def program() -> str:
     """How the person called this: python -m runs a file whose path says little."""
     path = Path(sys.argv[0])
     if path.name == "__main__.py":

@@ -17,6 +17,7 @@ from nanochat.console import UserError
 
 if TYPE_CHECKING:
     import torch
+    from torch.distributed import Store  # type: ignore[attr-defined]
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -142,6 +143,17 @@ def join(backend: str) -> None:
     dist.init_process_group(backend, timeout=PATIENCE)
     if backend == "gloo":
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+
+
+def open_store(me: Ranks) -> Store | None:
+    """A connection of one's own to the key-value store that the ranks met by, for threads beside the training. None for
+    a single rank."""
+    if me.world == 1:
+        return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(*where, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=1))
 
 
 def share_cores(me: Ranks, measure: bool = True) -> None:

@@ -6,6 +6,7 @@ Kinds: settings (flat dict), step, eval, summary, stage, sample. Each stage and 
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError, is_main_rank, require_version
-from nanochat.paths import model_runs_dir
+from nanochat.paths import model_runs_dir, write_atomic
 
 VERSION = 1
 FILE = "metrics.jsonl"
@@ -36,6 +37,7 @@ class MetricsWriter:
 
     def __init__(self, path: Path):
         self.path = path
+        self._unwritten = b""
         if not is_main_rank():
             return
         try:
@@ -55,8 +57,13 @@ class MetricsWriter:
             raise self._failed(error) from None
 
     def _append(self, text: str) -> None:
-        with open(self.path, "ab", buffering=0) as f:  # in one call, so that lines of two processes do not mix
-            f.write(text.encode(errors="backslashreplace"))  # names need not be UTF-8
+        """What a full disk did not take is written by a later call."""
+        self._unwritten += text.encode(errors="backslashreplace")  # names need not be UTF-8
+        with open(self.path, "ab", buffering=0) as f:
+            # In one call, so that lines of two processes do not mix.
+            self._unwritten = self._unwritten[f.write(self._unwritten) or 0 :]
+        if self._unwritten:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _failed(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.path}: {error.strerror}", "Free some disk space and run again")
@@ -109,6 +116,18 @@ def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         if kind == "settings":
             break
     return kept[::-1]
+
+
+def rewind(path: Path, step: int) -> None:
+    """Remove what a run recorded beyond `step`, from which it goes on, so that no step is recorded twice (first rank
+    only)."""
+    if not is_main_rank() or not path.exists():
+        return
+    rows = read_metrics(path)
+    kept = [row for row in rows if row.get("step", 0) <= step and row["kind"] != "summary"]
+    if kept != rows or _is_cut(path):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+        write_atomic(path, "".join(lines).encode(errors="backslashreplace"))
 
 
 def last(records: list[dict[str, Any]], kind: str) -> dict[str, Any] | None:

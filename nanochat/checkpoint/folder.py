@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ from typing import Any
 from safetensors import SafetensorError
 
 from nanochat.console import UserError, require_version
-from nanochat.paths import STAGES, checkpoints_dir, is_inside, model_runs_dir, replace_folder, whole, write_json
+from nanochat.paths import (
+    STAGES,
+    checkpoints_dir,
+    exchange,
+    is_inside,
+    model_runs_dir,
+    replace_folder,
+    whole,
+    write_json,
+)
 from nanochat.reading import fits, open_regular, read_json
 
 FORMAT_VERSION = 1
@@ -56,9 +65,9 @@ def _sha256(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str
 
 
 @contextlib.contextmanager
-def create(stage: str, tag: str, step: int) -> Iterator[Path]:
+def create(stage: str, tag: str, step: int, known: Mapping[str, dict[str, Any]] | None = None) -> Iterator[Path]:
     """`with create("base", "d4", 100) as folder:` fill `folder`; it then appears whole under its final name, or,
-    when the body or the disk fails, not at all."""
+    when the body or the disk fails, not at all. known: facts about files that `settle` has seen, by name."""
     final = _tag_dir(stage, tag) / f"step_{step:06d}"
     try:
         with replace_folder(final) as part:
@@ -66,10 +75,17 @@ def create(stage: str, tag: str, step: int) -> Iterator[Path]:
             files = {}
             for path in sorted(p for p in part.rglob("*") if p.is_file()):
                 name = path.relative_to(part).as_posix()
-                files[name] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+                files[name] = (known or {}).get(name) or {"size": path.stat().st_size, "sha256": _sha256(path)}
             write_json(part / "manifest.json", asdict(Manifest(stage, tag, step, files)))
     except SafetensorError as error:
         raise UserError(f"cannot write the checkpoint {final}: {error}", "Free some disk space and run again") from None
+
+
+def settle(path: Path) -> dict[str, Any]:
+    """Make a new file survive a power cut; returns what a manifest says of it."""
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _tag_dir(stage: str, tag: str) -> Path:
@@ -222,21 +238,30 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     raise problems[0]
 
 
-def prune(stage: str, tag: str, keep: int) -> None:
-    """Delete all steps older than the newest `keep` (at least 1) whole ones."""
+def prune(stage: str, tag: str, keep: int, also: Collection[int] = ()) -> None:
+    """Delete all steps older than the newest `keep` (at least 1) whole ones, but for the steps `also`."""
     if keep < 1:
         raise UserError(f"cannot keep {keep} checkpoints", "Give --keep=1 or more")
-    found = list(reversed(steps(stage, tag).values()))
-    for left in _tag_dir(stage, tag).glob(".step_*.gone"):
-        shutil.rmtree(left, ignore_errors=True)
+    found = list(reversed(steps(stage, tag).items()))
     kept = 0
-    for folder in found:
-        if kept == keep:
-            # Renamed, then deleted: a kill in between leaves no partial checkpoint, and the next call deletes the rest.
+    for step, folder in found:
+        if kept == keep and step not in also:
+            # Renamed, then deleted: a kill in between leaves no partial checkpoint, and `clear` deletes the rest.
             gone = folder.with_name(f".{folder.name.lstrip('.')}.gone")
+            shutil.rmtree(gone, ignore_errors=True)
             shutil.rmtree(folder.rename(gone))
-        elif is_whole(folder):
+        elif kept < keep and is_whole(folder):
             kept += 1
+
+
+def clear(stage: str, tag: str) -> None:
+    """Delete what killed writers left. Only for who trains this tag: another one's writing looks the same."""
+    root = _tag_dir(stage, tag)
+    for left in [*root.glob(".step_*.part"), *root.glob(".step_*.gone")]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def is_whole(folder: Path) -> bool:
@@ -254,15 +279,52 @@ def set_aside(stage: str, tag: str) -> Path | None:
     folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
     if not steps(stage, tag):
         return None
-    n = 1
-    while _is_taken(stage, f"{tag}.previous-{n}", runs.exists()):
-        n += 1
-    name = f"{tag}.previous-{n}"
+    name = _free_name(stage, tag)
     # The metrics first: after a kill in between, the next call finds them moved and moves the rest.
     if runs.exists():
         runs.rename(model_runs_dir(stage, name))
     return folder.rename(folder.with_name(name))
 
 
+def fork(stage: str, tag: str, step: int) -> Path:
+    """Like `set_aside`, but the tag keeps a copy of one step, and its metrics. At no moment is the tag without one."""
+    folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
+    name = _free_name(stage, tag)
+    aside, source = folder.with_name(name), steps(stage, tag)[step]
+    new = folder.with_name(f".{tag}.fork")
+    shutil.rmtree(new, ignore_errors=True)  # after a kill
+    shutil.copytree(source, new / f"step_{step:06d}", copy_function=_link)
+    if runs.exists():
+        shutil.copytree(runs, model_runs_dir(stage, name))
+    if exchange(new, folder):
+        return new.rename(aside)
+    folder.rename(aside)
+    new.rename(folder)
+    return aside
+
+
+def _link(source: str, target: str) -> None:
+    """A second name of a file, where the file system can have one, else a copy: a checkpoint's files never change."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _free_name(stage: str, tag: str) -> str:
+    n, runs = 1, model_runs_dir(stage, tag).exists()
+    while _is_taken(stage, f"{tag}.previous-{n}", runs):
+        n += 1
+    return f"{tag}.previous-{n}"
+
+
 def _is_taken(stage: str, tag: str, runs: bool) -> bool:
     return _tag_dir(stage, tag).exists() or (runs and model_runs_dir(stage, tag).exists())
+
+
+def reject(folder: Path) -> Path:
+    """Rename a damaged step to .step_N.damaged-K: it is kept, but no longer found or counted."""
+    n = 1
+    while (target := folder.with_name(f".{folder.name.lstrip('.')}.damaged-{n}")).exists():
+        n += 1
+    return folder.rename(target)

@@ -17,4 +17,4 @@ def run(config: Config) -> None:
     train_base(config)
 
 
-main = command(Config, run, __doc__)
+main = command(Config, run, __doc__, resumable=True)

@@ -32,4 +32,4 @@ def run(config: Config) -> None:
     train_rl(config)
 
 
-main = command(Config, run, __doc__)
+main = command(Config, run, __doc__, resumable=True)

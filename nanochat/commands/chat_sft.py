@@ -22,4 +22,4 @@ def run(config: Config) -> None:
     train_chat(config)
 
 
-main = command(Config, run, __doc__)
+main = command(Config, run, __doc__, resumable=True)

@@ -12,4 +12,4 @@ def run(config: Config) -> None:
     speedrun(config)
 
 
-main = command(Config, run, __doc__)
+main = command(Config, run, __doc__, resumable=True)

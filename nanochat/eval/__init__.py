@@ -21,7 +21,7 @@ from nanochat.eval.results import (
 
 if TYPE_CHECKING:
     from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
-    from nanochat.eval.bpb import bits_per_byte, text_batches, text_bpb
+    from nanochat.eval.bpb import bits_per_byte, count_bits, text_batches, text_bpb
     from nanochat.eval.bundle import missing_bundle
     from nanochat.eval.chat import AnswerSettings, chatcore, evaluate_task, evenly_spread, show_task
     from nanochat.eval.choosing import choose_tasks, task_names
@@ -51,6 +51,7 @@ __all__ = [
     "chosen_parts",
     "code_commit",
     "corpus_overlap",
+    "count_bits",
     "describe_checkpoint",
     "evaluate_core",
     "evaluate_items",
@@ -82,7 +83,7 @@ __getattr__ = lazy(
     __name__,
     {
         "base": "measure_bpb sample_openings sample_texts",
-        "bpb": "bits_per_byte text_batches text_bpb",
+        "bpb": "bits_per_byte count_bits text_batches text_bpb",
         "bundle": "missing_bundle",
         "chat": "AnswerSettings chatcore evaluate_task evenly_spread show_task",
         "choosing": "choose_tasks task_names",

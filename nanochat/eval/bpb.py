@@ -82,13 +82,24 @@ def bits_per_byte(
     return _measure(model, batches, token_bytes, on_batch)[0]
 
 
-@torch.no_grad()  # not inference_mode: caches that the model builds here must stay usable in training
 def _measure(
     model: GPT,
     batches: Iterable[Batch],
     token_bytes: Sequence[int] | Tensor,
     on_batch: Callable[[int], None] | None,
 ) -> tuple[float, int]:
+    bits, total_bytes = _sum_over_ranks(*count_bits(model, batches, token_bytes, on_batch))
+    return bits / total_bytes if total_bytes else math.nan, total_bytes
+
+
+@torch.no_grad()  # not inference_mode: caches that the model builds here must stay usable in training
+def count_bits(
+    model: GPT,
+    batches: Iterable[Batch],
+    token_bytes: Sequence[int] | Tensor,
+    on_batch: Callable[[int], None] | None = None,
+) -> tuple[float, int]:
+    """This rank's loss in bits, and the number of bytes predicted; see `bits_per_byte`."""
     lengths = torch.as_tensor(token_bytes, dtype=torch.int64)
     nats, total_bytes = 0.0, 0
     was_training = model.training
@@ -104,8 +115,7 @@ def _measure(
                 on_batch(inputs.numel())
     finally:
         model.train(was_training)
-    nats, total_bytes = _sum_over_ranks(nats, total_bytes)
-    return nats / (math.log(2) * total_bytes) if total_bytes else math.nan, total_bytes
+    return nats / math.log(2), total_bytes
 
 
 def text_bpb(
@@ -134,9 +144,9 @@ def text_bpb(
     return _measure(model, batches, tokenizer.token_bytes, on_batch)
 
 
-def _sum_over_ranks(nats: float, total_bytes: int) -> tuple[float, int]:
+def _sum_over_ranks(bits: float, total_bytes: int) -> tuple[float, int]:
     if not (dist.is_available() and dist.is_initialized()):
-        return nats, total_bytes
+        return bits, total_bytes
     shares: list[tuple[float, int]] = [(0.0, 0)] * dist.get_world_size()
-    dist.all_gather_object(shares, (nats, total_bytes))
+    dist.all_gather_object(shares, (bits, total_bytes))
     return sum(s[0] for s in shares), sum(s[1] for s in shares)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,8 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
     return model.eval()
 
 
-def save_weights(model: GPT, folder: Path) -> None:
-    """Write config.json and model.safetensors into a new checkpoint's folder."""
-    (folder / "config.json").write_text(json.dumps(model.config.to_dict(), indent=1) + "\n")
-    save_file(
-        {k: v.detach().contiguous().cpu() for k, v in model.state_dict().items()},
-        folder / "model.safetensors",
-    )
+def save_weights(config: ModelConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write config.json and model.safetensors into a new checkpoint's folder. tensors: the model's state_dict."""
+    (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    contiguous = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors")

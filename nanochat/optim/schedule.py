@@ -24,6 +24,11 @@ class Schedule:
         """Hardly any warm-up, since the optimiser's state is carried over; linear down to 0."""
         return cls(steps, warmup=min(5, steps // 10), warmdown=0.8, final=0.0)
 
+    @property
+    def steady(self) -> int:
+        """Steps before the warm-down."""
+        return self.steps - round(self.warmdown * self.steps)
+
     def rate(self, step: int) -> float:
         """Multiplier of the peak learning rate at `step` (0-based)."""
         if step < self.warmup:
@@ -34,7 +39,7 @@ class Schedule:
     def momentum(self, step: int) -> float:
         """Muon's momentum: 0.85 -> 0.97 over the first 400 steps (a third of a short run), down to 0.90 at the end."""
         rise = min(400, max(1, self.steps // 3))
-        fall_from = self.steps - round(self.warmdown * self.steps)
+        fall_from = self.steady
         m = 0.85 + (0.97 - 0.85) * min(1.0, step / rise)
         if step > fall_from:
             m = min(m, 0.97 - (0.97 - 0.90) * (step - fall_from) / max(1, self.steps - fall_from))

@@ -10,7 +10,7 @@ from itertools import islice
 from nanochat import scale
 from nanochat.console import UserError, is_main_rank, say, warn
 from nanochat.corpus import CorpusInfo, Shards, load_info
-from nanochat.eval import bits_per_byte, text_batches
+from nanochat.eval import count_bits, text_batches
 from nanochat.feed import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
 from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8
@@ -83,7 +83,7 @@ def train_base(config: BaseConfig) -> TrainState:
         settings={**fingerprint(config), "depth": depth, "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
     )
     with states.alone("base", tag):
-        resumed = states.find_resumable("base", tag, plan.settings, config)
+        resumed = states.find_resumable(plan, config)
         if resumed:
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
@@ -100,12 +100,12 @@ def train_base(config: BaseConfig) -> TrainState:
         loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
         eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
 
-        def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
+        def validate(m: GPT, on_batch: Callable[[int], None]) -> tuple[float, float]:
             batches = text_batches(
                 val, tokenizer, batch=rows, seq_len=seq_len, tokens=eval_tokens,
                 device=machine.device, rank=machine.ranks.rank, world=machine.ranks.world,
             )  # fmt: skip
-            return {"val_bpb": bits_per_byte(m, batches, tokenizer.token_bytes, on_batch)}
+            return count_bits(m, batches, tokenizer.token_bytes, on_batch)
 
         say(
             f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
@@ -117,7 +117,9 @@ def train_base(config: BaseConfig) -> TrainState:
             f"of {config.dataset}"
         )
         _warn_of_repetition(corpus, tokenizer, plan)
-        method = Supervised(machine, config, model, loader, plan.batch_tokens, Schedule.pretraining, validate)
+        method = Supervised(
+            machine, config, model, loader, plan.batch_tokens, Schedule.pretraining, "val_bpb", validate, pins=True
+        )
         return Run(machine, config, model, tokenizer, optimizer, plan, method, budget).go()
 
 

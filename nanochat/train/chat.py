@@ -87,9 +87,6 @@ def train_chat(config: ChatConfig) -> TrainState:
         "files": _hashes(mixture),
     }
     with states.alone(stage, tag):
-        resumed = states.find_resumable(stage, tag, settings, config)
-        model = load(resumed or parent, machine.device, machine.dtype).train()
-        states.require_hash(parent, parent_hash)
         plan = _plan(config, before, source, seq_len, machine)
         plan = replace(
             plan,
@@ -99,6 +96,9 @@ def train_chat(config: ChatConfig) -> TrainState:
             parent=str(parent),
             horizon=horizon(config),
         )
+        resumed = states.find_resumable(plan, config)
+        model = load(resumed or parent, machine.device, machine.dtype).train()
+        states.require_hash(parent, parent_hash)
         if resumed:
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
@@ -110,15 +110,17 @@ def train_chat(config: ChatConfig) -> TrainState:
         loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
         eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
-        def validate(m: GPT, on_batch: Callable[[int], None]) -> dict[str, float]:
+        def validate(m: GPT, on_batch: Callable[[int], None]) -> tuple[float, float]:
             n_rows = min(eval_rows, len(val_source))
-            return {"val_loss": conversation_loss(m, val_source, seq_len, n_rows, rows, machine, on_batch)}
+            return conversation_loss(m, val_source, seq_len, n_rows, rows, machine, on_batch)
 
         say(
             f"{stage}: continuing {parent} for {plan.steps} steps of {plan.batch_tokens:,} tokens "
             f"on {describe(machine)}"
         )
-        method = Supervised(machine, config, model, loader, plan.batch_tokens, Schedule.finetuning, validate)
+        method = Supervised(
+            machine, config, model, loader, plan.batch_tokens, Schedule.finetuning, "val_loss", validate
+        )
         return Run(machine, config, model, tokenizer, optimizer, plan, method).go()
 
 
@@ -190,24 +192,17 @@ def conversation_loss(
     rows: int,
     machine: Machine,
     on_batch: Callable[[int], None] = lambda tokens: None,
-) -> float:
-    """Mean loss in nats on the assistant's tokens of the first `n_rows` packed rows, over all ranks.
-
-    on_batch: called with the number of tokens of every finished batch. UserError when there is no answer.
-    """
+) -> tuple[float, int]:
+    """Summed loss in nats on the assistant's tokens in this rank's share of the first `n_rows` packed rows, and their
+    number. on_batch: called with the number of tokens of every finished batch."""
     stream = Stream(source, 0, 1, seq_len + 1, crop=False)
     packed = [stream.next_row() for _ in range(n_rows)][machine.ranks.rank :: machine.ranks.world]
-    sums = torch.zeros(2, dtype=torch.float64)
+    nats, count = 0.0, 0
     for at in range(0, len(packed), rows):
         ids = torch.from_numpy(np.stack([p[0] for p in packed[at : at + rows]])).to(machine.device)
         mask = torch.from_numpy(np.stack([p[1] for p in packed[at : at + rows]])).to(machine.device)
         targets = ids[:, 1:].masked_fill(~mask[:, 1:], -1)
-        sums[0] += float(model.loss(ids[:, :-1], targets, reduction="none").cpu().double().sum())
-        sums[1] += int((targets >= 0).sum())
+        nats += float(model.loss(ids[:, :-1], targets, reduction="none").cpu().double().sum())
+        count += int((targets >= 0).sum())
         on_batch(targets.numel())
-    if machine.ranks.world > 1:
-        sums = sums.to(torch.float32) if machine.device.type == "mps" else sums.to(machine.device)
-        torch.distributed.all_reduce(sums)
-    if not sums[1]:
-        raise UserError("there is no answer to measure the loss on", "Give conversations with answers")
-    return float(sums[0] / sums[1])
+    return nats, count

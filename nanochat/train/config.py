@@ -47,9 +47,16 @@ class TrainConfig:
     eval_tokens: int = 0
     """tokens per validation; 0: 10 steps' worth, at most 2^24"""
     save_every: int = 0
-    """steps between two checkpoints; 0: ten times in the run; -1: at the end only"""
+    """steps between two checkpoints; 0: ten times in the run; -1: none on such a schedule. One is always written at the
+    end and before a validation"""
+    save_minutes: float = 15.0
+    """minutes after which a checkpoint is written if there was none; 0: never"""
     keep: int = 2
     """newest checkpoints of this run to keep, at least 1"""
+    keep_every: int = 0
+    """also keep checkpoints whose step is a multiple of this; 0: none"""
+    keep_best: bool = False
+    """also keep the checkpoint that did best in validation"""
     seed: int = 42
     """random seed: initial weights, the order of conversations, sampling"""
     deterministic: bool = False
@@ -65,7 +72,10 @@ class TrainConfig:
     price_per_hour: float = 0.0
     """what the machine costs an hour, for --max_dollars"""
     resume: bool = False
-    """go on from the newest checkpoint of this tag, when it was made with the same settings"""
+    """go on from the newest checkpoint of this tag, when it was made with the same settings, even if its run came to
+    its end or had another length. A run that was interrupted goes on without this"""
+    fresh: bool = False
+    """start anew even if a run with the same settings was interrupted; the older one is kept under another name"""
 
 
 @dataclass
@@ -103,6 +113,8 @@ class BaseConfig(TrainConfig):
     """cautious weight decay of the matrices"""
     model_tag: str = ""
     """name of the checkpoint folder; empty: d<depth>"""
+    extend: bool = False
+    """train a finished run for longer: from its last checkpoint before the warm-down, which is done again later"""
 
 
 @dataclass
@@ -176,9 +188,10 @@ class RLConfig(TrainConfig):
 HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
 # What else may differ between a run and its continuation.
 FREE = {
-    "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "save_every", "keep",
-    "eval_every", "eval_tokens", "deterministic", "checkpoint_activations", "parent_hash",
-    "max_hours", "max_dollars", "price_per_hour", "sample_batch_size", "eval_examples", "eval_samples", "strict",
+    "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh", "extend", "save_every",
+    "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens", "deterministic",
+    "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour", "sample_batch_size",
+    "eval_examples", "eval_samples", "strict",
 }  # fmt: skip
 
 
@@ -203,13 +216,15 @@ def check_config(config: TrainConfig) -> None:
     for name in ("device_batch_size", "eval_tokens", "conversations"):
         if getattr(config, name, 0) < 0:
             raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
-    for name in ("max_hours", "max_dollars", "price_per_hour"):
-        if getattr(config, name) < 0:
+    for name in ("max_hours", "max_dollars", "price_per_hour", "save_minutes", "keep_every"):
+        if not 0 <= getattr(config, name) < float("inf"):
             raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
     if config.max_dollars and not config.price_per_hour:
         raise UserError("--max_dollars needs to know what an hour costs", "Add --price_per_hour")
     if config.keep < 1:
         raise UserError(f"--keep is {config.keep}, which would keep no checkpoint", "Give 1 or more")
+    if config.fresh and (config.resume or getattr(config, "extend", False)):
+        raise UserError("--fresh starts anew, --resume and --extend go on", "Give one of them")
     if config.num_iterations == 0 or config.num_iterations < -1:
         raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
     if isinstance(config, BaseConfig):

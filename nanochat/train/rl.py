@@ -71,6 +71,8 @@ class Reinforce:
     model at the start."""
 
     unit, units = "steps", 1
+    pins = False
+    more_is_better = True
 
     def __init__(
         self,
@@ -152,23 +154,31 @@ class Reinforce:
             groups.append(rollouts_of(self.engine.grammar, prompt, samples, rewards))
         return groups
 
-    def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """pass@k on held-out questions, for k = 1, 2, 4, ... up to the samples per question.
+    @property
+    def ks(self) -> list[int]:
+        """1, 2, 4, ... up to the samples per held-out question."""
+        n = self.config.eval_samples
+        return [k for k in (2**power for power in range(n.bit_length())) if k <= n]
+
+    def evaluate(self, on_batch: Callable[[int], None]) -> list[float]:
+        """Sums of pass@k over this rank's held-out questions, for each k, and the number of questions.
 
         The random draws are the same every time, so that two evaluations differ only by the model.
         """
         config, me = self.config, self.machine.ranks
         self.refresh()
         n = config.eval_samples
-        ks = [k for k in (2**power for power in range(n.bit_length())) if k <= n]
         items = evenly_spread(len(self.test_set), config.eval_examples)[me.rank :: me.world]
-        sums = dict.fromkeys(ks, 0.0)
+        sums = dict.fromkeys(self.ks, 0.0)
         for i, (_, samples) in zip(items, self.ask(self.test_set, items, items, n), strict=True):
             right = sum(is_right(self.test_set, i, sample.text) for sample in samples)
-            for k in ks:
+            for k in sums:
                 sums[k] += pass_at_k(n, right, k)
-        *totals, asked = self.summed(*sums.values(), len(items))
-        return {f"pass@{k}": total / asked for k, total in zip(ks, totals, strict=True)}
+        return [*sums.values(), len(items)]
+
+    def scores(self, sums: list[float]) -> dict[str, float]:
+        *totals, asked = sums
+        return {f"pass@{k}": total / asked for k, total in zip(self.ks, totals, strict=True)}
 
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
         """Sample, grade and learn; logs figures over all ranks."""
@@ -263,7 +273,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
         horizon=horizon(config),
     )
     with states.alone("rl", plan.tag):
-        resumed = states.find_resumable("rl", plan.tag, plan.settings, config)
+        resumed = states.find_resumable(plan, config)
         if resumed:
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")

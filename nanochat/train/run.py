@@ -8,31 +8,36 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from nanochat import checkpoint
-from nanochat.console import Progress, UserError
-from nanochat.feed import Step, merge_states
+from nanochat.console import Progress, UserError, say, warn
+from nanochat.feed import Step
 from nanochat.machine import Machine, release_memory
-from nanochat.metrics import read_metrics, training_file
+from nanochat.metrics import last, read_metrics, rewind, training_file
 from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import state as states
-from nanochat.train.config import TrainConfig, settings
-from nanochat.train.state import TrainState
+from nanochat.train.config import BaseConfig, TrainConfig, settings
+from nanochat.train.saving import Saver
+from nanochat.train.state import TrainState, shared
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
-from nanochat.train.stopping import Calibration, Stop, over
+from nanochat.train.stopping import PATIENCE, Calibration, Stop, over
 from nanochat.train.tracker import Tracker
+from nanochat.train.watch import Watch
 
+T = TypeVar("T")
+LEAVE = 20.0  # seconds that a failing rank waits for a save in which others take part
 WAIT = 1.0  # seconds that a rank waits for its batches before it checks for Ctrl-C and for the other ranks
 
 
@@ -66,6 +71,8 @@ class Method(Protocol):
     unit: str  # of the progress bar; a step has `units` of them
     units: int
     from_start: bool  # whether the model is evaluated before the first step, too
+    pins: bool  # whether a checkpoint from before the warm-down is kept
+    more_is_better: bool  # of an evaluation's first metric
 
     def feed(self) -> Feed: ...
 
@@ -77,8 +84,12 @@ class Method(Protocol):
     def at(self, step: Step) -> str:
         """Where a step's data came from, for an error."""
 
-    def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
-        """Metrics by name, the most telling first. on_batch: called with the tokens of every batch that is done."""
+    def evaluate(self, on_batch: Callable[[int], None]) -> list[float]:
+        """This rank's sums. on_batch: called with the tokens of every batch that is done. It uses no collective: a
+        rank that fails must not leave others waiting."""
+
+    def scores(self, sums: list[float]) -> dict[str, float]:
+        """Metrics by name, the most telling first, from the sums over all ranks."""
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
         """More values for the summary."""
@@ -103,125 +114,278 @@ class Run:
     def go(self) -> TrainState:
         """Train to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
         s, config = self.state, self.config
+        file = training_file(s.stage, s.tag)
+        if s.step:
+            rewind(file, s.step)
+        elif not last(read_metrics(file), "summary"):  # killed before its first checkpoint
+            rewind(file, -1)
+        self.evaluated = _evaluations(file) if s.step else {}
         facts = {**run_facts(self.machine, s, self.model, config), **self.method.facts}
-        self.writer = Tracker(training_file(s.stage, s.tag), config.run, s.stage, facts)
+        self.writer = Tracker(file, config.run, s, facts)
         if s.step == 0:
             self.writer.write("settings", **facts)
         need = checkpoint_bytes(self.model, config)
         require_disk(checkpoints_dir(s.stage), need, f"keeping the checkpoints of {s.stage} {s.tag}")
-        self.began, self.before, self.saved = time.monotonic(), s.seconds, s.step
+        self.saver = Saver(
+            self.machine, self.model, self.optimizer, self.tokenizer, config.keep, self.kept, begun=s.step
+        )
+        self.began, self.before = time.monotonic(), s.seconds
+        self.last_save = self.began
+        self.changing = threading.Lock()  # held from a step's update until the state counts it
         units = self.method.units
-        with Progress(s.steps * units, s.stage, self.method.unit, start=s.step * units) as bar:
-            with Stop() as stop, contextlib.closing(self.method.feed()) as feed:
-                self.train(bar, stop, feed)
-            if self.saved < s.step or not checkpoint.steps(s.stage, s.tag):
-                self.save()  # a killed evaluation must not cost the training
-            self.evaluate(bar)
+        with (
+            Progress(s.steps * units, s.stage, self.method.unit, start=s.step * units) as self.bar,
+            Stop(lambda: self.saver.begun == s.step, self.rescue) as self.stop,
+            Watch(self.machine, self.stop) as self.watch,
+        ):
+            try:
+                with contextlib.closing(self.method.feed()) as self.feed:
+                    self.train()
+                self.settle()  # a killed evaluation must not cost the training
+                if s.step not in self.evaluated:
+                    self.evaluate()
+                s.val = self.evaluated[s.step] or s.val
+            except BaseException as error:
+                self.stop.leaving.set()
+                self.leave(error)
+                raise
         self.finish()
         return s
 
-    def train(self, bar: Progress, stop: Stop, feed: Feed) -> None:
+    def train(self) -> None:
         """Take the steps that are left."""
         s, config, method = self.state, self.config, self.method
         scale = LossScale(s.loss_scale, s.good_steps)
-        stepper = Stepper(self.machine, self.model, self.optimizer, method.loss, scale)
+        stepper = Stepper(self.machine, self.model, self.optimizer, method.loss, scale, self.updating)
         calibrate = Calibration(self.budget) if self.budget else None
         speed, taken_here = 0.0, 0
-        if s.step == 0 and method.from_start:
-            self.evaluate(bar)
+        self.ready: Step | None = None
+        self.save_due = False
+        if self.evaluation_due() and (s.step > 0 or method.from_start):
+            self.evaluate()
         while s.step < s.steps:
             began = time.monotonic()
-            found = _next(self.machine, feed, stop, lambda waited: over(config, s, s.seconds + waited))
-            if isinstance(found, BaseException):
-                if self.saved < s.step:
-                    self.save()
-                self.writer.finish()
-                raise found
-            step, valid = found
+            step, valid = self.next()
             waited = time.monotonic() - began
             schedule = method.schedule(s.steps)
+            self.watch.at(f"computing step {s.step + 1}")
             try:
                 taken = method.take(stepper, step, valid, schedule, s)
             except NotFiniteError as error:
                 raise _diverged(s, error, method.at(step)) from None
-            except UserError:
-                raise
-            except Exception:
-                # Ctrl-C also ends the compiler that the first steps wait for.
-                if stop.asked and taken_here < 2 and s.step == self.saved:
-                    raise KeyboardInterrupt from None
-                raise
             took = time.monotonic() - began
-            if taken_here < 2:  # this step compiled; where matrices take turns, so does the second
-                release_memory()
-                taken_here += 1
             s.loss_scale, s.good_steps = scale.value, scale.good
             s.step += 1
             s.tokens += taken.tokens
             s.seconds = self.clock()
             s.loss = taken.loss if s.step == 1 else 0.9 * s.loss + 0.1 * taken.loss
             s.loader = step.state or None
+            self.updated()
+            self.watch.stepped(took)
+            if taken_here < 2:  # this step compiled; where matrices take turns, so does the second
+                release_memory()
+                taken_here += 1
             now = taken.tokens / took
             speed = 0.8 * speed + 0.2 * now if speed else now
             self.writer.write(
                 "step", step=s.step, loss=taken.loss, tokens=s.tokens, lr=schedule.rate(s.step - 1),
                 tok_per_s=now, waited=waited, seconds=s.seconds, **taken.logged,
             )  # fmt: skip
-            bar.advance(method.units, **(taken.shown or {"loss": f"{s.loss:.3f}"}), **{"tok/s": f"{speed:,.0f}"})
+            bar_fields = taken.shown or {"loss": f"{s.loss:.3f}"}
+            self.bar.advance(method.units, **bar_fields, **{"tok/s": f"{speed:,.0f}"})
             if calibrate:
                 s.steps = calibrate.horizon(s, took)
-                bar.total = s.steps * method.units
-            if due(config.save_every, s, 10) and s.step < s.steps:
+                self.bar.total = s.steps * method.units
+            self.save_due = self.save_due or due(config.save_every, s, 10)
+            if method.pins and config.save_every >= 0 and s.steady < method.schedule(s.steps).steady <= s.step:
+                s.steady, self.save_due = s.step, True
+            if s.step < s.steps and self.evaluation_due():
                 self.save()
-            if due(config.eval_every, s, 5) and s.step < s.steps:
-                self.evaluate(bar)
+                self.evaluate()
+
+    def next(self) -> tuple[Step, int]:
+        """This rank's part of the next step and the number of targets in all ranks' parts, once every rank has its
+        part. Saves first if that is due and the save before has ended.
+
+        Until then the ranks exchange their state every WAIT seconds: no collective takes so long that it times out, and
+        when one rank was asked to stop or its feed failed, all raise that together.
+        """
+        s, minutes = self.state, self.config.save_minutes
+        main, world = self.machine.ranks.is_main, self.machine.ranks.world
+        error: Exception | None = None
+        began = time.monotonic()
+        while True:
+            if self.ready is None:
+                try:
+                    self.ready = self.feed.get(WAIT)
+                except Exception as failure:
+                    error = failure
+            now = time.monotonic()
+            reached = over(self.config, s, s.seconds + (0.0 if self.ready else now - began))
+            late = 0 < minutes * 60 < now - self.last_save and self.saver.begun < s.step
+            counts = torch.tensor(
+                [
+                    self.ready.valid if self.ready else 0,
+                    self.ready is None,
+                    error is not None,
+                    self.stop.asked > 0,
+                    bool(reached and main),
+                    main and (late or self.save_due),
+                    self.saver.busy,
+                ]
+            )
+            self.watch.at("waiting for the other ranks")
+            if world > 1:
+                counts = counts.to(self.machine.device)
+                dist.all_reduce(counts)
+            valid, missing, failed, stopped, enough, save_due, busy = counts.tolist()
+            if stopped:  # first, since the same signal may have ended the download
+                raise KeyboardInterrupt
+            if enough:
+                reached = reached or UserError("the first rank reached its limit", "Go on with --resume")
+                raise _together(reached)
+            if failed:
+                raise _together(_first_error(error, world))
+            if save_due and not busy:
+                self.save()
+            if self.ready and not missing:
+                step, self.ready = self.ready, None
+                return step, valid
+
+    def updating(self) -> None:
+        """Called before a step changes weights."""
+        self.watch.at(f"waiting for the other ranks in step {self.state.step + 1}")
+        self.changing.acquire()
+
+    def updated(self) -> None:
+        """Called when the state counts the step, which rl may take without an update."""
+        if self.changing.locked():
+            self.changing.release()
 
     def clock(self) -> float:
         """Seconds of training, those before it was resumed included."""
         return self.before + time.monotonic() - self.began
 
     def save(self) -> None:
-        """Save this step and delete all checkpoints but the newest; every rank calls it, the first one writes."""
-        s, ranks = self.state, self.machine.ranks
-        if s.loader and ranks.world > 1:
-            gathered: list[Any] = [None] * ranks.world
-            dist.all_gather_object(gathered, s.loader)
-            s.loader = merge_states(gathered)
-        tensors = self.optimizer.state_dict()  # every rank may hold a part of it
-        if ranks.is_main:
-            states.save(s, self.model, tensors, self.tokenizer)
-            checkpoint.prune(s.stage, s.tag, self.config.keep)
-        if ranks.world > 1:
-            dist.barrier()
-        self.saved = s.step
+        """Copy this step, and write it in the background; every rank calls it."""
+        s = self.state
+        self.watch.at(f"saving step {s.step}")
+        self.saver.wait()
+        self.tell_of_failure()
+        began = time.monotonic()
+        self.saver.begin(s)
+        self.last_save, self.save_due = time.monotonic(), False
+        self.writer.write("save", step=s.step, paused=self.last_save - began)
 
-    def evaluate(self, bar: Progress) -> None:
+    def tell_of_failure(self) -> None:
+        """Say that a save failed: training goes on, and saves again when that is due."""
+        if error := self.saver.error:
+            warn(f"warning: a checkpoint could not be written: {error}")
+
+    def settle(self) -> None:
+        """Wait until the last step is saved; UserError if it cannot be."""
+        self.saver.wait()
+        if self.saver.begun < self.state.step:
+            self.save()
+            self.saver.wait()
+        if self.saver.error:
+            raise self.saver.error
+
+    def rescue(self) -> None:
+        """From another thread, when the training's own does not get to it: save the last whole step."""
+        if self.changing.acquire(timeout=PATIENCE) and self.saver.begun < self.state.step:
+            self.saver.begin(self.state)
+        self.saver.wait()
+        self.say_where()
+
+    def leave(self, error: BaseException) -> None:
+        """Save what can be saved before a run ends early.
+
+        When all ranks leave together, as after a signal, they save the last step; else only what was being written is
+        finished, since a rank that failed cannot take part.
+        """
+        self.saver.wait(None if self.machine.ranks.world == 1 or isinstance(error, KeyboardInterrupt) else LEAVE)
+        together = isinstance(error, KeyboardInterrupt) or getattr(error, "together", False)
+        if together and self.saver.begun < self.state.step and not self.changing.locked():
+            self.save()
+            self.saver.wait()
+        self.tell_of_failure()
+        if isinstance(error, KeyboardInterrupt):
+            self.say_where()
+        self.writer.finish()
+
+    def say_where(self) -> None:
+        s = self.state
+        have = checkpoint.steps(s.stage, s.tag)
+        where = f"step {max(have)} is saved in {have[max(have)]}" if have else "there is no checkpoint yet"
+        say(f"{s.stage}: stopped at step {s.step} of {s.steps}; {where}")
+
+    def kept(self, s: TrainState) -> set[int]:
+        """Steps whose checkpoints are kept beside the newest ones."""
+        config, have = self.config, checkpoint.steps(s.stage, s.tag)
+        steps = {s.steady} | {step for step in have if config.keep_every and step % config.keep_every == 0}
+        known = {step: next(iter(val.values())) for step, val in dict(self.evaluated).items() if val}
+        known = {step: value for step, value in known.items() if step in have}
+        if config.keep_best and known:
+            best = (max if self.method.more_is_better else min)(known.values())
+            steps.add(max(step for step, value in known.items() if value == best))
+        return steps
+
+    def evaluation_due(self) -> bool:
+        s = self.state
+        first = s.step == 0 and self.method.from_start
+        return s.step not in self.evaluated and (first or due(self.config.eval_every, s, 5))
+
+    def evaluate(self) -> None:
+        """Measure, and record it. A failure is told, and does not end the training."""
         s, done = self.state, 0
+        self.watch.at(f"evaluating step {s.step}")
 
         def tell(tokens: int) -> None:
             nonlocal done
             done += tokens
-            bar.advance(0, validating=f"{done:,}")
+            self.watch.at(f"evaluating step {s.step}, {done:,} done")
+            self.bar.advance(0, validating=f"{done:,}")
+            if self.stop.asked:
+                raise KeyboardInterrupt
 
-        s.val = self.method.evaluate(tell)
-        bar.fields.pop("validating", None)
+        sums: list[float] = []
+        problem = ""
+        try:
+            sums = self.method.evaluate(tell)
+        except Exception as error:
+            problem = str(error) or repr(error)
+        self.bar.fields.pop("validating", None)
+        self.watch.at(f"waiting for the other ranks' evaluation of step {s.step}")
+        all_sums, problems = _of_all_ranks(self.machine, sums), _of_all_ranks(self.machine, problem)
         if s.step:  # a limit lets at least one step be taken, so an evaluation before it does not count
             s.seconds = self.clock()
+        try:
+            if any(problems):
+                raise UserError(next(filter(None, problems)))
+            s.val = self.method.scores([sum(parts) for parts in zip(*all_sums, strict=True)])
+        except Exception as error:
+            warn(f"warning: {s.stage} could not be evaluated at step {s.step}: {error}")
+            self.evaluated[s.step] = {}
+            return
         self.writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
+        self.evaluated[s.step] = s.val
         name, value = next(iter(s.val.items()))
-        bar.advance(0, **{name: f"{value:.3f}"})
+        self.bar.advance(0, **{name: f"{value:.3f}"})
 
     def finish(self) -> None:
-        """tok_per_s is the median over the steps, so that compilation and other pauses do not count."""
+        """tok_per_s and pause are medians over the steps and the saves, so that compilation does not count."""
         s = self.state
         rows = read_metrics(training_file(s.stage, s.tag)) if self.machine.ranks.is_main else []
         speed = statistics.median([r["tok_per_s"] for r in rows if r["kind"] == "step"] or [0.0])
+        pause = statistics.median([r["paused"] for r in rows if r["kind"] == "save"] or [0.0])
         summary = {
             "seconds": s.seconds,
             "steps": s.step,
             "tokens": s.tokens,
             "params": self.model.num_params(),
             "tok_per_s": speed,
+            "save_pause": pause,
             **self.method.summary(s, speed),
             "tag": s.tag,
             **s.val,
@@ -232,8 +396,29 @@ class Run:
 
 
 def checkpoint_bytes(model: GPT, config: TrainConfig) -> int:
-    """Bytes of all kept checkpoints and the one being written: weights and at most two moments each, in float32."""
-    return model.num_params() * 4 * 3 * (config.keep + 1)
+    """Bytes of the newest and the pinned checkpoints and the one being written: weights and at most two moments each,
+    in float32. What --keep_every asks for comes on top."""
+    kept = config.keep + 1 + config.keep_best + isinstance(config, BaseConfig)
+    return model.num_params() * 4 * 3 * kept
+
+
+def _evaluations(file: Path) -> dict[int, dict[str, float]]:
+    """The metrics of each evaluation that was recorded, by step; the same on every rank."""
+    beside = {"version", "time", "kind", "step", "tokens"}
+
+    def read() -> dict[int, dict[str, float]]:
+        rows = [row for row in read_metrics(file) if row["kind"] == "eval"]
+        return {row["step"]: {k: v for k, v in row.items() if k not in beside} for row in rows}
+
+    return shared(read)
+
+
+def _of_all_ranks(machine: Machine, value: T) -> list[T]:
+    """Every rank's value, in their order."""
+    values: list[Any] = [value] * machine.ranks.world
+    if machine.ranks.world > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def due(every: int, s: TrainState, times: int) -> bool:
@@ -254,45 +439,10 @@ def _diverged(s: TrainState, error: NotFiniteError, where: str) -> UserError:
     )
 
 
-def _next(
-    machine: Machine, feed: Feed, stop: Stop, limit: Callable[[float], UserError | None]
-) -> tuple[Step, int] | BaseException:
-    """This rank's part of the next step and the number of targets in all ranks' parts, once every rank has its part.
-
-    Until then the ranks exchange their state every WAIT seconds: no collective takes so long that it times out, and
-    when one rank was asked to stop or its feed failed, all return that and stop together.
-    """
-    step: Step | None = None
-    error: Exception | None = None
-    began = time.monotonic()
-    while True:
-        if step is None:
-            try:
-                step = feed.get(WAIT)
-            except Exception as failure:
-                error = failure
-        reached = limit(0.0 if step else time.monotonic() - began)
-        counts = torch.tensor(
-            [
-                step.valid if step else 0,
-                step is None,
-                error is not None,
-                stop.asked > 0,
-                bool(reached and machine.ranks.is_main),
-            ]
-        )
-        if machine.ranks.world > 1:
-            counts = counts.to(machine.device)
-            dist.all_reduce(counts)
-        valid, missing, failed, stopped, enough = counts.tolist()
-        if stopped:  # first, since the same signal may have ended the download
-            return KeyboardInterrupt()
-        if enough:
-            return reached or UserError("the first rank reached its limit", "Go on with --resume and a higher limit")
-        if failed:
-            return _first_error(error, machine.ranks.world)
-        if step and not missing:
-            return step, valid
+def _together(error: Exception) -> Exception:
+    """Mark an error that all ranks leave with at the same step, so that they can save it."""
+    error.together = True  # type: ignore[attr-defined]
+    return error
 
 
 def _first_error(error: Exception | None, world: int) -> Exception:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from nanochat import checkpoint, lock
-from nanochat.console import UserError, duration, is_main_rank, require_version, say, warn
-from nanochat.model import GPT, save_weights
-from nanochat.optim import Optimizer
+from nanochat.console import NewerVersionError, UserError, duration, is_main_rank, require_version, say, warn
+from nanochat.metrics import last, read_metrics, training_file
+from nanochat.optim import Optimizer, Saved
 from nanochat.reading import MB, fits, read_json, shown
-from nanochat.tokenizer import Tokenizer
-from nanochat.train.config import TrainConfig, changed_settings, parse_duration
+from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, parse_duration
 
-VERSION = 1
+VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
 COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps")
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
@@ -52,18 +48,14 @@ class TrainState:
     parent: str = ""
     loss_scale: float = 2.0**16  # of float16
     good_steps: int = 0  # since the loss scale changed
+    steady: int = 0  # the last step with a checkpoint before the warm-down; 0: none
+    wandb: str = ""  # the run's id there
     version: int = VERSION
 
 
-def save(state: TrainState, model: GPT, optimizer: dict[str, Tensor], tokenizer: Tokenizer) -> Path:
-    """Write the checkpoint of the current step (first rank only) and return its folder. optimizer: its state_dict."""
-    with checkpoint.create(state.stage, state.tag, state.step) as folder:
-        save_weights(model, folder)
-        tensors = {k: v.detach().contiguous().cpu() for k, v in optimizer.items()}
-        save_file(tensors, folder / "optimizer.safetensors")
-        (folder / "train_state.json").write_text(json.dumps(asdict(state)))
-        tokenizer.save(folder / "tokenizer")
-    return checkpoint.find(state.stage, state.tag, state.step)
+def optimizer_file(rank: int, world: int) -> str:
+    """The file of a rank's part of the optimiser's state."""
+    return "optimizer.safetensors" if world == 1 else f"optimizer-{rank:05d}-of-{world:05d}.safetensors"
 
 
 def read(folder: Path) -> TrainState:
@@ -85,11 +77,17 @@ def read(folder: Path) -> TrainState:
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
-    path = folder / "optimizer.safetensors"
+    """UserError when the state does not fit. A checkpoint without any, which another program made, is left at that."""
+    files = sorted(folder.glob("optimizer*.safetensors"))
+    if not files:
+        say(f"{folder} has no state of an optimiser: its moments start at zero")
+        return
     try:
-        optimizer.load_state_dict(load_file(path))
+        optimizer.load_state_dict(Saved(files))
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path} does not fit this model: {error}", "Choose another checkpoint") from None
+        raise UserError(
+            f"the optimiser's state in {folder} does not fit this model: {error}", "Choose another checkpoint"
+        ) from None
 
 
 def shared(decide: Callable[[], T]) -> T:
@@ -124,29 +122,88 @@ def alone(stage: str, tag: str) -> Iterator[None]:
         yield
 
 
-def find_resumable(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig) -> Path | None:
-    """The checkpoint to resume from, or None after moving any older run of the same tag aside.
+def find_resumable(wanted: TrainState, config: TrainConfig) -> Path | None:
+    """The checkpoint to go on from, or None after moving any older run of the same tag aside.
 
-    settings: everything that must be the same, including the config's own.
+    wanted: a new run's state; its settings are everything that must be the same, including the config's own. A run
+    that was interrupted goes on when it is started again; --resume goes on with a finished one, too, and --extend with
+    what it was before its warm-down.
     """
-    return shared(lambda: _decide(stage, tag, settings, config))
+    return shared(lambda: _decide(wanted, config))
 
 
-def _decide(stage: str, tag: str, settings: dict[str, Any], config: TrainConfig) -> Path | None:
-    if not checkpoint.steps(stage, tag):
-        return None
-    if config.resume:
-        folder = checkpoint.find(stage, tag)
-        checkpoint.verify(folder)
-        old = read(folder).settings
-        other = changed_settings(old, settings, config)
-        if not other:
-            if unknown := sorted(old.keys() - settings.keys()):
-                warn(f"{folder} was trained with settings that this version does not have: {', '.join(unknown)}")
-            return folder
-        say(f"{folder.parent} was trained with other settings ({', '.join(other)}): starting anew")
-    say(f"Kept the older {stage} run {tag} as {checkpoint.set_aside(stage, tag)}")
+def _decide(wanted: TrainState, config: TrainConfig) -> Path | None:
+    stage, tag = wanted.stage, wanted.tag
+    checkpoint.clear(stage, tag)
+    extend = isinstance(config, BaseConfig) and config.extend
+    damaged: list[Path] = []
+    for folder in reversed(checkpoint.steps(stage, tag).values()):
+        if config.fresh:
+            break
+        try:
+            checkpoint.verify(folder, hashes=False)
+            old = read(folder)
+            if not _goes_on(folder, old, wanted, config):
+                break
+            checkpoint.verify(folder)
+        except NewerVersionError:
+            raise
+        except UserError as error:
+            warn(f"warning: {error.problem}: looking for an earlier checkpoint")
+            damaged.append(folder)
+            continue
+        for other in damaged:  # else it would pass for the newest one
+            say(f"Kept the damaged checkpoint as {checkpoint.reject(other)}")
+        if extend and old.step != old.steady and _is_finished(old):
+            return _before_warmdown(old, wanted, config)
+        return folder
+    if extend:
+        raise UserError(f"there is no {stage} run {tag} with these settings to extend", "Leave --extend out")
+    if aside := checkpoint.set_aside(stage, tag):
+        say(f"Kept the older {stage} run {tag} as {aside}")
     return None
+
+
+def _goes_on(folder: Path, old: TrainState, wanted: TrainState, config: TrainConfig) -> bool:
+    """Whether this command goes on with that run."""
+    asked = config.resume or (isinstance(config, BaseConfig) and config.extend)
+    finished = _is_finished(old)
+    if not asked and finished:
+        return False
+    if other := changed_settings(old.settings, wanted.settings, config):
+        say(f"{folder.parent} was trained with other settings ({', '.join(other)}): starting anew")
+        return False
+    if not asked and changed_settings(old.horizon, wanted.horizon, config):
+        say(f"{folder.parent} is a run of another length, at step {old.step:,}: starting anew (--resume: going on)")
+        return False
+    if unknown := sorted(old.settings.keys() - wanted.settings.keys()):
+        warn(f"{folder} was trained with settings that this version does not have: {', '.join(unknown)}")
+    return True
+
+
+def _is_finished(state: TrainState) -> bool:
+    """Whether a run came to its end. Interrupted in its last evaluation, it did not."""
+    rows = read_metrics(training_file(state.stage, state.tag))
+    return state.step >= state.steps and (not rows or last(rows, "summary") is not None)
+
+
+def _before_warmdown(old: TrainState, wanted: TrainState, config: TrainConfig) -> Path:
+    """Give a finished run's tag back its last checkpoint before the warm-down, and return that."""
+    longer = continued(old, wanted, config)
+    if longer.steps <= old.steps:
+        problem = f"the run {old.tag} had {old.steps:,} steps, and {longer.steps:,} are asked for"
+        raise UserError(problem, "Ask for more: --num_iterations, --target_param_data_ratio, --time_budget")
+    have = checkpoint.steps(old.stage, old.tag)
+    if old.steady not in have:
+        raise UserError(
+            f"the run {old.tag} has no checkpoint from before its warm-down, but of the steps "
+            f"{', '.join(map(str, have))}",
+            "Go on from its end with --resume in place of --extend: at first the learning rate rises again",
+        )
+    checkpoint.verify(have[old.steady])
+    aside = checkpoint.fork(old.stage, old.tag, old.steady)
+    say(f"Extending {old.tag} from step {old.steady:,}, before its warm-down; the finished run is now {aside}")
+    return checkpoint.steps(old.stage, old.tag)[old.steady]
 
 
 def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> TrainState:

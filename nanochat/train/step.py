@@ -44,12 +44,22 @@ class LossScale:
 
 
 class Stepper:
-    """Runs steps. rows: sequences per forward pass after memory ran out; 0: as many as the loader gives."""
+    """Runs steps. rows: sequences per forward pass after memory ran out; 0: as many as the loader gives.
+
+    on_update: called before the ranks meet and weights change.
+    """
 
     def __init__(
-        self, machine: Machine, model: GPT, optimizer: Optimizer, loss: Callable[..., Tensor], scale: LossScale
+        self,
+        machine: Machine,
+        model: GPT,
+        optimizer: Optimizer,
+        loss: Callable[..., Tensor],
+        scale: LossScale,
+        on_update: Callable[[], object] = lambda: None,
     ) -> None:
         self.machine, self.model, self.optimizer, self.loss = machine, model, optimizer, loss
+        self.on_update = on_update
         self.scale = scale if machine.dtype == torch.float16 else None
         self.rows = 0
 
@@ -61,6 +71,7 @@ class Stepper:
         if not valid:
             raise UserError("this step has no token to learn from", "Give conversations with answers, or more of them")
         total = self._gradients(step, valid)
+        self.on_update()
         grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()
         facts = torch.stack((total, bad.to(total.dtype)))

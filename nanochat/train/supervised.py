@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nanochat.console import duration, say
+from nanochat.console import UserError, duration, say
 from nanochat.feed import Ahead, Loader, Step
 from nanochat.machine import Machine, peak_flops
 from nanochat.model import GPT
@@ -20,10 +20,12 @@ from nanochat.train.step import Stepper
 
 
 class Supervised:
-    """A `Method`. schedule: by number of steps. validate: gives a model's metrics; reports each batch's tokens."""
+    """A `Method`. schedule: by number of steps. validate: this rank's part of the numerator and the denominator of
+    `metric`, of which less is better; it reports each batch's tokens."""
 
     unit = "tokens"
     from_start = False
+    more_is_better = False
 
     def __init__(
         self,
@@ -33,11 +35,13 @@ class Supervised:
         loader: Loader,
         batch_tokens: int,
         schedule: Callable[[int], Schedule],
-        validate: Callable[[GPT, Callable[[int], None]], dict[str, float]],
+        metric: str,
+        validate: Callable[[GPT, Callable[[int], None]], tuple[float, float]],
+        pins: bool = False,
     ) -> None:
         self.machine, self.model, self.loader = machine, model, loader
         self.units = batch_tokens
-        self.schedule, self.validate = schedule, validate
+        self.schedule, self.metric, self.validate, self.pins = schedule, metric, validate, pins
         self.facts: Mapping[str, Any] = {"batch_tokens": batch_tokens}
         self.loss: Callable[..., Tensor] = make_loss(model, config.compile, machine)
 
@@ -50,8 +54,14 @@ class Supervised:
     def at(self, step: Step) -> str:
         return f"with the batch that ends at row {step.state['row']} of the text"
 
-    def evaluate(self, on_batch: Callable[[int], None]) -> dict[str, float]:
-        return self.validate(self.model, on_batch)
+    def evaluate(self, on_batch: Callable[[int], None]) -> list[float]:
+        return list(self.validate(self.model, on_batch))
+
+    def scores(self, sums: list[float]) -> dict[str, float]:
+        above, below = sums
+        if not below:
+            raise UserError("there is nothing to validate on", "Give conversations with answers, or more text")
+        return {self.metric: above / below}
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
         flops = self.model.config.flops_per_token

@@ -171,6 +171,7 @@ def test_half_a_deletion_is_no_checkpoint(base: Path) -> None:
     assert list(checkpoint.steps("base", "d1")) == [2]
     make(1)
     checkpoint.prune("base", "d1", 1)
+    checkpoint.clear("base", "d1")
     assert [p.name for p in folder.parent.iterdir()] == ["step_000002"]
 
 

@@ -44,7 +44,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NANOCHAT_DTYPE", "float32")
         for stage in ("base", "sft"):
             with checkpoint.create(stage, "d2", 5) as folder:
-                save_weights(model, folder)
+                save_weights(model.config, model.state_dict(), folder)
                 tokenizer.save(folder / "tokenizer")
         yield base
 

@@ -10,6 +10,7 @@ import pytest
 
 from nanochat.console import UserError
 from nanochat.metrics import read_metrics
+from nanochat.train.state import TrainState
 from nanochat.train.tracker import Tracker
 
 
@@ -26,11 +27,18 @@ def fake_wandb(monkeypatch: pytest.MonkeyPatch) -> list:
 def test_numbers_go_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = fake_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_RUN", "night")
-    tracker = Tracker(tmp_path / "m.jsonl", "", "base", {"depth": 4})
+    tracker = Tracker(tmp_path / "m.jsonl", "", TrainState("base", "d4", wandb="ab12"), {"depth": 4})
     tracker.write("step", step=3, loss=1.5, tag="d4")
     tracker.finish()
     assert calls == [
-        {"project": "nanochat", "name": "night-base", "group": "night", "config": {"depth": 4}},
+        {
+            "id": "ab12",
+            "resume": "allow",
+            "project": "nanochat",
+            "name": "night-base",
+            "group": "night",
+            "config": {"depth": 4},
+        },
         ({"step/step": 3, "step/loss": 1.5}, 3),
         "finished",
     ]
@@ -41,7 +49,7 @@ def test_numbers_go_to_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_no_name_or_dummy_means_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     calls = fake_wandb(monkeypatch)
     monkeypatch.setenv("WANDB_RUN", name)
-    Tracker(tmp_path / "m.jsonl", "", "base", {}).write("step", step=1)
+    Tracker(tmp_path / "m.jsonl", "", TrainState("base", "d4"), {}).write("step", step=1)
     assert calls == []
 
 
@@ -50,7 +58,7 @@ def test_a_missing_package_is_an_error_when_asked_for_and_a_warning_from_the_env
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
-        Tracker(tmp_path / "m.jsonl", "night", "base", {})
+        Tracker(tmp_path / "m.jsonl", "night", TrainState("base", "d4"), {})
     monkeypatch.setenv("WANDB_RUN", "night")
-    Tracker(tmp_path / "m.jsonl", "", "base", {})
+    Tracker(tmp_path / "m.jsonl", "", TrainState("base", "d4"), {})
     assert "wandb is not installed" in capsys.readouterr().err
