@@ -51,7 +51,7 @@ def read_model(tensors: Any, settings: Any, file: str) -> GPT:
     Weights that are float32 already are not copied. UserError when they do not fit each other or our two architectures.
     """
     weights = _renamed(tensors, file)
-    arch: Arch = "modern" if "smear_lambda" in weights else "classic"
+    arch: Arch = "modern" if "resid_lambdas" in weights else "classic"
     config = _config(settings, weights, arch, file)
     with torch.device("meta"):
         model = GPT(config)
@@ -97,18 +97,21 @@ def _config(settings: Any, weights: dict[str, Tensor], arch: Arch, file: str) ->
     if given["sequence_len"] * width > LARGEST_TABLE * given["n_head"]:
         raise UserError(f"sequence_len is {given['sequence_len']} beside {file}, more than can be held", ELSEWHERE)
     modern = arch == "modern"
-    return ModelConfig(
-        depth=layers,
-        width=width,
-        heads=given["n_head"],
-        kv_heads=given["n_kv_head"],
-        vocab_size=given["vocab_size"],
-        seq_len=given["sequence_len"],
-        arch=arch,
-        rope_base=100000.0 if modern else 10000.0,
-        windows=windows.upper(),
-        rope_dtype="" if modern else "bfloat16",
-    )
+    try:
+        return ModelConfig(
+            depth=layers,
+            width=width,
+            heads=given["n_head"],
+            kv_heads=given["n_kv_head"],
+            vocab_size=given["vocab_size"],
+            seq_len=given["sequence_len"],
+            arch=arch,
+            rope_base=100000.0 if modern else 10000.0,
+            windows=windows.upper(),
+            rope_dtype="" if modern else "bfloat16",
+        )
+    except UserError as error:
+        raise UserError(f"the model of {file} cannot be ours: {error.problem}", ELSEWHERE) from None
 
 
 def _require_same_names(needed: set[str], there: set[str], arch: Arch, file: str) -> None:

@@ -143,9 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
         except Exception as error:  # a test looks at these afterwards; here nobody would see it
             self.hub.problems.append(repr(error))
         try:
-            if listed := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            if listed := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
                 self._list(listed[1], listed[2] or "main", "blobs" in parse_qs(url.query))
-            elif asked := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            elif asked := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
                 self._resolve(asked[1], asked[2], asked[3])
             elif stored := re.fullmatch(r"/storage/([^/]+/[^/]+)/([^/]+)/(.+)", path):
                 self._content(stored[1], stored[2], stored[3])
