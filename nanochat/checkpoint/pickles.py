@@ -53,7 +53,8 @@ _MARK = object()
 _SKIPPED = {"PROTO", "FRAME"}
 _VALUES = {
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
-    "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
+    "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8",
+    "SHORT_BINBYTES", "BINBYTES", "BINBYTES8",
 }  # fmt: skip
 _MADE: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -122,6 +123,8 @@ class _Machine:
             self.top(list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = self.popped(2) if name == "SETITEM" else self.since_mark()
+            if not all(type(key) in (str, bytes, int) for key in items[::2]):
+                raise _Malformed("a key is no text, bytes or number")  # hashing tuples in tuples can end the process
             self.top(dict).update(zip(items[::2], items[1::2], strict=True))
         elif name in ("GLOBAL", "INST", "STACK_GLOBAL"):
             stack.append(self.named(".".join(self.popped(2)) if name == "STACK_GLOBAL" else arg.replace(" ", ".", 1)))
