@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from nanochat.checkpoint.pickles import LARGEST, ORDERED, Call, Name, Outside, read_pickle
 from nanochat.console import UserError
+from nanochat.reading import open_regular
 
 STORAGES = {
     "torch.FloatStorage": torch.float32,
@@ -50,8 +52,8 @@ def read_tensors(path: Path) -> Any:
 
 def _inspect(path: Path) -> None:
     """UserError unless the file only describes tensors, and holds all of them."""
-    size = path.stat().st_size
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        size = os.fstat(file.fileno()).st_size
         files = {entry.filename: entry for entry in archive.infolist()}
         if len(files) < len(archive.infolist()):
             raise ValueError("two of its parts have the same name")

@@ -1,4 +1,4 @@
-"""Import a checkpoint of upstream nanochat (2025, or March 2026 and later) from a folder or the Hub.
+"""Import a checkpoint of upstream nanochat (2025, or mid-March 2026 and later) from a folder or the Hub.
 
 nanochat import_checkpoint ~/old/base_checkpoints/d20
 

@@ -34,6 +34,7 @@ from nanochat.train.config import BaseConfig
 from nanochat.train.rl import LR_SCALE as RL_SCALE
 from nanochat.train.state import TrainState
 
+SLOW = 1e9  # bytes; a disk may take seconds for them
 LARGEST_BATCH = 1 << 26  # tokens; a larger one in a file is not believed
 
 
@@ -70,6 +71,8 @@ def import_checkpoint(
     state, why = _optimizer_state(files, paths, model, _rows(saved)) if optimizer else ({}, "it was not asked for")
     need = 4 * (model.num_params() + sum(t.numel() for t in state.values()))
     require_disk(checkpoints_dir(stage), need, f"the checkpoint of {stage} {tag}")
+    if need > SLOW:
+        say(f"Writing {need / 1e9:.1f} GB")
     with states.alone(stage, tag), create_anew(stage, tag, step) as folder:
         _write(folder, model, state, found, _train_state(stage, tag, step, meta, model, found, given))
     c = model.config

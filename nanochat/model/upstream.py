@@ -123,7 +123,7 @@ def _require_same_names(needed: set[str], there: set[str], arch: Arch, file: str
         return
     raise UserError(
         what,
-        "Only models of two generations can be imported: that of 2025, and that of March 2026 and later",
+        "Only models of two generations can be imported: that of 2025, and that of mid-March 2026 and later",
     )
 
 

@@ -138,6 +138,17 @@ def test_stage_tag_and_step(base: Path, tmp_path: Path) -> None:
         import_checkpoint(str(flat), stage="sft", tag="../x")
 
 
+@pytest.mark.parametrize("name", ["d 3", "d3\n", "-d3", "dé", ".d3", "model_000001.pt"])
+def test_odd_names_of_folders(base: Path, tmp_path: Path, name: str) -> None:
+    source = theirs.write_tokenizer(theirs.write(tmp_path / "mid_checkpoints" / name, theirs.make(2025)))
+    for odd in ("model_1.pt.bak", "model_x.pt", "model_99999999999.pt", "optim_000020.pt.tmp", "model_٣.pt"):
+        (source / odd).write_bytes(b"")
+    if name != "model_000001.pt":
+        with pytest.raises(UserError, match="is no name for a model"):
+            import_checkpoint(str(source))
+    assert import_checkpoint(str(source), tag="d3") == checkpoint.find("mid", "d3", 20)
+
+
 def test_the_folder_above_names_those_below(base: Path, tmp_path: Path) -> None:
     source = stored(tmp_path, theirs.make(2025))
     with pytest.raises(UserError, match=f"has no model_NNNNNN.pt. Name one of these: {source}"):

@@ -1,4 +1,4 @@
-"""Files that upstream's own code makes, with NANOCHAT_PEER naming a checkout of it (2025, or March 2026 and later)."""
+"""Files that upstream's own code makes. NANOCHAT_PEER names a checkout of it (2025, or mid-March 2026 and later)."""
 
 from __future__ import annotations
 
