@@ -172,7 +172,11 @@ def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, most recently written first."""
     root = checkpoints_dir(stage)
     names = [name for name in _names(root) if TAG.fullmatch(name) and not SET_ASIDE.search(name)]
-    written = {name: max(map(_written, found.values())) for name in names if (found := steps(stage, name))}
+    written = {}
+    for name in names:
+        with contextlib.suppress(UserError):  # a folder that may not be read hides no other
+            if found := steps(stage, name):
+                written[name] = max(map(_written, found.values()))
     return sorted(written, key=lambda name: (written[name], name), reverse=True)
 
 
