@@ -20,6 +20,7 @@ C = TypeVar("C")
 
 # Environment variable for a speedrun's stages: the flags of speedrun, separated by spaces.
 CALLERS_FLAGS = "NANOCHAT_CALLERS_FLAGS"
+CALLED_AS = "NANOCHAT_CALLED_AS"  # set by speedrun.sh: what the person typed
 FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 WHOLE_COMMAND = re.compile(r"nanochat \w|python -m |pip |torchrun ")
 ANOTHER_WAY = "See --help for what can be set"
@@ -238,9 +239,9 @@ def interrupted() -> None:
     """Say which command goes on. A stage of speedrun leaves that to speedrun."""
     if CALLERS_FLAGS in os.environ:
         return
-    args = shlex.join(sys.argv[1:])
+    args, called = shlex.join(sys.argv[1:]), os.environ.get(CALLED_AS) or program()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        _complain(f"interrupted; to go on, run the same command again: {program()} {args}".rstrip())
+        _complain(f"interrupted; to go on, run the same command again: {called} {args}".rstrip())
     elif is_main_rank():
         _complain(
             f"interrupted; to go on, start {program().removeprefix('python ')} with the same torchrun command again"

@@ -33,7 +33,7 @@ def main() -> None:
     args = sys.argv[1:]
     end = args.index("--") if "--" in args else len(args)
     flags = args[end + 1 :]
-    run_command(Config, lambda config: run(config, flags), __doc__, args[:end], beside=(BaseConfig,))
+    run_command(Config, lambda config: run(config, flags), __doc__, args[:end], beside=(BaseConfig,), resumable=True)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,33 @@
-"""torchrun, but errors that the user can fix keep exit code 2, without torchrun's own report."""
+"""torchrun, but errors that the user can fix keep exit code 2 and interrupted ranks 75, without torchrun's own report.
+
+    python -m nanochat.pipeline.launch --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=20
+
+torchrun itself turns every exit code into 1.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
 
+from nanochat.console import INTERRUPTED
+
 
 def main() -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     try:
         torchrun()
+    except (SignalException, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)  # the ranks got the signal, too
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        if 2 not in codes:
+        if not codes & {2, INTERRUPTED}:
             raise
-        sys.exit(2)  # the rank has said why; torchrun has ended the others
+        sys.exit(2 if 2 in codes else INTERRUPTED)  # the rank has said why; torchrun has ended the others
 
 
 if __name__ == "__main__":

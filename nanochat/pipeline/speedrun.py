@@ -14,13 +14,15 @@ from pathlib import Path
 from types import FrameType
 
 from nanochat import checkpoint, lock
-from nanochat.console import CALLERS_FLAGS, UserError, duration, say
+from nanochat.console import CALLERS_FLAGS, INTERRUPTED, UserError, duration, say
 from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
 from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
 
+# Exit codes of a stage that somebody stopped: it saved, or it can be done again.
+STOPPED = {INTERRUPTED, 130, 143, -signal.SIGINT, -signal.SIGTERM}
 GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 
@@ -150,7 +152,8 @@ def _end_with_parent() -> None:
 
 
 def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
-    """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code."""
+    """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code,
+    one that was stopped with KeyboardInterrupt."""
     writer = MetricsWriter(runs_dir("speedrun") / FILE)
     began = time.monotonic()
     told = {**os.environ, CALLERS_FLAGS: " ".join(plan.flags)}
@@ -170,17 +173,19 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         except subprocess.TimeoutExpired:
             process.terminate()
             process.wait()
-        say(f"{stage.name} interrupted; run the same command to go on")
         raise
     finally:
         signal.signal(signal.SIGTERM, old)
     seconds = time.monotonic() - began
-    status = "done" if code == 0 else f"failed ({code})"
+    status = "done" if code == 0 else "interrupted" if code in STOPPED else f"failed ({code})"
     writer.write(
         "stage", stage=stage.name, seconds=seconds, status=status, tag=plan.tag, command=stage.display(plan.nproc)
     )
     if code == 0:
         return seconds
+    if code in STOPPED:  # the stage alone: the next one must not start on half a model
+        say(f"the stage {stage.name} was stopped")
+        raise KeyboardInterrupt
     if code == 2:
         raise UserError(
             f"the stage {stage.name} could not run",

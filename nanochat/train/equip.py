@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,12 +19,42 @@ from nanochat.optim import Optimizer
 from nanochat.train.config import Compile, TrainConfig
 from nanochat.train.state import TrainState
 
+LINKING = 5.0  # seconds after which a library that does not grow is not being made
+
 
 def compiles(mode: Compile, machine: Machine) -> bool:
     """Whether torch.compile is possible and wanted."""
     if mode == "on" and not has_compiler():
         raise UserError("torch.compile needs a C++ compiler, and none is installed", "Install g++", "Use --compile=off")
-    return mode == "on" or (mode == "auto" and machine.device.type != "mps" and has_compiler())
+    wanted = mode == "on" or (mode == "auto" and machine.device.type != "mps" and has_compiler())
+    if wanted:
+        mend_cache()
+    return wanted
+
+
+def mend_cache() -> None:
+    """Delete libraries from torch's cache that a killed compiler left incomplete: torch would load them for ever."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    for path in Path(cache_dir()).rglob("*.so"):
+        with suppress(OSError):  # another process may delete it
+            # One that another process is just linking is left to it.
+            while not _is_library(path) and (young := LINKING - (time.time() - path.stat().st_mtime)) > 0:
+                time.sleep(young)
+            if not _is_library(path):
+                path.unlink()
+
+
+def _is_library(path: Path) -> bool:
+    """Whether a shared library is as long as its header says; True for formats other than 64-bit ELF."""
+    with open(path, "rb") as f:
+        head = f.read(64)
+    if len(head) < 64:
+        return False
+    if head[:6] != b"\x7fELF\x02\x01":
+        return head[:4] != bytes(4)
+    table, size, count = (*struct.unpack("<Q", head[40:48]), *struct.unpack("<HH", head[58:62]))
+    return bool(table) and path.stat().st_size >= table + size * count
 
 
 def muon_dtype(machine: Machine) -> torch.dtype:

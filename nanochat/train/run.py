@@ -147,7 +147,14 @@ class Run:
                 s.val = self.evaluated[s.step] or s.val
             except BaseException as error:
                 self.stop.leaving.set()
-                self.leave(error)
+                if self.stop.asked and isinstance(error, Exception):
+                    # The signal also ended what this rank needs: a compiler, a download, another rank.
+                    self.leave(error, together=self.machine.ranks.world == 1)
+                    self.say_where()
+                    raise KeyboardInterrupt from error
+                self.leave(error, isinstance(error, KeyboardInterrupt) or getattr(error, "together", False))
+                if isinstance(error, KeyboardInterrupt):
+                    self.say_where()
                 raise
         self.finish()
         return s
@@ -298,20 +305,17 @@ class Run:
         self.saver.wait()
         self.say_where()
 
-    def leave(self, error: BaseException) -> None:
+    def leave(self, error: BaseException, together: bool) -> None:
         """Save what can be saved before a run ends early.
 
         When all ranks leave together, as after a signal, they save the last step; else only what was being written is
         finished, since a rank that failed cannot take part.
         """
         self.saver.wait(None if self.machine.ranks.world == 1 or isinstance(error, KeyboardInterrupt) else LEAVE)
-        together = isinstance(error, KeyboardInterrupt) or getattr(error, "together", False)
         if together and self.saver.begun < self.state.step and not self.changing.locked():
             self.save()
             self.saver.wait()
         self.tell_of_failure()
-        if isinstance(error, KeyboardInterrupt):
-            self.say_where()
         self.writer.finish()
 
     def say_where(self) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint, lock
+from nanochat import checkpoint, console, lock
 from nanochat.console import UserError
+from nanochat.metrics import read_metrics
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, Stage, resolve
@@ -68,6 +69,36 @@ def test_a_failed_stage_ends_the_run_and_the_next_run_resumes_it(stages: Path, c
     (stages.parent / "fail").write_text(str(code))
     with pytest.raises(error):
         speedrun(SpeedrunConfig())
+    (stages.parent / "fail").unlink()
+    speedrun(SpeedrunConfig())
+    assert stages.read_text() == "one\ntwo x\ntwo x --resume\nthree\n"
+
+
+@pytest.mark.parametrize("code", [75, 130, 143])
+def test_a_stopped_stage_is_neither_done_nor_failed(
+    stages: Path, base: Path, code: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody stopped the stage alone: the speedrun ends, too, with 75, and the next one goes on with that stage."""
+    (stages.parent / "fail").write_text(str(code))
+    ended: list[int] = []
+
+    def end(code: int) -> None:
+        ended.append(code)
+        raise SystemExit(code)
+
+    monkeypatch.setattr(console, "end", end)
+    monkeypatch.setenv(console.CALLED_AS, "bash speedrun.sh")
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit):
+            console.run_command(SpeedrunConfig, speedrun, argv=[], resumable=True)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended == [75] and stages.read_text() == "one\ntwo x\n"
+    assert "to go on, run the same command again: bash speedrun.sh" in capfd.readouterr().err
+    rows = read_metrics(base / "runs/speedrun/metrics.jsonl")
+    assert [row["status"] for row in rows] == ["done", "interrupted"]
     (stages.parent / "fail").unlink()
     speedrun(SpeedrunConfig())
     assert stages.read_text() == "one\ntwo x\ntwo x --resume\nthree\n"
