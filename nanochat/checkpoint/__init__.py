@@ -19,7 +19,7 @@ from nanochat.checkpoint.folder import (
     tags,
     verify,
 )
-from nanochat.checkpoint.tensors import Stored, read_header, require_tensors
+from nanochat.checkpoint.tensors import Stored, read_header, require_parts, require_tensors
 
 __all__ = [
     "FORMAT_VERSION",
@@ -36,6 +36,7 @@ __all__ = [
     "read_header",
     "read_manifest",
     "reject",
+    "require_parts",
     "require_tensors",
     "set_aside",
     "settle",

@@ -96,6 +96,16 @@ def require_tensors(path: Path, needed: Mapping[str, Stored]) -> None:
         raise UserError(f"{path} does not fit its config.json: {told}", "Take the checkpoint from its source again")
 
 
+def require_parts(path: Path, whole: Mapping[str, Stored]) -> None:
+    """UserError unless every tensor in the safetensors file belongs to one of these and is no larger, as an optimiser's
+    moments are: "head.weight.momentum" belongs to "head.weight"."""
+    for name, stored in read_header(path).items():
+        owner = whole.get(name.rpartition(".")[0])
+        if owner is None or math.prod(stored.shape) > math.prod(owner.shape):
+            problem = f"{path} does not fit the model: {shown(name)} is {stored}"
+            raise UserError(problem, "Take the checkpoint from its source again")
+
+
 def _some(what: str, names: Iterable[str]) -> str:
     """ "it lacks a, b, c and 5 more"; "" without names."""
     names = list(names)

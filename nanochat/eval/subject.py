@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from nanochat.console import say
 from nanochat.eval.results import describe_checkpoint
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT, load
+from nanochat.reading import MB, read_json
 from nanochat.tokenizer import Tokenizer
 
 
@@ -39,7 +39,7 @@ class Subject:
 
 def _train_state(folder: Path) -> dict[str, Any]:
     try:
-        state = json.loads((folder / "train_state.json").read_text(encoding="utf-8"))
+        state = read_json(folder / "train_state.json", 8 * MB, finite=False)
     except (OSError, ValueError):
         return {}  # a checkpoint from elsewhere
     return state if isinstance(state, dict) else {}

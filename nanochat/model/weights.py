@@ -18,6 +18,7 @@ from nanochat.model.gpt import GPT
 from nanochat.reading import read_json
 from nanochat.tokenizer import read_vocab_size
 
+WEIGHTS = "model.safetensors"
 REMEDY = "Take the checkpoint from its source again"
 
 
@@ -45,18 +46,21 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
     that the config asks for: whoever wrote the folder may have written a manifest that fits.
     """
     folder = Path(folder)
-    checkpoint.verify(folder)
+    manifest = checkpoint.verify(folder)
     config = read_config(folder)
     require_vocabulary(config, read_vocab_size(folder / "tokenizer"), folder)
     with torch.device("meta"):  # takes no memory
         model = GPT(config, dtype)
     needed = {name: checkpoint.Stored("F32", tuple(t.shape)) for name, t in model.state_dict().items()}
-    checkpoint.require_tensors(folder / "model.safetensors", needed)
+    checkpoint.require_tensors(folder / WEIGHTS, needed)
+    for name in manifest.files:
+        if name.endswith(".safetensors") and name != WEIGHTS:  # for who goes on training it
+            checkpoint.require_parts(folder / name, needed)
     try:
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
         model.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UserError(f"cannot load {folder / 'model.safetensors'}: {error}", REMEDY) from None
+        raise UserError(f"cannot load {folder / WEIGHTS}: {error}", REMEDY) from None
     model._set_rope(config.seq_len)  # made on "meta" above, so it has no values yet
     model = model.to(device)
     return model.eval()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+
 from nanochat.console import UserError
 
 # Two digits: with a vocabulary of about 32K, three waste tokens on numbers and one makes them long.
@@ -12,6 +15,8 @@ SPLIT_PATTERN = (
 
 
 LONGEST = 1000  # characters of a pattern; SPLIT_PATTERN has about a hundred
+COUNT = re.compile(r"\{(\d*),?(\d*)\}")
+MOST_COPIES = 1000  # of a piece that is to occur {n} times: a compiled expression holds them all
 PROBE = "Ab c's 12,345\n\n  \t¿é?\u4e16\u0301 !\r\n_ "
 
 
@@ -20,13 +25,17 @@ def cuts_all(pattern: str) -> bool:
     no empty chunk, which tiktoken dies of."""
     if pattern in map(split_pattern, (1, 2, 3)):
         return True
-    if len(pattern) > LONGEST:
+    counts = (int(number) for pair in COUNT.findall(pattern) for number in pair if number)
+    if len(pattern) > LONGEST or math.prod(counts) > MOST_COPIES:
         return False
     import regex
+    import tiktoken
 
     try:
+        ranks = {bytes([byte]): byte for byte in range(256)}
+        tiktoken.Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
         chunks = [match.group() for match in regex.finditer(pattern, PROBE, timeout=1)]
-    except (regex.error, TimeoutError, RecursionError, OverflowError, MemoryError):
+    except (ValueError, regex.error, TimeoutError, RecursionError, OverflowError, MemoryError):
         return False
     return all(chunks) and "".join(chunks) == PROBE
 

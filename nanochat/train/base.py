@@ -13,7 +13,7 @@ from nanochat.corpus import CorpusInfo, Shards, load_info
 from nanochat.eval import count_bits, text_batches
 from nanochat.feed import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
-from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8
+from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8, require_vocabulary
 from nanochat.optim import Schedule
 from nanochat.paths import tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
@@ -88,6 +88,7 @@ def train_base(config: BaseConfig) -> TrainState:
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
             model = load(resumed, machine.device, machine.dtype).train()
+            require_vocabulary(model.config, tokenizer.vocab_size, resumed)
         else:
             model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
         optimizer = make_optimizer(model, plan, config, machine)
