@@ -55,7 +55,7 @@ from nanochat.train.saving import Saver
 from nanochat.train.step import Stepper
 from nanochat.train.supervised import Supervised
 
-stopping.PATIENCE, stopping.LIMIT = 0.5, 8.0
+stopping.PATIENCE, stopping.LIMIT = 0.5, 4.0
 state = {"steps": 0}
 step, write, evaluate = Stepper._gradients, Saver._write, Supervised.evaluate
 
@@ -195,7 +195,7 @@ def test_a_second_ctrl_c_leaves_at_once(base: Path, tmp_path: Path) -> None:
 
 def test_a_hanging_disk_does_not_keep_a_run_from_leaving(base: Path, tmp_path: Path) -> None:
     code, out, seconds = signalled(tmp_path, "disk", signal.SIGTERM, save_every=2)
-    assert code == 75 and 7 < seconds < 15, out
+    assert code == 75 and 3 < seconds < 12, out
     assert "no time left to save" in out
 
 
@@ -380,9 +380,11 @@ def test_what_is_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_metrics(training_file("base", "x"))[-1]["val_bpb"] == 6.0
 
 
-def test_minutes_are_a_schedule_too(base: Path) -> None:
+def test_minutes_are_a_schedule_too(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = run_module.Run.save
+    monkeypatch.setattr(run_module.Run, "save", lambda run: (real(run), run.saver.wait()))
     train_base(BaseConfig(**{**VALUES, "save_minutes": 1e-9, "keep": 99}))
-    assert len(checkpoint.steps("base", "x")) > 3
+    assert list(checkpoint.steps("base", "x")) == list(range(1, 11))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "state", "manifest", "all"])
