@@ -120,8 +120,12 @@ def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def rewind(path: Path, step: int) -> None:
     """Remove what a run recorded beyond `step`, from which it goes on, so that no step is recorded twice (first rank
-    only)."""
-    if not is_main_rank() or not path.exists():
+    only). It also deletes what a killed writer left beside the file."""
+    if not is_main_rank():
+        return
+    for left in path.parent.glob(f".{path.name}.*.part"):
+        left.unlink(missing_ok=True)
+    if not path.exists():
         return
     rows = read_metrics(path)
     kept = [row for row in rows if row.get("step", 0) <= step and row["kind"] != "summary"]

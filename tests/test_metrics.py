@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.metrics import MetricsWriter, evaluation_file, last, newest, read_metrics, training_file
+from nanochat.metrics import MetricsWriter, evaluation_file, last, newest, read_metrics, rewind, training_file
 
 
 @pytest.fixture
@@ -128,3 +128,12 @@ def test_other_ranks_write_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_numbers_stay_json(path: Path) -> None:
     MetricsWriter(path).write("eval", step=1, val_bpb=0.1 + 0.2)
     assert json.loads(path.read_text())["val_bpb"] == 0.1 + 0.2
+
+
+def test_what_a_killed_rewind_left_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    MetricsWriter(path).write("settings")
+    (tmp_path / ".metrics.jsonl.123.part").write_text("half")
+    (tmp_path / "another.part").touch()
+    rewind(path, 5)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["another.part", "metrics.jsonl"]

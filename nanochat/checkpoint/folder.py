@@ -259,13 +259,14 @@ def prune(stage: str, tag: str, keep: int, also: Collection[int] = ()) -> None:
 
 
 def clear(stage: str, tag: str) -> None:
-    """Delete what killed writers left. Only for who trains this tag: another one's writing looks the same."""
+    """Delete or finish what killed writers left. Only for who trains this tag: another one's writing looks the same."""
     root = _tag_dir(stage, tag)
     for left in [*root.glob(".step_*.part"), *root.glob(".step_*.gone")]:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+    _finish_fork(stage, tag)
 
 
 def is_whole(folder: Path) -> bool:
@@ -295,8 +296,7 @@ def fork(stage: str, tag: str, step: int) -> Path:
     folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
     name = _free_name(stage, tag)
     aside, source = folder.with_name(name), steps(stage, tag)[step]
-    new = folder.with_name(f".{tag}.fork")
-    shutil.rmtree(new, ignore_errors=True)  # after a kill
+    new = folder.with_name(f".{name}.fork")
     shutil.copytree(source, new / f"step_{step:06d}", copy_function=_link)
     if runs.exists():
         shutil.copytree(runs, model_runs_dir(stage, name))
@@ -305,6 +305,24 @@ def fork(stage: str, tag: str, step: int) -> Path:
     folder.rename(aside)
     new.rename(folder)
     return aside
+
+
+def _finish_fork(stage: str, tag: str) -> None:
+    """After a kill in `fork`: undo it, or, when the two folders were swapped already, do the rest."""
+    folder = _tag_dir(stage, tag)
+    for left in folder.parent.glob(f".{tag}.previous-*.fork"):
+        name = left.name[1:].removesuffix(".fork")
+        aside = folder.with_name(name)
+        if SET_ASIDE.sub("", name) != tag:
+            continue  # of another tag
+        if len([found for found in left.iterdir() if STEP.fullmatch(found.name)]) > 1:  # the older run
+            left.rename(aside)
+        elif aside.exists() and not folder.exists():
+            left.rename(folder)
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+            if not aside.exists():
+                shutil.rmtree(model_runs_dir(stage, name), ignore_errors=True)
 
 
 def _link(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nanochat.console import Progress, UserError, say
@@ -121,7 +122,8 @@ class _Arriving:
         if len(there) > 1 and self.planned[-1] in there:
             self._write()
         else:
-            (self.folder / META).unlink(missing_ok=True)
+            with suppress(OSError):  # of a disk that failed, which is what ends the download
+                (self.folder / META).unlink(missing_ok=True)
 
     def info(self) -> CorpusInfo:
         if not self._is_usable():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -256,3 +259,58 @@ def test_stray_folders_do_not_matter(base: Path) -> None:
     (base / "base_checkpoints" / "lost+found").mkdir()
     assert checkpoint.find("base") == folder
     assert checkpoint.tags("base") == ["d1"]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_fork_that_is_killed_anywhere_loses_neither_run(
+    base: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    """Also where the system cannot swap two folders. fork cleans nothing up, so an exception is as good as a kill."""
+    folder = sys.modules["nanochat.checkpoint.folder"]
+    real, swap = os.rename, folder.exchange
+    runs = model_runs_dir("base", "d1")
+    for last_call in range(20):
+        shutil.rmtree(base)
+        for step in (7, 16, 20):
+            make(step)
+        runs.mkdir(parents=True)
+        (runs / "metrics.jsonl").write_text("row\n")
+        made = [0]
+
+        def call(do: Callable[..., Any], made: list[int] = made, last: int = last_call) -> Callable[..., Any]:
+            def counted(*args: Any, **kwargs: Any) -> Any:
+                if made[0] == last:
+                    raise Killed
+                made[0] += 1
+                return do(*args, **kwargs)
+
+            return counted
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", call(real))
+            patch.setattr(os, "link", call(os.link))
+            patch.setattr(folder, "exchange", call(swap if swaps else lambda a, b: False))
+            try:
+                checkpoint.fork("base", "d1", 7)
+                break
+            except Killed:
+                pass
+        checkpoint.clear("base", "d1")
+        assert 7 in checkpoint.steps("base", "d1")
+        forked = list(checkpoint.steps("base", "d1")) == [7]
+        assert list(checkpoint.steps("base", "d1.previous-1" if forked else "d1")) == [7, 16, 20]
+        assert not list(base.rglob("*.fork"))
+        assert model_runs_dir("base", "d1.previous-1").exists() == forked
+    assert last_call > 4
+
+
+def test_another_tags_fork_is_left_alone(base: Path) -> None:
+    make(7)
+    other = base / "base_checkpoints/.d1.previous-1.previous-1.fork"
+    other.mkdir()
+    checkpoint.clear("base", "d1")
+    assert other.exists()

@@ -350,6 +350,24 @@ def test_without_a_shard_for_training_nothing_is_left(
     assert find_info("climbmix") is None
 
 
+def test_a_folder_that_cannot_be_written_any_more_is_one_clear_error(
+    whole: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one about the meta.json that cannot be deleted then, either."""
+    remote = FakeHub(whole, monkeypatch)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    def fail(_: str) -> None:
+        monkeypatch.setattr(Path, "unlink", refuse)
+        raise UserError("the disk failed")
+
+    remote.before = fail
+    with pytest.raises(UserError, match="the disk failed"):
+        remote.get()
+
+
 def test_a_shard_that_was_skipped_stays_so(
     base: Path, whole: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
