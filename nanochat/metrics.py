@@ -118,6 +118,16 @@ def newest(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return kept[::-1]
 
 
+def evaluations(path: Path) -> dict[int, dict[str, float]]:
+    """What a training measured at which step, in the order of its metrics."""
+    beside = {"version", "time", "kind", "step", "tokens"}
+    return {
+        row["step"]: {k: float(v) for k, v in row.items() if k not in beside and isinstance(v, int | float)}
+        for row in read_metrics(path)
+        if row["kind"] == "eval" and isinstance(row.get("step"), int)
+    }
+
+
 def rewind(path: Path, step: int) -> None:
     """Remove what a run recorded beyond `step`, from which it goes on, so that no step is recorded twice (first rank
     only). It also deletes what a killed writer left beside the file."""

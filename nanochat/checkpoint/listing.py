@@ -15,6 +15,7 @@ from typing import Any
 from nanochat import lock
 from nanochat.checkpoint.folder import SET_ASIDE, TAG, faults, lock_file, read_manifest
 from nanochat.console import UserError
+from nanochat.metrics import evaluations, training_file
 from nanochat.paths import STAGES, checkpoints_dir
 from nanochat.reading import MB, fits, read_json, shown
 
@@ -32,7 +33,7 @@ class Entry:
 
     state: "whole" and "damaged" (by the sizes of its files), "set aside" (whole, of an earlier run with the same tag),
     "being written" (by a training at work), "left over" (by a killed writer).
-    measured: the last validation. parent, parent_hash: the checkpoint that its training continued.
+    measured: by the training, at this step or last before it. parent, parent_hash: the checkpoint it continued.
     """
 
     stage: str
@@ -84,7 +85,7 @@ def scan(stage: str = "", tag: str = "") -> Listing:
 
 
 def _tag(stage: str, tag: str, root: Path, notes: list[str]) -> Iterator[Entry]:
-    names = _names(root, notes)
+    names, measured = _names(root, notes), _evaluations(stage, tag)
     other = []
     for name in names:
         found = STEP.fullmatch(name)
@@ -92,7 +93,7 @@ def _tag(stage: str, tag: str, root: Path, notes: list[str]) -> Iterator[Entry]:
         whole = f"step_{step:06d}"
         kept = name == whole or (name == f".{whole}.old" and whole not in names)
         if found and os.path.isdir(root / name) and (kept or name.startswith(f".{whole}.damaged-")):
-            yield from _step(stage, tag, step, root / name, rejected=not kept)
+            yield from _step(stage, tag, step, root / name, rejected=not kept, val=measured.get(step))
         elif left := LEFT.fullmatch(name):
             yield from _part(stage, tag, int(left[1]), root / name)
         else:
@@ -102,7 +103,10 @@ def _tag(stage: str, tag: str, root: Path, notes: list[str]) -> Iterator[Entry]:
         notes.append(f"{root} also holds {printable(min(other))}{more}, no checkpoint")
 
 
-def _step(stage: str, tag: str, step: int, folder: Path, rejected: bool) -> Iterator[Entry]:
+def _step(
+    stage: str, tag: str, step: int, folder: Path, rejected: bool, val: dict[str, float] | None
+) -> Iterator[Entry]:
+    """val: what the metrics say of this step."""
     why = _damage(folder)
     values: Any = {}
     try:
@@ -113,14 +117,23 @@ def _step(stage: str, tag: str, step: int, folder: Path, rejected: bool) -> Iter
         pass
     except (OSError, ValueError) as error:
         values, why = {}, why or f"{STATE} cannot be read: {error}"
-    val, settings = values.get("val"), values.get("settings")
-    measured = {k: v for k, v in val.items() if fits(v, float)} if isinstance(val, dict) else {}
+    # Measured after the step was saved, so it stands in the metrics; older versions saved the last value, too.
+    found, settings = val or values.get("val"), values.get("settings")
+    measured = {k: v for k, v in found.items() if fits(v, float)} if isinstance(found, dict) else {}
     facts = {"measured": measured, "parent": str(values.get("parent") or "")}
     facts["parent_hash"] = str((settings if isinstance(settings, dict) else {}).get("parent") or "")
     if rejected:
         why = f"a training found it damaged and put it aside as {folder.name}"
     state = "damaged" if why else "set aside" if SET_ASIDE.search(tag) else "whole"
     yield from _entry(stage, tag, step, folder, state, why=printable(why, 200), **facts)
+
+
+def _evaluations(stage: str, tag: str) -> dict[int, dict[str, float]]:
+    file = training_file(stage, tag)
+    try:
+        return evaluations(file) if file.is_file() else {}
+    except (OSError, UserError):  # of a newer version, say
+        return {}
 
 
 def _damage(folder: Path) -> str:

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -23,7 +22,7 @@ from nanochat import checkpoint
 from nanochat.console import Progress, UserError, say, warn
 from nanochat.feed import Step
 from nanochat.machine import Machine, release_memory
-from nanochat.metrics import last, read_metrics, rewind, training_file
+from nanochat.metrics import evaluations, last, read_metrics, rewind, training_file
 from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
@@ -119,7 +118,7 @@ class Run:
             rewind(file, s.step)
         elif not last(read_metrics(file), "summary"):  # killed before its first checkpoint
             rewind(file, -1)
-        self.evaluated = _evaluations(file) if s.step else {}
+        self.evaluated = shared(lambda: evaluations(file)) if s.step else {}
         facts = {**run_facts(self.machine, s, self.model, config), **self.method.facts}
         self.writer = Tracker(file, config.run, s, facts)
         if s.step == 0:
@@ -129,6 +128,8 @@ class Run:
         self.saver = Saver(
             self.machine, self.model, self.optimizer, self.tokenizer, config.keep, self.kept, begun=s.step
         )
+        where = " of the first rank's machine" if self.machine.ranks.world > 1 else ""
+        say(f"{s.stage}: saves are copied into main memory first: {self.saver.memory / 1e9:.2f} GB{where}")
         self.began, self.before = time.monotonic(), s.seconds
         self.last_save = self.began
         self.changing = threading.Lock()  # held from a step's update until the state counts it
@@ -404,17 +405,6 @@ def checkpoint_bytes(model: GPT, config: TrainConfig) -> int:
     in float32. What --keep_every asks for comes on top."""
     kept = config.keep + 1 + config.keep_best + isinstance(config, BaseConfig)
     return model.num_params() * 4 * 3 * kept
-
-
-def _evaluations(file: Path) -> dict[int, dict[str, float]]:
-    """The metrics of each evaluation that was recorded, by step; the same on every rank."""
-    beside = {"version", "time", "kind", "step", "tokens"}
-
-    def read() -> dict[int, dict[str, float]]:
-        rows = [row for row in read_metrics(file) if row["kind"] == "eval"]
-        return {row["step"]: {k: v for k, v in row.items() if k not in beside} for row in rows}
-
-    return shared(read)
 
 
 def _of_all_ranks(machine: Machine, value: T) -> list[T]:

@@ -76,6 +76,13 @@ class Saver:
             self._thread.join(seconds)
         return not self.busy
 
+    @property
+    def memory(self) -> int:
+        """Bytes of main memory that this rank's copy takes: its part of the moments, on the first rank the weights."""
+        held = sum(stack.momentum.numel() + stack.second.numel() for stack in self.optimizer.stacks)
+        held += 2 * sum(p.numel() for p in self.optimizer.owned.values())
+        return 4 * (held + (sum(p.numel() for p in self.model.parameters()) if self.ranks.is_main else 0))
+
     def begin(self, state: TrainState) -> None:
         """Copy everything, and go on writing in the background. Every rank calls it for the same steps."""
         with self._one:
@@ -199,10 +206,3 @@ def _seen(path: Path) -> Path:
             raise UserError(problem, "Set NANOCHAT_BASE_DIR to a folder that all nodes share")
         time.sleep(POLL)
     return path
-
-
-def state_bytes(model: GPT, optimizer: Optimizer, main: bool) -> int:
-    """Bytes of main memory that a rank's copy takes: its part of two moments each, on the first rank the weights."""
-    own = sum(stack.momentum.numel() + stack.second.numel() for stack in optimizer.stacks)
-    own += 2 * sum(p.numel() for p in optimizer.owned.values())
-    return 4 * (own + (sum(p.numel() for p in model.parameters()) if main else 0))
