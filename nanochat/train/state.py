@@ -63,11 +63,14 @@ def read(folder: Path) -> TrainState:
     try:
         values = read_json(path, LONGEST, finite=False)
         require_version(values["version"], VERSION, f"{path}")
-        # A validation without anything to predict measures NaN, which is no reason to give the training up.
-        values["val"] = {name: v for name, v in values["val"].items() if not isinstance(v, float) or math.isfinite(v)}
         hints = get_type_hints(TrainState)
+        if unknown := sorted(values.keys() - hints.keys()):
+            raise NewerVersionError(f"{path} has unknown keys: {shown(', '.join(unknown))[1:-1]}", "Upgrade nanochat")
+        # A validation without anything to predict measures NaN, which is no reason to give the training up.
+        val = values.get("val", {})
+        values["val"] = {name: v for name, v in val.items() if not isinstance(v, float) or math.isfinite(v)}
         for name, value in values.items():
-            if name in hints and not fits(value, hints[name]):
+            if not fits(value, hints[name]):
                 raise ValueError(f"{name} is {shown(value)}")
             if name in COUNTS and value < 0:
                 raise ValueError(f"{name} is {value}, which is less than 0")

@@ -338,7 +338,8 @@ def test_a_file_that_is_larger_than_it_may_be_is_not_read(whole: Path, tmp_path:
         ("rates", {"matrix": None}, "rates is"),
         ("tag", 3, "tag is 3"),
         ("world_seed", 1.0, "world_seed is 1.0"),
-        ("unheard_of", 1, "unheard_of"),
+        ("unheard_of", 1, "unknown keys: unheard_of. Upgrade nanochat"),
+        ("odd\n\x1b", 1, r"unknown keys: odd\\n\\x1b"),
         ("version", 99, "Upgrade nanochat"),
     ],
 )
