@@ -22,8 +22,6 @@ from __future__ import annotations
 import importlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -73,8 +71,7 @@ def run(config: Config) -> None:
         raise UserError(f"there is no fault {wrong[0]!r}", f"Choose among: {', '.join(KINDS)}")
     if not hasattr(os, "fork"):
         raise UserError("the campaign forks its processes, which this system cannot", "Run it on Linux or macOS")
-    imports = _seconds_to_import()
-    _import_all()
+    imports = _import_all()
     numbers = range(config.runs) if config.only < 0 else [config.only]
     plans = [make_plan(config.seed, number, config.works, config.kinds) for number in numbers]
     folder = Path(tempfile.mkdtemp(prefix="nanochat-faults-"))
@@ -82,20 +79,16 @@ def run(config: Config) -> None:
     _conclude(config, outcomes, imports, folder)
 
 
-def _seconds_to_import() -> float:
+def _import_all() -> float:
+    """What the forked processes need, without a single operation of torch. Returns the seconds it took."""
     began = time.monotonic()
-    subprocess.run([sys.executable, "-c", "import nanochat.train.run, nanochat.train.base, tyro"], check=True)
-    return time.monotonic() - began
-
-
-def _import_all() -> None:
-    """What the forked processes need, without a single operation of torch."""
     for module in (
         "torch.distributed.nn.functional", "safetensors.torch", "pyarrow.parquet", "pyarrow.compute", "tyro",
         "nanochat.commands.dataset", "nanochat.commands.tok_train", "nanochat.corpus.corpora", "nanochat.train.base",
         "nanochat.train.chat",
     ):  # fmt: skip
         importlib.import_module(module)
+    return time.monotonic() - began
 
 
 def _campaign(plans: Sequence[Plan], folder: Path, config: Config) -> list[Outcome]:

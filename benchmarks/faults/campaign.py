@@ -76,7 +76,8 @@ def run(plan: Plan, work: Work, wanted: Reference, folder: Path) -> Outcome:
             outcome.broken.append(("finished", "it does not finish though nothing disturbs it"))
         if not after.finished and number < len(plan.tries):
             for damage in plan.tries[number].damage:
-                if step := _damage(damage, after, spoilt):
+                # What is extended has no beginning to start from anew.
+                if len(after.whole) > bool(work.extends) and (step := _damage(damage, after, spoilt)):
                     outcome.injected.append(damage.kind)
                     named[step[0]] = step[1]
         if outcome.lost:

@@ -41,7 +41,7 @@ def read_shards(folder: Path) -> dict[str, bytes]:
 def serve(folder: Path) -> tuple[int, str]:
     """Serve the shards in a child process; its id, and the URL."""
     shards = read_shards(folder)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"shards": shards}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"shards": shards}))
     server.daemon_threads = True
     pid = os.fork()
     if not pid:
@@ -52,6 +52,11 @@ def serve(folder: Path) -> tuple[int, str]:
     url = f"http://127.0.0.1:{server.server_address[1]}"
     server.socket.close()
     return pid, url
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients are killed: that is what this is about."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import errno
+import importlib
 import io
 import json
 import os
@@ -171,8 +172,10 @@ class Injector:
             call = "open" if os.path.exists(inside) else "create"
             return self.moment(call, inside, lambda: real_open(path, flags, *args, **kwargs))
 
-        os.open = opened
-        os.fsync = lambda handle: self.moment("fsync", self.root, lambda: real_fsync(handle))
+        def synced(fd: Any) -> None:
+            self.moment("fsync", self.root, lambda: real_fsync(fd))
+
+        os.open, os.fsync = opened, synced
 
     def _wrap_open(self) -> None:
         injector = self
@@ -208,13 +211,12 @@ class Injector:
         io.open = opened  # type: ignore[assignment]
 
     def _wrap_native(self) -> None:
-        import safetensors.torch
         from safetensors import SafetensorError
 
-        from nanochat import paths
-        from nanochat.checkpoint import folder
-
-        serialize, exchange = safetensors.torch.serialize_file, paths.exchange
+        # As they are imported: safetensors calls the name in its own module, the rooms the one in theirs.
+        torch_files = importlib.import_module("safetensors.torch")
+        rooms = [importlib.import_module(f"nanochat.{room}") for room in ("paths", "checkpoint.folder")]
+        serialize, exchange = torch_files.serialize_file, rooms[0].exchange
 
         def serialized(tensors: Any, filename: Any, metadata: Any = None) -> None:
             def part(share: float) -> None:
@@ -229,8 +231,9 @@ class Injector:
         def exchanged(a: Path, b: Path) -> bool:
             return self.moment("rename", str(b), lambda: exchange(a, b))
 
-        safetensors.torch.serialize_file = serialized
-        paths.exchange = folder.exchange = exchanged
+        setattr(torch_files, "serialize_file", serialized)  # noqa: B010
+        for room in rooms:
+            setattr(room, "exchange", exchanged)  # noqa: B010
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:

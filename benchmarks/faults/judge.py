@@ -16,22 +16,23 @@ from benchmarks.faults.works import KEEP, TAG, Work
 STAGES = {"base": "base_checkpoints", "mid": "mid_checkpoints", "sft": "chatsft_checkpoints"}
 REQUIRED = {"model.safetensors", "config.json", "tokenizer/meta.json", "train_state.json"}
 LEFT = re.compile(r"\.(part|gone|old|fork)$")
-# The promises. Breaking one of the first three loses something.
-LOSSES = ("checkpoints_kept", "weights_equal", "metrics_whole")
+# The promises. Breaking one of these loses something.
+LOSSES = ("finished", "checkpoints_kept", "weights_equal", "metrics_whole")
 CHECKS = (
     *LOSSES, "newest_resumed", "damage_named", "no_leftovers", "nothing_set_aside", "exit_codes", "stopped_in_time",
-    "files_equal", "finished",
+    "files_equal",
 )  # fmt: skip
 
 
 @dataclass
 class Found:
-    """A tag's checkpoints. whole, damaged: step -> folder. aside: steps that are whole in folders beside it. finished:
-    the work is done."""
+    """A tag's checkpoints. whole, damaged: step -> folder. aside: steps that are whole in folders beside it. moving:
+    those in a folder that the next start gives its name. finished: the work is done."""
 
     whole: dict[int, Path] = field(default_factory=dict)
     damaged: dict[int, Path] = field(default_factory=dict)
     aside: set[int] = field(default_factory=set)
+    moving: set[int] = field(default_factory=set)
     rows: list[dict[str, Any]] = field(default_factory=list)
     finished: bool = False
 
@@ -65,8 +66,9 @@ def look(base: Path, work: Work, spoilt: set[str]) -> Found:
     for folder in _step_folders(root / TAG):
         whole = is_whole(folder) and digest(folder) not in spoilt
         (found.whole if whole else found.damaged)[_number(folder)] = folder
-    for aside in root.glob(f"{TAG}.previous-*"):
-        found.aside |= {_number(folder) for folder in _step_folders(aside) if is_whole(folder)}
+    for steps, pattern in ((found.aside, f"{TAG}.previous-*"), (found.moving, ".*.fork")):
+        for aside in root.glob(pattern):
+            steps.update(_number(folder) for folder in _step_folders(aside) if is_whole(folder))
     done = any(row["kind"] == "summary" and row["steps"] == work.steps for row in found.rows)
     found.finished = done and work.steps in found.whole
     return found
@@ -142,6 +144,7 @@ def after_try(
     """Promises that one try broke: check and explanation. named: damaged checkpoints that a resume must not take, and
     which of their files was changed, for their step."""
     main = ended[0]
+    begun = "parameters, width" in main.out or work.stage != "base"
     broken = [("checkpoints_kept", problem) for problem in _missing(wanted, before, after)]
     if said := re.search(r"^Resuming (\S+) at step (\d+) of", main.out, re.M):
         expected = _expected(work, before)
@@ -161,6 +164,8 @@ def after_try(
     for one in ended:
         asked = [row["time"] for row in one.struck if row["do"] == "term"] + ([one.told] if one.told else [])
         hung = any(row["do"] in ("hang", "stop") for row in one.struck)
+        if not begun and one.told:
+            continue  # ranks that wait for another one at the start cannot hear; their launcher ends them
         if one.hung or (asked and not hung and one.ended - min(asked) > GRACE):
             broken.append(("stopped_in_time", f"a process did not end: {one.err[-2000:]}"))
     return broken
@@ -178,8 +183,10 @@ def _missing(wanted: Reference, before: Found, after: Found) -> list[str]:
     for step in before.whole:
         newer = [other for other in after.whole if other > step]
         replaced = len(newer) >= KEEP and step not in wanted.pinned
-        if step not in after.whole and step not in after.aside and not replaced:
+        if step not in after.whole.keys() | after.aside | after.moving and not replaced:
             lost.append(f"step {step} was whole, and now there are {sorted(after.whole)}")
+    if gone := (before.aside | before.moving) - (after.aside | after.moving | after.whole.keys()):
+        lost.append(f"of an older run, the steps {sorted(gone)} are gone")
     return lost
 
 
@@ -200,6 +207,8 @@ def _exit(work: Work, place: int, all_ended: list[Ended]) -> str:
         allowed |= {2}
     if did & {"hang", "stop"}:
         allowed |= {1, -9}
+    if one.told:
+        allowed |= {-9}  # whether that took too long is another question
     if others:  # a rank cannot go on alone, nor a training whose text does not come
         allowed |= {2} if work.name == "arriving" else {1, 2, 75}
     if one.code not in allowed:

@@ -26,8 +26,8 @@ KINDS = {
     "read-only to the end": 2,
     "truncated file": 3,
     "flipped bit": 3,
-    "a rank is killed": 4,
-    "a rank is frozen": 2,
+    "a rank is killed": 16,
+    "a rank is frozen": 8,
     "a step never ends": 1,
 }
 # What is done, how often each is drawn, and the kinds it cannot have (`ranks`: those it has only with several ranks).

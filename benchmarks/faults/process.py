@@ -36,7 +36,7 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     resumable: bool = True
-    after: str = ""  # a file under the base dir that must exist before it starts
+    ready: Callable[[Path], bool] | None = None  # of the base dir: whether it can start, now that others run
 
 
 @dataclass
@@ -64,21 +64,22 @@ def run_all(programs: Sequence[Program], base: Path, orders: Sequence[Sequence[O
     waiting = list(range(len(programs)))
     began = time.time()
     failed = 0.0
-    while alive or waiting:
+    while True:
         for place in list(waiting):
             program = programs[place]
-            if not program.after or (base / program.after).exists():
+            others_done = any(one.code == 0 for one in ended)
+            if not program.ready or others_done or (alive and program.ready(base)):
                 waiting.remove(place)
                 ended[place].began = time.time()
                 alive[_fork(program, base, orders[place], folder / str(place))] = place
-            elif not alive:  # what it waits for will not come
-                waiting.remove(place)
+        if not alive:  # what the others wait for will not come
+            break
         for pid in list(alive):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 one = ended[alive.pop(pid)]
                 one.code, one.ended = os.waitstatus_to_exitcode(status), time.time()
-                if one.code and not programs[0].after and len(programs) > 1:
+                if one.code and not programs[0].ready and len(programs) > 1:
                     failed = failed or time.time()
         now = time.time()
         for pid, place in alive.items():

@@ -106,10 +106,18 @@ def arriving_programs(hub: str) -> list[Program]:
     return [
         Program(
             training.config, training.run, training.flags, network, {**training.settings, **quick},
-            after=f"data/{CORPUS}/meta.json",
+            ready=_has_begun,
         ),
         Program(dataset.Config, dataset.run, (f"--num-files={SHARDS - 1}",), network, resumable=False),
     ]  # fmt: skip
+
+
+def _has_begun(base: Path) -> bool:
+    """Whether the download is under way and the training can know what will come."""
+    from nanochat import lock
+
+    folder = base / "data" / CORPUS
+    return (folder / "meta.json").exists() and lock.is_held(folder / ".lock")
 
 
 def make_works(folder: Path, names: list[str], hub: str) -> dict[str, Work]:

@@ -298,6 +298,8 @@ class Run:
             self.saver.wait()
         if self.saver.error:
             raise self.saver.error
+        if self.machine.ranks.is_main:  # what failed saves could not delete
+            checkpoint.clear(self.state.stage, self.state.tag)
 
     def rescue(self) -> None:
         """From another thread, when the training's own does not get to it: save the last whole step."""

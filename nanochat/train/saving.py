@@ -175,6 +175,7 @@ class Saver:
         told = self._store.get(self._key(number, "end")).decode()
         self._store.set(self._key(number, f"heard {self.ranks.rank}"), "")
         if told:
+            shutil.rmtree(folder, ignore_errors=True)  # which the first rank did not fetch
             raise UserError(told)
 
     def _receipts(self, number: int) -> list[dict[str, Any]]:
