@@ -30,7 +30,8 @@ def all_flags() -> dict[str, set[str]]:
     found = {}
     for name in program.names():
         module = importlib.import_module(f"nanochat.commands.{name}")
-        configs = [value for key, value in vars(module).items() if key in ("Config", "Import") and is_dataclass(value)]
+        names = ("Config", "Import", "Ls", "Verify", "Rm")
+        configs = [value for key, value in vars(module).items() if key in names and is_dataclass(value)]
         found[name] = set(flags_of(*configs))
     found["report"] = set(flags_of(importlib.import_module("nanochat.report.__main__").Config))
     found["miniseries"] |= set(flags_of(BaseConfig))
