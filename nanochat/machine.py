@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
+import json
 import math
 import os
 import platform
 import re
+import secrets
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +49,7 @@ GPU_PEAKS = {
 
 # How long ranks wait for one that downloads, or verifies or writes a checkpoint: NCCL's 10 minutes are too short.
 PATIENCE = timedelta(hours=1)
+MEETING = 0.02  # seconds between two looks at what other ranks left
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
@@ -139,10 +143,41 @@ def join(backend: str) -> None:
     # Imported before the group exists: its default arguments would otherwise hold the group, and keep its threads
     # alive after destroy_process_group.
     import torch.distributed.nn.functional  # noqa: F401
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    dist.init_process_group(backend, timeout=PATIENCE)
+    me = ranks()
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = meet(TCPStore(*_meeting_point(), is_master=False, timeout=PATIENCE), me)
+        dist.init_process_group(backend, store=store, rank=me.rank, world_size=me.world, timeout=PATIENCE)
+    else:
+        dist.init_process_group(backend, timeout=PATIENCE)
     if backend == "gloo":
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+
+
+def meet(store: Store, me: Ranks) -> Store:
+    """A part of torchrun's store that only these ranks know the name of.
+
+    torchrun keeps its store when it starts the ranks anew. What dead ranks left there would send the new ones to closed
+    ports (pytorch #135712), and its count of restarts differs between nodes. So each rank leaves a word that is new. The
+    first one repeats the words it finds and a name, until all have answered with that name.
+    """
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    word = secrets.token_hex(8)
+    keys = [f"nanochat/meet/{rank}" for rank in range(me.world)]
+    if me.is_main:
+        while said := [found.decode() for found in store.multi_get(keys[1:])]:
+            if set(said) == {word}:
+                break
+            store.set(keys[0], json.dumps([word, *said]))
+            time.sleep(MEETING)
+        return PrefixStore(word, store)
+    store.set(keys[me.rank], word)
+    while (told := json.loads(store.get(keys[0])))[me.rank : me.rank + 1] != [word]:
+        time.sleep(MEETING)
+    store.set(keys[me.rank], told[0])
+    return PrefixStore(told[0], store)
 
 
 def open_store(me: Ranks) -> Store | None:
@@ -152,8 +187,11 @@ def open_store(me: Ranks) -> Store | None:
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(*where, is_master=False, wait_for_workers=False, timeout=timedelta(minutes=1))
+    return TCPStore(*_meeting_point(), is_master=False, wait_for_workers=False, timeout=timedelta(minutes=1))
+
+
+def _meeting_point() -> tuple[str, int]:
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
 
 def share_cores(me: Ranks, measure: bool = True) -> None:
@@ -173,8 +211,6 @@ def share_cores(me: Ranks, measure: bool = True) -> None:
 
 def fastest_threads(choices: set[int]) -> int:
     """The number of threads that is fastest at products and exponentials of matrices as in a small model."""
-    import time
-
     import torch
 
     a, b = torch.randn(1024, 256), torch.randn(256, 1024)
@@ -250,8 +286,6 @@ def memory_bytes() -> int:
 
 @functools.cache
 def _measured_peak(device_type: str, dtype: str, size: int) -> float:
-    import time
-
     import torch
 
     a = torch.randn(size, size, device=device_type).to(getattr(torch, dtype))

@@ -8,6 +8,7 @@ torchrun itself turns every exit code into 1.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 
 from nanochat.console import INTERRUPTED
@@ -25,9 +26,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)  # the ranks got the signal, too
     except ChildFailedError as error:
         codes = {failure.exitcode for failure in error.failures.values()}
-        if not codes & {2, INTERRUPTED}:
-            raise
-        sys.exit(2 if 2 in codes else INTERRUPTED)  # the rank has said why; torchrun has ended the others
+        if 2 in codes:
+            sys.exit(2)  # the rank has said why; torchrun has ended the others
+        # When one rank dies, torchrun ends the others with a signal, and they leave with 75: that is no interruption.
+        if codes <= {INTERRUPTED, -signal.SIGTERM, -signal.SIGINT}:
+            sys.exit(INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

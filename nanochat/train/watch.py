@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import secrets
 import socket
 import statistics
 import sys
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 
 from nanochat.console import end
 from nanochat.machine import Machine, open_store
+from nanochat.train.state import shared
 from nanochat.train.stopping import Stop
 
 TICK = 1.0  # seconds between two looks
@@ -42,8 +44,7 @@ class Watch:
     def __init__(self, machine: Machine, stop: Stop) -> None:
         self.ranks, self.stop = machine.ranks, stop
         self._store = open_store(machine.ranks)
-        # The store may outlive a run that is started again.
-        self._key = f"nanochat/try/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        self._key = f"nanochat/{shared(lambda: secrets.token_hex(8))}"  # a store may outlive a run that is started again
         self._pulse = Pulse(0, "starting", time.time(), f"{socket.gethostname()}, process {os.getpid()}")
         self._last = time.monotonic()
         self._times: deque[float] = deque(maxlen=STEPS)
