@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import UserError
-from nanochat.feed.packing import ENDLESS, Example, Source, Stream
+from nanochat.feed.packing import BUFFER, ENDLESS, REFILL, Example, Source, Stream
 from nanochat.machine import Ranks
 
 if TYPE_CHECKING:
@@ -97,11 +97,11 @@ class Loader:
     ):
         if len(source) == 0:
             raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
-        if state and state["version"] != STATE_VERSION:
+        if state and state.get("version") != STATE_VERSION:
             raise UserError(
-                f"the data position saved in this checkpoint has format version {state['version']}, "
+                f"the data position saved in this checkpoint has format version {state.get('version')!r:.40}, "
                 f"not {STATE_VERSION}",
-                "Leave --resume out to start anew",
+                "Start anew with --fresh",
                 "Move the checkpoints of this run away",
             )
         if rows % ranks.world:
@@ -110,15 +110,15 @@ class Loader:
                 f"{rows} sequences a step cannot be dealt to {ranks.world} ranks",
                 f"Use a number of ranks that divides {rows}, such as {fewer}",
             )
+        if state and not _is_position(state):
+            raise UserError("the data position saved in this checkpoint cannot be read", "Start anew with --fresh")
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
         self.streams = state["of"] if state else STREAMS
         apart = math.gcd(self.streams, ranks.world)  # distance between a rank's rows, and so its streams
         states = state["streams"] if state else {}
-        self._streams = {
-            i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i)))
-            for i in range(ranks.rank % apart, self.streams, apart)
-        }
+        mine = range(ranks.rank % apart, self.streams, apart)
+        self._streams = {i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i))) for i in mine}
 
     def _make(self) -> Step:
         packed = []
@@ -153,6 +153,35 @@ class Loader:
             while True:
                 if step := ahead.get(1.0):
                     yield step
+
+
+def _is_position(state: dict[str, Any]) -> bool:
+    """Whether a state from a file, which anybody may have written, has the form that `Loader._state` gives."""
+
+    def is_count(value: Any, least: int = 0) -> bool:
+        return type(value) is int and least <= value < 1 << 62
+
+    def is_stream(value: Any) -> bool:
+        docs = value.get("docs") if isinstance(value, dict) else None
+        return (
+            isinstance(docs, list | tuple)
+            and len(docs) <= 2 * (BUFFER + REFILL)
+            and all(isinstance(doc, list | tuple) and len(doc) == 2 for doc in docs)
+            and all(is_count(number) and is_count(start, 1) for number, start in docs)
+            and all(is_count(value.get(name, 0)) for name in ("next", "repeated", "shift"))
+            and "next" in value
+        )
+
+    row, of, streams = (state.get(name) for name in ("row", "of", "streams"))
+    return (
+        is_count(row)
+        and isinstance(of, int)
+        and is_count(of, 1)
+        and of <= 1024
+        and isinstance(streams, dict)
+        and streams.keys() == {str(i) for i in range(of)}
+        and all(map(is_stream, streams.values()))
+    )
 
 
 class Ahead:

@@ -51,6 +51,9 @@ class Source(Protocol):
     def get(self, indices: list[int]) -> list[Example]: ...
 
 
+START_ANEW = "Start anew with --fresh"
+
+
 class Stream:
     """Documents `index`, `index + of`, `index + 2 of`, ... of a source (starting over at its end), packed into rows."""
 
@@ -108,6 +111,8 @@ class Stream:
                 self._fruitless += 1
                 continue
             self._fruitless = 0
+            if start > 1 and start >= len(doc.ids):
+                raise UserError("the data position saved in this checkpoint is beyond a document's end", START_ANEW)
             self._docs[number], self._starts[number] = doc, start
             insort(self._pieces, self._piece(number))
         if self._fruitless >= size // apart:  # all that this stream reaches

@@ -6,6 +6,7 @@ reduce-scattered to the owners and updated weights all-gathered from them, while
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -205,8 +206,11 @@ class Optimizer:
         """
         for stack in self.stacks:
             for row, name in enumerate(stack.mine):
-                stack.momentum[row].copy_(tensors[f"{name}.momentum"])
-                stack.second[row].copy_(tensors[f"{name}.second"])
+                for kind, part in (("momentum", stack.momentum[row]), ("second", stack.second[row])):
+                    saved = tensors[f"{name}.{kind}"]
+                    if saved.shape != part.shape or not saved.is_floating_point():
+                        raise KeyError(f"{name}.{kind} of another shape or type")
+                    part.copy_(saved)
         keys: dict[str, list[str]] = {}
         for key in tensors:
             keys.setdefault(key.rpartition(".")[0], []).append(key)
@@ -220,8 +224,11 @@ class Optimizer:
             if "square" in state:
                 beta2 = adamw_group(name, self.rates)["betas"][1]
                 state = adamw_state(state, beta2, self.named[name].size(1))
-            if wrong := [k for k, v in state.items() if v.numel() != (1 if k == "step" else self.named[name].numel())]:
+            size = self.named[name].numel()
+            if wrong := [k for k, v in state.items() if v.numel() != (1 if k == "step" else size)]:
                 raise KeyError(f"{name}.{wrong[0]} of another size")
+            if state and not 0 <= float(state["step"]) < math.inf:
+                raise KeyError(f"{name}.step that counts steps")
             # The fused kernel needs all of them, including the step, on the weights' device.
             if state:
                 self.adamw.state[own] = {

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,3 +266,24 @@ def test_whoever_waits_for_a_step_can_look_around() -> None:
         step = ahead.get(60)
     assert step
     assert rows_of([step]) == rows_of(take(Loader(Numbers(), 31, 8, 1, Ranks(), True), 1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"row": "7"}, {"row": -1}, {"row": True}, {"of": 0}, {"of": 10**12}, {"streams": []}, {"streams": {"0": 1}},
+        {"version": None}, {"version": 10**30}, {"streams": None},
+    ],
+)  # fmt: skip
+def test_a_position_of_a_stranger_is_refused_in_one_sentence(change: dict[str, Any]) -> None:
+    def make(state: Any = None) -> Loader:
+        return Loader(Numbers(), 16, 4, 4, Ranks(), True, state)
+
+    state = json.loads(json.dumps(take(make(), 1)[0].state))
+    make(state)
+    with pytest.raises(UserError, match="the data position saved in this checkpoint"):
+        make({**state, **change})
+    for spoilt in ({"docs": [[1, 0]]}, {"docs": [[1, 10**9]]}, {"docs": 5}, {"docs": [[1]]}, {"next": "x"}):
+        streams = {**state["streams"], "3": {**state["streams"]["3"], **spoilt}}
+        with pytest.raises(UserError, match="the data position saved in this checkpoint"):
+            make({**state, "streams": streams})
