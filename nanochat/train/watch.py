@@ -24,6 +24,7 @@ TICK = 1.0  # seconds between two looks
 AT_LEAST = 300.0  # seconds without progress that are never too long
 TIMES = 20  # the median step
 FIRST = 1800.0  # seconds that the first steps, which compile, may take
+ANSWER = 5.0  # seconds that the ranks' store may take to say what the ranks do
 STEPS = 32  # of which the median is taken
 
 
@@ -44,7 +45,8 @@ class Watch:
     def __init__(self, machine: Machine, stop: Stop) -> None:
         self.ranks, self.stop = machine.ranks, stop
         self._store = open_store(machine.ranks)
-        self._key = f"nanochat/{shared(lambda: secrets.token_hex(8))}"  # a store may outlive a run that is started again
+        # The store may outlive a run that is started again.
+        self._key = f"nanochat/{shared(lambda: secrets.token_hex(8))}"
         self._pulse = Pulse(0, "starting", time.time(), f"{socket.gethostname()}, process {os.getpid()}")
         self._last = time.monotonic()
         self._times: deque[float] = deque(maxlen=STEPS)
@@ -77,14 +79,15 @@ class Watch:
 
     def _work(self) -> None:
         looked = time.monotonic()
+        exchange = threading.Thread()  # of its own, since a store whose process is frozen never answers
         while not self._ended.wait(TICK):
             now = time.monotonic()
             if now - looked > TICK + AT_LEAST / 4:  # this process was itself stopped (Ctrl-Z, a sleeping laptop)
                 self._last = now
             looked = now
-            if self._store:
-                with suppress(RuntimeError):  # the store is gone: so is the rank that kept it
-                    self._exchange()
+            if self._store and not exchange.is_alive():
+                exchange = threading.Thread(target=self._exchange, daemon=True, name="exchange")
+                exchange.start()
             if now - self._last > self.limit and not self.stop.asked and not self._ended.is_set():
                 self._report(now - self._last)
                 end(1)
@@ -92,19 +95,27 @@ class Watch:
     def _exchange(self) -> None:
         assert self._store
         self._pulse.time = time.time()
-        self._store.set(f"{self._key}/pulse/{self.ranks.rank}", json.dumps(asdict(self._pulse)))
-        asked = f"{self._key}/stop"
-        if self.stop.asked:
-            self._store.set(asked, "1")
-        elif self._store.check([asked]):
-            self.stop.ask()
+        with suppress(RuntimeError):  # the store is gone: so is the rank that kept it
+            self._store.set(f"{self._key}/pulse/{self.ranks.rank}", json.dumps(asdict(self._pulse)))
+            asked = f"{self._key}/stop"
+            if self.stop.asked:
+                self._store.set(asked, "1")
+            elif self._store.check([asked]):
+                self.stop.ask()
 
     def _report(self, waited: float) -> None:
         problem = f"no step for {waited:,.0f} seconds"
-        with suppress(RuntimeError):
-            problem += f": {self._who()}"
+        found: list[str] = []
+        asking = threading.Thread(target=self._ask, args=(found,), daemon=True, name="ask")
+        asking.start()
+        asking.join(ANSWER)
+        problem += f": {found[0] if found else 'rank 0, which keeps what the ranks say, does not answer'}"
         print(f"error: {problem}. Ending this run; the same command goes on from its last checkpoint.", file=sys.stderr)
         faulthandler.dump_traceback(all_threads=True)
+
+    def _ask(self, found: list[str]) -> None:
+        with suppress(RuntimeError):
+            found.append(self._who())
 
     def _who(self) -> str:
         """The ranks that are silent, else those that are behind the others."""
