@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.faults import judge
@@ -53,13 +53,16 @@ def run(plan: Plan, work: Work, wanted: Reference, folder: Path) -> Outcome:
     outcome = Outcome(plan)
     spoilt: set[str] = set()
     named: dict[int, Path] = {}
+    downloaded = not work.shards
     hopeless = False  # every checkpoint was damaged once
     faults = [attempt.faults for attempt in plan.tries] + [()] * CLEAN_TRIES
     for number, given in enumerate(faults):
         before = judge.look(base, work, spoilt)
-        if before.finished:
+        if before.finished and downloaded:
             break
         programs = work.programs()
+        if before.finished:  # a download that was killed is not
+            programs[0] = replace(programs[0], ready=lambda base, downloaded: False)
         done = max(0, before.newest - work.first) / (work.steps - work.first)
         orders = [
             [_order(fault, wanted, 1 - done) for fault in given if fault.process == place]
@@ -68,6 +71,7 @@ def run(plan: Plan, work: Work, wanted: Reference, folder: Path) -> Outcome:
         hopeless = hopeless or bool(before.damaged and not before.whole)
         ended = run_all(programs, base, orders, logs / str(number))
         after = judge.look(base, work, spoilt)
+        downloaded = downloaded or ended[-1].code == 0
         struck = [row["kind"] for one in ended for row in one.struck]
         outcome.injected += struck
         outcome.broken += judge.after_try(work, wanted, before, after, ended, named)

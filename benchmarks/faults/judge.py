@@ -144,7 +144,6 @@ def after_try(
     """Promises that one try broke: check and explanation. named: damaged checkpoints that a resume must not take, and
     which of their files was changed, for their step."""
     main = ended[0]
-    begun = "parameters, width" in main.out or work.stage != "base"
     broken = [("checkpoints_kept", problem) for problem in _missing(wanted, before, after)]
     if said := re.search(r"^Resuming (\S+) at step (\d+) of", main.out, re.M):
         expected = _expected(work, before)
@@ -164,8 +163,6 @@ def after_try(
     for one in ended:
         asked = [row["time"] for row in one.struck if row["do"] == "term"] + ([one.told] if one.told else [])
         hung = any(row["do"] in ("hang", "stop") for row in one.struck)
-        if not begun and one.told:
-            continue  # ranks that wait for another one at the start cannot hear; their launcher ends them
         if one.hung or (asked and not hung and one.ended - min(asked) > GRACE):
             broken.append(("stopped_in_time", f"a process did not end: {one.err[-2000:]}"))
     return broken
@@ -218,7 +215,8 @@ def _exit(work: Work, place: int, all_ended: list[Ended]) -> str:
         return f"exit code 2 without one line that says why: {one.err[-3000:]}"
     if one.code == 1 and did == {"hang"} and "no step for" not in one.err:
         return f"a hanging step was not reported: {one.err[-3000:]}"
-    if others == {"stop"} and not did and one.code == 1 and "no step for" not in one.err:
+    # One that freezes before the first step is noticed by who waits for it to come.
+    if others == {"stop"} and not did and one.code == 1 and not re.search("no step for|[tT]imed? ?out", one.err):
         return f"a hanging rank was not reported: {one.err[-3000:]}"
     return ""
 

@@ -137,7 +137,8 @@ def _fault(rng: random.Random, work: str, kind: str) -> Fault:
     if kind == "a rank is killed":
         return Fault(kind, "kill", rng.choice(["time", "fsync", "save"]), share, part, process=process)
     if kind == "a rank is frozen":
-        return Fault(kind, "stop", rng.choice(["time", "fsync", "save"]), share, process=process)
+        # In its training: while the ranks meet, those that wait for the first one's answers would wait for ever.
+        return Fault(kind, "stop", rng.choice(["fsync", "save"]), share, process=process)
     if kind == "SIGTERM":
         at = rng.choice(["time", "time", "save", "rename", "metrics"]) if work in ("base", "mid", "sft") else "time"
         return Fault(kind, "term", at, share, process=process)

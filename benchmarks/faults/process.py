@@ -36,7 +36,7 @@ class Program:
     environment: dict[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     resumable: bool = True
-    ready: Callable[[Path], bool] | None = None  # of the base dir: whether it can start, now that others run
+    ready: Callable[[Path, bool], bool] | None = None  # whether it can start: of the base dir, and if another is done
 
 
 @dataclass
@@ -67,8 +67,7 @@ def run_all(programs: Sequence[Program], base: Path, orders: Sequence[Sequence[O
     while True:
         for place in list(waiting):
             program = programs[place]
-            others_done = any(one.code == 0 for one in ended)
-            if not program.ready or others_done or (alive and program.ready(base)):
+            if not program.ready or program.ready(base, any(one.code == 0 for one in ended)):
                 waiting.remove(place)
                 ended[place].began = time.time()
                 alive[_fork(program, base, orders[place], folder / str(place))] = place

@@ -24,7 +24,7 @@ COMMON = {
 BASE = {"depth": 1, "dataset": "tinyworld", "max_seq_len": 64, "num_iterations": 20, "save_every": 4, **COMMON}
 CHAT = {"num_iterations": 12, "save_every": 3, "conversations": 100, **COMMON}
 # So that a rank which hangs is found within seconds.
-HASTE = {"AT_LEAST": 3.0, "FIRST": 8.0, "TIMES": 20, "TICK": 0.1}
+HASTE = {"AT_LEAST": 3.0, "FIRST": 8.0, "TIMES": 20, "TICK": 0.1, "ANSWER": 1.0}
 
 
 @dataclass(frozen=True)
@@ -53,20 +53,8 @@ def settings(hasty: bool = True) -> dict[str, Any]:
     changed: dict[str, Any] = {"nanochat.machine._measured_peak": lambda *_: 1e12}
     if hasty:
         changed |= {f"nanochat.train.watch.{name}": value for name, value in HASTE.items()}
-        changed["nanochat.train.watch.open_store"] = _impatient
+        changed["nanochat.machine.PATIENCE"] = timedelta(seconds=15)
     return changed
-
-
-def _impatient(me: Any) -> Any:
-    """nanochat.machine.open_store, but with less patience for a rank that keeps the store and hangs."""
-    import os
-
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    if me.world == 1:
-        return None
-    where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(*where, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=4))
 
 
 def base_program(**changes: Any) -> Program:
@@ -106,18 +94,18 @@ def arriving_programs(hub: str) -> list[Program]:
     return [
         Program(
             training.config, training.run, training.flags, network, {**training.settings, **quick},
-            ready=_has_begun,
+            ready=_can_train,
         ),
         Program(dataset.Config, dataset.run, (f"--num-files={SHARDS - 1}",), network, resumable=False),
     ]  # fmt: skip
 
 
-def _has_begun(base: Path) -> bool:
-    """Whether the download is under way and the training can know what will come."""
+def _can_train(base: Path, downloaded: bool) -> bool:
+    """Whether the download is done, or under way and the training can know what will come."""
     from nanochat import lock
 
     folder = base / "data" / CORPUS
-    return (folder / "meta.json").exists() and lock.is_held(folder / ".lock")
+    return downloaded or (folder / "meta.json").exists() and lock.is_held(folder / ".lock")
 
 
 def make_works(folder: Path, names: list[str], hub: str) -> dict[str, Work]:
