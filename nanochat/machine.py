@@ -159,8 +159,8 @@ def meet(store: Store, me: Ranks) -> Store:
     """A part of torchrun's store that only these ranks know the name of.
 
     torchrun keeps its store when it starts the ranks anew. What dead ranks left there would send the new ones to closed
-    ports (pytorch #135712), and its count of restarts differs between nodes. So each rank leaves a word that is new. The
-    first one repeats the words it finds and a name, until all have answered with that name.
+    ports (pytorch #135712), and its count of restarts differs between nodes. So each rank leaves a new word. The first
+    one repeats the words it finds, beside a name, until all have answered with that name.
     """
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 

@@ -15,12 +15,13 @@ from nanochat.feed import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
 from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8, require_vocabulary
 from nanochat.optim import Schedule
-from nanochat.paths import tokenizer_dir
+from nanochat.paths import checkpoints_dir, tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
 from nanochat.train.equip import make_optimizer
 from nanochat.train.run import Run
+from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.supervised import Supervised
 
@@ -61,6 +62,7 @@ def train_base(config: BaseConfig) -> TrainState:
     check_config(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     machine = setup(config.device, config.dtype, config.deterministic)
+    require_one_folder(checkpoints_dir("base"), machine.ranks)
     corpus = states.shared(lambda: load_info(config.dataset))
     tokenizer = Tokenizer.load(tokenizer_dir())
     depth = config.depth or states.shared(lambda: _depth(config, tokenizer.vocab_size, machine, budget))

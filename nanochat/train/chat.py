@@ -16,12 +16,14 @@ from nanochat.feed import Example, Loader, Stream
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT, load, read_config, require_float8
 from nanochat.optim import Schedule
+from nanochat.paths import checkpoints_dir
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 from nanochat.train.base import choose_rows
 from nanochat.train.config import ChatConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
 from nanochat.train.run import Run
+from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.stock import take_stock
 from nanochat.train.supervised import Supervised
@@ -52,6 +54,7 @@ def train_chat(config: ChatConfig) -> TrainState:
     check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
     stage = config.stage
+    require_one_folder(checkpoints_dir(stage), machine.ranks)
     parent = checkpoint.find(
         PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
     )

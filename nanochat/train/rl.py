@@ -27,6 +27,7 @@ from nanochat.inference import Completion, Engine, Request, fit_ids
 from nanochat.machine import Machine, describe, setup
 from nanochat.model import GPT, load
 from nanochat.optim import Schedule
+from nanochat.paths import checkpoints_dir
 from nanochat.tasks import Task, is_right, open_tasks, pass_at_k, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
@@ -36,6 +37,7 @@ from nanochat.train.config import RLConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
 from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
 from nanochat.train.run import Run, Taken
+from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
 
@@ -240,6 +242,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
     """
     check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
+    require_one_folder(checkpoints_dir("rl"), machine.ranks)
     step = config.model_step if config.model_step >= 0 else None
     parent = checkpoint.find(config.source, config.model_tag or None, step)
     parent_hash = checkpoint.verify(parent).hash

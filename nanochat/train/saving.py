@@ -12,30 +12,34 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nanochat import checkpoint
 from nanochat.console import UserError, warn
 from nanochat.feed import merge_states
-from nanochat.machine import Machine, open_store
+from nanochat.machine import Machine, Ranks, open_store
 from nanochat.model import GPT, save_weights
 from nanochat.optim import Optimizer
-from nanochat.paths import checkpoints_dir
+from nanochat.paths import checkpoints_dir, write_atomic
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.state import TrainState, optimizer_file, shared
 
 POLL = 0.05  # seconds between two looks at what the other ranks have written
 HEARD = 5.0  # seconds that the first rank waits until all others know that a save has ended
 SEEN = 60.0  # seconds until a file written on one node must be seen on another
+ONE_FOLDER = "Set NANOCHAT_BASE_DIR to a folder that all nodes share"
 
 
 class Saver:
@@ -131,7 +135,10 @@ class Saver:
                 for rank, other in enumerate(self._receipts(number), 1):
                     name = optimizer_file(rank, self.ranks.world)
                     part = self._part(state, rank)
-                    _seen(part / name).rename(folder / name)
+                    if not _is_seen(part / name):
+                        problem = f"{part / name}, which rank {rank} has written, is not to be seen here"
+                        raise UserError(problem, ONE_FOLDER)
+                    (part / name).rename(folder / name)
                     part.rmdir()
                     facts[name] = other["file"]
                     if state.loader:
@@ -198,12 +205,33 @@ class Saver:
         return checkpoints_dir(state.stage) / state.tag / f".step_{state.step:06d}.{rank:05d}.part"
 
 
-def _seen(path: Path) -> Path:
-    """A file that another rank has written. A network file system may show it late."""
+def require_one_folder(folder: Path, ranks: Ranks) -> None:
+    """UserError on every rank when one of several nodes does not see what the first rank writes into `folder`."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if ranks.world <= local or not dist.is_initialized():
+        return
+    mark = shared(lambda: _marked(folder))
+    answers: list[str] = [""] * ranks.world
+    blind = "" if _is_seen(folder / mark.name) else f"rank {ranks.rank} on {socket.gethostname()} looks into {folder}"
+    dist.all_gather_object(answers, blind)
+    if ranks.is_main:
+        with suppress(OSError):
+            mark.unlink()
+    if blind := next(filter(None, answers), ""):
+        raise UserError(f"{blind}, where what the first rank writes into {mark.parent} does not appear", ONE_FOLDER)
+
+
+def _marked(folder: Path) -> Path:
+    file = folder / f".node.{secrets.token_hex(8)}"
+    write_atomic(file, "")
+    return file
+
+
+def _is_seen(path: Path) -> bool:
+    """Whether a file that another rank has written is to be seen here. A network file system may show it late."""
     end = time.monotonic() + SEEN
     while not path.parent.is_dir() or path.name not in os.listdir(path.parent):
         if time.monotonic() > end:
-            problem = f"{path}, which another rank has written, is not to be seen on the first rank's node"
-            raise UserError(problem, "Set NANOCHAT_BASE_DIR to a folder that all nodes share")
+            return False
         time.sleep(POLL)
-    return path
+    return True
