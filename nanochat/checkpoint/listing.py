@@ -19,9 +19,11 @@ from nanochat.metrics import evaluations, training_file
 from nanochat.paths import STAGES, checkpoints_dir
 from nanochat.reading import MB, fits, read_json, shown
 
-STEP = re.compile(r"(\.?)step_([0-9]{6,})(\.old|\.damaged-[0-9]+)?")
-LEFT = re.compile(r"\.step_([0-9]{6,})\b.*\.(part|gone|old)")
-LEFT_BESIDE = re.compile(r"\.+([A-Za-z0-9][A-Za-z0-9._-]*)\.(arriving|fork)(\.part|\.old)?")
+STEP = re.compile(r"\.?step_([0-9]{6,})(\.old)?(\.damaged-[0-9]+)?")
+# Exactly what writers make: a new step and its replaced one, the file of another rank, a step that is being deleted.
+LEFT = re.compile(r"\.step_([0-9]{6,})(\.old|(\.[0-9]{5})?\.part|(\.old)?(\.damaged-[0-9]+)?\.gone)")
+LEFT_BESIDE = re.compile(rf"\.({TAG.pattern})\.arriving|\.\.({TAG.pattern})\.arriving\.(?:part|old)")
+FORK = re.compile(rf"\.({TAG.pattern})\.previous-[0-9]+\.fork")
 LOCK = re.compile(r"\..*\.lock")
 STATE = "train_state.json"
 LONGEST_STATE = 8 * MB
@@ -50,7 +52,7 @@ class Entry:
 
     @property
     def is_step(self) -> bool:
-        return self.state in ("whole", "damaged", "set aside")
+        return self.step >= 0 and self.state in ("whole", "damaged", "set aside")
 
     @property
     def name(self) -> str:
@@ -72,9 +74,10 @@ def scan(stage: str = "", tag: str = "") -> Listing:
     for each in [stage] if stage else STAGES:
         home = checkpoints_dir(each)
         for name in _names(home, notes):
-            if beside := LEFT_BESIDE.fullmatch(name):
-                if tag in ("", beside[1]):
-                    entries += _part(each, beside[1], -1, home / name)
+            if beside := LEFT_BESIDE.fullmatch(name) or FORK.fullmatch(name):
+                owner = next(filter(None, beside.groups()))
+                if tag in ("", owner):
+                    entries += _part(each, owner, -1, home / name)
             elif TAG.fullmatch(name) and os.path.isdir(home / name):
                 if tag in ("", name):
                     entries += _tag(each, name, home / name, notes)
@@ -89,12 +92,12 @@ def _tag(stage: str, tag: str, root: Path, notes: list[str]) -> Iterator[Entry]:
     other = []
     for name in names:
         found = STEP.fullmatch(name)
-        step = int(found[2]) if found else -1
+        step = int(found[1]) if found else -1
         whole = f"step_{step:06d}"
         kept = name == whole or (name == f".{whole}.old" and whole not in names)
-        if found and os.path.isdir(root / name) and (kept or name.startswith(f".{whole}.damaged-")):
+        if found and os.path.isdir(root / name) and (kept or (found[3] and name.startswith(f".{whole}."))):
             yield from _step(stage, tag, step, root / name, rejected=not kept, val=measured.get(step))
-        elif left := LEFT.fullmatch(name):
+        elif (left := LEFT.fullmatch(name)) and name.startswith(f".step_{int(left[1]):06d}."):
             yield from _part(stage, tag, int(left[1]), root / name)
         else:
             other.append(name)
@@ -147,7 +150,13 @@ def _damage(folder: Path) -> str:
 
 
 def _part(stage: str, tag: str, step: int, path: Path) -> Iterator[Entry]:
-    yield from _entry(stage, tag, step, path, "being written" if at_work(stage, tag) else "left over")
+    if at_work(stage, tag):
+        yield from _entry(stage, tag, step, path, "being written")
+    elif FORK.fullmatch(path.name) and sum(bool(STEP.fullmatch(name)) for name in _names(path, [])) > 1:
+        # The older run itself, before its last renaming: perhaps its only copy.
+        yield from _entry(stage, tag, step, path, "set aside", why=f"the next training of {tag} gives it its name")
+    else:
+        yield from _entry(stage, tag, step, path, "left over")
 
 
 def _entry(stage: str, tag: str, step: int, path: Path, state: str, **facts: Any) -> Iterator[Entry]:

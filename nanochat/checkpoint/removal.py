@@ -18,11 +18,12 @@ PATIENCE = 1.0  # seconds to wait for a lock, which somebody may have just looke
 def choose(stage: str, tag: str, steps: Sequence[int] = ()) -> list[Entry]:
     """What to delete: all of a tag, or some of its steps with what killed writers left of these. UserError when a
     training of it is at work, or a step is not there."""
-    found = scan(stage, tag).entries
+    found = [entry for entry in scan(stage, tag).entries if entry.is_step or entry.state != "set aside"]
     if not found:
         raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", "See: nanochat checkpoints ls")
     if at_work(stage, tag):
         raise UserError(_busy(stage, tag), "Wait for it, or interrupt it first")
+    _require_own(stage, tag)
     if missing := sorted(set(steps) - {entry.step for entry in found}):
         have = ", ".join(str(entry.step) for entry in found if entry.step >= 0)
         raise UserError(f"{stage} {tag} has no step {missing[0]}", f"Choose from: {have}")
@@ -30,7 +31,18 @@ def choose(stage: str, tag: str, steps: Sequence[int] = ()) -> list[Entry]:
 
 
 def leftovers(listing: Listing) -> list[Entry]:
-    return [entry for entry in listing.entries if entry.state == "left over"]
+    """What killed writers left, but not in a tag's folder that is a link."""
+    return [e for e in listing.entries if e.state == "left over" and not _root(e.stage, e.tag).is_symlink()]
+
+
+def _root(stage: str, tag: str) -> Path:
+    return lock_file(stage, tag).with_name(tag)
+
+
+def _require_own(stage: str, tag: str) -> None:
+    """UserError for a link: who trains in the folder that it leads to holds another lock."""
+    if (root := _root(stage, tag)).is_symlink():
+        raise UserError(f"{root} is a link to another folder", "Delete in that folder, or remove the link")
 
 
 def freed(entries: Iterable[Entry]) -> int:
@@ -71,14 +83,15 @@ def remove(entries: Iterable[Entry]) -> None:
         by_tag.setdefault((entry.stage, entry.tag), []).append(entry)
     for (stage, tag), here in by_tag.items():
         with lock.hold(lock_file(stage, tag), _busy(stage, tag), PATIENCE):
-            now = {(e.path, e.bytes, e.written) for e in scan(stage, tag).entries}
-            if any((e.path, e.bytes, e.written) not in now for e in here):
+            _require_own(stage, tag)
+            now = {(e.path, e.bytes, e.written, e.is_step) for e in scan(stage, tag).entries}
+            if any((e.path, e.bytes, e.written, e.is_step) not in now for e in here):
                 raise UserError(f"the checkpoints of {stage} {tag} have just changed", "Run the command again")
             # Parts first: an old folder beside a step would pass for the step when that is gone.
             for entry in sorted(here, key=lambda e: (e.is_step, e.step)):
                 _delete(entry)
-            root = lock_file(stage, tag).with_name(tag)
-            if root.is_dir() and not root.is_symlink() and not os.listdir(root):
+            root = _root(stage, tag)
+            if root.is_dir() and not os.listdir(root):
                 root.rmdir()
 
 

@@ -72,6 +72,7 @@ class Rm:
 
 def list_all(config: Ls) -> None:
     from nanochat.checkpoint.listing import scan
+    from nanochat.checkpoint.removal import leftovers
     from nanochat.paths import base_dir, write_json
 
     listing, now = scan(config.stage or "", config.tag), time.time()
@@ -79,7 +80,7 @@ def list_all(config: Ls) -> None:
         rows = [{**asdict(e), "path": str(e.path), "age": now - e.written} for e in listing.entries]
         write_json(config.json, {"version": 1, "checkpoints": rows, "notes": listing.notes})
     steps = [entry for entry in listing.entries if entry.is_step]
-    left = [entry for entry in listing.entries if entry.state == "left over"]
+    left = leftovers(listing)
     if listing.entries:
         _table([("stage", "tag", "step", "measured", "size", "age", "state"), *(_row(e, now) for e in listing.entries)])
     for note in listing.notes:

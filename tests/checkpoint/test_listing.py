@@ -350,3 +350,56 @@ def test_left_overs_are_removed_everywhere_or_of_one_tag() -> None:
     checkpoints.delete(checkpoints.Rm(parts=True, yes=True))
     checkpoints.delete(checkpoints.Rm(parts=True, yes=True))
     assert sorted(states().values()) == ["whole"] and len(scan().entries) == 2
+
+
+def test_a_run_in_an_unfinished_fork_is_never_deleted(base: Path) -> None:
+    make(50), make(100)
+    program = (
+        "import os\nfrom nanochat.checkpoint import folder\nreal = folder.exchange\n"
+        "folder.exchange = lambda a, b: real(a, b) and os._exit(9)\nfolder.fork('base', 'd1', 50)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=60).returncode == 9
+    fork = base / "base_checkpoints" / ".d1.previous-1.fork"
+    assert states() == {"step_000050": "whole", fork.name: "set aside"} and leftovers(scan()) == []
+    with lock.hold(checkpoint.lock_file("base", "d1"), "busy"):
+        assert states()[fork.name] == "being written"
+    checkpoints.delete(checkpoints.Rm(parts=True, yes=True))
+    remove(choose("base", "d1"))
+    assert sorted(path.name for path in fork.iterdir()) == ["step_000050", "step_000100"]
+    checkpoint.clear("base", "d1")
+    assert list(checkpoint.steps("base", "d1.previous-1")) == [50, 100]
+
+
+def test_a_fork_that_was_killed_early_is_left_over(base: Path) -> None:
+    folder = make(50)
+    make(100)
+    shutil.copytree(folder, base / "base_checkpoints" / ".d1.previous-1.fork" / folder.name)
+    assert [(entry.tag, entry.path.name) for entry in leftovers(scan())] == [("d1", ".d1.previous-1.fork")]
+
+
+def test_nothing_is_deleted_through_a_link(base: Path) -> None:
+    root = make(1, "real").parent
+    (root / ".step_000002.part").mkdir()
+    root.with_name("alias").symlink_to("real")
+    entries = scan("base", "alias").entries
+    assert len(entries) == 2 and [entry.tag for entry in leftovers(scan())] == ["real"]
+    for delete in (lambda: choose("base", "alias"), lambda: remove(entries)):
+        with pytest.raises(UserError, match="alias is a link to another folder"):
+            delete()
+    assert list(checkpoint.steps("base", "real")) == [1]
+
+
+def test_only_the_names_of_writers_are_left_overs(base: Path) -> None:
+    root = make(1).parent
+    mine = (".step_000001.my backup.old", ".step_000001.part.old", ".step_0000001.part", ".step_000001.1.part")
+    left = (
+        ".step_000001.part", ".step_000001.old", ".step_000001.gone", ".step_000001.00001.part",
+        ".step_000001.old.gone", ".step_000001.damaged-1.gone", ".step_000001.old.damaged-2.gone",
+    )  # fmt: skip
+    for name in (*mine, *left):
+        (root / name).mkdir()
+    for name in (".d1.fork", "...d1.arriving", ".d1.arriving.part"):
+        (root.parent / name).mkdir()
+    assert sorted(entry.path.name for entry in leftovers(scan())) == sorted(left)
+    checkpoints.delete(checkpoints.Rm(parts=True, yes=True))
+    assert sorted(os.listdir(root)) == sorted((*mine, "step_000001"))
