@@ -26,13 +26,14 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
     """
     folder = data_dir(name)
     before = find_info(name)
-    if before and _has_all(before, folder, wanted) and not (before.pending and not hub.downloading(folder)):
-        return _told(before)
+    if before and _has_all(before, folder, wanted) and not _left_by_killed(folder):
+        if not before.pending or hub.downloading(folder):
+            return _told(before)
     commit = before.settings.get("commit", "") if before and before.folder == folder else ""
     # ask first, so that nothing is left behind if there is no network
     remote = {} if all((folder / file).exists() for file in wanted) else hub.remote_files(repo, commit)
     with hub.download_lock(folder):
-        for left in folder.glob(f".{META}.*.part"):  # by killed processes: we hold the lock
+        for left in _left_by_killed(folder):  # we hold the lock
             left.unlink(missing_ok=True)
         before = find_info(name)  # again: another process may have changed it while we waited
         own = before if before and before.folder == folder else None
@@ -168,6 +169,11 @@ def _has_all(info: CorpusInfo, folder: Path, wanted: Sequence[str]) -> bool:
     there = {s.file for s in info.shards if not s.pending and _is_whole(folder / s.file, s)}
     needed = {*wanted, *(s.file for s in info.shards if not s.pending)} - {s.file for s in info.skipped}
     return info.folder == folder and needed <= there
+
+
+def _left_by_killed(folder: Path) -> list[Path]:
+    """Half-written meta.json files, or those that another process is writing now if it holds the lock."""
+    return list(folder.glob(f".{META}.*.part"))
 
 
 def _is_whole(path: Path, shard: ShardInfo | None) -> bool:

@@ -350,6 +350,18 @@ def test_without_a_shard_for_training_nothing_is_left(
     assert find_info("climbmix") is None
 
 
+def test_what_a_killed_process_left_is_deleted_once_all_is_there(
+    whole: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = FakeHub(whole, monkeypatch)
+    info = remote.get()
+    left = info.folder / f".{META}.123.part"
+    left.write_text("half")
+    monkeypatch.setattr(hub, "remote_files", lambda *_: pytest.fail("asked the network"))
+    assert remote.get() == info
+    assert not left.exists()
+
+
 def test_a_folder_that_cannot_be_written_any_more_is_one_clear_error(
     whole: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
