@@ -48,7 +48,7 @@ checkpoint.create = create
 real = checkpoint.verify
 checkpoint.verify = lambda folder, hashes=True: real(folder, hashes=False)
 """,
-        {"newest_resumed", "damage_named"},
+        {"newest_resumed", "weights_equal"},
     ),
     "metrics that a resume does not rewind": (
         "killed in a line of metrics",
