@@ -26,9 +26,12 @@ def download_shards(name: str, repo: str, wanted: Sequence[str], skip_bad: bool 
     """
     folder = data_dir(name)
     before = find_info(name)
-    if before and _has_all(before, folder, wanted) and not _left_by_killed(folder):
-        if not before.pending or hub.downloading(folder):
-            return _told(before)
+    if (
+        before
+        and _has_all(before, folder, wanted)
+        and (hub.downloading(folder) or not (before.pending or _left_by_killed(folder)))
+    ):
+        return _told(before)
     commit = before.settings.get("commit", "") if before and before.folder == folder else ""
     # ask first, so that nothing is left behind if there is no network
     remote = {} if all((folder / file).exists() for file in wanted) else hub.remote_files(repo, commit)
