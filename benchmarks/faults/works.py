@@ -105,7 +105,7 @@ def _can_train(base: Path, downloaded: bool) -> bool:
     from nanochat import lock
 
     folder = base / "data" / CORPUS
-    return downloaded or (folder / "meta.json").exists() and lock.is_held(folder / ".lock")
+    return downloaded or ((folder / "meta.json").exists() and lock.is_held(folder / ".lock"))
 
 
 def make_works(folder: Path, names: list[str], hub: str) -> dict[str, Work]:
