@@ -7,4 +7,4 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/dev/setup.sh"
-NANOCHAT_CALLED_AS="bash $0" exec "$here/.venv/bin/nanochat" speedrun "$@"
+NANOCHAT_CALLED_AS="bash $(printf %q "$0")" exec "$here/.venv/bin/nanochat" speedrun "$@"

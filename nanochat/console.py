@@ -10,6 +10,7 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -226,7 +227,7 @@ def run_command(
         except KeyboardInterrupt:
             if not resumable:
                 raise
-            interrupted()
+            within(1.0, interrupted)
             end(INTERRUPTED)  # not sys.exit: torch's threads and compilers can take half a minute to end
         except UserError as error:
             called = os.environ.get(CALLERS_FLAGS)
@@ -239,7 +240,9 @@ def interrupted() -> None:
     """Say which command goes on. A stage of speedrun leaves that to speedrun."""
     if CALLERS_FLAGS in os.environ:
         return
-    args, called = shlex.join(sys.argv[1:]), os.environ.get(CALLED_AS) or program()
+    # Started with --fresh again, a run would not go on.
+    args = shlex.join(arg for arg in sys.argv[1:] if arg.partition("=")[0] != "--fresh")
+    called = os.environ.get(CALLED_AS) or program()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         _complain(f"interrupted; to go on, run the same command again: {called} {args}".rstrip())
     elif is_main_rank():
@@ -248,14 +251,27 @@ def interrupted() -> None:
         )
 
 
+def within(seconds: float, do: Callable[[], object]) -> None:
+    """Do something that may block, such as printing where the reader has paused, and go on after so many seconds."""
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    thread.join(seconds)
+
+
 def end(code: int) -> NoReturn:
     """End the process now, from any thread: no cleaning up by Python, torch or CUDA."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            if stream.isatty():
-                stream.write("\x1b[?25h")  # a progress bar hides the cursor
-            stream.flush()
-    os._exit(code)
+
+    def flush() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                if stream.isatty():
+                    stream.write("\x1b[?25h")  # a progress bar hides the cursor
+                stream.flush()
+
+    try:
+        within(1.0, flush)
+    finally:
+        os._exit(code)
 
 
 def command(

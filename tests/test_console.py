@@ -133,3 +133,12 @@ def test_idle_threads_sleep_soon(given: dict[str, str], expected: str | None, mo
         monkeypatch.setenv(name, value)
     console.wait_briefly()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_the_command_that_goes_on_does_not_start_anew(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv(console.CALLERS_FLAGS, raising=False)
+    monkeypatch.setattr("sys.argv", ["nanochat base_train", "--depth=4", "--fresh", "--run", "a b"])
+    console.interrupted()
+    assert capsys.readouterr().err.strip().endswith("again: nanochat base_train --depth=4 --run 'a b'")

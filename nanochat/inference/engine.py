@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,13 @@ class Engine:
         """Tokens that a prompt and its answer may have together."""
         return self.model.config.seq_len
 
-    def generate(self, requests: list[Request]) -> list[Completion]:
-        """All samples of all requests, in the order of the requests, then of the samples."""
+    def generate(self, requests: list[Request], on_token: Callable[[], object] = lambda: None) -> list[Completion]:
+        """All samples of all requests, in the order of the requests, then of the samples. on_token: called for each."""
         generations = [
             generation for index, request in enumerate(requests) for generation in self._start(request, index)
         ]
         for _ in self._run(generations):
-            pass
+            on_token()
         return [generation.completion() for generation in generations]
 
     def stream(self, request: Request) -> Iterator[Token]:

@@ -249,6 +249,11 @@ def _train(sweep: Sweep, cost: Cost, handle: int) -> DepthResult:
         summary = last(read_metrics(training_file("base", f"d{cost.depth}")), "summary")
     if summary is None:
         raise UserError(f"the training of depth {cost.depth} left no summary in {home}", "Run the same command again")
+    if "val_bpb" not in summary:
+        raise UserError(
+            f"depth {cost.depth} could not be evaluated at its end, so that the law lacks it",
+            "The warning above says why; run the same command again",
+        )
     found = {f.name: summary[f.name] for f in fields(DepthResult) if f.name in summary}
     result = DepthResult(depth=cost.depth, scaling_params=cost.scaling_params, **found)
     write_json(home / "result.json", {"version": VERSION, "settings": sweep.settings, **asdict(result)})

@@ -167,7 +167,11 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     try:
         code = process.wait()
     except KeyboardInterrupt:
-        # The stage gets Ctrl-C from the terminal too; it saves and exits.
+        # From a terminal the stage gets Ctrl-C, too; else it is told. It saves and exits.
+        try:
+            process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.terminate()
         try:
             process.wait(GRACE)
         except subprocess.TimeoutExpired:

@@ -39,7 +39,7 @@ def mend_cache() -> None:
     for path in Path(cache_dir()).rglob("*.so"):
         with suppress(OSError):  # another process may delete it
             # One that another process is just linking is left to it.
-            while not _is_library(path) and (young := LINKING - (time.time() - path.stat().st_mtime)) > 0:
+            while not _is_library(path) and (young := LINKING - abs(time.time() - path.stat().st_mtime)) > 0:
                 time.sleep(young)
             if not _is_library(path):
                 path.unlink()

@@ -129,7 +129,7 @@ class Reinforce:
         return found
 
     def ask(
-        self, task: Task, items: Sequence[int], seeds: Sequence[int], n: int
+        self, task: Task, items: Sequence[int], seeds: Sequence[int], n: int, on_token: Callable[[], object]
     ) -> list[tuple[list[int], list[Completion]]]:
         """For each item its prompt and n samples."""
         config, window = self.config, self.engine.window
@@ -138,10 +138,10 @@ class Reinforce:
             ids = render_prompt(self.tokenizer, task[i].without_last())
             prompt = fit_ids(ids, self.tokenizer.bos, window, config.max_new_tokens)
             requests.append(Request(prompt, config.max_new_tokens, config.temperature, config.top_k, seed, n))
-        samples = self.engine.generate(requests)
+        samples = self.engine.generate(requests, on_token)
         return [(request.prompt, samples[at * n : (at + 1) * n]) for at, request in enumerate(requests)]
 
-    def rollouts(self) -> list[list[Rollout]]:
+    def rollouts(self, on_token: Callable[[], object]) -> list[list[Rollout]]:
         """This rank's share of the questions of the next step, with their answers."""
         config, s = self.config, self.state
         me = self.machine.ranks
@@ -151,7 +151,8 @@ class Reinforce:
         # Seeded by the position in the run: the same for any number of ranks, and after resuming.
         seeds = [random.Random(f"rl:{config.seed}:{first + place}").getrandbits(62) for place in places]
         groups = []
-        for i, (prompt, samples) in zip(items, self.ask(self.train_set, items, seeds, config.num_samples), strict=True):
+        asked = self.ask(self.train_set, items, seeds, config.num_samples, on_token)
+        for i, (prompt, samples) in zip(items, asked, strict=True):
             rewards = [reward(self.train_set, i, sample.text) for sample in samples]
             groups.append(rollouts_of(self.engine.grammar, prompt, samples, rewards))
         return groups
@@ -172,7 +173,8 @@ class Reinforce:
         n = config.eval_samples
         items = evenly_spread(len(self.test_set), config.eval_examples)[me.rank :: me.world]
         sums = dict.fromkeys(self.ks, 0.0)
-        for i, (_, samples) in zip(items, self.ask(self.test_set, items, items, n), strict=True):
+        asked = self.ask(self.test_set, items, items, n, lambda: on_batch(1))
+        for i, (_, samples) in zip(items, asked, strict=True):
             right = sum(is_right(self.test_set, i, sample.text) for sample in samples)
             for k in sums:
                 sums[k] += pass_at_k(n, right, k)
@@ -185,7 +187,7 @@ class Reinforce:
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
         """Sample, grade and learn; logs figures over all ranks."""
         self.refresh()
-        groups = self.rollouts()
+        groups = self.rollouts(stepper.on_piece)
         answers = [answer for group in groups for answer in group]
         # One answer per question is enough to measure the KL, here before this step's update.
         firsts = [group[0] for group in groups]

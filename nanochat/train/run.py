@@ -7,6 +7,7 @@ answers.
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import threading
 import time
@@ -36,6 +37,7 @@ from nanochat.train.tracker import Tracker
 from nanochat.train.watch import Watch
 
 T = TypeVar("T")
+SLOWEST_SAVE = 3600.0  # seconds
 LEAVE = 20.0  # seconds that a failing rank waits for a save in which others take part
 WAIT = 1.0  # seconds that a rank waits for its batches before it checks for Ctrl-C and for the other ranks
 
@@ -123,7 +125,10 @@ class Run:
         self.writer = Tracker(file, config.run, s, facts)
         if s.step == 0:
             self.writer.write("settings", **facts)
-        need = checkpoint_bytes(self.model, config)
+        there = sum(
+            file.stat().st_size for step in checkpoint.steps(s.stage, s.tag).values() for file in step.glob("*")
+        )
+        need = max(0, checkpoint_bytes(self.model, config) - there)
         require_disk(checkpoints_dir(s.stage), need, f"keeping the checkpoints of {s.stage} {s.tag}")
         self.saver = Saver(
             self.machine, self.model, self.optimizer, self.tokenizer, config.keep, self.kept, begun=s.step
@@ -133,11 +138,14 @@ class Run:
         self.began, self.before = time.monotonic(), s.seconds
         self.last_save = self.began
         self.changing = threading.Lock()  # held from a step's update until the state counts it
+        self.changed = False  # whether the training's thread holds it
         units = self.method.units
+        self.stop = Stop(lambda: self.saver.holds(s.step), self.rescue, self.say_where)
+        self.watch = Watch(self.machine, self.stop)
         with (
             Progress(s.steps * units, s.stage, self.method.unit, start=s.step * units) as self.bar,
-            Stop(lambda: self.saver.begun == s.step, self.rescue) as self.stop,
-            Watch(self.machine, self.stop) as self.watch,
+            self.stop,
+            self.watch,
         ):
             try:
                 with contextlib.closing(self.method.feed()) as self.feed:
@@ -145,7 +153,7 @@ class Run:
                 self.settle()  # a killed evaluation must not cost the training
                 if s.step not in self.evaluated:
                     self.evaluate()
-                s.val = self.evaluated[s.step] or s.val
+                s.val = self.evaluated[s.step]
             except BaseException as error:
                 self.stop.leaving.set()
                 if self.stop.asked and isinstance(error, Exception):
@@ -164,7 +172,9 @@ class Run:
         """Take the steps that are left."""
         s, config, method = self.state, self.config, self.method
         scale = LossScale(s.loss_scale, s.good_steps)
-        stepper = Stepper(self.machine, self.model, self.optimizer, method.loss, scale, self.updating)
+        stepper = Stepper(
+            self.machine, self.model, self.optimizer, method.loss, scale, self.updating, self.watch.progress
+        )
         calibrate = Calibration(self.budget) if self.budget else None
         speed, taken_here = 0.0, 0
         self.ready: Step | None = None
@@ -205,8 +215,14 @@ class Run:
                 s.steps = calibrate.horizon(s, took)
                 self.bar.total = s.steps * method.units
             self.save_due = self.save_due or due(config.save_every, s, 10)
-            if method.pins and config.save_every >= 0 and s.steady < method.schedule(s.steps).steady <= s.step:
-                s.steady, self.save_due = s.step, True
+            last_at_peak = schedule.rate(s.step - 1) == 1 > method.schedule(s.steps).rate(s.step)
+            if method.pins and config.save_every >= 0 and last_at_peak:
+                s.steady = s.step
+                self.save()
+                if self.saver.begun < s.step:
+                    s.steady = 0
+            if config.keep_every and s.step % config.keep_every == 0 and s.step < s.steps:
+                self.save()
             if s.step < s.steps and self.evaluation_due():
                 self.save()
                 self.evaluate()
@@ -250,7 +266,7 @@ class Run:
             if stopped:  # first, since the same signal may have ended the download
                 raise KeyboardInterrupt
             if enough:
-                reached = reached or UserError("the first rank reached its limit", "Go on with --resume")
+                reached = reached or UserError("the first rank reached its limit", "Go on by the same command")
                 raise _together(reached)
             if failed:
                 raise _together(_first_error(error, world))
@@ -261,13 +277,15 @@ class Run:
                 return step, valid
 
     def updating(self) -> None:
-        """Called before a step changes weights."""
-        self.watch.at(f"waiting for the other ranks in step {self.state.step + 1}")
+        """Called before a step changes weights: from now on a rescue must not copy them, and waits."""
+        self.watch.at(f"updating weights in step {self.state.step + 1}")
         self.changing.acquire()
+        self.changed = True
 
     def updated(self) -> None:
         """Called when the state counts the step, which rl may take without an update."""
-        if self.changing.locked():
+        if self.changed:
+            self.changed = False
             self.changing.release()
 
     def clock(self) -> float:
@@ -277,13 +295,21 @@ class Run:
     def save(self) -> None:
         """Copy this step, and write it in the background; every rank calls it."""
         s = self.state
-        self.watch.at(f"saving step {s.step}")
-        self.saver.wait()
-        self.tell_of_failure()
         began = time.monotonic()
+        self.wait()
+        self.tell_of_failure()
+        if self.saver.begun == s.step:
+            return
         self.saver.begin(s)
         self.last_save, self.save_due = time.monotonic(), False
         self.writer.write("save", step=s.step, paused=self.last_save - began)
+
+    def wait(self) -> None:
+        """Wait until the save in flight, if any, has ended; the watch gives it an hour."""
+        began = time.monotonic()
+        while not self.saver.wait(1.0):
+            if time.monotonic() - began < SLOWEST_SAVE:
+                self.watch.at(f"waiting for the save of step {self.saver.begun}")
 
     def tell_of_failure(self) -> None:
         """Say that a save failed: training goes on, and saves again when that is due."""
@@ -292,12 +318,12 @@ class Run:
 
     def settle(self) -> None:
         """Wait until the last step is saved; UserError if it cannot be."""
-        self.saver.wait()
-        if self.saver.begun < self.state.step:
+        self.wait()
+        if shared(lambda: self.saver.begun) < self.state.step:
             self.save()
-            self.saver.wait()
-        if self.saver.error:
-            raise self.saver.error
+            self.wait()
+        if error := shared(lambda: self.saver.error):
+            raise error
         if self.machine.ranks.is_main:  # what failed saves could not delete
             checkpoint.clear(self.state.stage, self.state.tag)
 
@@ -306,7 +332,6 @@ class Run:
         if self.changing.acquire(timeout=PATIENCE) and self.saver.begun < self.state.step:
             self.saver.begin(self.state)
         self.saver.wait()
-        self.say_where()
 
     def leave(self, error: BaseException, together: bool) -> None:
         """Save what can be saved before a run ends early.
@@ -323,7 +348,10 @@ class Run:
 
     def say_where(self) -> None:
         s = self.state
-        have = checkpoint.steps(s.stage, s.tag)
+        try:
+            have = checkpoint.steps(s.stage, s.tag)
+        except (OSError, UserError):
+            have = {}
         where = f"step {max(have)} is saved in {have[max(have)]}" if have else "there is no checkpoint yet"
         say(f"{s.stage}: stopped at step {s.step} of {s.steps}; {where}")
 
@@ -332,7 +360,7 @@ class Run:
         config, have = self.config, checkpoint.steps(s.stage, s.tag)
         steps = {s.steady} | {step for step in have if config.keep_every and step % config.keep_every == 0}
         known = {step: next(iter(val.values())) for step, val in dict(self.evaluated).items() if val}
-        known = {step: value for step, value in known.items() if step in have}
+        known = {step: value for step, value in known.items() if step in have and math.isfinite(value)}
         if config.keep_best and known:
             best = (max if self.method.more_is_better else min)(known.values())
             steps.add(max(step for step, value in known.items() if value == best))

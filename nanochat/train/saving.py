@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ ONE_FOLDER = "Set NANOCHAT_BASE_DIR to a folder that all nodes share"
 class Saver:
     """One save at a time. kept: gives, for a state, the steps that must not be deleted beside the newest ones.
 
-    begun: the step of the newest checkpoint, which may still be being written. error: why the last save failed, None if
-    it did not.
+    begun: the step of the newest checkpoint, which may still be being written; 0: none. error: why the last save
+    failed, None if it did not.
     """
 
     def __init__(
@@ -59,26 +59,29 @@ class Saver:
         kept: Callable[[TrainState], set[int]],
         begun: int,
     ) -> None:
-        self.ranks, self.pinned = machine.ranks, machine.device.type == "cuda"
+        self.ranks, self.device = machine.ranks, machine.device
         self.model, self.optimizer, self.tokenizer, self.keep, self.kept = model, optimizer, tokenizer, keep, kept
         self.error: UserError | None = None
-        self.begun = begun
+        self.begun = self._started = begun
         self._copies: dict[str, Tensor] = {}
-        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()  # of the newest save. Thread.join must not be interrupted by a signal
+        self._ended.set()
         self._one = threading.Lock()  # a rescue may meet the training's own save
         self._saves = 0
         self._store = open_store(machine.ranks)
         self._run = shared(lambda: secrets.token_hex(8))  # a store may outlive a run that was started again
 
+    def holds(self, step: int) -> bool:
+        """Whether a step is saved, or being saved by a thread that needs no other any more."""
+        return step == self.begun == self._started
+
     @property
     def busy(self) -> bool:
-        return self._thread is not None and self._thread.is_alive()
+        return not self._ended.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Whether the save in flight, if any, came to its end within so many seconds."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.busy
+        return self._ended.wait(seconds)
 
     @property
     def memory(self) -> int:
@@ -88,18 +91,25 @@ class Saver:
         return 4 * (held + (sum(p.numel() for p in self.model.parameters()) if self.ranks.is_main else 0))
 
     def begin(self, state: TrainState) -> None:
-        """Copy everything, and go on writing in the background. Every rank calls it for the same steps."""
+        """Copy everything, and go on writing in the background, unless that step is saved. Every rank calls it for the
+        same steps, from any thread."""
         with self._one:
             self.wait()
+            if 0 < state.step == self.begun:
+                return
             self._saves += 1
-            weights = self._copied("model.", self.model.state_dict()) if self.ranks.is_main else {}
-            tensors = self._copied("optimizer.", self.optimizer.state_dict())
-            if self.pinned:
-                torch.cuda.synchronize()
+            # The current device is a thread's own.
+            with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+                weights = self._copied("model.", self.model.state_dict()) if self.ranks.is_main else {}
+                tensors = self._copied("optimizer.", self.optimizer.state_dict())
+                if self.device.type == "cuda":
+                    torch.cuda.synchronize()
             arguments = (self._saves, self.begun, copy.deepcopy(state), weights, tensors)
-            self._thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="saver")
+            thread = threading.Thread(target=self._work, args=arguments, daemon=True, name="saver")
             self.begun, self.error = state.step, None
-            self._thread.start()
+            self._ended.clear()
+            thread.start()
+            self._started = state.step
 
     def _copied(self, prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Copies in main memory, which stays allocated for the next save."""
@@ -107,10 +117,17 @@ class Saver:
         for name, tensor in tensors.items():
             given, kept = tensor.detach(), self._copies.get(prefix + name)
             if kept is None or kept.shape != given.shape or kept.dtype != given.dtype:
-                kept = torch.empty(given.shape, dtype=given.dtype, pin_memory=self.pinned)
+                kept = self._room(given)
                 self._copies[prefix + name] = kept
-            out[name] = kept.copy_(given, non_blocking=True)
+            # Copies into other memory than pinned one are not waited for by `synchronize`.
+            out[name] = kept.copy_(given, non_blocking=kept.is_pinned() if self.device.type == "cuda" else False)
         return out
+
+    def _room(self, like: Tensor) -> Tensor:
+        if self.device.type == "cuda":
+            with suppress(RuntimeError):  # no memory for it: the copy is slower then
+                return torch.empty(like.shape, dtype=like.dtype, pin_memory=True)
+        return torch.empty(like.shape, dtype=like.dtype)
 
     def _work(
         self, number: int, before: int, state: TrainState, weights: dict[str, Tensor], tensors: dict[str, Tensor]
@@ -123,6 +140,8 @@ class Saver:
         except Exception as error:
             self.error = error if isinstance(error, UserError) else UserError(f"cannot save {state.step}: {error!r}")
             self.begun = before
+        finally:
+            self._ended.set()
 
     def _write(self, number: int, state: TrainState, weights: dict[str, Tensor], tensors: dict[str, Tensor]) -> None:
         told = ""
@@ -157,7 +176,7 @@ class Saver:
                     time.sleep(POLL)
         try:
             checkpoint.prune(state.stage, state.tag, self.keep, self.kept(state))
-        except (OSError, UserError) as error:
+        except Exception as error:
             warn(f"warning: older checkpoints could not be deleted: {error}")
 
     def _write_part(self, number: int, state: TrainState, tensors: dict[str, Tensor]) -> None:

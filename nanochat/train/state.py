@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,11 +16,12 @@ from safetensors import SafetensorError
 from nanochat import checkpoint, lock
 from nanochat.console import NewerVersionError, UserError, duration, is_main_rank, require_version, say, warn
 from nanochat.metrics import last, read_metrics, training_file
-from nanochat.optim import Optimizer, Saved
+from nanochat.optim import Optimizer, Saved, Schedule
 from nanochat.reading import MB, fits, read_json, shown
 from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, parse_duration
 
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
+OPTIMIZER = re.compile(r"optimizer(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
 COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps")
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
@@ -60,6 +62,8 @@ def optimizer_file(rank: int, world: int) -> str:
 
 def read(folder: Path) -> TrainState:
     path = folder / "train_state.json"
+    if path.name not in checkpoint.read_manifest(folder).files:
+        raise UserError(f"the checkpoint {folder} lists no {path.name}", "Choose another checkpoint")
     try:
         values = read_json(path, LONGEST, finite=False)
         require_version(values["version"], VERSION, f"{path}")
@@ -81,7 +85,8 @@ def read(folder: Path) -> TrainState:
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     """UserError when the state does not fit. A checkpoint without any, which another program made, is left at that."""
-    files = sorted(folder.glob("optimizer*.safetensors"))
+    names = checkpoint.read_manifest(folder).files  # a file that the manifest does not list is nobody's
+    files = [folder / name for name in sorted(names) if OPTIMIZER.fullmatch(name)]
     if not files:
         say(f"{folder} has no state of an optimiser: its moments start at zero")
         return
@@ -157,7 +162,8 @@ def _decide(wanted: TrainState, config: TrainConfig) -> Path | None:
             continue
         for other in damaged:  # else it would pass for the newest one
             say(f"Kept the damaged checkpoint as {checkpoint.reject(other)}")
-        if extend and old.step != old.steady and _is_finished(old):
+        longer = bool(changed_settings(old.horizon, wanted.horizon, config))
+        if extend and (longer or _is_finished(old)) and old.step > max(old.steady, _peak(old)):
             return _before_warmdown(old, wanted, config)
         return folder
     if extend:
@@ -190,8 +196,13 @@ def _is_finished(state: TrainState) -> bool:
     return state.step >= state.steps and (not rows or last(rows, "summary") is not None)
 
 
+def _peak(old: TrainState) -> int:
+    """Steps of a pretraining in which its learning rate was at the peak."""
+    return Schedule.pretraining(old.steps).steady
+
+
 def _before_warmdown(old: TrainState, wanted: TrainState, config: TrainConfig) -> Path:
-    """Give a finished run's tag back its last checkpoint before the warm-down, and return that."""
+    """Give a run's tag back its last checkpoint before the warm-down, and return that."""
     longer = continued(old, wanted, config)
     if longer.steps <= old.steps:
         problem = f"the run {old.tag} had {old.steps:,} steps, and {longer.steps:,} are asked for"
@@ -205,7 +216,7 @@ def _before_warmdown(old: TrainState, wanted: TrainState, config: TrainConfig) -
         )
     checkpoint.verify(have[old.steady])
     aside = checkpoint.fork(old.stage, old.tag, old.steady)
-    say(f"Extending {old.tag} from step {old.steady:,}, before its warm-down; the finished run is now {aside}")
+    say(f"Extending {old.tag} from step {old.steady:,}, before its warm-down; what it was is now {aside}")
     return checkpoint.steps(old.stage, old.tag)[old.steady]
 
 
@@ -219,7 +230,7 @@ def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> Tra
             raise UserError(
                 f"the run {saved.tag} has trained for {duration(saved.seconds)} already",
                 "Give a longer --time_budget",
-                "Leave --resume out to start anew",
+                "Give --fresh to start anew",
             )
         # The number of steps is measured during training.
         return replace(saved, steps=max(saved.step + 1, wanted.steps), horizon=wanted.horizon)
@@ -228,6 +239,6 @@ def continued(saved: TrainState, wanted: TrainState, config: TrainConfig) -> Tra
         raise UserError(
             f"the run {saved.tag} is at step {saved.step:,} already, past the {steps:,} asked for",
             "Ask for more",
-            "Leave --resume out to start anew",
+            "Give --fresh in place of --resume to start anew",
         )
     return replace(saved, steps=steps, horizon=wanted.horizon)

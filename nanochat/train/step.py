@@ -46,7 +46,8 @@ class LossScale:
 class Stepper:
     """Runs steps. rows: sequences per forward pass after memory ran out; 0: as many as the loader gives.
 
-    on_update: called before the ranks meet and weights change.
+    on_update: called when all ranks are ready, before weights change. on_piece: called after each forward and backward
+    pass, and for each token that is sampled.
     """
 
     def __init__(
@@ -57,9 +58,10 @@ class Stepper:
         loss: Callable[..., Tensor],
         scale: LossScale,
         on_update: Callable[[], object] = lambda: None,
+        on_piece: Callable[[], object] = lambda: None,
     ) -> None:
         self.machine, self.model, self.optimizer, self.loss = machine, model, optimizer, loss
-        self.on_update = on_update
+        self.on_update, self.on_piece = on_update, on_piece
         self.scale = scale if machine.dtype == torch.float16 else None
         self.rows = 0
 
@@ -71,7 +73,6 @@ class Stepper:
         if not valid:
             raise UserError("this step has no token to learn from", "Give conversations with answers, or more of them")
         total = self._gradients(step, valid)
-        self.on_update()
         grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()
         facts = torch.stack((total, bad.to(total.dtype)))
@@ -88,6 +89,7 @@ class Stepper:
         if self.scale:
             torch._foreach_div_(grads, self.scale.value)
             self.scale.held()
+        self.on_update()
         self.optimizer.step(schedule, number)
         return loss
 
@@ -104,6 +106,7 @@ class Stepper:
                         loss = self.loss(*given, reduction="sum") / valid
                         (loss * self.scale.value if self.scale else loss).backward()  # type: ignore[no-untyped-call]
                         total += loss.detach().float()
+                        self.on_piece()
                 return total
             except RuntimeError as error:
                 if not isinstance(error, torch.OutOfMemoryError) and not NO_MEMORY.search(str(error)):

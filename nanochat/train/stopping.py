@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import statistics
 import threading
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nanochat.console import INTERRUPTED, UserError, end, interrupted, is_main_rank
+from nanochat.console import INTERRUPTED, UserError, end, interrupted, is_main_rank, within
 from nanochat.train.config import TrainConfig
 from nanochat.train.state import TrainState
 
@@ -26,63 +27,80 @@ CALIBRATION_STEPS = 12  # a time budget's horizon follows the speed of this many
 
 
 class Stop:
-    """SIGTERM or Ctrl-C: save and leave within LIMIT seconds, whatever is going on; a second Ctrl-C leaves at once.
+    """SIGTERM or Ctrl-C: save and leave within LIMIT seconds; a second Ctrl-C leaves at once.
 
     The training's thread ends its step, saves and leaves. Where that takes too long (a compiler, a long step, a hanging
-    disk), another thread calls `rescue`, which saves the last whole step, and ends the process.
+    disk), another thread calls `rescue`, which saves the last whole step, then `tell`, and ends the process.
     is_safe: whether the last step is saved, or being saved, so that whatever goes on now can be given up.
+    A signal that the caller of this process ignores (nohup, `command &`) stays ignored.
     """
 
-    def __init__(self, is_safe: Callable[[], bool], rescue: Callable[[], None]) -> None:
+    def __init__(self, is_safe: Callable[[], bool], rescue: Callable[[], None], tell: Callable[[], None]) -> None:
         self.asked = 0.0  # when, 0: not yet
-        self._is_safe = is_safe
         self.leaving = threading.Event()  # the training's thread does what is needed
-        self._rescue, self._left = rescue, threading.Event()
+        self._is_safe, self._rescue, self._tell = is_safe, rescue, tell
+        self._left = threading.Event()
+        self._first = threading.Lock()  # taken by who asks first
+        self._raised = False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread gets signals: they are the caller's business
+        # A thread reads the signals from a socket: Python's handlers do not run while the main thread is in C code.
+        self._heard, self._wakeup = socket.socketpair()
+        self._wakeup.setblocking(False)
+        threading.Thread(target=self._listen, daemon=True, name="signals").start()
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._old[number] = signal.signal(number, self._signalled)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._old[number] = signal.signal(number, self._signalled)
+        self._old_wakeup = signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         return self
 
+    def _listen(self) -> None:
+        while numbers := self._heard.recv(64):
+            for number in numbers:
+                # Terminals, schedulers and launchers often send one signal twice: only a later Ctrl-C is a second one.
+                if self.asked and number == signal.SIGINT and time.monotonic() - self.asked > 1:
+                    within(1.0, lambda: _write("Leaving at once\n"))
+                    end(INTERRUPTED)
+                if number in self._old:
+                    self.ask()
+
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            # Terminals, schedulers and launchers often send one signal twice: only a later Ctrl-C counts as a second.
-            if number == signal.SIGINT and time.monotonic() - self.asked > 1:
-                _write("Leaving at once\n")
-                end(INTERRUPTED)
-            return
         self.ask()
-        if self._is_safe():
+        if not self._raised and not self.leaving.is_set() and self._is_safe():
+            self._raised = True
             raise KeyboardInterrupt
 
     def ask(self) -> None:
         """Called in any thread when this or another rank is to stop."""
-        self.asked = time.monotonic()
-        _write("\nStopping: the last step is saved first (Ctrl-C again: at once)\n")
-        threading.Thread(target=self._hurry, daemon=True, name="hurry").start()
+        if self._first.acquire(blocking=False):
+            self.asked = time.monotonic()
+            threading.Thread(target=self._hurry, daemon=True, name="hurry").start()
+            text = "\nStopping: the last step is saved first (Ctrl-C again: at once)\n"
+            threading.Thread(target=_write, args=(text,), daemon=True).start()
 
     def _hurry(self) -> None:
         if not self._left.wait(PATIENCE) and not self.leaving.is_set():
-            # Bounded: a second thread waits for this one.
-            saver = threading.Thread(target=self._rescue, daemon=True, name="rescue")
-            saver.start()
-            saver.join(LIMIT - PATIENCE)
-            interrupted()
-            end(INTERRUPTED)
-        if not self._left.wait(max(0.0, self.asked + LIMIT - time.monotonic())):
-            _write("There is no time left to save: leaving\n")
-            interrupted()
-            end(INTERRUPTED)
+            within(LIMIT - PATIENCE, self._rescue)
+        elif self._left.wait(max(0.0, self.asked + LIMIT - time.monotonic())):
+            return
+        within(1.0, self._tell)
+        within(1.0, interrupted)
+        end(INTERRUPTED)
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if self._old:
+            signal.set_wakeup_fd(self._old_wakeup)
+            self._wakeup.close()  # ends the thread that listens
 
 
 def _write(text: str) -> None:
-    """print is not safe in a signal's handler, and the reader may be gone."""
+    """Not print, whose lock the training's thread may hold; the reader may be gone."""
     if is_main_rank():
         with contextlib.suppress(OSError):
             os.write(1, text.encode())
@@ -97,8 +115,8 @@ def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None
         limit = f"--max_dollars={config.max_dollars:g}"
     else:
         return None
-    where = f"at step {s.step} of {s.steps}, which is saved" if s.step else "before any step"
-    return UserError(f"{limit} is reached {where}", "Go on with --resume and a higher limit")
+    where = f"at step {s.step} of {s.steps}" if s.step else "before any step"
+    return UserError(f"{limit} is reached {where}", "Go on by the same command with a higher limit")
 
 
 class Calibration:
@@ -112,12 +130,16 @@ class Calibration:
     def horizon(self, s: TrainState, took: float) -> int:
         """Total steps. All ranks call this after the same steps and use the first one's answer."""
         self.times.append(took)
-        if len(self.times) < CALIBRATION_STEPS:
+        few = len(self.times) < CALIBRATION_STEPS
+        resumed = s.step > len(self.times)
+        if few and not resumed:
             return max(s.steps, s.step + CALIBRATION_STEPS)
-        if s.step % CALIBRATION_STEPS:
+        if s.step % CALIBRATION_STEPS if not few else len(self.times) > 1:
             return s.steps
+        # At the first step after resuming, the pace of the whole run so far says more than that step, which compiles.
+        pace = s.seconds / s.step if few else statistics.median(self.times)
         left = 0.97 * self.budget - s.seconds  # 3%: the last validation and checkpoint
-        n = s.step + max(0, int(left / statistics.median(self.times)))
+        n = s.step + max(0, int(left / pace))
         if dist.is_initialized():
             shared = torch.tensor(n).to("cuda" if dist.get_backend() == "nccl" else "cpu")
             dist.broadcast(shared, 0)

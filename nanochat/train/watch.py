@@ -14,8 +14,9 @@ import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 
-from nanochat.console import end
+from nanochat.console import end, within
 from nanochat.machine import Machine, open_store
 from nanochat.train.state import shared
 from nanochat.train.stopping import Stop
@@ -58,6 +59,10 @@ class Watch:
         self._pulse.count += 1
         self._last = time.monotonic()
 
+    def progress(self) -> None:
+        """A piece of what it is at is done."""
+        self.at(self._pulse.what)
+
     def stepped(self, seconds: float) -> None:
         self._times.append(seconds)
 
@@ -89,8 +94,10 @@ class Watch:
                 exchange = threading.Thread(target=self._exchange, daemon=True, name="exchange")
                 exchange.start()
             if now - self._last > self.limit and not self.stop.asked and not self._ended.is_set():
-                self._report(now - self._last)
-                end(1)
+                try:
+                    within(2 * ANSWER, partial(self._report, now - self._last))
+                finally:
+                    end(1)
 
     def _exchange(self) -> None:
         assert self._store

@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,6 +31,7 @@ from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 from nanochat.train.chat import _mixtures
 from nanochat.train.config import check_config
 from nanochat.train.step import Stepper
+from tests.train.launching import flags, torchrun
 
 COMMON: dict[str, Any] = {
     "device": "cpu",
@@ -125,7 +125,7 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monk
         stop_after(m, 7)
         with pytest.raises(Interrupted):
             train_base(BaseConfig(**BASE, model_tag="cut", save_every=3))
-    assert list(checkpoint.steps("base", "cut")) == [4, 6]  # 4: the last before the warm-down
+    assert list(checkpoint.steps("base", "cut")) == [5, 6]  # 5: the last before the warm-down
     train_base(BaseConfig(**BASE, model_tag="cut", save_every=3, resume=True))
     assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
     state = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
@@ -413,32 +413,6 @@ def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: in
     assert (state["step"], state["tokens"]) == (step + 2, (step + 2) * 1024)
 
 
-def torchrun(base: Path, ranks: int, module: str, *args: str, nodes: int = 1) -> None:
-    """As a person starts it; nodes: that many launchers of `ranks` ranks each, which find each other by a port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = [f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{free.getsockname()[1]}"]
-    where = meeting if nodes > 1 else ["--standalone"]
-    command = [sys.executable, "-m", "torch.distributed.run", *where, f"--nproc_per_node={ranks}", "-m", module]
-    launchers = [
-        subprocess.Popen(
-            [*command, "--", *args],
-            cwd=Path(__file__).parents[2],
-            env={**os.environ, "NANOCHAT_BASE_DIR": str(base)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(nodes)
-    ]
-    errors = [launcher.communicate(timeout=300)[1] for launcher in launchers]
-    assert not any(launcher.returncode for launcher in launchers), errors[0][-3000:]
-
-
-def flags(values: dict[str, Any]) -> list[str]:
-    return [f"--{k}={v}" for k, v in values.items()]
-
-
 def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> None:
     train_base(BaseConfig(**CLASSIC, model_tag="one"))
     one = weights("base", "one")
@@ -527,7 +501,7 @@ def test_classic_trains_and_resumes_as_classic(base: Path) -> None:
 @pytest.mark.parametrize("limit", [{"max_hours": 1e-9}, {"max_dollars": 1e-9, "price_per_hour": 2.0}])
 def test_a_limit_saves_and_stops_and_a_higher_one_goes_on(base: Path, limit: dict[str, float]) -> None:
     values = {**BASE, "model_tag": "limited"}
-    with pytest.raises(UserError, match=r"--max_\w+=1e-09 is reached at step 1 of 10, which is saved.*--resume"):
+    with pytest.raises(UserError, match=r"--max_\w+=1e-09 is reached at step 1 of 10. Go on by the same command"):
         train_base(BaseConfig(**values, **limit))
     assert list(checkpoint.steps("base", "limited")) == [1]
     assert train_base(BaseConfig(**values, resume=True)).step == 10

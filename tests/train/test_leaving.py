@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -43,7 +44,7 @@ VALUES: dict[str, Any] = {
 
 # Train with something patched in, and tell by files what goes on. argv: the patch, a folder, flags.
 PROGRAM = """
-import os, subprocess, sys, time
+import hashlib, os, subprocess, sys, time
 from pathlib import Path
 
 patch, folder = sys.argv.pop(1), Path(sys.argv.pop(1))
@@ -68,6 +69,9 @@ def gradients(self, *given):
         if patch == "step":
             tell("ready")
             time.sleep(60)
+        if patch == "c":  # where Python's handlers do not run
+            tell("ready")
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 50_000_000)
         if patch == "compiler":  # that a terminal's Ctrl-C ends, too
             child = subprocess.Popen(["sleep", "60"])
             tell("ready")
@@ -75,10 +79,11 @@ def gradients(self, *given):
                 raise RuntimeError("the compiler failed")
     return step(self, *given)
 
-def slow(self, *given):
-    tell("ready")
-    time.sleep(2)
-    return write(self, *given)
+def slow(self, number, state, *given):
+    if patch == "save" or state.step == 10:
+        tell("ready")
+        time.sleep(2)
+    return write(self, number, state, *given)
 
 def stuck(self, *given):
     tell("ready")
@@ -92,7 +97,7 @@ def validate(self, on_batch):
     return evaluate(self, on_batch)
 
 Stepper._gradients = gradients
-if patch == "save":
+if patch in ("save", "last save"):
     Saver._write = slow
 if patch == "disk":
     Saver._write = stuck
@@ -163,6 +168,8 @@ def signalled(tmp_path: Path, patch: str, number: int, again: float = 0.0, **giv
     [
         ("step", signal.SIGTERM, {}, 3),  # a step that does not end: what was before it
         ("compiler", signal.SIGINT, {}, 3),
+        ("c", signal.SIGTERM, {}, 3),
+        ("last save", signal.SIGTERM, {}, 10),
         ("save", signal.SIGTERM, {"save_every": 2}, 0),
         ("validation", signal.SIGTERM, {"eval_every": 4}, 4),
         ("validation", signal.SIGINT, {}, 10),  # the last one, after the last step
@@ -196,7 +203,7 @@ def test_a_second_ctrl_c_leaves_at_once(base: Path, tmp_path: Path) -> None:
 def test_a_hanging_disk_does_not_keep_a_run_from_leaving(base: Path, tmp_path: Path) -> None:
     code, out, seconds = signalled(tmp_path, "disk", signal.SIGTERM, save_every=2)
     assert code == 75 and 3 < seconds < 12, out
-    assert "no time left to save" in out
+    assert "stopped at step" in out and "there is no checkpoint yet" in out
 
 
 def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> Callable[[], None]:
@@ -243,7 +250,7 @@ def test_fresh_and_resume_contradict(base: Path) -> None:
 
 
 def test_saves_do_not_wait_for_the_disk(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four steps go on while the first save is being written; the next one then is of the step that it begins at."""
+    """Steps go on while the first save is being written; the next one then is of the step that it begins at."""
     held, done = threading.Event(), [0]
     write, take = Saver._write, Supervised.take
 
@@ -254,7 +261,7 @@ def test_saves_do_not_wait_for_the_disk(base: Path, monkeypatch: pytest.MonkeyPa
 
     def count(self: Any, *given: Any) -> Any:
         done[0] += 1
-        if done[0] == 6:
+        if done[0] == 4:
             held.set()
         return take(self, *given)
 
@@ -262,7 +269,7 @@ def test_saves_do_not_wait_for_the_disk(base: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Supervised, "take", count)
     train_base(BaseConfig(**{**VALUES, "save_every": 1, "keep": 99}))
     steps = list(checkpoint.steps("base", "x"))
-    assert steps[0] == 1 and steps[1] >= 6 and steps[-1] == 10
+    assert steps[0] == 1 and steps[1] >= 4 and steps[-1] == 10
     assert [row["step"] for row in read_metrics(training_file("base", "x")) if row["kind"] == "save"] == steps
     train_base(BaseConfig(**{**VALUES, "model_tag": "once"}))
     assert same(weights("x"), weights("once"))
@@ -375,9 +382,22 @@ def test_what_is_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = run_module.Run.save
     monkeypatch.setattr(run_module.Run, "save", lambda run: (run.saver.wait(), real(run), run.saver.wait()))
     state = train_base(BaseConfig(**values))
-    assert state.steady == 7
-    assert list(checkpoint.steps("base", "x")) == [5, 6, 7, 10, 15, 19, 20]
+    assert state.steady == 8
+    assert list(checkpoint.steps("base", "x")) == [5, 6, 8, 10, 15, 19, 20]
     assert read_metrics(training_file("base", "x"))[-1]["val_bpb"] == 6.0
+
+
+def test_a_validation_without_a_number_is_not_the_best(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervised, "scores", lambda self, sums: {"val_bpb": float("nan")})
+    train_base(BaseConfig(**{**VALUES, "eval_every": 3, "keep_best": True}))
+    assert list(checkpoint.steps("base", "x")) == [9, 10]
+
+
+def test_pinned_steps_wait_for_the_save_in_flight(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Saver._write
+    monkeypatch.setattr(Saver, "_write", lambda *given: (time.sleep(0.3), write(*given)))
+    state = train_base(BaseConfig(**{**VALUES, "num_iterations": 20, "save_every": 1, "keep": 1, "keep_every": 6}))
+    assert list(checkpoint.steps("base", "x")) == [6, state.steady, 12, 18, 20]
 
 
 def test_minutes_are_a_schedule_too(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -433,10 +453,30 @@ def test_a_finished_run_is_extended_from_before_its_warmdown(base: Path, monkeyp
     assert same(weights("x.previous-1"), finished)
     assert raw_steps("x.previous-1") == list(range(1, 21))
     state = train_base(BaseConfig(**longer))  # goes on where it was stopped
-    assert (state.step, state.steps, state.steady) == (40, 40, 14)
+    assert (state.step, state.steps, state.steady) == (40, 40, 15)
     assert raw_steps("x") == list(range(1, 41)) and not checkpoint.steps("base", "x.previous-2")
     rates = {row["step"]: row["lr"] for row in read_metrics(training_file("base", "x")) if row["kind"] == "step"}
-    assert all(rates[step] == 1.0 for step in range(8, 15)) and rates[40] < 0.1
+    assert all(rates[step] == 1.0 for step in range(8, 16)) and rates[40] < 0.1
+
+
+def test_a_run_is_never_extended_from_inside_its_warmdown(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupted there, or with a damaged last checkpoint, it goes back to before it."""
+    values = {**VALUES, "num_iterations": 20, "save_every": 5}
+    longer = BaseConfig(**{**values, "num_iterations": 40}, extend=True)
+    again = stopped_at(monkeypatch, 15)
+    with pytest.raises(KeyboardInterrupt):
+        train_base(BaseConfig(**values))
+    again()
+    train_base(longer)
+    rates = [row["lr"] for row in read_metrics(training_file("base", "x")) if row["kind"] == "step"]
+    assert all(a >= b for a, b in itertools.pairwise(rates[7:]))  # no second rise
+    assert checkpoint.steps("base", "x.previous-1")
+
+
+def test_a_longer_run_pins_no_step_behind_its_warmdown(base: Path) -> None:
+    values = {**VALUES, "save_every": 5}
+    assert train_base(BaseConfig(**values)).steady == 5
+    assert train_base(BaseConfig(**{**values, "num_iterations": 14}, resume=True)).steady == 5
 
 
 def test_a_run_without_its_pinned_checkpoint_cannot_be_extended(base: Path) -> None:
@@ -454,9 +494,9 @@ def test_a_kill_while_extending_loses_nothing(base: Path, monkeypatch: pytest.Mo
     if not swap:
         monkeypatch.setattr(checkpoint.folder, "exchange", lambda a, b: False)
     before = {p.name for p in (base / "base_checkpoints").iterdir()}
-    checkpoint.fork("base", "x", 7)
+    checkpoint.fork("base", "x", 8)
     after = {p.name for p in (base / "base_checkpoints").iterdir()}
     assert after - before == {"x.previous-1"}
-    assert list(checkpoint.steps("base", "x")) == [7] and 20 in checkpoint.steps("base", "x.previous-1")
+    assert list(checkpoint.steps("base", "x")) == [8] and 20 in checkpoint.steps("base", "x.previous-1")
     checkpoint.verify(checkpoint.find("base", "x"))
     assert os.stat(checkpoint.find("base", "x") / "model.safetensors").st_nlink == 2

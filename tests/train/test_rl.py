@@ -447,7 +447,7 @@ def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path) -> None:
 
 
 def test_a_limit_saves_and_stops(base: Path) -> None:
-    with pytest.raises(UserError, match=r"--max_hours=1e-09 is reached at step 1 of 4, which is saved.*--resume"):
+    with pytest.raises(UserError, match=r"--max_hours=1e-09 is reached at step 1 of 4. Go on by the same command"):
         train_rl(RLConfig(**COMMON, max_hours=1e-9), (Letters(), Letters()))
     assert list(checkpoint.steps("rl", "d1")) == [1]
 
