@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 from benchmarks.faults.plan import Act
 
 T = TypeVar("T")
+SAVED = re.compile(r"_checkpoints/[^/]+/step_(\d+)$")
 REAL_OPEN = io.open
 # The calls that fail with each error, as on Linux.
 FAILS = {
@@ -51,7 +53,7 @@ class Order:
 
 
 class Injector:
-    """log: a file that gets a line for every fault, before it strikes."""
+    """log: a file that gets a line for every fault, before it strikes, and for every checkpoint that gets its name."""
 
     def __init__(self, root: Path, orders: list[Order], log: Path) -> None:
         self.root, self.orders = os.path.realpath(root) + os.sep, orders
@@ -106,6 +108,8 @@ class Injector:
                 return cut
             raise failure(OSError(order_now.code, os.strerror(order_now.code), path))
         value = do()
+        if call == "rename" and (saved := SAVED.search(path)):
+            self._log_row(saved=int(saved[1]))
         for order in strikes:
             if order.after:
                 self._strike(order)
@@ -135,7 +139,10 @@ class Injector:
             time.sleep(10)
 
     def _note(self, order: Order) -> None:
-        os.write(self._log, json.dumps({"kind": order.kind, "do": order.do, "time": time.time()}).encode() + b"\n")
+        self._log_row(kind=order.kind, do=order.do, time=time.time())
+
+    def _log_row(self, **row: Any) -> None:
+        os.write(self._log, json.dumps(row).encode() + b"\n")
 
     def _inside(self, path: Any) -> str:
         """The path as text when it is in the folder, else ""."""
@@ -237,7 +244,7 @@ class Injector:
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """The faults that struck, in order."""
+    """The faults that struck and the steps that were saved, in order."""
     with contextlib.suppress(FileNotFoundError):
         return [json.loads(line) for line in log.read_text().splitlines()]
     return []

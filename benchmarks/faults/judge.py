@@ -144,7 +144,7 @@ def after_try(
     """Promises that one try broke: check and explanation. named: damaged checkpoints that a resume must not take, and
     which of their files was changed, for their step."""
     main = ended[0]
-    broken = [("checkpoints_kept", problem) for problem in _missing(wanted, before, after)]
+    broken = [("checkpoints_kept", problem) for problem in _missing(wanted, before, after, ended)]
     if said := re.search(r"^Resuming (\S+) at step (\d+) of", main.out, re.M):
         expected = _expected(work, before)
         step = int(said[2])
@@ -174,10 +174,10 @@ def _expected(work: Work, before: Found) -> int:
     return work.first if before.newest == work.extends and finished else before.newest
 
 
-def _missing(wanted: Reference, before: Found, after: Found) -> list[str]:
+def _missing(wanted: Reference, before: Found, after: Found, ended: list[Ended]) -> list[str]:
     """Checkpoints that were whole and cannot be used any more, though they should have been kept."""
     lost = []
-    for step in before.whole:
+    for step in before.whole.keys() | {step for one in ended for step in one.saved}:
         newer = [other for other in after.whole if other > step]
         replaced = len(newer) >= KEEP and step not in wanted.pinned
         if step not in after.whole.keys() | after.aside | after.moving and not replaced:

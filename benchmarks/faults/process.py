@@ -41,13 +41,14 @@ class Program:
 
 @dataclass
 class Ended:
-    """How a process ended. seconds: of its work; told: when it was first told to stop by whoever started it, 0: never;
+    """How a process ended. saved: steps whose checkpoints it finished. seconds: of its work; told: when it was first told to stop by whoever started it, 0: never;
     ended: when it did. code: None when it was not started."""
 
     code: int | None = None
     out: str = ""
     err: str = ""
     struck: list[dict[str, Any]] = field(default_factory=list)
+    saved: list[int] = field(default_factory=list)
     began: float = 0.0
     told: float = 0.0
     ended: float = 0.0
@@ -94,7 +95,9 @@ def run_all(programs: Sequence[Program], base: Path, orders: Sequence[Sequence[O
         log = folder / str(place)
         if one.code is not None:
             one.out, one.err = (log.with_suffix(end).read_text(errors="replace") for end in (".out", ".err"))
-            one.struck = read_log(log.with_suffix(".struck"))
+            rows = read_log(log.with_suffix(".struck"))
+            one.struck = [row for row in rows if "do" in row]
+            one.saved = [row["saved"] for row in rows if "saved" in row]
             if log.with_suffix(".moments").exists():
                 found = json.loads(log.with_suffix(".moments").read_text())
                 one.moments, one.seconds = found["moments"], found["seconds"]
