@@ -41,8 +41,11 @@ class Program:
 
 @dataclass
 class Ended:
-    """How a process ended. saved: steps whose checkpoints it finished. seconds: of its work; told: when it was first told to stop by whoever started it, 0: never;
-    ended: when it did. code: None when it was not started."""
+    """How a process ended.
+
+    saved: steps whose checkpoints it finished. seconds: of its work. told: when it was first told to stop by whoever
+    started it, 0: never. ended: when it did. code: None when it was not started.
+    """
 
     code: int | None = None
     out: str = ""
