@@ -34,7 +34,7 @@ VALUES: dict[str, Any] = {
     "arch": "classic",
     "dataset": "tinyworld",
     "max_seq_len": 64,
-    "total_batch_size": 256,
+    "total_batch_size": 768,
     "num_iterations": 20,
     # As small as in test_equivalence, for the same reason.
     "matrix_lr": 0.002,
@@ -185,12 +185,11 @@ def test_a_signal_to_one_rank_stops_all(base: Path) -> None:
 @pytest.mark.slow
 def test_restarted_ranks_end_with_the_bits_of_an_uninterrupted_run(base: Path) -> None:
     where = (*ALONE, "--max-restarts=2")
-    code, said, _ = end_of(launch(base, 2, *faulty("0.1.6.kill,1.0.13.die", deterministic=True), where=where))
+    code, said, _ = end_of(launch(base, 2, *faulty("0.1.6.kill,1.0.13.die"), "--deterministic", where=where))
     assert code == 0, said
     resumed = [int(step) for step in re.findall(r"Resuming .* at step (\d+) of 20", said)]
     assert len(resumed) == 2 and 2 <= resumed[0] < 6 < resumed[1] < 13
-    values = {"deterministic": True, "model_tag": "whole"}
-    code, said, _ = end_of(launch(base, 2, *faulty("0.1.0.none", **values)))
+    code, said, _ = end_of(launch(base, 2, *faulty("0.1.0.none", model_tag="whole"), "--deterministic"))
     assert code == 0, said
     assert furthest("x", "whole") == 0.0
 
@@ -201,7 +200,8 @@ def test_restarted_ranks_end_with_the_bits_of_an_uninterrupted_run(base: Path) -
 def test_nodes_that_are_left_go_on(base: Path, nodes: int, ranks: int) -> None:
     """The last node dies with all its ranks; the first one hosts the rendezvous."""
     where = (*meeting(f"1:{nodes}"), "--max-restarts=3")
-    program = faulty(f"0.{nodes * ranks - 1}.6.node")
+    given = {"num_iterations": 10}  # over more steps, rounding adds up to more than is compared with below
+    program = faulty(f"0.{nodes * ranks - 1}.6.node", **given)
     launchers = []
     for _ in range(nodes):
         launchers.append(launch(base, ranks, *program, where=where))
@@ -211,11 +211,9 @@ def test_nodes_that_are_left_go_on(base: Path, nodes: int, ranks: int) -> None:
     assert lost[0] == -signal.SIGKILL
     assert [code for code, _, _ in left] == [0] * len(left), left
     said = left[0][1]
-    assert int(re.findall(r"Resuming .* at step (\d+) of 20", said)[0]) >= 2
-    left_ranks = (nodes - 1) * ranks
-    files = {path.name for path in checkpoint.find("base", "x").glob("optimizer*")}
-    assert len(files) == left_ranks
-    train_base(BaseConfig(**{**VALUES, "model_tag": "one", "save_every": -1}))
+    assert int(re.findall(r"Resuming .* at step (\d+) of 10", said)[0]) >= 2
+    assert len(list(checkpoint.find("base", "x").glob("optimizer*"))) == (nodes - 1) * ranks
+    train_base(BaseConfig(**{**VALUES, **given, "model_tag": "one", "save_every": -1}))
     assert furthest("x", "one") < 1e-6
 
 
