@@ -459,16 +459,6 @@ def test_two_nodes_equal_one_rank(base: Path) -> None:
     assert furthest(weights("base", "one"), weights("base", "two")) < 1e-4
 
 
-def test_a_checkpoint_made_by_two_ranks_resumes_on_one(base: Path) -> None:
-    """The two-rank run is cut by deleting its last step, which leaves step 8 of 10."""
-    train_base(BaseConfig(**CLASSIC, model_tag="one"))
-    torchrun(base, 2, "scripts.base_train", *flags({**CLASSIC, "model_tag": "two", "save_every": 4}), "--keep=9")
-    shutil.rmtree(checkpoint.steps("base", "two")[10])
-    state = train_base(BaseConfig(**CLASSIC, model_tag="two", resume=True))
-    assert state.step == 10
-    assert furthest(weights("base", "one"), weights("base", "two")) < 1e-4
-
-
 def test_not_a_number_stops_and_names_the_step(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = GPT.loss
 
