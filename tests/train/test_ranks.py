@@ -108,6 +108,7 @@ def test_a_killed_rank_takes_the_job_down(base: Path) -> None:
     assert re.search(r"rank +: 1 .*\n.*\n.*SIGKILL", said) or "Signal 9 (SIGKILL)" in said
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_ranks_anew_and_a_rank_that_fails_again_shows_its_traceback(base: Path) -> None:
     where = (*ALONE, "--max-restarts=1")
     code, said, seconds = end_of(launch(base, 2, *faulty("0.1.6.kill,1.1.15.raise"), where=where))
@@ -136,6 +137,7 @@ def test_a_frozen_rank_is_named_and_ends_the_job(base: Path) -> None:
     assert f"rank 1 ({socket.gethostname()}, process {frozen}) is silent since " in said
 
 
+@pytest.mark.slow
 def test_a_stopped_process_goes_on_and_a_hanging_one_ends_with_its_traceback(base: Path) -> None:
     """Stopped as by Ctrl-Z, for longer than a hang takes; then it goes on as by fg, and hangs three steps later."""
     process = subprocess.Popen(
@@ -217,6 +219,7 @@ def test_nodes_that_are_left_go_on(base: Path, nodes: int, ranks: int) -> None:
     assert furthest("x", "one") < 1e-6
 
 
+@pytest.mark.slow
 def test_nodes_that_do_not_share_their_folder_are_refused(base: Path, tiny_run: Path, tmp_path: Path) -> None:
     other, where = another(tiny_run, tmp_path / "other"), meeting("2")
     launchers = [launch(folder, 1, *faulty("0.0.0.none"), where=where, by=OURS) for folder in (base, other)]
