@@ -103,8 +103,9 @@ def _order(fault: Fault, wanted: Reference, left: float) -> Order:
     """Place a fault among the calls or seconds that the undisturbed run had. left: the share that is still to come."""
     count = wanted.moments[fault.process].get(fault.at, 0) * left
     seconds = wanted.seconds[fault.process] * max(left, 0.3) * fault.share
-    # A process is watched from its first step on: the lines before that are the settings and those it keeps.
-    nth = (4 if fault.do == "hang" else 1) + int(fault.share * count)
+    nth = 1 + int(fault.share * count)
+    if fault.do == "hang":  # between the first step and the last one, where it is watched
+        nth = 4 + int(fault.share * max(0, count - 8))
     return Order(fault.kind, fault.do, fault.at, nth, seconds, fault.part, fault.after, fault.code, fault.lasts)
 
 

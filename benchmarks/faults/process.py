@@ -5,6 +5,7 @@ The parent must never have run a torch operation: its threads would be missing i
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
@@ -149,6 +150,7 @@ def _child(program: Program, base: Path, orders: list[Order], log: Path) -> int:
     os.environ.update({"NANOCHAT_BASE_DIR": str(base), **program.environment})
     sys.argv = ["nanochat", *program.flags]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.dump_traceback_later(LIMIT - 10)  # where it hangs
 
     from nanochat.console import run_command
 

@@ -53,6 +53,7 @@ def settings(hasty: bool = True) -> dict[str, Any]:
     changed: dict[str, Any] = {"nanochat.machine._measured_peak": lambda *_: 1e12}
     if hasty:
         changed |= {f"nanochat.train.watch.{name}": value for name, value in HASTE.items()}
+        changed["nanochat.train.run.SLOWEST_SAVE"] = 6.0
         changed["nanochat.machine.PATIENCE"] = timedelta(seconds=15)
     return changed
 
