@@ -69,7 +69,8 @@ def killed_at(call: int, write: Callable[[], object]) -> bool:
 def write_checkpoint(text: str) -> None:
     with checkpoint.create("base", "d1", 5) as folder:
         (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "meta.json").write_text("{}")
+        for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"):
+            (folder / "tokenizer" / name).write_text("{}")
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_text(text)
 

@@ -29,7 +29,8 @@ from nanochat.paths import (
 from nanochat.reading import fits, open_regular, read_json
 
 FORMAT_VERSION = 1
-REQUIRED = ("model.safetensors", "config.json", "tokenizer/meta.json")
+TOKENIZER = tuple(f"tokenizer/{name}" for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"))
+REQUIRED = ("model.safetensors", "config.json", *TOKENIZER)
 STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # a step's folder, or the old one during a rewrite
 SET_ASIDE = re.compile(r"\.previous-\d+$")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,13 @@ def _step(
     stage: str, tag: str, step: int, folder: Path, rejected: bool, val: dict[str, float] | None
 ) -> Iterator[Entry]:
     """val: what the metrics say of this step."""
-    why = _damage(folder)
     values: Any = {}
+    listed, why = _damage(folder)
     try:
-        values = read_json(folder / STATE, LONGEST_STATE, finite=False)
+        if STATE in listed:  # a checkpoint from elsewhere has none
+            values = read_json(folder / STATE, LONGEST_STATE, finite=False)
         if not isinstance(values, dict):
             raise ValueError("it is no object")
-    except FileNotFoundError:  # a checkpoint from elsewhere has none, or it is in the manifest and missed above
-        pass
     except (OSError, ValueError) as error:
         values, why = {}, why or f"{STATE} cannot be read: {error}"
     # Measured after the step was saved, so it stands in the metrics; older versions saved the last value, too.
@@ -139,14 +138,15 @@ def _evaluations(stage: str, tag: str) -> dict[int, dict[str, float]]:
         return {}
 
 
-def _damage(folder: Path) -> str:
-    """Why a checkpoint is not whole, by the sizes of its files; "" if it is."""
+def _damage(folder: Path) -> tuple[Collection[str], str]:
+    """The files that its manifest lists, and why a checkpoint is not whole, by their sizes; "" if it is."""
     try:
-        found = list(faults(folder, read_manifest(folder), hashes=False))
+        manifest = read_manifest(folder)
     except UserError as error:
-        return error.problem.replace(f"{folder} is not a whole checkpoint: ", "").replace(f"{folder} ", "")
+        return (), error.problem.replace(f"{folder} is not a whole checkpoint: ", "").replace(f"{folder} ", "")
+    found = list(faults(folder, manifest, hashes=False))
     more = f" (and {len(found) - 1:,} more files)" if len(found) > 1 else ""
-    return f"{found[0][0]} {found[0][1]}{more}" if found else ""
+    return manifest.files, f"{found[0][0]} {found[0][1]}{more}" if found else ""
 
 
 def _part(stage: str, tag: str, step: int, path: Path) -> Iterator[Entry]:

@@ -30,7 +30,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(step: int, tag: str = "d1", stage: str = "base") -> Path:
     with checkpoint.create(stage, tag, step) as folder:
         (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "meta.json").write_text("{}")
+        for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"):
+            (folder / "tokenizer" / name).write_text("{}")
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(bytes([step % 256]) * 1000)
     return checkpoint.find(stage, tag, step)

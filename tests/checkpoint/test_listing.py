@@ -36,7 +36,8 @@ def make(step: int, tag: str = "d1", stage: str = "base", **state: Any) -> Path:
 
     with checkpoint.create(stage, tag, step) as folder:
         (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "meta.json").write_text("{}")
+        for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"):
+            (folder / "tokenizer" / name).write_text("{}")
         (folder / "config.json").write_text("{}")
         (folder / "train_state.json").write_text(json.dumps({"val": {"val_bpb": 0.5}, **state}))
         save_file({"w": np.full(250, step, np.float32)}, folder / "model.safetensors")
@@ -215,7 +216,8 @@ def test_verify_names_every_damaged_file() -> None:
 def test_verify_does_not_believe_a_manifest_that_fits_a_broken_file() -> None:
     with checkpoint.create("base", "d1", 5) as folder:
         (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "meta.json").write_text("{}")
+        for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"):
+            (folder / "tokenizer" / name).write_text("{}")
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes((2**63).to_bytes(8, "little") + b"{}")
     with pytest.raises(UserError, match="1 of 1"):

@@ -208,7 +208,8 @@ def test_what_a_stage_left_is_looked_for_before_it_is_skipped(stages: Path, base
 def write_model(stage: str, weights: str, step: int = 1) -> None:
     with checkpoint.create(stage, "d1", step) as folder:
         (folder / "tokenizer").mkdir()
-        (folder / "tokenizer" / "meta.json").write_text("{}")
+        for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"):
+            (folder / "tokenizer" / name).write_text("{}")
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_text(weights)
 
