@@ -1,6 +1,6 @@
 """Files that a stranger may have written: read without waiting, up to a size, and parsed strictly.
 
-Whatever is wrong with a file, these functions raise OSError or ValueError with one line that says what.
+Whatever is wrong with a file, the reading functions raise OSError or ValueError with one line that says what.
 """
 
 from __future__ import annotations
@@ -58,8 +58,9 @@ def parse_json(text: str, finite: bool = True) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} occurs twice")
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {shown(twice)} occurs twice")
     return found
 
 

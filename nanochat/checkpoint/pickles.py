@@ -69,17 +69,22 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def read_pickle(
-    data: bytes, file: str, allowed: Collection[str], seen: Callable[[Call], None] = lambda call: None
+    data: bytes,
+    file: str,
+    allowed: Collection[str],
+    seen: Callable[[Call], None] = lambda call: None,
+    states: bool = False,
 ) -> Any:
     """The object of a pickle: numbers, texts, bytes, lists, tuples and dicts as such, the rest as Name, Call, Outside.
 
-    file: for errors. allowed: names, as "module.name", that it may use. seen: told of every call. UserError for any
-    other name, for what is not a pickle, and for instructions that such a file does not need.
+    file: for errors. allowed: names, as "module.name", that it may use. seen: told of every call. states: whether it
+    may set the state of what it calls. UserError for any other name, for what is not a pickle, and for instructions
+    that such a file does not need.
     """
     if len(data) > LARGEST:
         raise UserError(f"{file} holds a pickle of {len(data):,} bytes, more than such a file needs", _ELSEWHERE)
     try:
-        return _Machine(file, allowed, seen).run(data)
+        return _Machine(file, allowed, seen, states).run(data)
     except UserError:
         raise
     except (_Malformed, ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError) as error:
@@ -90,8 +95,8 @@ _ELSEWHERE = "Take the file from its source again"
 
 
 class _Machine:
-    def __init__(self, file: str, allowed: Collection[str], seen: Callable[[Call], None]):
-        self.file, self.allowed, self.seen = file, allowed, seen
+    def __init__(self, file: str, allowed: Collection[str], seen: Callable[[Call], None], states: bool):
+        self.file, self.allowed, self.seen, self.states = file, allowed, seen, states
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -141,10 +146,9 @@ class _Machine:
                 self.seen(stack[-1])
         elif name == "BUILD":
             (state,) = self.popped(1)
-            if isinstance(stack[-1], Call):
-                stack[-1].state = state
-            else:
-                self.top(dict)  # an OrderedDict's attributes, which nobody needs
+            if not self.states or not isinstance(stack[-1], Call):
+                raise _Malformed("it sets the state of something")
+            stack[-1].state = state
         elif name == "BINPERSID":
             stack.append(Outside(*self.popped(1)))
         else:

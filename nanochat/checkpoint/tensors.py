@@ -20,6 +20,7 @@ BYTES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
+DIMENSIONS = 8  # at most; the product of a million sizes takes hours
 NAMED = 3  # tensors that an error names
 
 
@@ -67,6 +68,8 @@ def _tensors(header: Any, size: int) -> dict[str, Stored]:
             raise ValueError(f"the tensor {shown(name)} has the unknown type {shown(dtype)}")
         if not all(fits(x, list[int]) and min(x, default=0) >= 0 for x in (shape, offsets)) or len(offsets) != 2:
             raise ValueError(f"the tensor {shown(name)} has an impossible shape or place")
+        if len(shape) > DIMENSIONS:
+            raise ValueError(f"the tensor {shown(name)} has {len(shape):,} dimensions")
         begin, end = offsets
         if end - begin != math.prod(shape) * BYTES[dtype]:
             raise ValueError(f"the tensor {shown(name)} has not as many bytes as its shape needs")

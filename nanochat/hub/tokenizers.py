@@ -14,6 +14,7 @@ from nanochat.tokenizer.pattern import cuts_all
 
 ENCODING = "tiktoken.core.Encoding"  # the one thing that upstream's tokenizer.pkl holds
 LONGEST = 256  # bytes of a token; splitting longer ones for tokenizer.json would take hours
+LARGEST_WORK = 1 << 25  # squares of all tokens' bytes, which that takes; 65,536 tokens of text need about 4 million
 ELSEWHERE = "Take the file from its source again"
 
 
@@ -29,7 +30,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read {path}: {reason}", "Name the tokenizer with --tokenizer") from None
-    said = read_pickle(data, str(path), {ENCODING})
+    said = read_pickle(data, str(path), {ENCODING}, states=True)
     state = said.state if isinstance(said, Call) and said.name == ENCODING and not said.args else None
     try:
         return _tokenizer(state)
@@ -49,6 +50,8 @@ def _tokenizer(state: Any) -> Tokenizer:
         raise ValueError("its tokens are not bytes with ids")
     if max(map(len, ranks), default=0) > LONGEST:
         raise ValueError(f"a token has more than {LONGEST} bytes")
+    if sum(len(token) ** 2 for token in ranks) > LARGEST_WORK:
+        raise ValueError("its tokens are too long")
     if special != {name: len(ranks) + place for place, name in enumerate(SPECIAL_TOKENS)}:
         raise ValueError("its special tokens are not the nine of nanochat, after all others")
     if not cuts_all(pattern):

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import pickletools
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -180,8 +181,10 @@ def described(
         (0, (4,), (1,), torch.DoubleStorage, 4),
         (0, (4,), (1,), torch.FloatStorage, 10**15),
         (0, (4,), (1,), torch.FloatStorage, None),
+        (0, (0, *[10**4000] * 9), (1,) * 10),  # products take minutes
+        (0, (1,) * 17, (1,) * 17),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_tensors_that_are_not_in_the_file(tmp_path: Path, how: tuple[Any, ...]) -> None:
     described(tmp_path / "x.pt", 0, (2, 2), (2, 1))
@@ -226,6 +229,66 @@ def test_calls_that_torchs_own_reader_allows(tmp_path: Path) -> None:
     made = b"\x80\x02ctorch\nFloatStorage\n\x8a\x06\x00\x10\xa5\xd4\xe8\x00\x85R."
     rewritten(tmp_path / "x.pt", lambda parts: parts.update({"x/data.pkl": made}))
     with pytest.raises(UserError, match=r"it calls torch.FloatStorage"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def with_directory_of(path: Path, shown: dict[str, bytes], hidden: dict[str, bytes]) -> None:
+    """An archive with two directories of one size: Python reads that of `shown`, and torch that of `hidden`."""
+
+    def zipped(parts: dict[str, bytes], before: int) -> tuple[bytes, bytes, bytes]:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            for name, data in parts.items():
+                archive.writestr(zipfile.ZipInfo(name), data)
+            start = archive.start_dir
+        raw = out.getvalue()
+        directory, at = bytearray(raw[start:-22]), 0
+        while at < len(directory):
+            more = sum(struct.unpack("<HHH", directory[at + 28 : at + 34]))
+            (begin,) = struct.unpack("<I", directory[at + 42 : at + 46])
+            directory[at + 42 : at + 46] = struct.pack("<I", (begin + before) & 0xFFFFFFFF)
+            at += 46 + more
+        return raw[:start], bytes(directory), raw[-22:]
+
+    size = len(zipped(hidden, 0)[1])
+    first, one, end = zipped(hidden, size + 8)
+    second, two, _ = zipped(shown, 8 + len(first))  # Python adds the `size` bytes that lie in between
+    assert len(one) == len(two) == size
+    place = struct.pack("<II", size, size + 8 + len(first) + len(second))
+    path.write_bytes(b"PK\3\4" + bytes(size + 4) + first + second + one + two + end[:12] + place + end[20:])
+
+
+def test_an_archive_with_two_directories(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    torch.save({"x": torch.ones(4)}, path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    hidden = {**parts, "x/data.pkl": b"\x80\x02}X\x01\0\0\0xcbuiltins\nbytearray\nK\x07\x85Rs."}
+    with_directory_of(path, parts, hidden)
+    assert torch.load(path, weights_only=True) == {"x": bytearray(7)}
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("x/data.pkl") == parts["x/data.pkl"]
+    with pytest.raises(UserError, match="its directory is not where it says"):
+        read_tensors(path)
+
+
+def test_a_file_with_the_long_directory_of_large_ones(tmp_path: Path) -> None:
+    with torch.serialization.skip_data():
+        torch.save({"x": torch.empty((1 << 30) + 1), "y": torch.ones(1)}, tmp_path / "x.pt")  # 4 GB, a hole
+    assert read_tensors(tmp_path / "x.pt")["x"].numel() == (1 << 30) + 1
+
+
+def test_tensors_that_share_numbers_do_not_grow(tmp_path: Path) -> None:
+    one = torch.ones(10_000)
+    torch.save([one, one[:5000]], tmp_path / "x.pt")
+    with pytest.raises(UserError, match="its tensors share numbers"):
+        read_tensors(tmp_path / "x.pt")
+
+
+def test_a_state_that_torch_would_set_is_refused(tmp_path: Path) -> None:
+    torch.save({"x": torch.ones(4)}, tmp_path / "x.pt")
+    rewritten(tmp_path / "x.pt", lambda p: p.update({"x/data.pkl": p["x/data.pkl"][:-2] + b")bs."}))
+    with pytest.raises(UserError, match="it sets the state of something"):
         read_tensors(tmp_path / "x.pt")
 
 

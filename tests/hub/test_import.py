@@ -104,7 +104,13 @@ def test_training_goes_on_from_each_stage(tiny_run: Path, tmp_path: Path, monkey
     assert train_chat(ChatConfig(stage="sft", model_tag="d4", **chat)).step == 2
 
     import_checkpoint(str(old), stage="sft", tag="d5")
-    rl = {"examples_per_step": 2, "num_samples": 2, "max_new_tokens": 8, "eval_examples": 2, "eval_samples": 1}
+    rl: dict[str, Any] = {
+        "examples_per_step": 2,
+        "num_samples": 2,
+        "max_new_tokens": 8,
+        "eval_examples": 2,
+        "eval_samples": 1,
+    }
     assert train_rl(RLConfig(model_tag="d5", task="TinyWorld", **rl, **common)).step == 2
 
 
@@ -407,3 +413,11 @@ def test_the_hub(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="cannot get .* NANOCHAT_HUB_DIR"):
         import_checkpoint(REPO)
+
+
+def test_a_tokenizer_that_would_take_minutes_is_refused(base: Path, tmp_path: Path) -> None:
+    source = stored(tmp_path, theirs.make(2025))
+    long = {bytes([byte]): byte for byte in range(256)} | {b"%0250d" % n: 256 + n for n in range(1000)}
+    theirs.write_tokenizer(tmp_path / "old" / "tokenizer", long)
+    with pytest.raises(UserError, match="its tokens are too long"):
+        import_checkpoint(str(source))

@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -369,3 +370,32 @@ def test_a_pattern_that_cannot_cut_every_text_is_refused(whole: Path, tmp_path: 
     (folder / "meta.json").write_text(json.dumps({**meta, "pattern": pattern}))
     with pytest.raises(UserError, match="cannot cut every text"):
         Tokenizer.load(folder)
+
+
+def test_files_that_the_manifest_does_not_list_are_not_opened(whole: Path, tmp_path: Path) -> None:
+    folder = changed(whole, tmp_path)
+    os.mkfifo(folder / "optimizer-00000-of-00002.safetensors")  # opening it would wait for a writer
+    kept: list[Any] = []
+    states.load_optimizer(folder, cast(Any, SimpleNamespace(load_state_dict=kept.extend)))
+    assert "head.weight.momentum" in kept
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"]["train_state.json"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"lists no train_state.json"):
+        states.read(folder)
+    del manifest["files"]["tokenizer/ranks.tiktoken"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"lists no tokenizer/ranks.tiktoken"):
+        load(folder)
+
+
+def test_many_keys_and_dimensions_take_no_minutes(whole: Path, tmp_path: Path) -> None:
+    folder = changed(whole, tmp_path)
+    keys = ", ".join(f'"k{n}": 0' for n in [*range(50_000), 49_999])
+    (folder / "config.json").write_text(f"{{{keys}}}")
+    with pytest.raises(UserError, match="the key 'k49999' occurs twice"):
+        read_config(folder)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2**62] * 200_000, "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="the tensor 'w' has 200,000 dimensions"):
+        checkpoint.read_header(folder / "model.safetensors")
