@@ -133,8 +133,8 @@ def _step(
 def _evaluations(stage: str, tag: str) -> dict[int, dict[str, float]]:
     file = training_file(stage, tag)
     try:
-        return evaluations(file) if file.is_file() else {}
-    except (OSError, UserError):  # of a newer version, say
+        return evaluations(file) if file.is_file() else {}  # not a pipe
+    except (OSError, UserError, ValueError, OverflowError):  # of a newer version, or a number of 5,000 digits
         return {}
 
 

@@ -146,9 +146,10 @@ class _Machine:
                 self.seen(stack[-1])
         elif name == "BUILD":
             (state,) = self.popped(1)
-            if not self.states or not isinstance(stack[-1], Call):
+            if isinstance(stack[-1], Call) and self.states:
+                stack[-1].state = state
+            elif type(stack[-1]) is not dict:  # of an OrderedDict: the _metadata of a state_dict, which nobody needs
                 raise _Malformed("it sets the state of something")
-            stack[-1].state = state
         elif name == "BINPERSID":
             stack.append(Outside(*self.popped(1)))
         else:

@@ -1,4 +1,4 @@
-"""Deleting checkpoints, and what killed writers left: only what no training is at work on, and each step at once."""
+"""Deleting checkpoints, and what killed writers left: never while a training of the tag is at work."""
 
 from __future__ import annotations
 
@@ -61,11 +61,19 @@ def children(entries: Iterable[Entry], listing: Listing) -> list[str]:
         if child.path in going or not child.parent:
             continue
         for path, weights in hashes.items():
-            same_place = os.path.realpath(child.parent) == os.path.realpath(path)
+            same_place = _real(child.parent) == os.path.realpath(path)
             if child.parent_hash == weights if child.parent_hash and weights else same_place:
                 lines.append(f"{child.name} was trained from {path}, which it names as its parent")
                 break
     return lines
+
+
+def _real(path: str) -> str:
+    """A stranger's path without links; "" when it cannot be one."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # also UnicodeError
+        return ""
 
 
 def _hash(folder: Path) -> str:

@@ -21,10 +21,10 @@ from nanochat.checkpoint.pickles import RunsCodeError
 from nanochat.checkpoint.torchfile import read_tensors
 from nanochat.checkpoint.upstream import Files, read_meta, steps_among
 from nanochat.console import UserError, say
-from nanochat.hub.source import LISTED, Source, open_source
+from nanochat.hub.source import LISTED, Source, local, open_source
 from nanochat.hub.tokenizers import read_tokenizer
 from nanochat.model import GPT, save_weights
-from nanochat.model.upstream import read_model
+from nanochat.model.upstream import our_name, read_model
 from nanochat.optim.upstream import UnfitError, read_state
 from nanochat.paths import STAGES, checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
@@ -128,8 +128,8 @@ def _require_free(source: Source, stage: str, tag: str) -> None:
 
 
 def _tokenizer_path(source: Source, given: str) -> Path:
-    if given and Path(given).expanduser().exists():
-        return Path(given).expanduser()
+    if there := local(given):
+        return there
     elsewhere = open_source(given) if given else source
     if path := elsewhere.tokenizer():
         return path
@@ -138,7 +138,7 @@ def _tokenizer_path(source: Source, given: str) -> Path:
 
 def _rows(saved: Mapping[str, Tensor]) -> int:
     """Rows of the token tables as they were trained, padding included."""
-    return next(len(tensor) for name, tensor in saved.items() if name.endswith("transformer.wte.weight"))
+    return next(len(tensor) for name, tensor in saved.items() if our_name(name) == "embed.weight")
 
 
 def _optimizer_state(files: Files, paths: Mapping[str, Path], model: GPT, rows: int) -> tuple[dict[str, Tensor], str]:

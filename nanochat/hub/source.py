@@ -13,6 +13,7 @@ from nanochat.console import UserError, say
 from nanochat.corpus.hub import download, download_lock, mirror_dir, missing, remote_files
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.paths import base_dir
+from nanochat.reading import shown
 
 NAME = r"[\w-][\w.-]*"
 REPOSITORY = re.compile(rf"(?:https://huggingface\.co/)?({NAME}/{NAME})((?:/{NAME})*)/?", re.ASCII)
@@ -102,17 +103,26 @@ class Repository:
         return [folder / file.name for file in wanted]
 
 
+def local(given: str) -> Path | None:
+    """The file or folder of that name on this machine, if there is one."""
+    try:
+        path = Path(given).expanduser()
+        return path if given and path.exists() else None
+    except (OSError, ValueError, RuntimeError):  # too long, no name of a file, "~somebody" without an account
+        return None
+
+
 def open_source(given: str) -> Source:
     """The folder `given`, else the Hub repository `owner/name`, or `owner/name/a/folder` in it.
 
     A mirror below NANOCHAT_HUB_DIR comes before the network. UserError when there is neither.
     """
-    folder = Path(given).expanduser()
-    if folder.is_dir():
+    folder = local(given)
+    if folder and folder.is_dir():
         return Folder(folder.resolve())
     named = REPOSITORY.fullmatch(given)
-    if not named or folder.exists():
-        raise UserError(f"there is no folder {given}", "Name a folder, or owner/name of a repository on the Hub")
+    if not named or folder:
+        raise UserError(f"there is no folder {shown(given)}", "Name a folder, or owner/name of a repository on the Hub")
     repo, inside = named[1], named[2].strip("/")
     if mirror := mirror_dir(repo):
         if not (mirror / inside).is_dir():

@@ -14,6 +14,7 @@ from torch import Tensor
 from nanochat.console import UserError
 from nanochat.model.config import ModelConfig
 from nanochat.model.gpt import GPT
+from nanochat.reading import shown
 from nanochat.scale import Arch
 
 COMPILED = "_orig_mod."  # before the names of a model that was compiled
@@ -32,7 +33,9 @@ DEFAULTS: dict[Arch, dict[str, Any]] = {
     "classic": {"sequence_len": 1024, "vocab_size": 50304},
     "modern": {"sequence_len": 2048, "vocab_size": 32768},
 }
-SHARED_DEFAULTS = {"n_layer": 12, "n_head": 6, "n_kv_head": 6, "n_embd": 768, "window_pattern": "L"}
+SHARED_DEFAULTS = {"n_layer": 12, "n_embd": 768, "window_pattern": "L"}
+REQUIRED = ("n_head", "n_kv_head")  # which no shape of a weight tells
+PADDING = 64  # token tables have a multiple of this many rows
 LARGEST_TABLE = 1 << 26  # positions times channels of a head: the rotary tables are made when a model is loaded
 ELSEWHERE = "Take the checkpoint from its source again"
 
@@ -58,6 +61,10 @@ def read_model(tensors: Any, settings: Any, file: str) -> GPT:
     needed = model.state_dict()
     _require_same_names(set(needed), set(weights), arch, file)
     fitted = {name: _fitted(weights[name], like, name, file) for name, like in needed.items()}
+    if len({tensor.data_ptr() for tensor in fitted.values()}) < len(fitted):
+        raise UserError(
+            f"weights in {file} share their numbers", "Only models with a head of their own can be imported"
+        )
     model.load_state_dict(fitted, assign=True)
     model._set_rope(config.seq_len)  # made on "meta" above, so it has no values yet
     return model.eval()
@@ -76,9 +83,11 @@ def _config(settings: Any, weights: dict[str, Tensor], arch: Arch, file: str) ->
     if not isinstance(settings, dict):
         raise UserError(f"there is no model_config beside {file}", ELSEWHERE)
     given = {**SHARED_DEFAULTS, **DEFAULTS[arch], **settings}
-    if unknown := sorted(given.keys() - SHARED_DEFAULTS.keys() - DEFAULTS[arch].keys()):
-        problem = f"the model of {file} has settings that neither of our architectures has: {', '.join(unknown)[:150]}"
+    if unknown := sorted(given.keys() - SHARED_DEFAULTS.keys() - DEFAULTS[arch].keys() - set(REQUIRED)):
+        problem = f"the model of {file} has settings that neither of our architectures has: {_listed(unknown)}"
         raise UserError(problem, "Only checkpoints of upstream's own models can be imported")
+    if lacking := [name for name in REQUIRED if name not in given]:
+        raise UserError(f"the model_config beside {file} lacks {', '.join(lacking)}", ELSEWHERE)
     windows = given.pop("window_pattern")
     for name, value in given.items():
         if type(value) is not int or value < 1:
@@ -92,8 +101,12 @@ def _config(settings: Any, weights: dict[str, Tensor], arch: Arch, file: str) ->
     for name, there in (("n_layer", layers), ("n_embd", width)):
         if given[name] != there:
             raise UserError(f"{name} is {given[name]} beside {file}, whose weights have {there}", ELSEWHERE)
-    if given["vocab_size"] > rows:
-        raise UserError(f"vocab_size is {given['vocab_size']} beside {file}, which has {rows} tokens", ELSEWHERE)
+    tables = {len(tensor) if tensor.ndim else 0 for name, tensor in weights.items() if _is_table(name)}
+    if rows not in (given["vocab_size"], -(-given["vocab_size"] // PADDING) * PADDING) or tables != {rows}:
+        counts = ", ".join(map(str, sorted(tables)))
+        raise UserError(
+            f"vocab_size is {given['vocab_size']} beside {file}, whose tables have {counts} rows", ELSEWHERE
+        )
     if given["sequence_len"] * width > LARGEST_TABLE * given["n_head"]:
         raise UserError(f"sequence_len is {given['sequence_len']} beside {file}, more than can be held", ELSEWHERE)
     modern = arch == "modern"
@@ -128,15 +141,25 @@ def _require_same_names(needed: set[str], there: set[str], arch: Arch, file: str
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(name[:60] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(shown(name)[1:-1] for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
 def _fitted(tensor: Tensor, like: Tensor, name: str, file: str) -> Tensor:
     """The tensor in float32, without the rows that pad a vocabulary to a multiple of 64."""
     if not tensor.is_floating_point():
         raise UserError(f"{name} in {file} holds {tensor.dtype} instead of floating-point numbers", ELSEWHERE)
-    if name.endswith(("embed.weight", "head.weight")) or name.startswith("value_embeds."):
+    if _is_table(name):
         tensor = tensor[: like.size(0)]
     if tensor.shape != like.shape:
         raise UserError(f"{name} in {file} has the shape {list(tensor.shape)} instead of {list(like.shape)}", ELSEWHERE)
-    return tensor.detach().float().contiguous()
+    fitted = tensor.detach().float().contiguous()
+    if not torch.isfinite(fitted).all():
+        raise UserError(f"{name} in {file} holds NaN or infinite numbers", ELSEWHERE)
+    return fitted
+
+
+def _is_table(name: str) -> bool:
+    """Whether a weight has a row for every token."""
+    return name in ("embed.weight", "head.weight") or name.startswith("value_embeds.")

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-SLICE = re.compile(r"(.+)\[(\d+):(\d+)\]")
+SLICE = re.compile(r"(.+)\[(\d{1,18}):(\d{1,18})\]", re.ASCII)
 
 
 class Saved(Mapping[str, Tensor]):

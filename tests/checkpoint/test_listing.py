@@ -21,6 +21,7 @@ from nanochat.checkpoint.listing import Entry, scan
 from nanochat.checkpoint.removal import children, choose, freed, leftovers, remove
 from nanochat.commands import checkpoints
 from nanochat.console import UserError
+from nanochat.metrics import training_file
 
 ROOT = Path(__file__).parents[2]
 
@@ -405,3 +406,19 @@ def test_only_the_names_of_writers_are_left_overs(base: Path) -> None:
     assert sorted(entry.path.name for entry in leftovers(scan())) == sorted(left)
     checkpoints.delete(checkpoints.Rm(parts=True, yes=True))
     assert sorted(os.listdir(root)) == sorted((*mine, "step_000001"))
+
+
+@pytest.mark.parametrize("parent", ["/x\0", "/x\ud800", "/" + "a" * 5000], ids=range(3))
+def test_an_odd_parent_stops_no_deletion(parent: str) -> None:
+    make(1)
+    make(1, "bad", "sft", parent=parent)
+    assert children(scan("base").entries, scan()) == []
+
+
+def test_odd_numbers_in_the_metrics_stop_no_list() -> None:
+    make(5)
+    file = training_file("base", "d1")
+    file.parent.mkdir(parents=True)
+    for number in ("9" * 5000, "9" * 400):
+        file.write_text(f'{{"version": 1, "kind": "eval", "step": 5, "bpb": {number}}}\n')
+        assert [entry.measured for entry in scan().entries] == [{"val_bpb": 0.5}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -421,3 +422,41 @@ def test_a_tokenizer_that_would_take_minutes_is_refused(base: Path, tmp_path: Pa
     theirs.write_tokenizer(tmp_path / "old" / "tokenizer", long)
     with pytest.raises(UserError, match="its tokens are too long"):
         import_checkpoint(str(source))
+
+
+def test_weights_that_would_mislead_are_refused(base: Path, tmp_path: Path) -> None:
+    model = theirs.make(2026)
+    source = stored(tmp_path, model)
+    path, meta = source / "model_000020.pt", source / "meta_000020.json"
+    whole, settings = theirs.weights_of(model), theirs.settings_of(model)
+
+    def refused(message: str, config: dict[str, Any] | None = None, **weights: Any) -> None:
+        torch.save({**whole, **weights}, path)
+        meta.write_text(json.dumps({"model_config": config or settings}))
+        with pytest.raises(UserError, match=message):
+            import_checkpoint(str(source))
+
+    for name in ("n_head", "n_kv_head"):
+        refused(f"lacks {name}", {k: v for k, v in settings.items() if k != name})
+    refused(r"architectures has: a\\nb\\u202e", {**settings, "a\nb\u202e": 1})
+    refused(r"our modern model has not: x\\ny", config=None, **{"x\ny": torch.ones(1)})
+    refused("x0_lambdas .* holds NaN", x0_lambdas=torch.full((3,), float("nan")))
+    refused("vocab_size is 250 .* tables have 320 rows", {**settings, "vocab_size": 250})
+    refused("tables have 320, 384 rows", config=None, **{"lm_head.weight": torch.ones(384, 32)})
+    tied = whole["transformer.wte.weight"].float()
+    refused("share", config=None, **{"lm_head.weight": tied, "transformer.wte.weight": tied})
+    torch.save(model.state_dict() | {"embed.weight": whole["transformer.wte.weight"]}, path)  # our names
+    with pytest.raises(UserError, match="rows"):
+        import_checkpoint(str(source))
+    torch.save(model.state_dict(), path)
+    meta.write_text(json.dumps({"model_config": settings}))
+    assert import_checkpoint(str(source))
+
+
+@pytest.mark.parametrize("name", ["~nosuch/x", "x" * 300, "", "a\nb", "\0"], ids=range(5))
+def test_names_of_no_folder_are_one_sentence(base: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="there is no folder"):
+        import_checkpoint(name)
+    if name:  # else it is looked for
+        with pytest.raises(UserError, match="there is no folder"):
+            import_checkpoint(str(stored(tmp_path, theirs.make(2025))), tokenizer=name)
