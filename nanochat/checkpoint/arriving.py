@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from nanochat.checkpoint.folder import Manifest, set_aside, settle
+from nanochat.checkpoint.folder import Manifest, free_name, set_aside, settle
 from nanochat.console import UserError, say
-from nanochat.paths import checkpoints_dir, replace_folder, sync_folder, write_json
+from nanochat.paths import checkpoints_dir, model_runs_dir, replace_folder, sync_folder, write_json
 
 
 @contextlib.contextmanager
@@ -32,6 +33,8 @@ def create_anew(stage: str, tag: str, step: int) -> Iterator[Path]:
             write_json(folder / "manifest.json", asdict(Manifest(stage, tag, step, files)))
         if aside := set_aside(stage, tag):
             say(f"Kept the older {stage} run {tag} as {aside}")
+        if (runs := model_runs_dir(stage, tag)).exists():  # of a run that was deleted: they would pass for this one's
+            runs.rename(model_runs_dir(stage, free_name(stage, tag)))
         final.mkdir(exist_ok=True)  # upstream's own files may be in it
         (arriving / name).rename(final / name)
         arriving.rmdir()
@@ -41,4 +44,6 @@ def create_anew(stage: str, tag: str, step: int) -> Iterator[Path]:
         raise UserError(f"cannot write the checkpoint {final}: {error}", "Free some disk space and run again") from None
     except OSError as error:
         problem = f"cannot write {final / name}: {error.strerror or error}"
-        raise UserError(problem, "Free some disk space and run again") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Free some disk space and run again" if full else "Check the folder and its permissions"
+        raise UserError(problem, remedy) from None

@@ -285,7 +285,7 @@ def set_aside(stage: str, tag: str) -> Path | None:
     folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
     if not steps(stage, tag):
         return None
-    name = _free_name(stage, tag)
+    name = free_name(stage, tag)
     # The metrics first: after a kill in between, the next call finds them moved and moves the rest.
     if runs.exists():
         runs.rename(model_runs_dir(stage, name))
@@ -295,7 +295,7 @@ def set_aside(stage: str, tag: str) -> Path | None:
 def fork(stage: str, tag: str, step: int) -> Path:
     """Like `set_aside`, but the tag keeps a copy of one step, and its metrics. At no moment is the tag without one."""
     folder, runs = _tag_dir(stage, tag), model_runs_dir(stage, tag)
-    name = _free_name(stage, tag)
+    name = free_name(stage, tag)
     aside, source = folder.with_name(name), steps(stage, tag)[step]
     new = folder.with_name(f".{name}.fork")
     shutil.copytree(source, new / f"step_{step:06d}", copy_function=_link)
@@ -334,7 +334,7 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _free_name(stage: str, tag: str) -> str:
+def free_name(stage: str, tag: str) -> str:
     n, runs = 1, model_runs_dir(stage, tag).exists()
     while _is_taken(stage, f"{tag}.previous-{n}", runs):
         n += 1

@@ -22,6 +22,7 @@ class Files:
     model: str = ""
     meta: str = ""
     ranks: dict[int, str] = field(default_factory=dict)
+    twice: bool = False  # whether a rank has two files
 
 
 def steps_among(names: Iterable[str]) -> dict[int, Files]:
@@ -32,6 +33,7 @@ def steps_among(names: Iterable[str]) -> dict[int, Files]:
             continue
         files = found.setdefault(int(m[2] or m[5]), Files())
         if m[1] == "optim":
+            files.twice |= int(m[3] or 0) in files.ranks
             files.ranks[int(m[3] or 0)] = name
         elif m[1] == "model" and not m[3]:
             files.model = name

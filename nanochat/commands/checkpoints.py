@@ -44,7 +44,7 @@ class Ls:
 
 @dataclass
 class Verify:
-    """Compare every byte with the manifests. The exit code is 0 if all checkpoints are whole, else 2."""
+    """Compare every file with its checkpoint's manifest. The exit code is 0 if all of them are whole, else 2."""
 
     stage: Stage | None = None
     """stage to verify; default: all"""
@@ -63,7 +63,7 @@ class Rm:
     tag: str = ""
     """tag whose checkpoints to delete, such as d4 or d4.previous-1"""
     step: tuple[int, ...] = ()
-    """steps to delete, as in --step 100 200; default: all of the tag"""
+    """steps to delete, as in --step 100 200 (0 or more); default: all of the tag"""
     parts: bool = False
     """delete only what killed writers left, of the stage and tag or of all"""
     yes: bool = False
@@ -153,6 +153,8 @@ def delete(config: Rm) -> None:
     else:
         if config.stage is None or not config.tag:
             raise UserError("rm was not told what to delete", "Give --stage and --tag, or --parts")
+        if min(config.step, default=0) < 0:
+            raise UserError(f"{min(config.step)} is no step", "Give --step 0 or more")
         entries = choose(config.stage, config.tag, config.step)
     everything = scan()
     for entry in entries:

@@ -62,7 +62,9 @@ def import_checkpoint(
         _require_free(source, stage, tag)
     saved = read_tensors(paths[files.model])
     model = read_model(saved, meta.get("model_config"), str(paths[files.model]))
-    found = read_tokenizer(_tokenizer_path(source, tokenizer))
+    taken = _tokenizer_path(source, tokenizer)
+    found = read_tokenizer(taken)
+    say(f"The tokenizer is that of {taken}")
     if found.vocab_size != model.config.vocab_size:
         raise UserError(
             f"the model has {model.config.vocab_size:,} tokens, and its tokenizer {found.vocab_size:,}",
@@ -145,6 +147,8 @@ def _optimizer_state(files: Files, paths: Mapping[str, Path], model: GPT, rows: 
     """The optimiser's state, or none and the reason."""
     if not files.ranks:
         return {}, "there is no optim_*.pt with it"
+    if files.twice:
+        return {}, "a rank has two files"
     if sorted(files.ranks) != list(range(len(files.ranks))):
         return {}, f"of its ranks' files there are only those of {', '.join(map(str, sorted(files.ranks)))}"
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}

@@ -45,7 +45,10 @@ class Source(Protocol):
 
 @dataclass
 class Folder:
+    """top: of a repository; nothing above it is looked at."""
+
     path: Path
+    top: Path | None = None
 
     def names(self) -> list[str]:
         try:
@@ -58,6 +61,8 @@ class Folder:
 
     def tokenizer(self) -> Path | None:
         above = [self.path, *self.path.parents][:LEVELS]
+        if self.top in above:
+            above = above[: above.index(self.top) + 1]
         places = (place for folder in above for place in (folder / PICKLED, folder / "tokenizer" / PICKLED))
         return next((place for place in places if place.is_file()), None)
 
@@ -127,6 +132,6 @@ def open_source(given: str) -> Source:
     if mirror := mirror_dir(repo):
         if not (mirror / inside).is_dir():
             raise UserError(f"{mirror} has no folder {inside}", "Name another one")
-        return Folder(mirror / inside)
+        return Folder(mirror / inside, mirror)
     say(f"There is no folder {given}: looking for the repository {repo} on the Hub")
     return Repository(repo, PurePosixPath(inside), remote_files(repo, kind="model", suffix=""))

@@ -108,9 +108,14 @@ class _Reader:
             for key in ("exp_avg", "exp_avg_sq"):
                 parts = [_tensor(part, key) for part in held]
                 # Small ones are not split: every rank has all of it.
+                if key == "exp_avg_sq" and any(bool((part < 0).any()) for part in parts):
+                    raise UnfitError("it has squares below zero")
                 joined = parts[0] if parts[0].shape == whole else torch.cat(parts)
                 self.out[f"{name}.{key}"] = self.like(joined, whole)[: shape[0]].contiguous()
-            self.out[f"{name}.step"] = torch.tensor(_step(held[0]))
+            steps = {_step(part) for part in held}
+            if len(steps) > 1:
+                raise UnfitError("the files of its ranks are of different steps")
+            self.out[f"{name}.step"] = torch.tensor(steps.pop())
 
     def stack(self, names: list[str], place: int, states: list[dict[int, Any]]) -> None:
         m, k = self.shapes[names[0]]

@@ -18,9 +18,11 @@ from huggingface_hub import close_session, constants
 from safetensors.torch import load_file
 
 from nanochat import checkpoint
+from nanochat.checkpoint.listing import scan
 from nanochat.commands import import_checkpoint as command
 from nanochat.console import UserError, run_command
 from nanochat.hub import import_checkpoint
+from nanochat.metrics import training_file
 from nanochat.model import GPT, load, read_config
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import ChatConfig, RLConfig, train_chat, train_rl
@@ -209,6 +211,9 @@ def test_states_that_are_not_convertible(base: Path, tmp_path: Path, capsys: pyt
         assert not (folder / "optimizer.safetensors").exists()
         return capsys.readouterr().out.splitlines()[-1]
 
+    shutil.copy(optim(0), source / "optim_000020.pt")
+    assert "a rank has two files" in why()
+    (source / "optim_000020.pt").unlink()
     whole = Path(optim(1)).read_bytes()
     Path(optim(1)).write_bytes(whole[:-100])
     assert "cut off" in why()
@@ -387,6 +392,10 @@ def test_a_mirror_of_the_hub(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("NANOCHAT_HUB_DIR", str(tmp_path))
     assert import_checkpoint(REPO) == checkpoint.find("sft", "nanochat-d3", 20)
     assert import_checkpoint(f"{REPO}/mid_checkpoints/d3") == checkpoint.find("mid", "d3", 20)
+    theirs.write_tokenizer(tmp_path / "tokenizer")  # outside the repository
+    (tmp_path / REPO / "tokenizer.pkl").unlink()
+    with pytest.raises(UserError, match="no tokenizer.pkl"):
+        import_checkpoint(REPO)
     with pytest.raises(UserError, match="no folder nowhere"):
         import_checkpoint(f"{REPO}/nowhere")
 
@@ -460,3 +469,28 @@ def test_names_of_no_folder_are_one_sentence(base: Path, tmp_path: Path, name: s
     if name:  # else it is looked for
         with pytest.raises(UserError, match="there is no folder"):
             import_checkpoint(str(stored(tmp_path, theirs.make(2025))), tokenizer=name)
+
+
+def test_the_metrics_of_a_deleted_run_are_not_the_imports(base: Path, tmp_path: Path) -> None:
+    file = training_file("base", "d3")
+    file.parent.mkdir(parents=True)
+    file.write_text('{"version": 1, "kind": "eval", "step": 20, "val_bpb": 0.7}\n')
+    import_checkpoint(str(stored(tmp_path, theirs.make(2025))))
+    assert [entry.measured for entry in scan().entries] == [{"val_bpb": 1.5}]
+    assert training_file("base", "d3.previous-1").exists() and not file.exists()
+
+
+@pytest.mark.parametrize(("change", "message"), [(("step", 21), "different steps"), (("exp_avg_sq", -1), "below zero")])
+def test_a_state_that_would_mislead(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: tuple[str, int], message: str
+) -> None:
+    model = theirs.make(2026)
+    source = stored(tmp_path, model)
+    theirs.write_optimizer(source, model, theirs.moments(model), 2)
+    path = source / "optim_000020_rank1.pt"
+    saved = torch.load(path, weights_only=True)
+    key, value = change
+    saved["state"][0][key] = value if key == "step" else saved["state"][0][key] * value
+    torch.save(saved, path)
+    import_checkpoint(str(source))
+    assert message in capsys.readouterr().out.splitlines()[-1]
