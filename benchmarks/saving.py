@@ -155,12 +155,13 @@ def prepare(config: Config, base: Path) -> tuple[dict[str, Callable[[], Callable
 
     here = machine.setup("cpu", "float32")
     model, optimizer, tokenizer = make(config)
-    state = TrainState("base", "ours", step=1, steps=2)
+    state = TrainState("base", "ours", step=0, steps=99)
     saver = Saver(here, model, optimizer, tokenizer, 1, lambda s: set(), begun=0)
     store = dist.HashStore()  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 
     def ours() -> Callable[[], bool]:
+        state.step += 1  # a step is saved once
         saver.begin(state)
         return lambda: not saver.busy
 
@@ -183,7 +184,7 @@ def prepare(config: Config, base: Path) -> tuple[dict[str, Callable[[], Callable
         return future.done  # type: ignore[no-any-return, union-attr]
 
     def check() -> dict[str, bool]:
-        folder = checkpoint.find("base", "ours", 1)
+        folder = checkpoint.find("base", "ours")
         checkpoint.verify(folder)
         written = load_file(folder / "model.safetensors")
         moments = load_file(folder / "optimizer.safetensors")
