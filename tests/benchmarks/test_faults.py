@@ -76,10 +76,10 @@ def campaign(tmp_path: Path, broken: str, *flags: str) -> tuple[int, dict[str, A
 
 
 def test_a_few_runs_lose_nothing(tmp_path: Path) -> None:
-    code, result, out = campaign(tmp_path, "", "--runs", "3", "--seed", "3", "--works", "base")
+    code, result, out = campaign(tmp_path, "", "--runs", "2", "--seed", "3", "--works", "base")
     assert code == 0 and all(result["checks"].values()), out
     ours = result["ours"]
-    assert ours["injected"] == ours["recovered"] > 2 and ours["lost"] == 0
+    assert ours["injected"] == ours["recovered"] > 1 and ours["lost"] == 0
     assert sum(row["injected"] for row in ours["kinds"].values()) == ours["injected"]
     assert ours["seconds_to_next_step"] > 0
     assert not list(tmp_path.glob("nanochat-faults-*"))
