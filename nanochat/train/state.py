@@ -149,7 +149,7 @@ def _decide(wanted: TrainState, config: TrainConfig) -> Path | None:
         if config.fresh:
             break
         try:
-            checkpoint.verify(folder, hashes=False)
+            _require_own_state(folder, checkpoint.verify(folder, hashes=False))
             old = read(folder)
             if not _goes_on(folder, old, wanted, config):
                 break
@@ -171,6 +171,13 @@ def _decide(wanted: TrainState, config: TrainConfig) -> Path | None:
     if aside := checkpoint.set_aside(stage, tag):
         say(f"Kept the older {stage} run {tag} as {aside}")
     return None
+
+
+def _require_own_state(folder: Path, manifest: checkpoint.Manifest) -> None:
+    """UserError when train_state.json is damaged: what it says of versions and settings must not be believed."""
+    small = {name: facts for name, facts in manifest.files.items() if name == "train_state.json"}
+    for name, what in checkpoint.faults(folder, replace(manifest, files=small)):
+        raise UserError(f"{folder / name} {what}", "Choose another checkpoint")
 
 
 def _goes_on(folder: Path, old: TrainState, wanted: TrainState, config: TrainConfig) -> bool:
