@@ -64,6 +64,7 @@ def _installed(name: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_every_part_runs_small_on_a_bare_machine(tmp_path: Path) -> None:
     without = hidden()
     assert {"tyro", "fastapi", "pydantic", "tokenizers", "huggingface_hub", "matplotlib", "yaml"} <= without

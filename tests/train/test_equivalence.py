@@ -413,6 +413,7 @@ def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: in
     assert (state["step"], state["tokens"]) == (step + 2, (step + 2) * 1024)
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> None:
     train_base(BaseConfig(**CLASSIC, model_tag="one"))
     one = weights("base", "one")
