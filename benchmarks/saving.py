@@ -157,7 +157,7 @@ def prepare(config: Config, base: Path) -> tuple[dict[str, Callable[[], Callable
     model, optimizer, tokenizer = make(config)
     state = TrainState("base", "ours", step=0, steps=99)
     saver = Saver(here, model, optimizer, tokenizer, 1, lambda s: set(), begun=0)
-    store = dist.HashStore()  # type: ignore[attr-defined]
+    store = dist.HashStore()  # type: ignore[attr-defined]  # there, but not in __all__
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
 
     def ours() -> Callable[[], bool]:

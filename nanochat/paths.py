@@ -181,15 +181,16 @@ def read_folder(path: Path, read: Callable[[Path], T]) -> T:
     """What `read` returns for the folder `path`; tried again if it failed because a writer replaced the folder."""
     while True:
         folder = whole(path)
-        before = _identity(folder)
+        before = identity(folder)
         try:
             return read(folder)
         except UserError:
-            if _identity(whole(path)) == before:
+            if identity(whole(path)) == before:
                 raise
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a folder from one that took its name; None when there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -214,6 +214,7 @@ class Injector:
             buffered = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)
             return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
 
+        # opened has not all of open's overloads.
         builtins.open = opened  # type: ignore[assignment]
         io.open = opened  # type: ignore[assignment]
 
@@ -238,6 +239,7 @@ class Injector:
         def exchanged(a: Path, b: Path) -> bool:
             return self.moment("rename", str(b), lambda: exchange(a, b))
 
+        # setattr, since the modules do not export these names for a type checker.
         setattr(torch_files, "serialize_file", serialized)  # noqa: B010
         for room in rooms:
             setattr(room, "exchange", exchanged)  # noqa: B010

@@ -121,7 +121,7 @@ def _fork(program: Program, base: Path, orders: Sequence[Order], log: Path) -> i
     code = 1
     try:
         code = _child(program, base, list(orders), log)
-    except BaseException:
+    except BaseException:  # printed, since a child must not go on with its parent's code
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from nanochat.checkpoint.folder import faults, read_manifest
 from nanochat.checkpoint.listing import LONGEST_STATE, STATE, Entry
 from nanochat.checkpoint.tensors import read_header
 from nanochat.console import Progress, UserError
+from nanochat.paths import identity
 from nanochat.reading import MB, read_json
 
 PATIENCE = 5.0  # seconds without a bar
@@ -41,21 +41,13 @@ def check(entries: Sequence[Entry]) -> Iterator[tuple[Entry, list[str]]]:
 def _settled(folder: Path, on_bytes: Callable[[int], None]) -> list[str] | None:
     """The damaged files, looked for again when a training has written the step anew; None when it is gone."""
     while True:
-        before = _identity(folder)
+        before = identity(folder)
         found = _damaged(folder, on_bytes)
-        after = _identity(folder)
+        after = identity(folder)
         if after is None:
             return None
         if not found or after == before:
             return found
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        facts = os.stat(folder)
-    except OSError:
-        return None
-    return facts.st_dev, facts.st_ino
 
 
 def _damaged(folder: Path, on_bytes: Callable[[int], None]) -> list[str]:

@@ -219,8 +219,6 @@ class Run:
             if method.pins and config.save_every >= 0 and last_at_peak:
                 s.steady = s.step
                 self.save()
-                if self.saver.begun < s.step:
-                    s.steady = 0
             if config.keep_every and s.step % config.keep_every == 0 and s.step < s.steps:
                 self.save()
             if s.step < s.steps and self.evaluation_due():
@@ -392,7 +390,7 @@ class Run:
             problem = str(error) or repr(error)
         self.bar.fields.pop("validating", None)
         self.watch.at(f"waiting for the other ranks' evaluation of step {s.step}")
-        all_sums, problems = _of_all_ranks(self.machine, sums), _of_all_ranks(self.machine, problem)
+        all_sums, problems = zip(*_of_all_ranks(self.machine, (sums, problem)), strict=True)
         if s.step:  # a limit lets at least one step be taken, so an evaluation before it does not count
             s.seconds = self.clock()
         try:
