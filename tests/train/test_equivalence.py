@@ -30,6 +30,7 @@ from nanochat.report.runs import Runs
 from nanochat.train import BaseConfig, ChatConfig, train_base, train_chat
 from nanochat.train.chat import _mixtures
 from nanochat.train.config import check_config
+from nanochat.train.run import Run
 from nanochat.train.step import Stepper
 from tests.train.launching import flags, torchrun
 
@@ -107,8 +108,9 @@ class Interrupted(Exception):
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Die right after the given number of steps, as a machine does."""
-    real, done = Stepper.__call__, [0]
+    """Die right after the given number of steps, as a machine does. Each save ends before the next step: one that is
+    due while another is being written would wait, and which one that is depends on the disk."""
+    real, save, done = Stepper.__call__, Run.save, [0]
 
     def step(*args: Any, **kwargs: Any) -> Any:
         if done[0] == steps:
@@ -117,6 +119,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         return real(*args, **kwargs)
 
     monkeypatch.setattr(Stepper, "__call__", step)
+    monkeypatch.setattr(Run, "save", lambda run: (save(run), run.saver.wait()))
 
 
 def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
