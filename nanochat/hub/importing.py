@@ -197,7 +197,7 @@ def _train_state(
         rates=asdict(rates),
         batch_tokens=batch,
         val={name: value for name, value in measured.items() if value},
-        parent=given,
+        parent=given if local(given) else f"hf://{given.removeprefix('https://huggingface.co/')}",
     )
 
 
