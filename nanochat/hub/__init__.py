@@ -1,4 +1,4 @@
-"""Models from elsewhere: checkpoints of upstream, in a folder or a Hub repository, become ours."""
+"""Models come and go: checkpoints of upstream become ours, and ours become folders that other programs load."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from nanochat.doors import lazy
 
 if TYPE_CHECKING:
+    from nanochat.hub.export import export_hf
     from nanochat.hub.importing import import_checkpoint
 
-__all__ = ["import_checkpoint"]
+__all__ = ["export_hf", "import_checkpoint"]
 
-__getattr__ = lazy(__name__, {"importing": "import_checkpoint"})
+__getattr__ = lazy(__name__, {"export": "export_hf", "importing": "import_checkpoint"})
