@@ -21,7 +21,7 @@ from nanochat.console import UserError, say
 from nanochat.corpus import retrying
 from nanochat.paths import sync_folder
 
-Kind = Literal["dataset", "model"]
+Kind = Literal["dataset", "model", "space"]
 DAMAGED_TRIES = 3  # a file that arrives with a wrong hash this often is wrong on the server
 WORTH_SAYING = 3.0  # seconds; shorter pauses are not reported
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "cafe"
@@ -65,12 +65,16 @@ class HubServer:
         self.held, self.release = threading.Event(), threading.Event()
         self.cut = False
         self.lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"hub": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    @property
+    def handler(self) -> type[Handler]:
+        return Handler
+
     @contextmanager
-    def running(self) -> Iterator[HubServer]:
+    def running(self) -> Iterator[Self]:
         thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
@@ -80,6 +84,9 @@ class HubServer:
             self._server.shutdown()
             self._server.server_close()
             thread.join()
+
+    def in_lfs(self, name: str, data: bytes) -> bool:
+        return self.large
 
     def contents(self, name: str) -> list[Request]:
         """The requests for the content of the file `name`."""
@@ -108,7 +115,7 @@ class HubServer:
         if not metadata:
             return {"rfilename": path}
         entry: dict[str, Any] = {"rfilename": path, "size": len(data), "blobId": git_id(data)}
-        if self.large:
+        if self.in_lfs(path, data):
             pointer = (
                 f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256(data)}\nsize {len(data)}\n".encode()
             )
@@ -125,9 +132,10 @@ def git_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else small answers wait for the client's acknowledgement
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -173,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = (self.hub.files(repo, commit) or {}).get(name)
         if data is None:
             self._answer(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        elif self.hub.large:
+        elif self.hub.in_lfs(name, data):
             headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
             self._answer(302, {**headers, "Location": f"{self.hub.url}/storage/{repo}/{commit}/{name}"})
         else:

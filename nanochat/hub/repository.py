@@ -1,0 +1,412 @@
+"""One branch of a Hub repository: what it holds, by hash, and files sent to it as one commit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from nanochat.console import Progress, UserError, say
+from nanochat.corpus.transfer import Kind, RemoteFile
+from nanochat.hub.asking import client, explained, patiently, status, wait_or_raise
+from nanochat.paths import is_inside
+from nanochat.reading import open_regular, shown
+
+NAME = re.compile(r"[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?/[A-Za-z0-9_-](?:[A-Za-z0-9._-]*[A-Za-z0-9_-])?")
+LONGEST_NAME = 96
+BRANCH = re.compile(r"[A-Za-z0-9_][\w./+-]*", re.ASCII)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+PART = 1 << 28  # bytes of files that are sent before those that have arrived are counted as such
+PART_FILES = 100
+CHUNK = 1 << 20
+RACES = 5  # times that somebody else may commit between our look and our commit
+UNSEEN = (".git", ".cache")  # folders that the Hub refuses
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A branch of a repository. branch: "" for the main one."""
+
+    name: str
+    kind: Kind = "model"
+    branch: str = ""
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        bad = not NAME.fullmatch(self.name) or "--" in self.name or ".." in self.name or self.name.endswith(".git")
+        if bad or len(self.name) > LONGEST_NAME:
+            remedy = "Name the repository as owner/name, with letters, digits, '-', '_' and '.'"
+            raise UserError(f"{shown(self.name)} is no name of a repository on the Hub", remedy)
+        odd = ".." in self.branch or "//" in self.branch or self.branch.endswith(("/", ".", ".lock"))
+        if self.branch and (odd or not BRANCH.fullmatch(self.branch)):
+            raise UserError(f"{shown(self.branch)} is no name of a branch", "Use letters, digits, '.', '_' and '-'")
+
+    @property
+    def shown(self) -> str:
+        """As people write it, such as hf://owner/name@branch."""
+        folder = "" if self.kind == "model" else f"{self.kind}s/"
+        return f"hf://{folder}{self.name}" + (f"@{self.branch}" if self.branch else "")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a branch holds at one commit ("": the server names none). files: by their path in the repository."""
+
+    commit: str
+    private: bool
+    files: dict[str, RemoteFile]
+
+    def below(self, folder: str) -> dict[str, RemoteFile]:
+        """The files below a folder ("": all), by their path in it."""
+        start = f"{folder}/" if folder else ""
+        return {name[len(start) :]: file for name, file in self.files.items() if name.startswith(start)}
+
+
+class Outgoing:
+    """A file to send: on the disk, or its bytes. sha256: when it is known already."""
+
+    def __init__(self, content: Path | bytes, sha256: str = "") -> None:
+        self.content = content
+        try:
+            self.size = len(content) if isinstance(content, bytes) else os.stat(content).st_size
+        except OSError as error:
+            raise UserError(f"cannot read {content!s}: {error.strerror}", "Check the file and run this again") from None
+        if sha256:
+            self.sha256 = sha256
+
+    @cached_property
+    def sha256(self) -> str:
+        return self._digest(hashlib.sha256())
+
+    @cached_property
+    def git_id(self) -> str:
+        return self._digest(hashlib.sha1(b"blob %d\0" % self.size, usedforsecurity=False))
+
+    def _digest(self, digest: Any) -> str:
+        try:
+            with io.BytesIO(self.content) if isinstance(self.content, bytes) else open_regular(self.content) as file:
+                while piece := file.read(CHUNK):
+                    digest.update(piece)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot read {self.content!s}: {why}", "Check the file and run this again") from None
+        found: str = digest.hexdigest()
+        return found
+
+    def equals(self, there: RemoteFile | None) -> bool:
+        """Whether a file on the Hub has this content, by its size and hash."""
+        if there is None or there.size != self.size:
+            return False
+        return there.digest == (self.sha256 if len(there.digest) == 64 else self.git_id)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a commit brought. commit: "" when nothing had changed. deleted: names of files."""
+
+    commit: str
+    files: int
+    bytes: int
+    same: int
+    deleted: list[str]
+
+
+def path_in_repo(given: str) -> str:
+    """A folder in a repository, "" for its top; UserError for a path that leaves it or that the Hub refuses."""
+    path = given.strip("/")
+    if path and (not is_inside(path) or "\\" in path or set(UNSEEN) & set(path.split("/"))):
+        raise UserError(f"{shown(given)} is no path in a repository", "Give one as in sft/d20")
+    return path
+
+
+def look(where: Repository, revision: str = "", first: bool = True) -> Listing | None:
+    """All files of the branch, or of a commit; None when there is no such repository or branch.
+
+    UserError when the Hub cannot be asked, does not accept the token, or says what cannot be.
+    """
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.hf_api import RepoFile
+
+    at = revision or where.branch or None
+
+    def ask() -> Listing | None:
+        api = client(where.token)
+        try:
+            info = api.repo_info(where.name, repo_type=where.kind, revision=at)
+        except GatedRepoError:
+            raise
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            if status(error) == 401 and where.token:  # the token is bad: there may be one
+                raise explained(error, where.name, where.token) from None
+            return None
+        commit = info.sha if info.sha and COMMIT.fullmatch(info.sha) else ""
+        try:
+            tree = api.list_repo_tree(where.name, recursive=True, revision=commit or at, repo_type=where.kind)
+            entries = [entry for entry in tree if isinstance(entry, RepoFile)]
+        except (EntryNotFoundError, RevisionNotFoundError):  # a repository without a commit
+            entries = []
+        files = {entry.path: _remote(where, entry, commit or at or "main") for entry in entries}
+        return Listing(commit, bool(info.private), files)
+
+    return patiently(where.name, where.token, ask, first)
+
+
+def _remote(where: Repository, entry: Any, commit: str) -> RemoteFile:
+    """An entry of a listing. A server may say anything, and what it says becomes paths here."""
+    name, size, digest = entry.path, entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id
+    if entry.lfs:
+        size = entry.lfs.size
+    good = isinstance(name, str) and is_inside(name) and isinstance(size, int) and size >= 0
+    if not good or not isinstance(digest, str) or not DIGEST.fullmatch(digest):
+        problem = f"for {where.name}, the server used as the Hub lists a file {shown(name)} that cannot be"
+        raise UserError(problem, "Unset HF_ENDPOINT, or correct it")
+    return RemoteFile(where.name, name, commit, size, digest, where.kind)
+
+
+def prepare(where: Repository, private: bool | None) -> Listing:
+    """Make the repository and its branch when they are missing, and return what the branch holds.
+
+    private: None for a new one to be private and an old one to stay as it is; else what it becomes.
+    """
+    repo = where.name
+
+    def do(name: str, *args: Any, **settings: Any) -> Any:
+        return patiently(repo, where.token, lambda: getattr(client(where.token), name)(*args, **settings))
+
+    main = look(Repository(repo, where.kind, "", where.token))
+    if main is None:
+        space = {"space_sdk": "static"} if where.kind == "space" else {}
+        do("create_repo", repo, repo_type=where.kind, private=private is not False, exist_ok=True, **space)
+        main = look(Repository(repo, where.kind, "", where.token), first=False)
+        if main is None:
+            raise UserError(f"the Hub has made {repo}, but does not show it", "Give a token that may read it, too")
+        say(f"Made the {'private' if main.private else 'public'} repository {where.shown}")
+    elif private is None:
+        say(f"{where.shown} is {'private' if main.private else 'public: everybody can read it'}")
+    if private is not None and main.private != private:
+        do("update_repo_settings", repo, repo_type=where.kind, private=private)
+        say(f"{where.shown} was {'private' if main.private else 'public'}, and is {_visible(private)} now")
+    if not where.branch:
+        return main
+    there = look(where, first=False)
+    if there is None:
+        do("create_branch", repo, branch=where.branch, repo_type=where.kind, exist_ok=True)
+        say(f"{repo} had no branch {where.branch}: made it from the main one")
+        there = look(where, first=False)
+    if there is None:
+        raise UserError(f"the Hub does not show the branch {where.branch} of {repo}", "Choose another branch")
+    return there
+
+
+def _visible(private: bool) -> str:
+    return "private" if private else "public"
+
+
+def changes(
+    there: Mapping[str, RemoteFile], files: Mapping[str, Outgoing], stale: Callable[[str], bool]
+) -> tuple[list[str], list[str]]:
+    """Names of the files that must be sent, and of those that must be deleted."""
+    return (
+        [name for name in sorted(files) if not files[name].equals(there.get(name))],
+        [name for name in sorted(there) if name not in files and stale(name)],
+    )
+
+
+def send(
+    where: Repository,
+    files: Mapping[str, Outgoing],
+    message: str,
+    stale: Callable[[str], bool] = lambda name: False,
+    there: Listing | None = None,
+) -> Sent:
+    """Make the branch hold `files` (path in the repository -> file), in one commit, and prove it by a new listing.
+
+    Only what differs is sent. What has arrived before a failure is not sent again by the next call; nothing is visible
+    until the commit. stale: whether another file of the branch is deleted by it. there: what the branch holds, when it
+    has just been looked at. The repository and the branch exist (`prepare`).
+    """
+    failures = races = 0
+    while True:
+        there = there or look(where, first=False)
+        if there is None:
+            raise UserError(f"the Hub no longer shows {where.shown}", "Check it there, then run this again")
+        _require_room(there, files)
+        new, gone = changes(there.files, files, stale)
+        if not new and not gone:
+            return Sent("", 0, 0, len(files), [])
+        try:
+            commit = _commit(where, {name: files[name] for name in new}, gone, message, there.commit)
+        except UserError:
+            raise
+        except Exception as error:
+            # Somebody else has committed, or an answer was lost, perhaps after the Hub had done it: look anew.
+            there = None
+            if status(error) in (409, 412) and races < RACES:
+                races += 1
+            else:
+                failures += 1
+                wait_or_raise(error, failures, where.name, where.token)
+            continue
+        # At the commit: what others push meanwhile is no fault.
+        seen = look(where, commit if COMMIT.fullmatch(commit) else "", first=False)
+        left = sum(map(len, changes(seen.files, files, stale))) if seen else len(files)
+        if left:
+            problem = f"{where.shown} does not hold what was sent: {left} of {len(files)} files differ"
+            raise UserError(problem, "Run this again")
+        return Sent(commit, len(new), sum(files[name].size for name in new), len(files) - len(new), gone)
+
+
+def _require_room(there: Listing, files: Mapping[str, Outgoing]) -> None:
+    """UserError when a file is where a folder must be, or a folder where a file must be."""
+    folders = {"/".join(parts[:n]) for name in there.files for parts in [name.split("/")] for n in range(1, len(parts))}
+    for name in files:
+        parts = name.split("/")
+        taken = [path for n in range(1, len(parts)) if (path := "/".join(parts[:n])) in there.files]
+        taken += [name] if name in folders else []
+        if taken:
+            problem = f"{shown(taken[0])} is a {'folder' if name in folders else 'file'} in the repository"
+            raise UserError(problem, "Choose another --path-in-repo", "Choose another folder")
+
+
+def _commit(where: Repository, new: Mapping[str, Outgoing], gone: Sequence[str], message: str, parent: str) -> str:
+    """Send the new files, and return the commit that has them; the client's error when that cannot be made."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    adds = []
+    for name, file in new.items():
+        adds.append(CommitOperationAdd(name, file.content if isinstance(file.content, bytes) else str(file.content)))
+        adds[-1].upload_info.sha256 = bytes.fromhex(file.sha256)
+    total = sum(file.size for file in new.values())
+    with Progress(total / 1e6, f"push {where.name}, {total / 1e9:.2f} GB,", "MB") as bar:
+        _upload(where, adds, bar)
+    done = client(where.token).create_commit(
+        where.name,
+        [*adds, *(CommitOperationDelete(name, is_folder=False) for name in gone)],
+        commit_message=message,
+        repo_type=where.kind,
+        revision=where.branch or None,
+        parent_commit=parent or None,
+    )
+    return str(done.oid)
+
+
+def _upload(where: Repository, adds: Sequence[Any], bar: Progress) -> None:
+    """Send the large files (those that git does not keep by itself) to the Hub's storage, in parts."""
+    counting = threading.Lock()
+    began, got = time.monotonic(), 0
+
+    def advance(count: int) -> None:
+        nonlocal got
+        with counting:
+            got += count
+            bar.advance(count / 1e6, speed=f"{got / 1e6 / max(time.monotonic() - began, 1e-3):.1f} MB/s")
+
+    by_chunks = _has_xet(where)
+    for part in _parts(adds):
+        sent = [_Counted(add.path_or_fileobj, add.upload_info.size, advance) for add in part]
+
+        def attempt(part: Sequence[Any] = part, sent: Sequence[_Counted] = sent) -> None:
+            contents = [add.path_or_fileobj for add in part]
+            try:
+                if not by_chunks:
+                    for add, counted in zip(part, sent, strict=True):
+                        add.path_or_fileobj = counted
+                # No .gitignore of the repository keeps a file back.
+                client(where.token).preupload_lfs_files(
+                    where.name, part, repo_type=where.kind, revision=where.branch or None, free_memory=False,
+                    gitignore_content="",
+                )  # fmt: skip
+            finally:
+                for add, content in zip(part, contents, strict=True):
+                    add.path_or_fileobj = content
+
+        patiently(where.name, where.token, attempt)
+        for counted in sent:
+            counted.finish()
+
+
+def _parts(adds: Sequence[Any]) -> Iterator[list[Any]]:
+    part: list[Any] = []
+    for add in adds:
+        if part and (len(part) == PART_FILES or sum(a.upload_info.size for a in [*part, add]) > PART):
+            yield part
+            part = []
+        part.append(add)
+    if part:
+        yield part
+
+
+def _has_xet(where: Repository) -> bool:
+    """Whether the Hub takes files in chunks (xet), of which it keeps each only once. Else they go as LFS takes them:
+    the client does not find that out by itself."""
+    from huggingface_hub import constants, get_session
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
+
+    if constants.HF_HUB_DISABLE_XET or not find_spec("hf_xet"):
+        return False
+    branch = (where.branch or "main").replace("/", "%2F")
+    url = f"{constants.ENDPOINT}/api/{where.kind}s/{where.name}/xet-write-token/{branch}"
+    headers = build_hf_headers(token=where.token or False, library_name="nanochat")
+
+    def ask() -> bool:
+        found = get_session().get(url, headers=headers)
+        return bool(found.status_code == 200)
+
+    return patiently(where.name, where.token, ask)
+
+
+class _Counted(io.BufferedIOBase):
+    """A file that is read to be sent. Each byte counts once, however often it is sent again."""
+
+    def __init__(self, content: str | bytes, size: int, advance: Callable[[int], None]) -> None:
+        self._content, self._size, self._advance = content, size, advance
+        self._file: Any = None
+        self._most = 0
+
+    def _open(self) -> Any:
+        if self._file is None:
+            given = self._content
+            self._file = io.BytesIO(given) if isinstance(given, bytes) else open_regular(Path(given))
+        return self._file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return int(self._open().tell())
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._open().seek(offset, whence))
+
+    def read(self, size: int | None = -1) -> bytes:
+        data: bytes = self._open().read(-1 if size is None else size)
+        if (at := self._file.tell()) > self._most:
+            self._advance(at - self._most)
+            self._most = at
+        return data
+
+    def finish(self) -> None:
+        """Count what need not be sent: the Hub had it, or it travels in the commit."""
+        self._advance(max(0, self._size - self._most))
+        self._most = self._size
+        if self._file is not None:
+            self._file.close()
+            self._file = None
