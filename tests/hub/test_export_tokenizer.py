@@ -131,8 +131,8 @@ def test_no_typed_text_is_a_control_token(pair: Pair, conversation: Conversation
 
 
 def test_text_before_a_tools_output(pair: Pair) -> None:
-    """transformers finds the end of a marked stretch by its last character's first token. When that character is several
-    tokens, and a tool's output follows without any code, the others are not marked."""
+    """transformers finds the end of a marked stretch by its last character's first token. When that character is
+    several tokens, and a tool's output follows without any code, the others are not marked."""
     parts = [Part("text", "a𒀀"), Part("python_output", "2"), Part("text", "𒀀")]
     conversation = Conversation((Message.of("user", "?"), Message("assistant", tuple(parts))))
     ids, mask = render_conversation(pair.ours, conversation)
@@ -145,7 +145,7 @@ def test_text_before_a_tools_output(pair: Pair) -> None:
 @checked
 @given(conversations)
 def test_a_final_message_to_continue(pair: Pair, conversation: Conversation) -> None:
-    *before, last = conversation.messages
+    last = conversation.messages[-1]
     plain = last.parts[-1].text
     if any(name in plain for name in SPECIAL_TOKENS) or MARK in plain:
         with pytest.raises(ValueError, match="does not appear"):  # transformers looks for the text in what was rendered
