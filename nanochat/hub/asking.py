@@ -72,13 +72,15 @@ def patiently(repo: str, token: str | None, ask: Callable[[], T], first: bool = 
 
 def wait_or_raise(error: Exception, failures: int, repo: str, token: str | None, retries: int = -1) -> None:
     """Wait before the next try after so many failures in a row, or raise what the error means to a person."""
-    local = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+    # "Error while uploading": the address of the storage may have expired, too, and the next try gets a new one.
+    cause = error.__cause__ if type(error) is RuntimeError and isinstance(error.__cause__, Exception) else error
+    local = isinstance(cause, FileNotFoundError | PermissionError | IsADirectoryError)
     most = retrying.RETRIES if retries < 0 else retries
     if local or failures > most or not retrying.is_transient(error):
-        raise explained(error, repo, token) from None
-    seconds = retrying.pause(error, failures)
+        raise explained(cause, repo, token) from None
+    seconds = retrying.pause(cause, failures)
     if seconds >= WORTH_SAYING:
-        say(f"{repo}: {reason(error, token)}; trying again in {seconds:.0f} s")
+        say(f"{repo}: {reason(cause, token)}; trying again in {seconds:.0f} s")
     time.sleep(seconds)
 
 
