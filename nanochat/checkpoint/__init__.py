@@ -16,6 +16,7 @@ from nanochat.checkpoint.folder import (
     set_aside,
     settle,
     steps,
+    tag_of,
     tags,
     verify,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "set_aside",
     "settle",
     "steps",
+    "tag_of",
     "tags",
     "verify",
 ]

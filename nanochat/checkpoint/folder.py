@@ -169,6 +169,12 @@ def faults(
             yield name, f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
+def tag_of(folder: Path) -> str:
+    """The tag under which a step's folder lies, which is another than its manifest's if it was pulled under a new name.
+    Of a run that was set aside: the tag that it had."""
+    return SET_ASIDE.sub("", folder.parent.name)
+
+
 def tags(stage: str) -> list[str]:
     """Tags that hold at least one step, most recently written first."""
     root = checkpoints_dir(stage)

@@ -1,4 +1,4 @@
-"""Which stages are done: <base>/speedrun.json, a fingerprint per stage."""
+"""Which stages are done: a fingerprint per stage, in <base>/speedrun.json or another file."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ class StageLog:
     """started, done: fingerprint by stage. left: digest of each finished stage's output. choices: depths chosen, by
     question (see settings.resolve)."""
 
-    def __init__(self) -> None:
-        self.path = base_dir() / "speedrun.json"
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path or base_dir() / "speedrun.json"
         self.started: dict[str, str] = {}
         self.done: dict[str, str] = {}
         self.left: dict[str, str] = {}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -31,11 +32,7 @@ def speedrun(config: SpeedrunConfig) -> None:
     if config.dry_run:
         log, plan = _begin(config)
         marks = fingerprints(plan.stages)
-        replaced = {stage.name for stage in _replaced(log, plan, marks)}
-        for stage, mark in zip(plan.stages, marks, strict=True):
-            state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
-            state = "replaced" if stage.name in replaced else state
-            say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
+        show_stages(log, plan, marks, {stage.name for stage in _replaced(log, plan, marks)})
         return
     began = time.monotonic()
     with _alone() as handle:
@@ -43,32 +40,45 @@ def speedrun(config: SpeedrunConfig) -> None:
         log.save()  # with the depth chosen
         marks = fingerprints(plan.stages)
         _decide(config, log, plan, marks)
-        for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
-            head = f"[{n}/{len(plan.stages)}] {stage.name}"
-            if log.is_done(stage, mark):
-                say(f"{head}: done already, skipped")
-                log.know(stage)
-                continue
-            parents = [need for need in needs(plan.stages, n - 1) if need.trains]
-            if stage.trains and parents:
-                # By hash: another training may put another model there before this stage reads it.
-                stage = replace(stage, extra=(*stage.extra, f"--parent_hash={log.left[parents[0].name]}"))
-            resume = stage.resumable and log.was_started(stage, mark)
-            say(f"\n{head}: {stage.display(plan.nproc)}")
-            if stage.trains and not resume:
-                # Before the stage counts as started: a kill in between must not mix an older run into this one.
-                busy = f"another training of {stage.trains} {plan.tag} is at work"
-                with lock.hold(checkpoint.lock_file(stage.trains, plan.tag), busy, GRACE):
-                    moved = checkpoint.set_aside(stage.trains, plan.tag)
-                if moved:
-                    say(f"Kept the older run as {moved}")
-            log.start(stage, mark, plan.stages[n:])
-            seconds = run_stage(stage, plan, resume, handle)
-            log.finish(stage, mark)
-            say(f"{head}: finished in {duration(seconds)}")
+        run_stages(log, plan, marks, handle)
     say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
     say(f"The report: {report_dir() / 'report.md'}\n")
     farewell(plan.corpus, plan.tag, config.world_seed)
+
+
+def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None:
+    """Run what is not done. handle: of the lock that a stage inherits."""
+    for n, (stage, mark) in enumerate(zip(plan.stages, marks, strict=True), 1):
+        head = f"[{n}/{len(plan.stages)}] {stage.name}"
+        if log.is_done(stage, mark):
+            say(f"{head}: done already, skipped")
+            log.know(stage)
+            continue
+        parents = [need for need in needs(plan.stages, n - 1) if need.trains]
+        if stage.trains and parents:
+            # By hash: another training may put another model there before this stage reads it.
+            stage = replace(stage, extra=(*stage.extra, f"--parent_hash={log.left[parents[0].name]}"))
+        resume = stage.resumable and log.was_started(stage, mark)
+        say(f"\n{head}: {stage.display(plan.nproc)}")
+        if stage.trains and not resume:
+            # Before the stage counts as started: a kill in between must not mix an older run into this one.
+            busy = f"another training of {stage.trains} {plan.tag} is at work"
+            with lock.hold(checkpoint.lock_file(stage.trains, plan.tag), busy, GRACE):
+                moved = checkpoint.set_aside(stage.trains, plan.tag)
+            if moved:
+                say(f"Kept the older run as {moved}")
+        log.start(stage, mark, plan.stages[n:])
+        seconds = run_stage(stage, plan, resume, handle)
+        log.finish(stage, mark)
+        say(f"{head}: finished in {duration(seconds)}")
+
+
+def show_stages(log: StageLog, plan: Plan, marks: list[str], replaced: Container[str] = ()) -> None:
+    """One line for each, with what would become of it. replaced: names of stages whose output was replaced."""
+    for stage, mark in zip(plan.stages, marks, strict=True):
+        state = "done" if log.is_done(stage, mark) else "to go on" if log.was_started(stage, mark) else "to run"
+        state = "replaced" if stage.name in replaced else state
+        say(f"  {stage.name:11} [{state}]  {stage.display(plan.nproc)}")
 
 
 def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
@@ -193,7 +203,7 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     if code == 2:
         raise UserError(
             f"the stage {stage.name} could not run",
-            "See the line above for why, and --help for speedrun's flags; finished stages stay finished",
+            "See the line above for why, and --help for all flags; finished stages stay finished",
         )
     say(f"error: the stage {stage.name} failed with exit code {code}; run the same command to go on")
     sys.exit(1 if code < 0 else code)

@@ -27,6 +27,7 @@ class Entry:
 
     task: str
     file: str
+    held_out: str
     epochs: float
     weight: float
     size: int
@@ -76,16 +77,19 @@ def _entries(path: Path) -> tuple[list[Entry], int]:
 
 
 def _entry(table: dict[str, Any], where: str) -> Entry:
-    _only(table, {"task", "file", "epochs", "weight", "size"}, where)
-    task, file = table.get("task", ""), table.get("file", "")
+    _only(table, {"task", "file", "held_out", "epochs", "weight", "size"}, where)
+    task, file, held_out = (table.get(key, "") for key in ("task", "file", "held_out"))
     if not isinstance(task, str) or not isinstance(file, str) or bool(task) == bool(file):
         raise UserError(f"{where} must have either a task or a file", SHAPE)
+    if not isinstance(held_out, str) or (held_out and task):
+        raise UserError(f"{where}: held_out is the path of a file to validate on, beside file", SHAPE)
     if task and task not in names("train"):
         problem = f"{task} is not for training" if task in TABLE else f"unknown task {task!r}"
         raise UserError(f"{where}: {problem}", f"Choose among {', '.join(names('train'))}")
     entry = Entry(
         task,
         file,
+        held_out,
         _number(table, "epochs", where, 1000),
         _number(table, "weight", where, MOST),
         int(_number(table, "size", where, MOST, whole=True)),
@@ -105,7 +109,8 @@ def _opened(
         size = max(1, round(wanted)) if wanted else entry.size or None
         items = open_set(entry.task, split, world_seed, size if split == "train" else TEST_SIZE, SEEDS[stage])
         return items, (entry.epochs or 1.0) if split == "train" else 1.0
-    items = open_set(entry.task, split) if entry.task else CustomJSON(folder / os.path.expanduser(entry.file))
+    file = entry.held_out if split == "test" and entry.held_out else entry.file
+    items = open_set(entry.task, split) if entry.task else CustomJSON(folder / os.path.expanduser(file))
     if not len(items):
         raise UserError(f"{items.name} has no conversation", "Take it out of the mixture")
     if split == "test":

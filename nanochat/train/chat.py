@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nanochat.tasks import Mixture
 
 PARENT = {"mid": "base", "sft": "mid"}
-LR_SCALE = {"mid": 0.5, "sft": 0.1}  # share of pretraining's rates
+LR_SCALE = {"mid": 0.5, "sft": 0.1, "rl": 0.05}  # share of pretraining's rates, as upstream
 
 
 class ConversationSource:
@@ -49,15 +49,21 @@ class ConversationSource:
         return [Example(np.array(ids, np.int64), np.array(mask, bool)) for ids, mask in rendered]
 
 
-def train_chat(config: ChatConfig) -> TrainState:
-    """Continue the newest (or the named) model of the stage before; see ChatConfig."""
+def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda state: None) -> TrainState:
+    """Continue the newest (or the named) model of the stage before; see ChatConfig. begun: called when the run begins."""
     check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
     stage = config.stage
     require_one_folder(checkpoints_dir(stage), machine.ranks)
+    before_stage = config.source or PARENT[stage]
     parent = checkpoint.find(
-        PARENT[stage], config.model_tag or None, config.model_step if config.model_step >= 0 else None
+        before_stage, config.model_tag or None, config.model_step if config.model_step >= 0 else None
     )
+    tag = config.save_tag or checkpoint.tag_of(parent)
+    checkpoint.lock_file(stage, tag)  # UserError when it can be no tag
+    if (before_stage, tag) == (stage, checkpoint.tag_of(parent)):
+        problem = f"the new {stage} model would take the place of {stage} {tag}, which it continues"
+        raise UserError(problem, "Give it a name of its own with --save_tag")
     parent_hash = checkpoint.verify(parent).hash
     if config.parent_hash not in ("", parent_hash):
         raise UserError(
@@ -70,7 +76,6 @@ def train_chat(config: ChatConfig) -> TrainState:
     if config.fp8:
         require_float8(machine.device, seq_len)
     before = states.read(parent)
-    tag = before.tag
     tokenizer = Tokenizer.load(parent / "tokenizer")
     dataset = config.dataset or before.dataset
     mixture, val_mixture, missing = _mixtures(config, dataset, before.world_seed, machine)
@@ -90,7 +95,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         "files": _hashes(mixture),
     }
     with states.alone(stage, tag):
-        plan = _plan(config, before, source, seq_len, machine)
+        plan = _plan(config, tag, before, source, seq_len, machine)
         plan = replace(
             plan,
             dataset=dataset,
@@ -124,7 +129,7 @@ def train_chat(config: ChatConfig) -> TrainState:
         method = Supervised(
             machine, config, model, loader, plan.batch_tokens, Schedule.finetuning, "val_loss", validate
         )
-        return Run(machine, config, model, tokenizer, optimizer, plan, method).go()
+        return Run(machine, config, model, tokenizer, optimizer, plan, method, begun=begun).go()
 
 
 def _hashes(mixture: Mixture) -> list[str]:
@@ -159,7 +164,7 @@ def _mixtures(
 
 
 def _plan(
-    config: ChatConfig, before: TrainState, source: ConversationSource, seq_len: int, machine: Machine
+    config: ChatConfig, tag: str, before: TrainState, source: ConversationSource, seq_len: int, machine: Machine
 ) -> TrainState:
     whole = seq_len * machine.ranks.world
     batch = config.total_batch_size if config.total_batch_size > 0 else max(1, before.batch_tokens // whole) * whole
@@ -175,7 +180,7 @@ def _plan(
         mean = sum(len(s.ids) for s in sample if s.teaches) / len(sample)
         steps = max(1, round(config.num_epochs * len(source) * mean / batch))
     rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage])
-    return TrainState(config.stage, before.tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
+    return TrainState(config.stage, tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
 
 
 def rates_after(before: TrainState, share: float) -> scale.Rates:

@@ -76,6 +76,11 @@ class TrainConfig:
     its end or had another length. A run that was interrupted goes on without this"""
     fresh: bool = False
     """start anew even if a run with the same settings was interrupted; the older one is kept under another name"""
+    backup: str = ""
+    """where to send each checkpoint, the tokenizer, metrics and report meanwhile: hf://owner/name, a folder, or a URL
+    of fsspec such as s3://bucket/x (docs/hub.md)"""
+    on_finish: str = ""
+    """shell command to run when the run has ended well and its backup is verified, such as one that ends the pod"""
 
 
 @dataclass
@@ -127,6 +132,10 @@ class ChatConfig(TrainConfig):
     """tag of the model to continue; empty: the newest"""
     model_step: int = -1
     """its step; -1: the newest"""
+    source: Literal["", "base", "mid", "sft", "rl"] = ""
+    """stage of the model to continue; empty: base for mid-training, mid for fine-tuning"""
+    save_tag: str = ""
+    """tag of the model that this makes; empty: that of the model it continues"""
     parent_hash: str = ""
     """refuse to continue a model unless its weights have this hash (16 digits); empty: any"""
     lr_scale: float = -1.0
@@ -188,11 +197,13 @@ class RLConfig(TrainConfig):
 HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
 # What else may differ between a run and its continuation.
 FREE = {
-    "run", "model_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh", "extend", "save_every",
-    "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens", "deterministic",
+    "run", "model_tag", "save_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh", "extend",
+    "save_every", "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens", "deterministic",
     "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour", "sample_batch_size",
-    "eval_examples", "eval_samples", "strict",
+    "eval_examples", "eval_samples", "strict", "backup", "on_finish",
 }  # fmt: skip
+# What is nobody else's business: neither metrics nor a tracker hear of it.
+PRIVATE = {"backup", "on_finish"}
 
 
 def fingerprint(config: TrainConfig) -> dict[str, Any]:
@@ -225,6 +236,8 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"--keep is {config.keep}, which would keep no checkpoint", "Give 1 or more")
     if config.fresh and (config.resume or getattr(config, "extend", False)):
         raise UserError("--fresh starts anew, --resume and --extend go on", "Give one of them")
+    if config.on_finish and not config.backup:
+        raise UserError("--on_finish waits for a backup, and there is none", "Add --backup")
     if config.num_iterations == 0 or config.num_iterations < -1:
         raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
     if isinstance(config, BaseConfig):
@@ -269,7 +282,7 @@ def _check_rl(config: RLConfig) -> None:
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config) if f.name not in PRIVATE}
 
 
 def _plain(value: Any) -> Any:

@@ -32,7 +32,7 @@ from nanochat.tasks import Task, is_right, open_tasks, pass_at_k, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
 from nanochat.train.base import forward_tokens
-from nanochat.train.chat import rates_after
+from nanochat.train.chat import LR_SCALE, rates_after
 from nanochat.train.config import RLConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer
 from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
@@ -41,7 +41,6 @@ from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
 
-LR_SCALE = 0.05  # share of pretraining's rates, as upstream
 LOGITS = 1 << 27  # per forward pass: 512 MiB in float32, kept several times for the backward pass
 
 
@@ -237,10 +236,15 @@ class Reinforce:
             warn(f"rl: {len(still)} of {s.step} steps taught nothing{left}: {hint}")
 
 
-def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainState:
+def train_rl(
+    config: RLConfig,
+    tasks: tuple[Task, Task] | None = None,
+    begun: Callable[[TrainState], None] = lambda state: None,
+) -> TrainState:
     """Train the newest (or the named) chat model on a task's rewards; see RLConfig.
 
-    tasks: questions to train on and held-out ones, instead of those that config.task names.
+    tasks: questions to train on and held-out ones, instead of those that config.task names. begun: called when the run
+    begins.
     """
     check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
@@ -264,10 +268,10 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
             f"{world} ranks cannot share {config.examples_per_step} questions a step",
             f"Use --examples_per_step={world} or more",
         )
-    rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE)
+    rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE["rl"])
     plan = TrainState(
         "rl",
-        before.tag,
+        checkpoint.tag_of(parent),
         steps=_steps(config, len(train_set)),
         batch_tokens=config.examples_per_step * config.num_samples * config.max_new_tokens,  # at most
         rates=asdict(rates),
@@ -295,7 +299,7 @@ def train_rl(config: RLConfig, tasks: tuple[Task, Task] | None = None) -> TrainS
             f"{config.num_samples} answers each, on {describe(machine)}"
         )
         method = Reinforce(machine, config, model, reference, tokenizer, plan, train_set, test_set)
-        return Run(machine, config, model, tokenizer, optimizer, plan, method).go()
+        return Run(machine, config, model, tokenizer, optimizer, plan, method, begun=begun).go()
 
 
 def _steps(config: RLConfig, questions: int) -> int:
