@@ -12,9 +12,13 @@ from nanochat.train import BaseConfig as Config
 
 
 def run(config: Config) -> None:
+    from nanochat.hub import training_backed_up
     from nanochat.train import train_base
+    from nanochat.train.config import check_config
 
-    train_base(config)
+    check_config(config)
+    with training_backed_up(config.backup, config.on_finish) as begun:
+        train_base(config, begun)
 
 
 main = command(Config, run, __doc__, resumable=True)

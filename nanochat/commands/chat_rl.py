@@ -27,9 +27,13 @@ class Config(RLConfig):
 
 
 def run(config: Config) -> None:
+    from nanochat.hub import training_backed_up
     from nanochat.train import train_rl
+    from nanochat.train.config import check_config
 
-    train_rl(config)
+    check_config(config)
+    with training_backed_up(config.backup, config.on_finish) as begun:
+        train_rl(config, begun=begun)
 
 
 main = command(Config, run, __doc__, resumable=True)

@@ -17,9 +17,13 @@ class Config(ChatConfig):
 
 
 def run(config: Config) -> None:
+    from nanochat.hub import training_backed_up
     from nanochat.train import train_chat
+    from nanochat.train.config import check_config
 
-    train_chat(config)
+    check_config(config)
+    with training_backed_up(config.backup, config.on_finish) as begun:
+        train_chat(config, begun)
 
 
 main = command(Config, run, __doc__, resumable=True)

@@ -57,8 +57,8 @@ def forward_tokens(s: scale.Shape, machine: Machine) -> int:
     return max(1024, 2**26 // s.width**2)
 
 
-def train_base(config: BaseConfig) -> TrainState:
-    """Train, save and validate; see BaseConfig."""
+def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda state: None) -> TrainState:
+    """Train, save and validate; see BaseConfig. begun: called when the run begins."""
     check_config(config)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
     machine = setup(config.device, config.dtype, config.deterministic)
@@ -123,7 +123,7 @@ def train_base(config: BaseConfig) -> TrainState:
         method = Supervised(
             machine, config, model, loader, plan.batch_tokens, Schedule.pretraining, "val_bpb", validate, pins=True
         )
-        return Run(machine, config, model, tokenizer, optimizer, plan, method, budget).go()
+        return Run(machine, config, model, tokenizer, optimizer, plan, method, budget, begun).go()
 
 
 def text_tokens(corpus: CorpusInfo, tokenizer: Tokenizer) -> float | None:

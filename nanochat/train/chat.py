@@ -50,7 +50,10 @@ class ConversationSource:
 
 
 def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda state: None) -> TrainState:
-    """Continue the newest (or the named) model of the stage before; see ChatConfig. begun: called when the run begins."""
+    """Continue the newest (or the named) model of the stage before; see ChatConfig.
+
+    begun: called when the run begins.
+    """
     check_config(config)
     machine = setup(config.device, config.dtype, config.deterministic)
     stage = config.stage

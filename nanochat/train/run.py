@@ -101,7 +101,7 @@ class Method(Protocol):
 
 @dataclass
 class Run:
-    """budget: seconds that the whole run may take; 0: `state.steps` is fixed."""
+    """budget: seconds that the whole run may take; 0: `state.steps` is fixed. begun: told when the run begins."""
 
     machine: Machine
     config: TrainConfig
@@ -111,6 +111,7 @@ class Run:
     state: TrainState
     method: Method
     budget: float = 0.0
+    begun: Callable[[TrainState], None] = lambda state: None
 
     def go(self) -> TrainState:
         """Train to the horizon, or until interrupted (KeyboardInterrupt, after saving). Saves before it evaluates."""
@@ -125,6 +126,7 @@ class Run:
         self.writer = Tracker(file, config.run, s, facts)
         if s.step == 0:
             self.writer.write("settings", **facts)
+        self.begun(s)
         there = sum(
             file.stat().st_size for step in checkpoint.steps(s.stage, s.tag).values() for file in step.glob("*")
         )
