@@ -16,6 +16,7 @@ from nanochat.tokenizer.hf_format import tokenizer_json
 
 # A letter and a digit of two scripts that no text has side by side; the only text that these files do not encode as is.
 MARK = "ꙮ᥆"
+CUT = {"type": "Split", "pattern": {"String": MARK}, "behavior": "Removed", "invert": False}
 BOS, EOS = special.BOS, special.ASSISTANT_END
 # Never learnt, since tools say it: who leaves the padding out of the loss leaves nothing else out.
 PAD = special.OUTPUT_END
@@ -42,6 +43,5 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> None:
 
 def _tokenizer_json(tokenizer: Tokenizer) -> str:
     file = json.loads(tokenizer_json(tokenizer.ranks, tokenizer.pattern, SPECIAL_TOKENS))
-    cut = {"type": "Split", "pattern": {"String": MARK}, "behavior": "Removed", "invert": False}
-    file["pre_tokenizer"]["pretokenizers"].insert(0, cut)
+    file["pre_tokenizer"]["pretokenizers"].insert(0, CUT)
     return json.dumps(file, ensure_ascii=False, separators=(",", ":"))

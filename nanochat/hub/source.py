@@ -18,6 +18,7 @@ from nanochat.reading import shown
 NAME = r"[\w-][\w.-]*"
 REPOSITORY = re.compile(rf"(?:https://huggingface\.co/)?({NAME}/{NAME})((?:/{NAME})*)/?", re.ASCII)
 PICKLED = "tokenizer.pkl"
+FAST = "tokenizer.json"  # of the tokenizers library
 OURS = "meta.json"  # in a folder with a tokenizer of ours
 LEVELS = 3  # folders in which a tokenizer is looked for: that of the checkpoint and those above it
 LISTED = 8  # checkpoints that an error names
