@@ -77,12 +77,23 @@ class Outgoing:
 
     def __init__(self, content: Path | bytes, sha256: str = "") -> None:
         self.content = content
-        try:
-            self.size = len(content) if isinstance(content, bytes) else os.stat(content).st_size
-        except OSError as error:
-            raise UserError(f"cannot read {content!s}: {error.strerror}", "Check the file and run this again") from None
+        self._found = self._stat()
+        self.size = len(content) if isinstance(content, bytes) else self._found[0]
         if sha256:
             self.sha256 = sha256
+
+    def _stat(self) -> tuple[int, int]:
+        try:
+            found = None if isinstance(self.content, bytes) else os.stat(self.content)
+        except OSError as error:
+            problem = f"cannot read {self.content!s}: {error.strerror}"
+            raise UserError(problem, "Check the file and run this again") from None
+        return (found.st_size, found.st_mtime_ns) if found else (0, 0)
+
+    def require_unchanged(self) -> None:
+        """UserError when the file was written since it was looked at: its hash would not be that of what is sent."""
+        if self._stat() != self._found:
+            raise UserError(f"{self.content!s} was changed while it was sent", "Run this again")
 
     @cached_property
     def sha256(self) -> str:
@@ -176,6 +187,32 @@ def _remote(where: Repository, entry: Any, commit: str) -> RemoteFile:
         problem = f"for {where.name}, the server used as the Hub lists a file {shown(name)} that cannot be"
         raise UserError(problem, "Unset HF_ENDPOINT, or correct it")
     return RemoteFile(where.name, name, commit, size, digest, where.kind)
+
+
+def read_small(where: Repository, file: RemoteFile, limit: int = 1 << 20) -> bytes:
+    """The content of a small file; UserError when it is larger than `limit` bytes, or not what the listing says."""
+    from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
+
+    if file.size > limit:
+        raise UserError(f"{file.name} of {where.name} has {file.size:,} bytes, more than {limit:,}", "Check it there")
+    url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
+    headers = build_hf_headers(token=where.token or False, library_name="nanochat") | {"Accept-Encoding": "identity"}
+
+    def ask() -> bytes:
+        client(where.token)  # its limits
+        data = b""
+        with get_session().stream("GET", url, headers=headers) as response:
+            hf_raise_for_status(response)
+            for piece in response.iter_bytes():
+                data += piece
+                if len(data) > file.size:
+                    break
+        if not Outgoing(data).equals(file):
+            raise ConnectionError(f"{file.name} arrived damaged")
+        return data
+
+    return patiently(where.name, where.token, ask)
 
 
 def prepare(where: Repository, private: bool | None) -> Listing:
@@ -294,6 +331,8 @@ def _commit(where: Repository, new: Mapping[str, Outgoing], gone: Sequence[str],
     total = sum(file.size for file in new.values())
     with Progress(total / 1e6, f"push {where.name}, {total / 1e9:.2f} GB,", "MB") as bar:
         _upload(where, adds, bar)
+    for file in new.values():
+        file.require_unchanged()
     done = client(where.token).create_commit(
         where.name,
         [*adds, *(CommitOperationDelete(name, is_folder=False) for name in gone)],

@@ -1,0 +1,271 @@
+"""A run's checkpoints, or any folder, to a Hub repository: looked through first, sent as one commit, proven by hash."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from nanochat import checkpoint
+from nanochat.checkpoint import Manifest
+from nanochat.checkpoint.upstream import NAMES as UPSTREAM
+from nanochat.console import Progress, UserError, say, warn
+from nanochat.corpus.transfer import Kind
+from nanochat.hub.asking import find_token
+from nanochat.hub.repository import (
+    Listing,
+    Outgoing,
+    Repository,
+    changes,
+    look,
+    path_in_repo,
+    prepare,
+    read_small,
+    send,
+)
+from nanochat.metrics import FILE as METRICS
+from nanochat.metrics import training_file
+from nanochat.paths import is_inside
+from nanochat.reading import MB, shown
+
+STEP = re.compile(r"step_(\d{6,})")
+OPTIMIZER = re.compile(r"optimizer(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+TOKENIZER = ("meta.json", "ranks.tiktoken")  # a folder with these is a tokenizer of ours
+OLD_TOKENIZER = ("tokenizer.pkl", "token_bytes.pt")
+LEFT = re.compile(r".*\.(?:part|lock)", re.DOTALL)
+README = "README.md"
+LISTED = 200  # files that a dry run names
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a push brings. files: by their path in the folder. stale: whether another file of that folder goes. stage,
+    tag, newest: of a run, and its newest step."""
+
+    what: str
+    files: dict[str, Outgoing]
+    stale: Callable[[str], bool]
+    stage: str = ""
+    tag: str = ""
+    newest: Path | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files.values())
+
+
+def push(
+    repo_id: str,
+    stage: str = "",
+    tag: str = "",
+    model_dir: str = "",
+    step: int = -1,
+    into: str = "",
+    kind: Kind = "model",
+    branch: str = "",
+    message: str = "",
+    private: bool | None = None,
+    token: str | None = None,
+    optimizer: bool = True,
+    dry_run: bool = False,
+) -> str:
+    """Send a run (stage, and tag: "" for the one that was written last) or the folder `model_dir` to a repository.
+
+    step: -1 for all. into: the folder in the repository. private: None for a new repository to be private and an old
+    one to stay as it is. Returns the commit: "" when everything was there already. UserError, before anything is sent,
+    for what is not there, is damaged, or cannot be named so.
+    """
+    if bool(stage) == bool(model_dir):
+        raise UserError("a push takes either a stage or a folder", "Give either --stage or --model-dir")
+    if model_dir and (tag or step >= 0 or not optimizer):
+        raise UserError("--model-tag, --step and --no-optimizer go with --stage", "Leave them out with --model-dir")
+    found = find_token(token)
+    where, folder = Repository(repo_id, kind, branch, found), path_in_repo(into)
+    if not found and not dry_run:
+        login = "set HF_TOKEN, or run `hf auth login`"
+        raise UserError("a push needs a token of the Hub with write access", f"Give --token, {login}")
+    load = run_load(stage, tag, step, optimizer) if stage else folder_load(Path(model_dir).expanduser())
+    if dry_run:
+        there = look(where)
+        _tell(where, folder, load, there, private)
+        return ""
+    say(f"{load.what}: {len(load.files):,} files, {_size(load.bytes)}, to {where.shown}/{folder}")
+    there = prepare(where, private)
+    files, stale = _placed(folder, load)
+    if stage and kind == "model" and (card := _card(where, folder, load, there)):
+        files[README] = Outgoing(card.encode())
+    done = send(where, files, message.strip() or f"Push of {load.what}", stale, there)
+    if done.deleted:
+        say(f"Deleted {len(done.deleted):,} files of an earlier push there (the repository's history keeps them)")
+    if not done.commit:
+        say(f"All {done.same:,} files were there already, by hash: nothing was sent")
+    else:
+        same = f"; {done.same:,} were there already" if done.same else ""
+        say(f"Sent {done.files:,} files, {_size(done.bytes)}{same}; all hashes are equal at both ends")
+    say(f"It is at {_address(where, folder)}")
+    return done.commit
+
+
+def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
+    """README.md for the repository's front page; "" when a person wrote the one that it has, or the Hub refuses it."""
+    from huggingface_hub import constants, get_session
+
+    from nanochat.hub.card import is_ours, write_card
+
+    old = there.files.get(README)
+    if old and (old.size > MB or not is_ours(read_small(where, old).decode(errors="replace"))):
+        return ""
+    text = write_card(load.stage, load.tag, load.newest, repo=where.name, inside=folder)
+    asked = {"content": text, "repoType": where.kind}
+    refused = "no answer"
+    with contextlib.suppress(Exception):  # of the client's HTTP library, whichever that is
+        answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=asked)
+        refused = "" if answer.status_code == 200 else f"it answers {answer.status_code}"
+    if refused:
+        warn(f"warning: the Hub does not check the model card ({refused}): pushed without it")
+    return "" if refused else text
+
+
+def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) -> Load:
+    """Every step of a run (or one) and its metrics, each file compared with its manifest."""
+    checkpoint.find(stage, tag or None)  # with its remedies when there is nothing
+    tag = tag or checkpoint.tags(stage)[0]
+    steps = checkpoint.steps(stage, tag)
+    if step >= 0:
+        steps = {step: checkpoint.find(stage, tag, step)}
+    manifests = {n: checkpoint.read_manifest(folder) for n, folder in steps.items()}
+    if not optimizer:
+        manifests = {n: without_optimizer(manifest) for n, manifest in manifests.items()}
+    files: dict[str, Outgoing] = {}
+    with ExitStack() as stack:
+        total = sum(facts["size"] for manifest in manifests.values() for facts in manifest.files.values())
+        bar = stack.enter_context(Progress(total / MB, f"check {stage} {tag}", "MiB"))
+        for n, manifest in manifests.items():
+            folder, name = steps[n], f"step_{n:06d}"
+            for bad, what in checkpoint.faults(folder, manifest, on_bytes=lambda count: bar.advance(count / MB)):
+                problem = f"{folder / bad} {what}: a damaged checkpoint is not sent"
+                raise UserError(problem, "Restore that file", "Choose another step with --step")
+            for file, facts in manifest.files.items():
+                files[f"{name}/{file}"] = Outgoing(folder / file, facts["sha256"])
+            files[f"{name}/manifest.json"] = Outgoing(
+                (folder / "manifest.json") if optimizer else manifest_text(manifest).encode()
+            )
+    metrics = training_file(stage, tag)
+    if metrics.is_file():
+        files[METRICS] = Outgoing(_read(metrics))  # a training may be adding to it
+    return Load(f"{stage} {tag}", files, _is_of_a_run, stage, tag, steps[max(steps)])
+
+
+def without_optimizer(manifest: Manifest) -> Manifest:
+    return replace(manifest, files={k: v for k, v in manifest.files.items() if not OPTIMIZER.fullmatch(k)})
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """As `write_json` writes it."""
+    return json.dumps(asdict(manifest), indent=1, ensure_ascii=False) + "\n"
+
+
+def _is_of_a_run(name: str) -> bool:
+    """Whether a file of the folder would be taken for a part of this run by a pull."""
+    first, _, rest = name.partition("/")
+    return name == METRICS or bool(STEP.fullmatch(first) if rest else UPSTREAM.fullmatch(name))
+
+
+def folder_load(folder: Path) -> Load:
+    """All files of a folder but hidden ones, locks and parts; checkpoints in it are compared with their manifests."""
+    if not folder.is_dir():
+        missing = "is no folder" if folder.exists() else "does not exist"
+        unset = not os.environ.get("NANOCHAT_BASE_DIR") and folder.parent == Path(folder.anchor)
+        remedy = "Set NANOCHAT_BASE_DIR, which is not set" if unset else "Check --model-dir"
+        raise UserError(f"the folder {folder} {missing}", remedy)
+    files: dict[str, Outgoing] = {}
+    for path in _below(folder):
+        name = path.relative_to(folder).as_posix()
+        if not is_inside(name) or "\\" in name:
+            raise UserError(f"the file {shown(name)} in {folder} cannot be named so on the Hub", "Rename it")
+        if not path.is_file():
+            raise UserError(f"{path} is no regular file", "Remove it, or choose another --model-dir")
+        files[name] = Outgoing(path)
+    if not files:
+        raise UserError(f"the folder {folder} is empty", "Choose another --model-dir")
+    steps = [
+        path.parent for path in _below(folder) if path.name == "manifest.json" and STEP.fullmatch(path.parent.name)
+    ]
+    for step in steps:
+        checkpoint.verify(step)
+    runs = any(step.parent == folder for step in steps)
+    tokenizer = all(name in files for name in TOKENIZER)
+    return Load(
+        folder.name or "a folder",
+        files,
+        lambda name: (runs and _is_of_a_run(name)) or (tokenizer and name in OLD_TOKENIZER),
+    )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def failed(error: OSError) -> None:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}", "Change its permissions")
+
+    for place, folders, names in os.walk(folder, onerror=failed):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and not LEFT.fullmatch(name):
+                yield Path(place, name)
+
+
+def _placed(folder: str, load: Load) -> tuple[dict[str, Outgoing], Callable[[str], bool]]:
+    """The files by their path in the repository, and which of its other files go."""
+    start = f"{folder}/" if folder else ""
+    files = {start + name: file for name, file in load.files.items()}
+    return files, lambda name: name.startswith(start) and load.stale(name.removeprefix(start))
+
+
+def _tell(where: Repository, folder: str, load: Load, there: Listing | None, private: bool | None) -> None:
+    """What a push would do."""
+    if there is None:
+        main = look(Repository(where.name, where.kind, "", where.token), first=False) if where.branch else None
+        kind = "public" if private is False else "private"
+        if main:
+            say(f"Would make the branch {where.branch} of {where.name}")
+        else:
+            say(f"Would make the {kind} repository {where.name}, which this token does not see")
+    elif private is not None and private != there.private:
+        say(f"Would make {where.name} {'private' if private else 'public'}")
+    files, stale = _placed(folder, load)
+    new, gone = changes(there.files if there else {}, files, stale)
+    sending = set(new)
+    for name in sorted(files)[:LISTED]:
+        say(f"  {_size(files[name].size) if name in sending else 'there already':>14}  {name}")
+    if len(files) > LISTED:
+        say(f"  and {len(files) - LISTED:,} more")
+    for name in gone[:LISTED]:
+        say(f"  {'delete':>14}  {name}")
+    size = sum(files[name].size for name in new)
+    say(
+        f"Would send {len(new):,} of {len(files):,} files, {size:,} bytes, to {where.shown}/{folder}"
+        + (f", and delete {len(gone):,} of an earlier push" if gone else "")
+        + ". Nothing was changed."
+    )
+
+
+def _address(where: Repository, folder: str) -> str:
+    from huggingface_hub import constants
+
+    kind = "" if where.kind == "model" else f"{where.kind}s/"
+    return f"{constants.ENDPOINT}/{kind}{where.name}/tree/{where.branch or 'main'}/{folder}".rstrip("/")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "Change its permissions") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
