@@ -7,13 +7,32 @@ from typing import TYPE_CHECKING
 from nanochat.doors import lazy
 
 if TYPE_CHECKING:
-    from nanochat.hub.beside import backed_up, training_backed_up
+    from nanochat.hub.backup import Order
+    from nanochat.hub.beside import backed_up, command_line, training_backed_up
     from nanochat.hub.export import export_hf
     from nanochat.hub.importing import import_checkpoint
+    from nanochat.hub.importing_hf import import_hf
+    from nanochat.hub.run_files import Unit
 
-__all__ = ["backed_up", "export_hf", "import_checkpoint", "training_backed_up"]
+__all__ = [
+    "Order",
+    "Unit",
+    "backed_up",
+    "command_line",
+    "export_hf",
+    "import_checkpoint",
+    "import_hf",
+    "training_backed_up",
+]
 
 __getattr__ = lazy(
     __name__,
-    {"beside": "backed_up training_backed_up", "export": "export_hf", "importing": "import_checkpoint"},
+    {
+        "backup": "Order",
+        "run_files": "Unit",
+        "beside": "backed_up command_line training_backed_up",
+        "export": "export_hf",
+        "importing": "import_checkpoint",
+        "importing_hf": "import_hf",
+    },
 )

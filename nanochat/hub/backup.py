@@ -26,7 +26,7 @@ from nanochat import checkpoint, lock
 from nanochat.checkpoint.folder import STEP
 from nanochat.console import UserError
 from nanochat.hub.marker import FILE, Marker, Superseded, Writer, read_marker
-from nanochat.hub.run_files import MANIFEST, Step, Unit, run_id, small_files, whole_step
+from nanochat.hub.run_files import LOG, MANIFEST, Step, Unit, run_id, small_files, whole_step
 from nanochat.hub.target_url import open_target
 from nanochat.hub.targets import DamagedHere, Item, Target, said
 from nanochat.paths import base_dir
@@ -146,8 +146,10 @@ class Backup:
                 older = (n for n in self._steps_there(unit, whole=False) if n not in kept and n < max(safe))
                 found.gone += [unit.step_folder(n) for n in older]
         found.new.sort(key=lambda pair: (pair[1].written, pair[1].number), reverse=True)
+        # Another run there stays as it is until this one has something to put in its place.
+        begun = bool(self.claimed) or not any(map(self._holds, self.order.units))
         for path, owner in small_files(self.order.units, self.order.corpus, self.order.speedrun):
-            if owner is None or owner.key in self.claimed:
+            if begun and (owner is None or owner.key in self.claimed):
                 with contextlib.suppress(OSError):
                     facts = os.stat(base_dir() / path)
                     if self._seen.get(path) != (now := (facts.st_mtime_ns, facts.st_size)):
@@ -159,7 +161,11 @@ class Backup:
         self.writer.beat()
         self._left = found.bytes
         due = final or small_first or time.monotonic() - self._small_at >= self.target.small_every
-        if found.files and due and (small_first or not found.new):
+        if log := [file for file in found.files if file[0] == LOG]:
+            # Before the checkpoints that it says were begun, else it would begin anew. What it says of finished ones
+            # that are not there yet, `restore` takes back.
+            self._send_small(log)
+        elif found.files and due and (small_first or not found.new):
             self._send_small(found.files)
         elif found.new:
             self._send(*found.new[0])

@@ -27,11 +27,12 @@ from nanochat.console import (
     warn,
     within,
 )
+from nanochat.corpus import corpus_name
 from nanochat.hub.backup import Order, staging, work
 from nanochat.hub.run_files import Unit, unit_at
 from nanochat.hub.target_url import lives_here, open_target
 from nanochat.hub.targets import Folder
-from nanochat.paths import STAGES, base_dir
+from nanochat.paths import base_dir
 
 READY = 180.0  # seconds until a target must have answered
 RESTART = 30.0  # seconds before a backup that died is started again
@@ -220,6 +221,8 @@ def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callab
     When the block ends well, this waits for the backup, and on_finish, a shell command, runs if all is verified. When
     the block fails, the rest is sent as well; when it is interrupted, there is no time for that.
     """
+    if on_finish and not url:
+        raise UserError("--on_finish waits for a backup, and there is none", "Add --backup")
     if not url or not is_main_rank():
         yield lambda order: None
         return
@@ -266,7 +269,7 @@ def training_backed_up(url: str, on_finish: str = "") -> Iterator[Callable[[Stat
             units = [Unit(state.stage, state.tag)]
             if state.parent and (parent := unit_at(Path(state.parent))):
                 units.append(parent)
-            corpus = state.dataset if state.stage == "base" else ""
+            corpus = corpus_name(state.dataset) if state.stage == "base" else ""
             keep(Order(units, corpus, command=command_line()))
 
         yield begun
@@ -284,8 +287,3 @@ def command_line() -> str:
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         called = f"torchrun --standalone --nproc_per_node={world} {called.removeprefix('python ')} --"
     return f"{called} {shlex.join(args)}".rstrip()
-
-
-def run_units(tag: str) -> list[Unit]:
-    """All stages of a tag."""
-    return [Unit(stage, tag) for stage in STAGES]

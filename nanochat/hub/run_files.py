@@ -6,22 +6,26 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nanochat import checkpoint
 from nanochat.checkpoint import Manifest
 from nanochat.checkpoint.folder import TAG
 from nanochat.console import UserError
+from nanochat.corpus import corpus_name
 from nanochat.metrics import training_file
-from nanochat.paths import STAGES, base_dir
+from nanochat.paths import STAGES, base_dir, is_inside
 from nanochat.reading import MB, read_json
 
 MANIFEST = "manifest.json"
-SPEEDRUN = ("speedrun.json", "runs/speedrun")
+LOG, LOG_RUNS = "speedrun.json", "runs/speedrun"
 TINYWORLD = "tinyworld"
+OF_A_MODEL = re.compile(rf"runs/({'|'.join(STAGES)})-.*")
 
 
 @dataclass(frozen=True)
@@ -93,10 +97,12 @@ def small_files(units: list[Unit], corpus: str, speedrun: bool) -> Iterator[tupl
     for unit in units:
         yield from ((path, unit) for path in _below(unit.runs))
     yield from ((path, None) for path in _below("report"))
+    for path in _below("runs"):  # of the tokenizer, say; those of other models are not this run's
+        if not OF_A_MODEL.fullmatch(path) and (speedrun or not path.startswith(f"{LOG_RUNS}/")):
+            yield path, None
     if speedrun:
-        for top in SPEEDRUN:
-            yield from ((path, None) for path in _below(top))
-    if corpus:
+        yield from ((path, None) for path in _below(LOG))
+    if corpus and is_inside(corpus) and "/" not in corpus:
         # Of text that is downloaded or imported only the description goes: the same text can be had again by it.
         whole = corpus == TINYWORLD
         yield from ((path, None) for path in _below(f"data/{corpus}") if whole or path.endswith("/meta.json"))
@@ -118,12 +124,23 @@ def _below(top: str) -> Iterator[str]:
 
 def parent_of(folder: Path) -> Unit | None:
     """The model that a checkpoint continues, when it is in this base dir."""
+    parent = _state(folder).get("parent")
+    return unit_at(Path(parent)) if parent and isinstance(parent, str) else None
+
+
+def corpus_of(unit: Unit) -> str:
+    """The corpus that a base model's newest checkpoint was trained on; "" when none is known."""
+    steps = list(checkpoint.steps(unit.stage, unit.tag).values()) if unit.stage == "base" else []
+    name = _state(steps[-1]).get("dataset") if steps else ""
+    return corpus_name(name) if isinstance(name, str) else ""
+
+
+def _state(folder: Path) -> dict[str, Any]:
     try:
         values = read_json(folder / "train_state.json", 8 * MB, finite=False)
-        parent = Path(values["parent"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return unit_at(parent)
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def unit_at(step_folder: Path) -> Unit | None:

@@ -98,6 +98,8 @@ class Sweep:
         from nanochat.train import text_tokens
 
         check_config(base)
+        if base.backup or base.on_finish:
+            raise UserError("a sweep has no backup", "Leave --backup and --on_finish out; copy its folder instead")
         if changed_settings := [name for name in OWN if getattr(base, name) != getattr(BaseConfig, name)]:
             raise UserError(
                 f"--{changed_settings[0]} cannot be given to a sweep over depths",

@@ -53,6 +53,11 @@ class SpeedrunConfig:
     """stop before mid-training when something in your own conversations would have to be changed (mid_train --help)"""
     skip_bad: bool = False
     """leave out files and rows of your own text that cannot be read, and count them, instead of stopping"""
+    backup: str = ""
+    """where to send all checkpoints, tokenizer, metrics and report meanwhile: hf://owner/name, a folder, or a URL of
+    fsspec such as s3://bucket/x (docs/hub.md)"""
+    on_finish: str = ""
+    """shell command to run when all is done and the backup is verified, such as one that ends the pod"""
     dry_run: bool = False
     """check that the text can be read, print the stages with their settings, and stop"""
 

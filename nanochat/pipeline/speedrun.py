@@ -16,8 +16,9 @@ from types import FrameType
 
 from nanochat import checkpoint, lock
 from nanochat.console import CALLERS_FLAGS, INTERRUPTED, UserError, duration, say
+from nanochat.hub import Order, Unit, backed_up, command_line
 from nanochat.metrics import FILE, MetricsWriter
-from nanochat.paths import base_dir, report_dir, runs_dir
+from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
 from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
@@ -35,15 +36,16 @@ def speedrun(config: SpeedrunConfig) -> None:
         show_stages(log, plan, marks, {stage.name for stage in _replaced(log, plan, marks)})
         return
     began = time.monotonic()
-    with _alone() as handle:
+    with _alone() as handle, backed_up(config.backup, config.on_finish) as keep:
         log, plan = _begin(config)
         log.save()  # with the depth chosen
         marks = fingerprints(plan.stages)
         _decide(config, log, plan, marks)
+        keep(Order([Unit(stage, plan.tag) for stage in STAGES], plan.corpus, True, command_line()))
         run_stages(log, plan, marks, handle)
-    say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
-    say(f"The report: {report_dir() / 'report.md'}\n")
-    farewell(plan.corpus, plan.tag, config.world_seed)
+        say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
+        say(f"The report: {report_dir() / 'report.md'}\n")
+        farewell(plan.corpus, plan.tag, config.world_seed)
 
 
 def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None:

@@ -236,8 +236,6 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"--keep is {config.keep}, which would keep no checkpoint", "Give 1 or more")
     if config.fresh and (config.resume or getattr(config, "extend", False)):
         raise UserError("--fresh starts anew, --resume and --extend go on", "Give one of them")
-    if config.on_finish and not config.backup:
-        raise UserError("--on_finish waits for a backup, and there is none", "Add --backup")
     if config.num_iterations == 0 or config.num_iterations < -1:
         raise UserError(f"--num_iterations is {config.num_iterations}", "Give 1 or more, or leave it out")
     if isinstance(config, BaseConfig):
