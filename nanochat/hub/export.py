@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from nanochat import checkpoint, lock
 from nanochat.checkpoint.folder import REQUIRED, Manifest
 from nanochat.console import Progress, UserError, say
 from nanochat.hub.card import is_ours, write_card
+from nanochat.hub.card_usage import Made
 from nanochat.hub.export_formats import DType, Format, Program, choose
 from nanochat.hub.export_tokenizer import write_tokenizer
 from nanochat.model import GPT, ModelConfig, read_config, require_vocabulary
@@ -79,10 +79,11 @@ def export_hf(
         stack.enter_context(_alone(output))
         with replace_folder(output) as part:
             try:
-                _write_weights(folder / WEIGHTS, part, form, dtype, {k: s.numel() for k, s in shapes.items()}, bar)
+                counts = {name: shape.numel() for name, shape in shapes.items()}
+                _write_weights(folder / WEIGHTS, part, form, program, dtype, counts, bar)
             except SafetensorError as error:
                 raise UserError(f"cannot write {output}: {error}", "Free some disk space") from None
-            _write_rest(part, form, tokenizer, manifest, folder)
+            _write_rest(part, form, program, tokenizer, manifest, folder)
             _keep_readme(output, part)
             _mark(part, manifest, program, dtype)
             if _sizes(output) != old:
@@ -163,19 +164,23 @@ def _shards(sizes: Mapping[str, int]) -> list[_Shard]:
 
 
 def _write_weights(
-    source: Path, folder: Path, form: Format, dtype: DType, counts: Mapping[str, int], bar: Progress
+    source: Path,
+    folder: Path,
+    form: Format,
+    program: Program,
+    dtype: DType,
+    counts: Mapping[str, int],
+    bar: Progress,
 ) -> None:
     """Copy the tensors under their other names, one file's worth in memory at a time. counts: numbers in each."""
     shards = _shards({name: count * BYTES[dtype] for name, count in counts.items()})
     to = torch.bfloat16 if dtype == "bfloat16" else torch.float32
     with safe_open(source, "pt") as weights:
         for shard in shards:
-            made: dict[str, Tensor] = {}
+            made = {}
             for name in shard.names:
-                factor = form.factor(name)
-                tensor: Tensor = weights.get_tensor(name)
-                made[form.name(name)] = (tensor * factor if factor != 1 else tensor).to(to).contiguous()
-            save_file(made, folder / shard.file, {"format": "mlx" if form.factors else "pt"})
+                made[form.name(name)] = weights.get_tensor(name).to(to).contiguous()
+            save_file(made, folder / shard.file, {"format": "mlx" if program == "mlx" else "pt"})
             bar.advance(sum(counts[name] for name in shard.names) * BYTES[dtype] / MB)
     if len(shards) > 1:
         index = {
@@ -185,7 +190,9 @@ def _write_weights(
         _write(folder / f"{WEIGHTS}.index.json", index)
 
 
-def _write_rest(folder: Path, form: Format, tokenizer: Tokenizer, manifest: Manifest, source: Path) -> None:
+def _write_rest(
+    folder: Path, form: Format, program: Program, tokenizer: Tokenizer, manifest: Manifest, source: Path
+) -> None:
     _write(folder / "config.json", form.config)
     # How chat_cli samples. The engine ends at the same tokens, and never draws those that are suppressed.
     generation = {
@@ -201,7 +208,7 @@ def _write_rest(folder: Path, form: Format, tokenizer: Tokenizer, manifest: Mani
     if form.code:
         for kind in ("configuration", "modeling"):
             shutil.copyfile(REMOTE / f"{kind}_{form.code}.py", folder / f"{kind}_{form.code}.py")
-    made: Any = "mlx" if form.factors else "transformers"
+    made: Made = "mlx" if program == "mlx" else "transformers"
     card = write_card(manifest.stage, manifest.tag, source, made=made)
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
 

@@ -15,10 +15,9 @@ Program = Literal["hf", "mlx"]
 DType = Literal["float32", "bfloat16"]
 EPS = 2.0**-23  # what is added to a mean square by F.rms_norm, in every dtype that we compute in
 MLX_SOFTCAP = 15.0  # mlx-lm's model has no other
-# mlx-lm adds 1e-5. A norm undoes any factor, so what lies before one can be larger: 8 squared makes up for most of it.
-# A power of two changes no digit of a weight.
-MLX_FACTOR = 8.0
-MLX_BEFORE_NORMS = ("embed.", ".attn.q.", ".attn.k.")
+# A norm undoes any factor. So weights that stand before one can make up for another program's EPS.
+BEFORE_NORMS = ("embed.", ".attn.q.", ".attn.k.")
+MLX_BEFORE_NORMS = BEFORE_NORMS
 
 NATIVE = {
     "embed.": "model.embed_tokens.",
@@ -59,7 +58,7 @@ MLX = {
 class Format:
     """config: config.json's object. renamed: beginnings of our weights' names, or of their parts in a layer. code: the
     model file that goes with it, from the folder remote; "" when the program has the model. factors: by which weights
-    are multiplied, by a part of our name."""
+    of ours are larger, by a part of their name."""
 
     config: dict[str, Any]
     renamed: Mapping[str, str]
@@ -150,7 +149,7 @@ def _mlx(c: ModelConfig, sizes: dict[str, Any], rounded: bool) -> Format:
         raise UserError(problem, "Give --unrounded-rope: logits then differ a little", "Use --format hf")
     sizes |= {"intermediate_size": 4 * c.width, "rope_theta": c.rope_base}
     config = {"architectures": ["NanoChatForCausalLM"], "model_type": "nanochat", **sizes}
-    return Format(config, MLX, factors=dict.fromkeys(MLX_BEFORE_NORMS, MLX_FACTOR))
+    return Format(config, MLX)
 
 
 def _remote(code: str, classes: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from nanochat.model import GPT, ModelConfig
 from nanochat.model import load as load_ours
 from nanochat.tokenizer import SPECIAL_TOKENS
 from tests.hub import upstream_files
-from tests.hub.exporting import CLASSIC, MODERN, SHAPES, exported, make, opened, random_ids, tokenizer, write
+from tests.hub.exporting import CLASSIC, MODERN, SHAPES, VOCAB, exported, make, opened, random_ids, tokenizer, write
 
 ROOT = Path(__file__).parents[2]
 NEAR = 1e-5
@@ -355,6 +355,53 @@ def test_large_models_are_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ids = random_ids(1, 20)
     with torch.no_grad():
         assert far(opened(folder)(ids).logits, model(ids)) <= NEAR
+
+
+FOR_MLX = [name for name, config in CLASSIC.items() if config.softcap == 15]
+
+
+@pytest.mark.parametrize("name", FOR_MLX)
+def test_the_names_and_shapes_are_those_of_mlx_lm(name: str, tmp_path: Path) -> None:
+    """As its models/nanochat.py (mlx-lm 0.32) has them; it takes no others and misses none."""
+    config = CLASSIC[name]
+    folder = exported(make(config), tmp_path / "out", program="mlx")
+    settings = json.loads((folder / "config.json").read_text())
+    assert settings["model_type"] == "nanochat" and settings["rope_theta"] == config.rope_base
+    width, small = settings["hidden_size"], config.kv_heads * config.head_dim
+    names = {"transformer.wte.weight": [VOCAB, width], "lm_head.weight": [VOCAB, width]}
+    for layer in range(settings["num_hidden_layers"]):
+        names |= {
+            f"transformer.h.{layer}.attn.c_q.weight": [width, width],
+            f"transformer.h.{layer}.attn.c_k.weight": [small, width],
+            f"transformer.h.{layer}.attn.c_v.weight": [small, width],
+            f"transformer.h.{layer}.attn.c_proj.weight": [width, width],
+            f"transformer.h.{layer}.mlp.c_fc.weight": [settings["intermediate_size"], width],
+            f"transformer.h.{layer}.mlp.c_proj.weight": [width, settings["intermediate_size"]],
+        }
+    held = load_file(folder / "model.safetensors")
+    assert {name: list(tensor.shape) for name, tensor in held.items()} == names
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "mlx"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FOR_MLX)
+def test_logits_of_mlx_lm(name: str, tmp_path: Path) -> None:
+    """Where it is installed (`pip install "mlx[cpu]" mlx-lm`). Its norms add 1e-5 where ours add 1e-7."""
+    mx = pytest.importorskip("mlx.core")
+    from mlx_lm import load
+    from mlx_lm.generate import generate_step
+
+    model = make(CLASSIC[name])
+    folder = exported(model, tmp_path / "out", program="mlx")
+    theirs, tokens = load(str(folder))
+    ids = random_ids(2, 64)
+    found = torch.tensor(theirs(mx.array(ids.tolist())).tolist())
+    assert far(model(ids), found) <= 1e-4
+    assert tokens.encode("a fox", add_special_tokens=False) == tokenizer().encode("a fox")
+    [ours] = Engine(load_ours(checkpoint.find("sft")), tokenizer()).generate([Request(ids[0, :9].tolist(), 50, 0.0)])
+    answer = [int(id) for id, _ in generate_step(mx.array(ids[0, :9].tolist()), theirs, max_tokens=50)]
+    assert answer == ours.ids
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
