@@ -149,11 +149,13 @@ def test_a_final_message_to_continue(pair: Pair, conversation: Conversation) -> 
     ids, _ = render_conversation(pair.ours, conversation)
     closing = 1 if last.parts[-1].type == "text" else 2
     try:
-        assert pair.chat(conversation, continue_final_message=True)["input_ids"] == ids[:-closing]
+        found = pair.chat(conversation, continue_final_message=True)["input_ids"]
     except ValueError as error:
         # transformers wants to find the text in what was rendered, where typed names have a mark inside.
-        assert "does not appear" in str(error)
-        assert any(name in last.parts[-1].text for name in (*SPECIAL_TOKENS, MARK))
+        if "does not appear" in str(error) and any(x in last.parts[-1].text for x in (*SPECIAL_TOKENS, MARK)):
+            return
+        raise
+    assert found == ids[:-closing]
 
 
 def test_the_form_of_openai_clients(pair: Pair) -> None:
