@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +59,7 @@ class Beside:
         self._process: subprocess.Popen[str] | None = None
         self._changed = threading.Condition()
         self._finishing = self._closed = False
+        self._hurry = threading.Event()  # set when a person waits
         self._thread = threading.Thread(target=self._carry, daemon=True, name="backup")
 
     def start(self) -> None:
@@ -83,6 +83,7 @@ class Beside:
     def finish(self) -> bool:
         """Wait until everything is verified to be there, or nothing more can be done; whether it is."""
         self._finishing = True
+        self._hurry.set()
         self._tell({"do": "finish"})
         if not self._until(lambda: "done" in self.status, 2.0):
             self._show()
@@ -105,6 +106,7 @@ class Beside:
     def leave(self) -> None:
         """Wait no longer. The backup goes on for a moment with what it has begun."""
         self._closed = True
+        self._hurry.set()
         if self._process and self._process.stdin:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
@@ -156,7 +158,7 @@ class Beside:
                 if self._closed or "done" in self.status or "ready" not in self.status:
                     return
                 warn("warning: the backup's process ended; the training goes on, and it is started again")
-                time.sleep(0 if self._finishing else RESTART)
+                self._hurry.wait(RESTART)
         except Exception as error:
             self._hear({"done": False, "error": f"the backup failed: {error!r}"})
         finally:

@@ -196,6 +196,8 @@ class _Writer(Handler):
                 return "info", lambda: self._info(name, revision)
             if what == "tree":
                 return "tree", lambda: self._tree(name, revision, unquote(api[5] or ""))
+            if what == "paths-info":
+                return "paths", lambda: self._paths(name, revision)
             if what in ("settings", "branch", "preupload", "commit"):
                 return what, lambda: getattr(self, f"_{what}")(name, unquote(revision))
         raise _Refused(404, message=f"no route {path}")
@@ -229,21 +231,28 @@ class _Writer(Handler):
         repo = self._open(name)
         files = repo.commits[self._commit_of(repo, revision)]
         start = int(self.query.get("cursor", ["0"])[0])
-        entries: list[dict[str, Any]] = []
-        for path in sorted(files):
-            if folder and not path.startswith(f"{folder}/"):
-                continue
-            said = self.hub._sibling(path, files[path], True)
-            entry = {"type": "file", "path": path, "size": len(files[path]), "oid": said["blobId"]}
-            if "lfs" in said:
-                lfs = said["lfs"]
-                entry["lfs"] = {"oid": lfs["sha256"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
-            entries.append(entry)
+        below = [path for path in sorted(files) if not folder or path.startswith(f"{folder}/")]
+        entries = [self._entry(path, files[path]) for path in below]
         more = {}
         if start + PAGE < len(entries):
             following = f"{self.hub.url}{urlsplit(self.path).path}?recursive=true&cursor={start + PAGE}"
             more = {"Link": f'<{following}>; rel="next"'}
         return entries[start : start + PAGE], more
+
+    def _entry(self, path: str, data: bytes) -> dict[str, Any]:
+        said = self.hub._sibling(path, data, True)
+        entry = {"type": "file", "path": path, "size": len(data), "oid": said["blobId"]}
+        if "lfs" in said:
+            lfs = said["lfs"]
+            entry["lfs"] = {"oid": lfs["sha256"], "size": lfs["size"], "pointerSize": lfs["pointerSize"]}
+        return entry
+
+    def _paths(self, name: str, revision: str) -> Any:
+        """Asked by a client that copies files within a commit."""
+        asked = parse_qs(self._drain().decode())["paths"]
+        repo = self._open(name)
+        files = repo.commits[self._commit_of(repo, revision)]
+        return [self._entry(path, files[path]) for path in asked if path in files]
 
     def _settings(self, name: str, _: str) -> Any:
         asked = self._json()
