@@ -29,7 +29,7 @@ from nanochat.hub.run_files import LOG, LOG_RUNS, MANIFEST, OF_A_MODEL, Unit, ru
 from nanochat.hub.target_url import open_target
 from nanochat.hub.targets import Target, hash_of, said
 from nanochat.metrics import last, read_metrics, training_file
-from nanochat.paths import STAGES, base_dir, is_inside, require_disk, sync_folder, write_json
+from nanochat.paths import STAGES, base_dir, is_inside, replace_folder, require_disk, sync_folder, write_json
 from nanochat.reading import MB, fits, read_json, shown
 
 STEP = re.compile(r"step_([0-9]{6,12})")
@@ -281,6 +281,7 @@ class Restore:
             if arriving.fetch:
                 self._put_steps(arriving)
         self._mend_log()
+        self._mend_tokenizer()
         for folder in ("tokenizer", "report"):
             if files := [path for path in self.small if path.startswith(f"{folder}/")]:
                 self._put_folder(folder, files)
@@ -329,6 +330,19 @@ class Restore:
                 del log["done"][name]
                 log["left"].pop(name, None)
         write_json(path, log)
+
+    def _mend_tokenizer(self) -> None:
+        """Without a whole tokenizer in the backup, the one inside the newest checkpoint takes its place."""
+        files = [path for path in self.marker.files if path.startswith("tokenizer/")]
+        if files and set(files) <= set(self.small):
+            return
+        self.small = [path for path in self.small if not path.startswith("tokenizer/")]
+        units = [a.unit for a in self.arriving if a.fetch]
+        if units and not (base_dir() / "tokenizer").exists():
+            source = checkpoint.find(units[0].stage, units[0].tag) / "tokenizer"
+            with replace_folder(base_dir() / "tokenizer") as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+            say(f"tokenizer: that of {source}")
 
     def _put_folder(self, folder: str, files: list[str]) -> None:
         """A folder whose files belong together."""
