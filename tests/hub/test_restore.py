@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,8 +117,9 @@ def test_a_damaged_step_is_named_and_the_newest_whole_one_comes(far: Path, harm:
 def test_damaged_small_files_are_named_and_passed_over(far: Path, base: Path, capfd: Any) -> None:
     (far / "tokenizer/meta.json").write_text("{}")
     restore(str(far))
-    assert not (base / "tokenizer").exists() and steps() == [100, 200]
-    assert "tokenizer/meta.json is damaged" in capfd.readouterr().err
+    assert steps() == [100, 200]
+    assert contents(base / "tokenizer") == contents(checkpoint.steps("base", "d1")[200] / "tokenizer")
+    assert "'tokenizer/meta.json' is damaged" in capfd.readouterr().err
 
 
 def test_what_is_newer_here_stays(far: Path, base: Path, capfd: Any) -> None:
@@ -145,7 +148,7 @@ def test_another_run_here_is_set_aside(far: Path, base: Path, capfd: Any) -> Non
     found = contents(base)
     for path, data in other.items():
         aside = path.replace("/d1/", "/d1.previous-1/").replace("base-d1/", "base-d1.previous-1/")
-        assert found[aside.replace("tokenizer/", "tokenizer.previous-1/")] == data
+        assert found[re.sub("^tokenizer/", "tokenizer.previous-1/", aside)] == data
     assert "Kept the other base run d1 as" in capfd.readouterr().out
 
 
@@ -268,10 +271,8 @@ def test_a_hostile_name_among_small_files_leads_nowhere(far: Path, tmp_path: Pat
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(evil)
     before = {path for path in tmp_path.rglob("*") if "base" not in path.parts}
-    try:
+    with contextlib.suppress(UserError):
         restore(str(far))
-    except UserError as error:
-        assert "damaged" in str(error)
     assert {path for path in tmp_path.rglob("*") if "base" not in path.parts} == before
     assert not [path for path in (tmp_path / "base").rglob("*") if path.is_file() and path.read_bytes() == evil]
 
