@@ -7,12 +7,16 @@ import errno
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
-from nanochat.checkpoint.folder import Manifest, free_name, set_aside, settle
+from nanochat.checkpoint.folder import SET_ASIDE, Manifest, free_name, set_aside, settle
 from nanochat.console import UserError, say
-from nanochat.paths import checkpoints_dir, model_runs_dir, replace_folder, sync_folder, write_json
+from nanochat.paths import checkpoints_dir, exchange, identity, model_runs_dir, replace_folder, sync_folder, write_json
+from nanochat.reading import read_json
+
+LEAVING = "leaving.json"  # beside a new run while it takes an older one's place
 
 
 @contextlib.contextmanager
@@ -47,3 +51,50 @@ def create_anew(stage: str, tag: str, step: int) -> Iterator[Path]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "Free some disk space and run again" if full else "Check the folder and its permissions"
         raise UserError(problem, remedy) from None
+
+
+def take_over(stage: str, tag: str, new: Path) -> None:
+    """Give the tag the run in the folder `new`, which lies on the same disk; an older run of the tag is set aside.
+
+    At no moment is the tag without a whole run: where the system can, the two folders swap their names. After a kill
+    in between, `finish_taking_over` does the rest. The caller holds the tag's lock.
+    """
+    final, runs = checkpoints_dir(stage) / tag, model_runs_dir(stage, tag)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        final.rmdir()  # it may be empty
+    if final.exists() or final.is_symlink():
+        facts = {"old": identity(final), "aside": free_name(stage, tag), "runs": runs.exists()}
+        write_json(new.with_name(LEAVING), facts)
+        if not exchange(new, final):
+            final.rename(final.with_name(str(facts["aside"])))
+            new.rename(final)
+        sync_folder(final.parent)
+        finish_taking_over(stage, tag, new)
+    else:
+        if runs.exists():  # of a run that was deleted: they would pass for this one's
+            runs.rename(model_runs_dir(stage, free_name(stage, tag)))
+        new.rename(final)
+        sync_folder(final.parent)
+
+
+def finish_taking_over(stage: str, tag: str, new: Path) -> None:
+    """Set the older run aside, and its metrics, if a `take_over` with these arguments came so far."""
+    marker = new.with_name(LEAVING)
+    final, runs = checkpoints_dir(stage) / tag, model_runs_dir(stage, tag)
+    try:
+        facts: dict[str, Any] = read_json(marker)
+        name = str(facts["aside"])
+        if SET_ASIDE.sub("", name) != tag:
+            raise ValueError
+        aside, old = final.with_name(name), tuple(facts["old"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return
+    if identity(new) == old and not aside.exists():
+        new.rename(aside)
+    if identity(aside) == old:
+        kept = model_runs_dir(stage, name)
+        if facts.get("runs") and runs.exists() and not kept.exists():
+            runs.rename(kept)
+        say(f"Kept the older {stage} run {tag} as {aside}")
+    marker.unlink()

@@ -96,7 +96,8 @@ def _tag_dir(stage: str, tag: str) -> Path:
     return checkpoints_dir(stage) / tag
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, required: Collection[str] = REQUIRED) -> Manifest:
+    """required: files that it must list."""
     try:
         values = read_json(folder / "manifest.json")
         require_version(values["format_version"], FORMAT_VERSION, f"{folder}")
@@ -112,7 +113,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{folder} is not a whole checkpoint: manifest.json is missing or unreadable",
             "Choose another step or tag",
         ) from None
-    for name in REQUIRED:
+    for name in required:
         if name not in manifest.files:
             raise UserError(f"the checkpoint {folder} lists no {name}", "Take the checkpoint from its source again")
     return manifest

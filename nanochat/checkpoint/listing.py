@@ -22,7 +22,8 @@ from nanochat.reading import MB, fits, read_json, shown
 STEP = re.compile(r"\.?step_([0-9]{6,})(\.old)?(\.damaged-[0-9]+)?")
 # Exactly what writers make: a new step and its replaced one, the file of another rank, a step that is being deleted.
 LEFT = re.compile(r"\.step_([0-9]{6,})(\.old|(\.[0-9]{5})?\.part|(\.old)?(\.damaged-[0-9]+)?\.gone)")
-LEFT_BESIDE = re.compile(rf"\.({TAG.pattern})\.arriving|\.\.({TAG.pattern})\.arriving\.(?:part|old)")
+LEFT_BESIDE = re.compile(rf"\.({TAG.pattern})\.(?:arriving|pulling)|\.\.({TAG.pattern})\.arriving\.(?:part|old)")
+WAITING = re.compile(rf"\.({TAG.pattern})\.waiting")
 FORK = re.compile(rf"\.({TAG.pattern})\.previous-[0-9]+\.fork")
 LOCK = re.compile(r"\..*\.lock")
 STATE = "train_state.json"
@@ -81,6 +82,8 @@ def scan(stage: str = "", tag: str = "") -> Listing:
             elif TAG.fullmatch(name) and os.path.isdir(home / name):
                 if tag in ("", name):
                     entries += _tag(each, name, home / name, notes)
+            elif found := WAITING.fullmatch(name):
+                notes.append(f"{home / name} holds pulled weights of {found[1]} that wait for their tokenizer")
             elif not tag and not LOCK.fullmatch(name):
                 notes.append(f"{home / printable(name)} is no model's folder")
     order = list(STAGES)

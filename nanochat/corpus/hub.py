@@ -158,11 +158,16 @@ def missing(files: Iterable[RemoteFile], folder: Path) -> list[RemoteFile]:
     return found
 
 
-def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str], None] | None = None) -> None:
+def download(
+    files: Sequence[RemoteFile],
+    folder: Path,
+    arrived: Callable[[str], None] | None = None,
+    token: str | None = None,
+) -> None:
     """Download `files`, all of one repository, into `folder`, several at a time and in order.
 
     The caller holds `download_lock(folder)`. A file gets its name when it is complete and its hash is right; then one
-    of several threads calls `arrived(name)`. Partial files are kept for the next time.
+    of several threads calls `arrived(name)`. Partial files are kept for the next time. token: see `fetch`.
     """
     if not files:
         return
@@ -186,7 +191,7 @@ def download(files: Sequence[RemoteFile], folder: Path, arrived: Callable[[str],
 
         def get(file: RemoteFile) -> None:
             try:
-                fetch(file, folder, advance, stop, TIMEOUT)
+                fetch(file, folder, advance, stop, TIMEOUT, token)
             except (UserError, Stopped):
                 raise
             except Exception as error:

@@ -75,12 +75,17 @@ class _Damaged(Exception):
 
 
 def fetch(
-    file: RemoteFile, folder: Path, advance: Callable[[int], None], stop: threading.Event, timeout: float
+    file: RemoteFile,
+    folder: Path,
+    advance: Callable[[int], None],
+    stop: threading.Event,
+    timeout: float,
+    token: str | None = None,
 ) -> None:
     """Get `file` into `folder`.
 
     advance: called with every change in the number of bytes received (negative if some are discarded).
-    timeout: seconds without a byte after which the connection counts as broken.
+    timeout: seconds without a byte after which the connection counts as broken. token: None for that of the login.
     Raises the HTTP client's error if it fails for good, UserError for wrong content or a disk error, or Stopped.
     """
     part = file.partial(folder)
@@ -88,7 +93,7 @@ def fetch(
     most = _size(part)
     while True:
         try:
-            _receive(file, part, advance, stop, timeout)
+            _receive(file, part, advance, stop, timeout, token)
             _verify(file, part)
             break
         except (UserError, Stopped):
@@ -125,7 +130,12 @@ def first_line(error: Exception) -> str:
 
 
 def _receive(
-    file: RemoteFile, part: Path, advance: Callable[[int], None], stop: threading.Event, timeout: float
+    file: RemoteFile,
+    part: Path,
+    advance: Callable[[int], None],
+    stop: threading.Event,
+    timeout: float,
+    token: str | None,
 ) -> None:
     """One request for the bytes that are still missing."""
     from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
@@ -137,7 +147,7 @@ def _receive(
     if there == file.size:
         return
     url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
-    headers = {**build_hf_headers(library_name="nanochat"), "Accept-Encoding": "identity"}
+    headers = {**build_hf_headers(token=token, library_name="nanochat"), "Accept-Encoding": "identity"}
     if there:
         headers["Range"] = f"bytes={there}-"
     with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:

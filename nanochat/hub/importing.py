@@ -24,13 +24,20 @@ from nanochat.optim.upstream import UnfitError, read_state
 
 
 def import_checkpoint(
-    given: str, stage: str = "", tag: str = "", step: int = -1, tokenizer: str = "", optimizer: bool = True
+    given: str,
+    stage: str = "",
+    tag: str = "",
+    step: int = -1,
+    tokenizer: str = "",
+    optimizer: bool = True,
+    parent: str = "",
 ) -> Path:
     """Make a checkpoint of ours from one of upstream's, and return its folder.
 
     given: a folder with its files, or a Hub repository (see `open_source`). stage, tag: "" for what the folder's path
     says. step: -1 for the newest. tokenizer: where tokenizer.pkl is, when it is not with the checkpoint. optimizer:
-    whether to take the optimiser's state, too. An earlier run of the tag is set aside. UserError for files that do not
+    whether to take the optimiser's state, too. parent: what the checkpoint says it is from, when not `given`. An
+    earlier run of the tag is set aside. UserError for files that do not
     fit, are damaged, or would run code; then nothing is written.
     """
     source = open_source(given)
@@ -52,7 +59,7 @@ def import_checkpoint(
     say(f"The tokenizer is that of {taken}")
     require_fit(model.config.vocab_size, found)
     state, why = _optimizer_state(files, paths, model, _rows(saved)) if optimizer else ({}, "it was not asked for")
-    folder = settle(Arrival(stage, tag, step, model, found, given, meta, state))
+    folder = settle(Arrival(stage, tag, step, model, found, parent or given, meta, state))
     say("The optimiser's state came with it" if state else f"Without the optimiser's state: {why}")
     return folder
 

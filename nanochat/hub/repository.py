@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import Progress, UserError, say
-from nanochat.corpus.transfer import Kind, RemoteFile
+from nanochat.corpus.transfer import DAMAGED_TRIES, Kind, RemoteFile
 from nanochat.hub.asking import client, explained, patiently, status, wait_or_raise
 from nanochat.paths import is_inside
 from nanochat.reading import open_regular, shown
@@ -199,7 +199,10 @@ def read_small(where: Repository, file: RemoteFile, limit: int = 1 << 20) -> byt
     url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
     headers = build_hf_headers(token=where.token or False, library_name="nanochat") | {"Accept-Encoding": "identity"}
 
+    damaged = 0
+
     def ask() -> bytes:
+        nonlocal damaged
         client(where.token)  # its limits
         data = b""
         with get_session().stream("GET", url, headers=headers) as response:
@@ -209,6 +212,10 @@ def read_small(where: Repository, file: RemoteFile, limit: int = 1 << 20) -> byt
                 if len(data) > file.size:
                     break
         if not Outgoing(data).equals(file):
+            damaged += 1
+            if damaged == DAMAGED_TRIES:
+                problem = f"{file.name} of {where.name} arrived damaged {damaged} times"
+                raise UserError(problem, "Try later, or without the proxy or HF_ENDPOINT mirror in between")
             raise ConnectionError(f"{file.name} arrived damaged")
         return data
 
