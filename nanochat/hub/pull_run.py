@@ -21,7 +21,7 @@ from nanochat.console import UserError, say
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub import waiting
 from nanochat.hub.fetching import PKL, Remote, fetch_all, link, size, tell
-from nanochat.hub.push import manifest_text, without_optimizer
+from nanochat.hub.push import OPTIMIZER, manifest_text, without_optimizer
 from nanochat.hub.repository import read_small
 from nanochat.metrics import FILE as METRICS
 from nanochat.metrics import training_file
@@ -123,8 +123,8 @@ def _step(remote: Remote, name: str, stage: str, tag: str, optimizer: bool) -> S
             continue  # it may come later
         if one is None or one.size != facts["size"] or (len(one.digest) == 64 and one.digest != facts["sha256"]):
             what = "is missing" if one is None else "is not the one that its manifest names"
-            without = "Leave the optimiser's state out with --no-optimizer" if file.startswith("optimizer") else ""
-            raise UserError(f"{there.shown} is damaged: {file} {what}", AGAIN, without)
+            rest = " (--no-optimizer pulls the rest)" if OPTIMIZER.fullmatch(file) else ""
+            raise UserError(f"{there.shown} is damaged: {file} {what}{rest}", AGAIN)
         files[file] = one
     changed: dict[str, bytes] = {}
     if manifest.tag != tag:

@@ -53,6 +53,7 @@ class WritableHub(HubServer):
         self.calls: list[str] = []
         self.received = 0  # bytes of files
         self.heard: set[str] = set()  # tokens
+        self.arrived: list[str] = []  # hashes of large files, each time that all of one has come
         self.before: Callable[[str], None] = lambda route: None
 
     @property
@@ -317,6 +318,7 @@ class _Writer(Handler):
             if sha256(data) != oid:
                 raise _Refused(400, message="the content has another hash")
             self.hub.lfs[oid] = data
+            self.hub.arrived.append(oid)
             return {}
 
     def _commit(self, name: str, revision: str) -> Any:
