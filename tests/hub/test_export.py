@@ -497,6 +497,19 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
     assert not (tmp_path / "out").exists()
 
 
+@torch.no_grad()
+def test_a_cache_of_any_known_name(modern: ModelConfig, tmp_path: Path) -> None:
+    """transformers 5.24 calls it "cache". One of another name would be lost without a word."""
+    model = make(modern)
+    theirs = opened(exported(model, tmp_path / "out"))
+    ids = random_ids(2, 20)
+    for name in ("past_key_values", "cache"):
+        held = theirs(ids[:, :12]).past_key_values
+        assert far(theirs(ids[:, 12:], **{name: held}).logits, model(ids)[:, 12:]) <= NEAR
+    with pytest.raises(TypeError, match="gives the cache as states"):
+        theirs(ids, states=held)
+
+
 def test_inputs_embeds_are_refused(tmp_path: Path) -> None:
     """Tokens are looked up in several tables."""
     theirs = opened(exported(make(MODERN["whole windows"]), tmp_path / "out"))

@@ -16,6 +16,7 @@ to them.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_nanochat_modern import NanoChatModernConfig
 
 GATE_CHANNELS, SMEAR_CHANNELS = 12, 24  # the gates read this many leading channels
+# What outputs call the cache. From 5.24 on it is "cache", for arguments as well: `forward` takes both.
+CACHE = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 
 
 def rotary(position_ids: Tensor, head_dim: int, base: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -98,7 +101,7 @@ class NanoChatModernAttention(nn.Module):
         x: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None,
-        past_key_values: Cache | None,
+        cache: Cache | None,
         token_value: Tensor | None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
@@ -109,8 +112,8 @@ class NanoChatModernAttention(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         eps = self.config.rms_norm_eps
         q, k = (F.rms_norm(rotate(y, *position_embeddings), (self.head_dim,), eps=eps) for y in (q, k))
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         y, weights = attend(
             self, q, k, v, attention_mask, dropout=0.0, scaling=self.scaling, sliding_window=self.sliding_window,
@@ -153,7 +156,7 @@ class NanoChatModernPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["NanoChatModernDecoderLayer"]  # noqa: RUF012  # as the class above has it
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -202,31 +205,33 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
         use_cache: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """input_ids (B, T). attention_mask (B, tokens in the cache + T), or masks that are ready, by type of layer."""
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("this model looks tokens up in several tables, so it needs input_ids, not inputs_embeds")
+        cache = past_key_values if cache is None else cache
+        for name, value in kwargs.items():  # unused, it would silently lead to wrong answers
+            if isinstance(value, Cache):
+                raise TypeError(f"this version of transformers gives the cache as {name}, which is not known here")
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if self.gradient_checkpointing and self.training:
-            use_cache, past_key_values = False, None
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+            use_cache, cache = False, None
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         padding = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 else None
         if position_ids is None:
-            position_ids = self._positions(input_ids, padding, past_key_values)
+            position_ids = self._positions(input_ids, padding, cache)
         x = self._norm(self.embed_tokens(input_ids))
         masks = attention_mask
         if not isinstance(masks, dict):
-            given = {
-                "config": self.config, "inputs_embeds": x, "attention_mask": attention_mask,
-                "past_key_values": past_key_values, "position_ids": position_ids,
-            }  # fmt: skip
-            masks = {"full_attention": create_causal_mask(**given)}
+            given = (self.config, x, attention_mask, cache, position_ids)
+            masks = {"full_attention": create_causal_mask(*given)}
             if "sliding_attention" in self.config.layer_types:
-                masks["sliding_attention"] = create_sliding_window_causal_mask(**given)
-        before = self._before(input_ids, position_ids, padding, past_key_values)
+                masks["sliding_attention"] = create_sliding_window_causal_mask(*given)
+        before = self._before(input_ids, position_ids, padding, cache)
         # Smear.
         earlier = self._norm(self.embed_tokens(before.clamp_min(0))) * (before >= 0)[..., None].to(x.dtype)
         gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
@@ -246,7 +251,7 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
                 tuple(weight[i] for weight in weights),
                 position_embeddings=turns,
                 attention_mask=masks[self.config.layer_types[i]],
-                past_key_values=past_key_values,
+                cache=cache,
                 token_value=self.value_embeds[name](input_ids) if name in self.value_embeds else None,
                 position_ids=position_ids,
                 **kwargs,
@@ -258,7 +263,7 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
         x = self._norm(x - self.backout_lambda.to(x.device, x.dtype) * middle.to(x.device))
         return BaseModelOutputWithPast(
             last_hidden_state=x,
-            past_key_values=past_key_values if use_cache else None,
+            **{CACHE: cache if use_cache else None},
             hidden_states=(*states[:-1], x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -313,6 +318,7 @@ class NanoChatModernForCausalLM(NanoChatModernPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits (B, T, vocab) in float32, and the mean cross-entropy of labels (B, T) in nats; -100 is left out."""
@@ -325,6 +331,7 @@ class NanoChatModernForCausalLM(NanoChatModernPreTrainedModel, GenerationMixin):
             use_cache,
             output_hidden_states,
             output_attentions,
+            cache,
             **kwargs,
         )
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -336,7 +343,7 @@ class NanoChatModernForCausalLM(NanoChatModernPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=found.past_key_values,
+            **{CACHE: found[CACHE] if CACHE in found else None},
             hidden_states=found.hidden_states,
             attentions=found.attentions,
         )
