@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nanochat.console import say
+
+if TYPE_CHECKING:
+    from nanochat.conversation import Conversation
 
 QUESTIONS = (
     "Hello!",
@@ -21,19 +26,25 @@ QUESTIONS = (
 def farewell(corpus: str, tag: str, world_seed: int) -> None:
     """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
     from nanochat.conversation import Conversation
+
+    asked = [{"messages": [{"role": "user", "content": text}]} for text in questions(corpus, world_seed)]
+    converse(tag, [Conversation.from_dict(one) for one in asked])
+    say("Go on talking to it:\n")
+    say(f"  in this terminal:  {python()} -m scripts.chat_cli")
+    say(f"  in the browser:    {python()} -m scripts.chat_web")
+
+
+def converse(tag: str, prompts: Sequence[Conversation]) -> None:
+    """Show the fine-tuned model's answers to these questions, each a conversation of its own."""
     from nanochat.inference import Request, load_engine
     from nanochat.tokenizer import render_prompt
 
     engine, _ = load_engine("sft", tag)
     say("A short conversation with your model:\n")
-    for question in questions(corpus, world_seed):
-        prompt = Conversation.from_dict({"messages": [{"role": "user", "content": question}]})
+    for prompt in prompts:
         [answer] = engine.generate([Request(render_prompt(engine.tokenizer, prompt), max_tokens=128, temperature=0.0)])
-        say(f"  you:      {question}")
+        say(f"  you:      {prompt.messages[-1].text}")
         say(f"  nanochat: {answer.text.strip()}\n")
-    say("Go on talking to it:\n")
-    say(f"  in this terminal:  {python()} -m scripts.chat_cli")
-    say(f"  in the browser:    {python()} -m scripts.chat_web")
 
 
 def python() -> str:
