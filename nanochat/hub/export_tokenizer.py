@@ -30,7 +30,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, seq_len: int) -> None:
         "bos_token": BOS,
         "eos_token": EOS,
         "pad_token": PAD,
-        "extra_special_tokens": [name for name in SPECIAL_TOKENS if name not in (BOS, EOS, PAD)],
+        "additional_special_tokens": [name for name in SPECIAL_TOKENS if name not in (BOS, EOS, PAD)],
         "model_max_length": seq_len,
         "padding_side": "left",
         "clean_up_tokenization_spaces": False,
