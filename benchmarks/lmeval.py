@@ -25,6 +25,7 @@ import tyro
 TASKS = ("arc_easy", "piqa")
 BEFORE = "\nAnswer:"  # between a question and its choices
 BATCH_TOKENS = 8192
+VOCAB = 4096  # of the models with random weights
 
 
 @dataclass
@@ -39,6 +40,26 @@ class Config:
     """The evaluation bundle (default: NANOCHAT_EVAL_BUNDLE)."""
     json: Path | None = None
     """Write the results to this file."""
+
+
+def random_checkpoint(arch: Any, texts: Sequence[str]) -> Path:
+    """A small one with random weights, and a tokenizer learnt from the questions; returns its folder."""
+    import torch
+
+    from nanochat import checkpoint
+    from nanochat.model import GPT, ModelConfig, save_weights
+    from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer, train_bpe
+
+    tokenizer = Tokenizer(train_bpe(texts, VOCAB - len(SPECIAL_TOKENS)))
+    model = GPT(ModelConfig.from_depth(4, tokenizer.vocab_size, 1024, arch)).init_weights(0)
+    g = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.02)
+    with checkpoint.create("base", arch, 1) as folder:
+        save_weights(model.config, model.state_dict(), folder)
+        tokenizer.save(folder / "tokenizer")
+    return checkpoint.find("base", arch)
 
 
 def by_lm_eval(folder: Path, files: dict[str, Path], config: Config, beside: Path) -> dict[str, list[dict[str, Any]]]:
@@ -132,8 +153,6 @@ def compare(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]]) ->
 def run(config: Config) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # read when the packages are imported
         os.environ[name] = "1"
-    from benchmarks.export import Config as Small
-    from benchmarks.export import write
     from benchmarks.result import BenchmarkResult
     from nanochat import checkpoint
     from nanochat.console import UserError, say
@@ -156,7 +175,8 @@ def run(config: Config) -> None:
             folders = {f"{config.source} {config.model_tag}": checkpoint.find(config.source, config.model_tag)}
         else:
             os.environ["NANOCHAT_BASE_DIR"] = f"{made}/base"
-            folders = {arch: write(Small(), arch) for arch in ("classic", "modern")}
+            texts = [file.read_text(encoding="utf-8") for file in files.values()]
+            folders = {arch: random_checkpoint(arch, texts) for arch in ("classic", "modern")}
         results: dict[str, dict[str, Any]] = {}
         seconds = [0.0, 0.0]
         for name, folder in folders.items():
