@@ -191,8 +191,7 @@ class Beside:
                 message = {"say": line.rstrip("\n")}
             if isinstance(message, dict):
                 self._hear(message)
-        if not self._closed:
-            self._process.wait()
+        self._process.wait()
 
     def _hear(self, message: dict[str, Any]) -> None:
         text = message.pop("say", "")
