@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from nanochat.console import UserError, run_command
 from nanochat.hub import export, export_hf
 from nanochat.hub.card import is_ours
 from nanochat.inference import Engine, Request
-from nanochat.model import GPT, ModelConfig
+from nanochat.model import GPT
 from nanochat.model import load as load_ours
 from nanochat.tokenizer import SPECIAL_TOKENS
 from tests.hub import upstream_files
@@ -31,6 +33,7 @@ from tests.hub.exporting import CLASSIC, MODERN, SHAPES, VOCAB, exported, make, 
 
 ROOT = Path(__file__).parents[2]
 NEAR = 1e-5
+LENGTH = 200  # of sequences, longer than a short window
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -50,19 +53,39 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@dataclass
+class Pair:
+    """A model, and what transformers makes of its export. Tests change neither."""
+
+    model: GPT
+    theirs: Any
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
+    """By the name of a shape; each is made once."""
+
+    @functools.cache
+    def made(name: str) -> Pair:
+        home = tmp_path_factory.mktemp("pair")
+        model = make(SHAPES[name])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("NANOCHAT_BASE_DIR", str(home / "base"))
+            folder = exported(model, home / "out")
+        return Pair(model, opened(folder), folder)
+
+    return made
+
+
 @pytest.fixture(params=SHAPES)
-def config(request: pytest.FixtureRequest) -> ModelConfig:
-    return SHAPES[request.param]
+def pair(request: pytest.FixtureRequest, pairs: Callable[[str], Pair]) -> Pair:
+    return pairs(request.param)
 
 
 @pytest.fixture(params=["pairs, short windows", "no pairs, even depth, one key head"])
-def modern(request: pytest.FixtureRequest) -> ModelConfig:
-    return MODERN[request.param]
-
-
-def length(config: ModelConfig) -> int:
-    """Of sequences that are longer than a short window, if there is one."""
-    return 200 if config.seq_len > 128 else config.seq_len
+def modern(request: pytest.FixtureRequest, pairs: Callable[[str], Pair]) -> Pair:
+    return pairs(request.param)
 
 
 def far(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -79,28 +102,26 @@ def padded(prompts: list[torch.Tensor], width: int, pad: int = 280) -> dict[str,
 
 
 @torch.no_grad()
-def test_logits_are_equal(config: ModelConfig, tmp_path: Path) -> None:
-    model = make(config)
-    theirs = opened(exported(model, tmp_path / "out"))
+def test_logits_are_equal(pair: Pair) -> None:
+    model, theirs = pair.model, pair.theirs
     native = type(theirs).__module__.startswith("transformers.models.nanochat")
-    assert native != config.modern
-    ids = random_ids(2, length(config))
+    assert native != model.config.modern
+    ids = random_ids(2, LENGTH)
     found = theirs(ids, output_hidden_states=True)
     assert far(model(ids), found.logits) <= NEAR
     assert found.logits.abs().max() > 1
-    assert len(found.hidden_states) == config.depth + 1
+    assert len(found.hidden_states) == model.config.depth + 1
     assert far(theirs(ids, logits_to_keep=3).logits, model(ids)[:, -3:]) <= NEAR
     assert far(model(ids[:, :1]), theirs(ids[:, :1]).logits) <= NEAR
-    plain = opened(tmp_path / "out", attn_implementation="eager")
+    plain = opened(pair.folder, attn_implementation="eager")
     assert far(model(ids), plain(ids).logits) <= NEAR
 
 
 @torch.no_grad()
-def test_padding_on_the_left_changes_nothing(config: ModelConfig, tmp_path: Path) -> None:
+def test_padding_on_the_left_changes_nothing(pair: Pair) -> None:
     """Not even for the first token, which has none before it."""
-    model = make(config)
-    theirs = opened(exported(model, tmp_path / "out"))
-    width = length(config)
+    model, theirs = pair.model, pair.theirs
+    width = LENGTH
     prompts = [random_ids(n, seed=n) for n in (1, 2, width // 2, width)]
     given = padded(prompts, width)
     position_ids = (given["attention_mask"].cumsum(-1) - 1).clamp_min(0)
@@ -113,10 +134,9 @@ def test_padding_on_the_left_changes_nothing(config: ModelConfig, tmp_path: Path
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["by config", "plain", "static"])
-def test_chunks_with_a_cache_are_equal(modern: ModelConfig, tmp_path: Path, kind: str) -> None:
-    model = make(modern)
-    theirs = opened(exported(model, tmp_path / "out"))
-    width = length(modern)
+def test_chunks_with_a_cache_are_equal(modern: Pair, kind: str) -> None:
+    model, theirs = modern.model, modern.theirs
+    width = LENGTH
     given = padded([random_ids(width, seed=1), random_ids(width - 31, seed=2)], width)
     cache: Any = {
         "by config": lambda: DynamicCache(config=theirs.config),
@@ -136,9 +156,8 @@ def test_chunks_with_a_cache_are_equal(modern: ModelConfig, tmp_path: Path, kind
 
 
 @torch.no_grad()
-def test_a_cache_is_reordered_repeated_and_cropped_with_the_tokens_before(modern: ModelConfig, tmp_path: Path) -> None:
-    model = make(modern)
-    theirs = opened(exported(model, tmp_path / "out"))
+def test_a_cache_is_reordered_repeated_and_cropped_with_the_tokens_before(modern: Pair) -> None:
+    model, theirs = modern.model, modern.theirs
     ids, new = random_ids(3, 20), random_ids(4, 2, seed=5)
     cache = theirs(ids).past_key_values
     order = torch.tensor([2, 0, 0])
@@ -156,9 +175,8 @@ def test_a_cache_is_reordered_repeated_and_cropped_with_the_tokens_before(modern
 
 
 @torch.no_grad()
-def test_packed_sequences_do_not_see_each_other(modern: ModelConfig, tmp_path: Path) -> None:
-    model = make(modern)
-    theirs = opened(exported(model, tmp_path / "out"))
+def test_packed_sequences_do_not_see_each_other(modern: Pair) -> None:
+    model, theirs = modern.model, modern.theirs
     ids = random_ids(1, 50)
     positions = torch.cat((torch.arange(20), torch.arange(30)))[None]
     found = theirs(ids, position_ids=positions, use_cache=False).logits
@@ -166,11 +184,9 @@ def test_packed_sequences_do_not_see_each_other(modern: ModelConfig, tmp_path: P
     assert far(found, expected) <= NEAR
 
 
-def test_greedy_answers_of_200_tokens_are_the_engines(config: ModelConfig, tmp_path: Path) -> None:
+def test_greedy_answers_of_200_tokens_are_the_engines(pair: Pair) -> None:
     """One by one, and together with padding on the left."""
-    config = ModelConfig(**{**vars(config), "seq_len": 256})
-    theirs = opened(exported(make(config), tmp_path / "out"))
-    engine = Engine(load_ours(checkpoint.find("sft")), tokenizer())
+    theirs, engine = pair.theirs, Engine(pair.model, tokenizer())
     prompts = [random_ids(n, seed=n) for n in (1, 9, 30)]
     ours = [c.ids for c in engine.generate([Request(p.tolist(), 200, 0.0) for p in prompts])]
     assert [len(ids) for ids in ours] == [200] * 3
@@ -200,8 +216,8 @@ def test_generation_ends_and_suppresses_as_the_engine_does(tmp_path: Path) -> No
     assert theirs.generate(prompt[None], max_new_tokens=40, do_sample=False, suppress_tokens=None)[0].max() > max(tool)
 
 
-def test_beams_samples_and_assistants_work(modern: ModelConfig, tmp_path: Path) -> None:
-    theirs = opened(exported(make(modern), tmp_path / "out"))
+def test_beams_samples_and_assistants_work(modern: Pair, pairs: Callable[[str], Pair]) -> None:
+    theirs = modern.theirs
     given = padded([random_ids(30, seed=1), random_ids(11, seed=2)], 30)
     how: dict[str, Any] = {"max_new_tokens": 25, "do_sample": False}
     beams = theirs.generate(**given, num_beams=3, **how)
@@ -213,7 +229,7 @@ def test_beams_samples_and_assistants_work(modern: ModelConfig, tmp_path: Path) 
     assert torch.equal(sampled, again)
     one = random_ids(1, 40)
     plain = theirs.generate(one, max_new_tokens=120, do_sample=False)
-    helper = opened(exported(make(MODERN["narrow, one layer"]), tmp_path / "helper"))
+    helper = pairs("narrow, one layer").theirs
     assert torch.equal(plain, theirs.generate(one, assistant_model=helper, max_new_tokens=120, do_sample=False))
     assert torch.equal(plain, theirs.generate(one, prompt_lookup_num_tokens=3, max_new_tokens=120, do_sample=False))
     assert torch.equal(plain, theirs.generate(one, prefill_chunk_size=7, max_new_tokens=120, do_sample=False))
@@ -221,8 +237,8 @@ def test_beams_samples_and_assistants_work(modern: ModelConfig, tmp_path: Path) 
     assert torch.equal(plain, static)
 
 
-def test_a_conversation_goes_on_with_its_cache(modern: ModelConfig, tmp_path: Path) -> None:
-    theirs = opened(exported(make(modern), tmp_path / "out"))
+def test_a_conversation_goes_on_with_its_cache(modern: Pair) -> None:
+    theirs = modern.theirs
     how: dict[str, Any] = {"max_new_tokens": 20, "do_sample": False, "return_dict_in_generate": True}
     first = theirs.generate(random_ids(1, 15), **how)
     more = torch.cat((first.sequences, random_ids(1, 6, seed=4)), 1)
@@ -498,10 +514,9 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
 
 
 @torch.no_grad()
-def test_a_cache_of_any_known_name(modern: ModelConfig, tmp_path: Path) -> None:
+def test_a_cache_of_any_known_name(modern: Pair) -> None:
     """transformers 5.24 calls it "cache". One of another name would be lost without a word."""
-    model = make(modern)
-    theirs = opened(exported(model, tmp_path / "out"))
+    model, theirs = modern.model, modern.theirs
     ids = random_ids(2, 20)
     for name in ("past_key_values", "cache"):
         held = theirs(ids[:, :12]).past_key_values
@@ -532,6 +547,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "there is no sft checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # two programs that import torch
 def test_without_transformers(tmp_path: Path) -> None:
     """It is not needed to write the files, and the folder needs neither us nor a network."""
     write(make(MODERN["whole windows"]))

@@ -343,7 +343,7 @@ class NanoChatModernForCausalLM(NanoChatModernPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            **{CACHE: found[CACHE] if CACHE in found else None},
+            **{CACHE: found.get(CACHE)},
             hidden_states=found.hidden_states,
             attentions=found.attentions,
         )
