@@ -130,6 +130,20 @@ def test_no_typed_text_is_a_control_token(pair: Pair, conversation: Conversation
     assert [SPECIAL_TOKENS[token - pair.ours.bos] for token in ids if token >= pair.ours.bos] == expected
 
 
+def test_with_another_split_pattern_either(tmp_path: Path) -> None:
+    """Typed names may then get other ids, but no control tokens; all else has our ids."""
+    pattern = r"\S+|\s"
+    ours = Tokenizer(train_bpe([*SAMPLES.values()], 400, pattern), pattern)
+    write_tokenizer(ours, tmp_path, 512)
+    theirs: Any = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("a b,c 12\n", f"x<|bos|>{MARK}y <|assistant_end|>"):
+        chat = Conversation((Message.of("user", text),))
+        ids = theirs.apply_chat_template(chat.to_dict()["messages"], add_generation_prompt=True)["input_ids"]
+        assert theirs.decode(ids) == ours.decode(render_prompt(ours, chat))
+        assert sum(token >= ours.bos for token in ids) == 4
+        assert MARK in text or ids == render_prompt(ours, chat)
+
+
 def test_text_before_a_tools_output(pair: Pair) -> None:
     """transformers finds the end of a marked stretch by its last character's first token. When that character is
     several tokens, and a tool's output follows without any code, the others are not marked."""
@@ -227,6 +241,23 @@ def test_the_padding_is_never_learnt(pair: Pair) -> None:
     ids, mask = render_conversation(pair.ours, Conversation((Message.of("user", "?"), Message("assistant", parts))))
     assert pair.ours.special(PAD) in ids
     assert not any(learnt for token, learnt in zip(ids, mask, strict=True) if token == pair.ours.special(PAD))
+
+
+def test_several_conversations_at_once(pair: Pair) -> None:
+    """Padded on the left, each with its mask."""
+    chats = [
+        Conversation((Message.of("user", "a"), Message.of("assistant", "<|bos|>"))),
+        Conversation((Message.of("user", "a " * 9), Message.of("assistant", "b"), Message.of("user", "c"))),
+    ]
+    rows = [chat.to_dict()["messages"] for chat in chats]
+    found = pair.theirs.apply_chat_template(rows, padding=True, return_assistant_tokens_mask=True, return_dict=True)
+    for n, chat in enumerate(chats):
+        ids, mask = render_conversation(pair.ours, chat)
+        left = len(found["input_ids"][n]) - len(ids)
+        assert found["input_ids"][n] == [pair.ours.special(PAD)] * left + ids
+        assert found["attention_mask"][n] == [0] * left + [1] * len(ids)
+        assert found["assistant_masks"][n] == [0] * left + mask
+    assert len({len(row) for row in found["input_ids"]}) == 1
 
 
 def test_saved_again_it_is_the_same(pair: Pair, tmp_path: Path) -> None:
