@@ -198,10 +198,9 @@ def run(config: Config) -> None:
         "thread": {"speed": median(in_thread) / median(times)},
         "cp, sha256sum": {"cpu": programs / cpu},
     }
-    say(
-        f"{gb:.2f} GB: {ours['cpu_s_per_gb']:.2f} CPU seconds per GB (cp and sha256sum {programs / gb:.2f}); steps "
-        f"take {ours['slowdown']:.2f}x while it sends (in a thread {peers['thread']['slowdown']:.2f}x), {peak / 1e6:.0f} MB"
-    )
+    slower = f"{ours['slowdown']:.2f}x while it sends (in a thread {peers['thread']['slowdown']:.2f}x)"
+    seconds = f"{ours['cpu_s_per_gb']:.2f} CPU seconds per GB (cp and sha256sum {programs / gb:.2f})"
+    say(f"{gb:.2f} GB: {seconds}; steps take {slower}; {peak / 1e6:.0f} MB of memory")
     checks = {"restored bytes equal": equal and whole}
     settings = {"depth": config.depth, "gb": config.gb}
     BenchmarkResult("backup", ours, peers, ratio, checks, settings).conclude(config.json)
