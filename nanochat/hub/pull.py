@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from nanochat import checkpoint
 from nanochat.console import UserError
 from nanochat.corpus.transfer import Kind
@@ -11,9 +9,12 @@ from nanochat.hub.asking import find_token
 from nanochat.hub.fetching import Remote
 from nanochat.hub.pull_folder import pull_folder
 from nanochat.hub.pull_run import pull_run
+from nanochat.hub.push import expanded
 from nanochat.hub.repository import Listing, Repository, look, path_in_repo
+from nanochat.reading import shown
 
 LISTED = 8  # folders that an error names
+LONGEST, LONGEST_PATH = 200, 1000  # bytes of a name, and of a path: file systems allow 255 and 4,096
 
 
 def pull(
@@ -46,7 +47,7 @@ def pull(
     if stage:
         pull_run(remote, stage, tag, step, optimizer, dry_run)
     else:
-        pull_folder(remote, Path(dest_dir).expanduser(), dry_run)
+        pull_folder(remote, expanded(dest_dir), dry_run)
 
 
 def _find(where: Repository, folder: str, base: str) -> Remote:
@@ -67,6 +68,10 @@ def _find(where: Repository, folder: str, base: str) -> Remote:
         if folder in listing.files:
             problem = f"{folder} in {where.shown} is a file"
         raise UserError(problem, f"Choose another --repo-path: {_folders(listing)}")
+    for name in files:
+        if max(len(part.encode()) for part in name.split("/")) > LONGEST or len(name.encode()) > LONGEST_PATH:
+            problem = f"{where.shown} has a file whose name is too long for this machine: {shown(name)}"
+            raise UserError(problem, "Choose another --repo-path")
     return Remote(where, folder, files, listing, base)
 
 

@@ -47,7 +47,9 @@ def _place(given: Path) -> Path:
         raise UserError(f"{given} lies at the top of the disk: NANOCHAT_BASE_DIR is not set", "Set it")
     if dest.exists() and not dest.is_dir():
         raise UserError(f"{dest} is a file", "Choose another --dest-dir")
-    for kept, what in ((base, "the base dir"), (Path.home().resolve(), "your home"), (Path.cwd(), "this folder")):
+    places = {"the base dir": base, "your home": Path("~"), "this folder": Path(".")}
+    for what, place in places.items():
+        kept = Path(os.path.realpath(os.path.expanduser(place)))
         if dest == kept or dest in kept.parents:
             problem = f"{dest} {'is' if dest == kept else 'holds'} {what}, which a pull does not replace"
             raise UserError(problem, "Choose another --dest-dir")
@@ -70,7 +72,7 @@ def _require_no_loss(remote: Remote, dest: Path, is_tokenizer: bool) -> None:
             found = [
                 (inside / name).as_posix() for name in (*names, *(n for n in folders if Path(place, n).is_symlink()))
             ]
-            others += [name for name in found if name not in known]
+            others += [name for name in found if name not in known and not name.endswith(".DS_Store")]
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}", "Change its permissions") from None
     if others:
@@ -85,12 +87,13 @@ def _raise(error: OSError) -> None:
 
 
 def _pull(remote: Remote, dest: Path, is_tokenizer: bool) -> None:
+    pulling = dest.with_name(f".{dest.name}.pulling")
     if dest.is_dir() and all(file.is_at(dest / name) for name, file in remote.files.items()):
         present = {p.relative_to(dest).as_posix() for p in dest.rglob("*") if p.is_file()}
         if present == remote.files.keys():
             say(f"{dest} is here already, equal to {remote.shown}")
+            shutil.rmtree(pulling, ignore_errors=True)  # of a call that was killed at its end
             return
-    pulling = dest.with_name(f".{dest.name}.pulling")
     _make(pulling)
     fetch_all(remote, remote.files.values(), pulling)
     arrived = pulling / remote.folder

@@ -56,7 +56,7 @@ def pull_run(remote: Remote, stage: str, tag: str, step: int, optimizer: bool, d
         remote = Remote(remote.where, outer, inner, remote.listing, remote.base)
     tag = tag or remote.name
     mark = checkpoint.lock_file(stage, tag)
-    ours = sorted(name.split("/")[0] for name in remote.files if re.fullmatch(r"step_\d{6,}/manifest\.json", name))
+    ours = sorted(path.partition("/")[0] for path in remote.files if _is_manifest(path))
     if ours:
         steps = _steps(remote, ours, stage, tag, step, optimizer)
     elif not steps_among(remote.files):
@@ -86,6 +86,12 @@ def pull_run(remote: Remote, stage: str, tag: str, step: int, optimizer: bool, d
         waiting.complete(found)
     else:
         waiting.tell_next(remote, stage, tag)
+
+
+def _is_manifest(path: str) -> bool:
+    name, _, file = path.partition("/")
+    number = STEP.fullmatch(name)
+    return file == "manifest.json" and bool(number) and name == f"step_{int(name[5:]):06d}"
 
 
 def _steps(remote: Remote, names: list[str], stage: str, tag: str, step: int, optimizer: bool) -> list[Step]:
@@ -173,7 +179,7 @@ def _pull_ours(remote: Remote, steps: list[Step], stage: str, tag: str) -> bool:
         if metrics and not training_file(stage, tag).exists():
             fetch_all(remote, [metrics], into)
             _put_metrics(into / metrics.name, stage, tag)
-        shutil.rmtree(pulling, ignore_errors=True)
+        _clean(stage, tag)
         return False
     shutil.rmtree(ready, ignore_errors=True)
     wanted = [file for step in steps for file in step.files.values()] + ([metrics] if metrics else [])
@@ -204,8 +210,15 @@ def _pull_ours(remote: Remote, steps: list[Step], stage: str, tag: str) -> bool:
         if any(STATE in step.changed for step in steps):
             say(f"It was pushed under another tag: manifest.json and {STATE} say {tag} now")
         say(f"To talk to it: python -m scripts.chat_web -i {stage} -g {tag}")
+        _clean(stage, tag)
     shutil.rmtree(pulling, ignore_errors=True)
     return waits
+
+
+def _clean(stage: str, tag: str) -> None:
+    """Delete what earlier pulls left: weights that still wait would take the place of this run one day."""
+    shutil.rmtree(checkpoints_dir(stage) / f".{tag}.pulling", ignore_errors=True)
+    shutil.rmtree(waiting.waiting_folder(stage, tag), ignore_errors=True)
 
 
 def _require_whole(remote: Remote, step: Step, folder: Path, waits: bool) -> None:
@@ -267,6 +280,7 @@ def _pull_old(remote: Remote, stage: str, tag: str, step: int, optimizer: bool) 
     digests = _digests(files)
     if waiting.is_imported(stage, tag, digests):
         say(f"{checkpoints_dir(stage) / tag} is here already, made from {remote.shown}")
+        _clean(stage, tag)
         return False
     pulling = checkpoints_dir(stage) / f".{tag}.pulling"
     ready, into = pulling / "ready", pulling / "files"

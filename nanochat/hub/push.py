@@ -89,7 +89,7 @@ def push(
     if not found and not dry_run:
         login = "set HF_TOKEN, or run `hf auth login`"
         raise UserError("a push needs a token of the Hub with write access", f"Give --token, {login}")
-    load = run_load(stage, tag, step, optimizer) if stage else folder_load(Path(model_dir).expanduser())
+    load = run_load(stage, tag, step, optimizer) if stage else folder_load(expanded(model_dir))
     if dry_run:
         there = look(where)
         _tell(where, folder, load, there, private)
@@ -148,6 +148,8 @@ def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) 
         for n, manifest in manifests.items():
             folder, name = steps[n], f"step_{n:06d}"
             for bad, what in checkpoint.faults(folder, manifest, on_bytes=lambda count: bar.advance(count / MB)):
+                if not folder.exists():
+                    raise UserError(f"{folder} has just been deleted by a training", "Run this again")
                 problem = f"{folder / bad} {what}: a damaged checkpoint is not sent"
                 raise UserError(problem, "Restore that file", "Choose another step with --step")
             for file, facts in manifest.files.items():
@@ -174,6 +176,14 @@ def _is_of_a_run(name: str) -> bool:
     """Whether a file of the folder would be taken for a part of this run by a pull."""
     first, _, rest = name.partition("/")
     return name == METRICS or bool(STEP.fullmatch(first) if rest else UPSTREAM.fullmatch(name))
+
+
+def expanded(given: str) -> Path:
+    """A path as a person gives it."""
+    try:
+        return Path(given).expanduser()
+    except RuntimeError:  # "~somebody" without an account
+        raise UserError(f"{shown(given)} names nobody's folder", "Check the path") from None
 
 
 def folder_load(folder: Path) -> Load:

@@ -412,3 +412,74 @@ def test_a_full_disk_leaves_what_was_here(
 
 def _full(*_: object) -> None:
     raise UserError("the disk is full", "Free some space")
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_killed_while_folders_change_places(
+    pushed: dict[str, bytes], tiny_run: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    """At every renaming. Where names can be swapped, the tag is never without a whole run."""
+    from nanochat.checkpoint import arriving
+
+    before = other_run(tiny_run)
+    base = base_dir()
+    shutil.copytree(base, base.with_name("kept"))
+    expected = {name: data for name, data in pushed.items() if not name.startswith("tokenizer/")}
+    if not swaps:
+        monkeypatch.setattr(arriving, "exchange", lambda a, b: False)
+    moments, real = 0, Path.rename
+    while True:
+        left = moments
+
+        def dying(self: Path, target: Path) -> Path:
+            nonlocal left
+            if left == 0:
+                raise _Killed
+            left -= 1
+            return real(self, target)
+
+        shutil.rmtree(base)
+        shutil.copytree(base.with_name("kept"), base)
+        monkeypatch.setattr(Path, "rename", dying)
+        try:
+            assert pull(*SFT, "--target-tag=d1") == 0
+            finished = True
+        except _Killed:
+            finished = False
+        monkeypatch.setattr(Path, "rename", real)
+        if swaps:
+            assert checkpoint.tags("sft") == ["d1"] and checkpoint.verify(checkpoint.find("sft", "d1"))
+        assert pull(*SFT, "--target-tag=d1") == 0
+        after = tree(base_dir())
+        assert {name: data for name, data in after.items() if ".previous-1/" not in name} == expected
+        aside = {name.replace("d1.previous-1/", "d1/"): data for name, data in after.items() if "previous-1/" in name}
+        assert aside == before
+        if finished:
+            break
+        moments += 1
+    assert moments == (3 if swaps else 4)
+
+
+class _Killed(BaseException):
+    """Nothing cleans up after it."""
+
+
+def test_weights_that_wait_do_not_replace_a_later_run(old: Path, hub: WritableHub, pushed: dict[str, bytes]) -> None:
+    new = hub.head(REPO)
+    hub.make(REPO, tree(old))
+    assert pull(*WEIGHTS) == 0
+    hub.make(REPO, {name: data for name, data in new.items() if "model_" not in name and "meta_" not in name})
+    assert pull(*WEIGHTS) == 0
+    before = tree(base_dir() / "chatsft_checkpoints")
+    assert pull("--repo-path=tokenizer/latest", f"--dest-dir={base_dir() / 'tokenizer'}") == 0
+    assert tree(base_dir() / "chatsft_checkpoints") == before and checkpoint.tags("sft") == ["d20"]
+
+
+def test_odd_places(hub: WritableHub, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    hub.make(REPO, {"a/x": b"", f"b/{'x' * 250}": b""})
+    for args, message in (
+        (["--repo-path=b", f"--dest-dir={tmp_path}/d"], "name is too long for this machine"),
+        (["--repo-path=a", "--dest-dir=~nobody-of-that-name/d"], "names nobody's folder"),
+    ):
+        assert pull(*args) == 2
+        assert message in capsys.readouterr().err
