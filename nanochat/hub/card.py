@@ -43,7 +43,7 @@ def write_card(
 
     folder: its checkpoint; None for the newest of stage and tag on this machine, if there is any. made: what lies
     beside the card: a pushed stage ("push"), a mirror of the base dir ("backup"), or an exported folder
-    ("transformers", "mlx"). repo: where it will be, `owner/name` or a backup's URL; "" when that is not known. inside:
+    ("transformers", "remote code" if it brings a model file, "mlx"). repo: where it will be, `owner/name` or a backup's URL; "" when that is not known. inside:
     the folder in the repository. license: of the weights, an id of the Hub's. base_model: a Hub repository that the
     model was made from. price_per_hour: dollars; None for what the training was told.
     Never fails over what it reads: the less is known, the less it says.
@@ -59,7 +59,9 @@ def write_card(
     data, results = _data(line), list(_results(line))
     head = ModelCardData(
         license=license or ("mit" if data and all(one.licence == "MIT" for one, _, _ in data) else "unknown"),
-        library_name={"transformers": "transformers", "mlx": "mlx"}.get(made, "nanochat"),
+        library_name={"transformers": "transformers", "remote code": "transformers", "mlx": "mlx"}.get(
+            made, "nanochat"
+        ),
         pipeline_tag=TASK_TYPE,
         language=["en"] if data and all(one.licence != "not stated" for one, _, _ in data) else None,
         tags=_tags(line[-1]),

@@ -9,7 +9,7 @@ from nanochat.checkpoint.folder import TAG
 from nanochat.hub.ancestry import Ancestor
 from nanochat.hub.source import REPOSITORY
 
-Made = Literal["push", "backup", "transformers", "mlx"]
+Made = Literal["push", "backup", "transformers", "remote code", "mlx"]
 PLACE = re.compile(r"[\w][\w./-]{0,200}", re.ASCII)  # a folder in a repository
 URL = re.compile(r"[a-z][a-z0-9+]{1,20}://[\w][\w./-]{0,300}", re.ASCII)  # without a user's name or password
 
@@ -31,8 +31,8 @@ def usage(one: Ancestor, made: Made, repo: str, inside: str) -> str:
     if made == "backup":
         return _restored(one.stage, tag, repo if URL.fullmatch(repo) else f"hf://{where or 'OWNER/NAME'}")
     where = where or "OWNER/NAME"
-    if made == "transformers":
-        return _with_transformers(one, where)
+    if made in ("transformers", "remote code"):
+        return _with_transformers(one, where, made == "remote code")
     if made == "mlx":
         return f"## How to run it\n\n```bash\npip install mlx-lm\nmlx_lm.chat --model {where}\n```"
     return _pulled(one.stage, tag, where, inside)
@@ -62,8 +62,8 @@ def _restored(stage: str, tag: str, url: str) -> str:
     )
 
 
-def _with_transformers(one: Ancestor, repo: str) -> str:
-    trust = ", trust_remote_code=True" if one.config.get("arch") != "classic" else ""
+def _with_transformers(one: Ancestor, repo: str, remote_code: bool) -> str:
+    trust = ", trust_remote_code=True" if remote_code else ""
     note = "\nIt brings its own modeling file: read it before you trust it.\n" if trust else ""
     if one.stage == "base":
         ask = 'ids = tokenizer("The capital of France is", return_tensors="pt")'

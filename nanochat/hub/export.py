@@ -30,6 +30,7 @@ from nanochat.tokenizer import Tokenizer, special
 MARKER = "nanochat_export.json"  # names the files that an export wrote, with their hashes
 FORMAT_VERSION = 1
 CARD = "README.md"
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 SHARD = 5 * 10**9  # bytes of one file of weights at most
 REMOTE = Path(__file__).with_name("remote")
@@ -85,6 +86,8 @@ def export_hf(
                 raise UserError(f"cannot write {output}: {error}", "Free some disk space") from None
             _write_rest(part, form, program, tokenizer, manifest, folder)
             _keep_readme(output, part)
+            for file in part.glob("*.safetensors"):  # which safetensors writes for this user alone
+                shutil.copymode(part / CONFIG, file)
             _mark(part, manifest, program, dtype)
             if _sizes(output) != old:
                 raise UserError(f"{output} was changed while the export was written", "Run the command again")
@@ -193,7 +196,7 @@ def _write_weights(
 def _write_rest(
     folder: Path, form: Format, program: Program, tokenizer: Tokenizer, manifest: Manifest, source: Path
 ) -> None:
-    _write(folder / "config.json", form.config)
+    _write(folder / CONFIG, form.config)
     # How chat_cli samples. The engine ends at the same tokens, and never draws those that are suppressed.
     generation = {
         **{name: form.config[name] for name in ("bos_token_id", "eos_token_id")},
@@ -208,7 +211,7 @@ def _write_rest(
     if form.code:
         for kind in ("configuration", "modeling"):
             shutil.copyfile(REMOTE / f"{kind}_{form.code}.py", folder / f"{kind}_{form.code}.py")
-    made: Made = "mlx" if program == "mlx" else "transformers"
+    made: Made = "mlx" if program == "mlx" else "remote code" if form.code else "transformers"
     card = write_card(manifest.stage, manifest.tag, source, made=made)
     (folder / CARD).write_text(card, encoding="utf-8", newline="\n")
 

@@ -163,7 +163,7 @@ def test_knows_its_own_cards(base: Path) -> None:
     assert not is_ours("# My model\n\nWritten by me.")
 
 
-@pytest.mark.parametrize("made", ["push", "backup", "transformers", "mlx"])
+@pytest.mark.parametrize("made", ["push", "backup", "transformers", "remote code", "mlx"])
 def test_commands_hold_no_hostile_name(base: Path, made: Any) -> None:
     for bad in ("a/b; rm -rf ~", "a/b\nrm", "x", "https://user:secret@host/x", "a/b`c`", 's3://b/$(x)"', "../../x"):
         text = write_card("sft", "d4", made=made, repo=bad, inside=bad)
@@ -256,7 +256,7 @@ def validator(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]
 def test_the_clients_own_validation_accepts_it(base: Path, validator: list[dict[str, Any]]) -> None:
     weights = a_run(base, "sft", "d4", {}, dataset="tinyworld")
     evaluate(base, "sft", "d4", weights, {name: score() for name in ("GSM8K", "ARC-Easy", *HOSTILE)}, chatcore=0.1)
-    for made in ("push", "backup", "transformers", "mlx"):
+    for made in ("push", "backup", "transformers", "remote code", "mlx"):
         ModelCard(write_card("sft", "d4", made=made)).validate()
     assert [one["path"] for one in validator] == ["/api/validate-yaml"] * 4
     with pytest.raises(ValueError, match="license must be a string"):

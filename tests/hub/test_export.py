@@ -323,6 +323,7 @@ def test_rounded_rotary_tables(tmp_path: Path) -> None:
     ids = random_ids(2, 128)
     theirs = opened(_exported(model, tmp_path / "out"))
     assert far(model(ids), theirs(ids).logits) <= NEAR
+    assert "trust_remote_code=True" in (tmp_path / "out" / "README.md").read_text()
     native = opened(export_hf("sft", tmp_path / "native", unrounded=True))
     assert type(native).__name__ == "NanoChatForCausalLM"
     assert NEAR < far(model(ids), native(ids).logits) < 0.1
@@ -350,6 +351,8 @@ def test_the_folder_holds_all_that_is_needed(tmp_path: Path) -> None:
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     assert is_ours((folder / "README.md").read_text())
+    assert "trust_remote_code" not in (folder / "README.md").read_text()
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # all of it may be read by the same people
     listed = json.loads((folder / "nanochat_export.json").read_text())
     assert (
         str(tmp_path) not in json.dumps(listed) and listed["weights"] == checkpoint.verify(checkpoint.find("sft")).hash

@@ -1,7 +1,7 @@
 """transformers' own NanoChat model with the rotary tables of 2025, which were rounded to bfloat16.
 
-The models of that year were trained with such tables. Without the rounding their logits differ in the second decimal;
-when the model computes in bfloat16, the tables are rounded in any case.
+The models of that year were trained with such tables. Without the rounding their logits differ by up to
+0.01. When the model computes in bfloat16, the tables are rounded in any case.
 """
 
 from __future__ import annotations
