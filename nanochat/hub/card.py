@@ -24,6 +24,7 @@ BY_US = "<!-- Written by nanochat."  # versions may differ in what follows
 MARK = f"{BY_US} Whoever edits this file should delete this line, or the next push writes it anew. -->"
 WHAT = {"base": "base model", "mid": "mid-trained model", "sft": "chat model", "rl": "chat model, taught by rewards"}
 TASK_TYPE = "text-generation"
+LIBRARIES = {"transformers": "transformers", "remote code": "transformers", "mlx": "mlx"}
 KNOWN_REPOS = {"MMLU": "cais/mmlu", "GSM8K": "openai/gsm8k", "HumanEval": "openai/openai_humaneval"}
 
 
@@ -43,9 +44,10 @@ def write_card(
 
     folder: its checkpoint; None for the newest of stage and tag on this machine, if there is any. made: what lies
     beside the card: a pushed stage ("push"), a mirror of the base dir ("backup"), or an exported folder
-    ("transformers", "remote code" if it brings a model file, "mlx"). repo: where it will be, `owner/name` or a backup's URL; "" when that is not known. inside:
-    the folder in the repository. license: of the weights, an id of the Hub's. base_model: a Hub repository that the
-    model was made from. price_per_hour: dollars; None for what the training was told.
+    ("transformers", "remote code" when it brings a model file for transformers, "mlx"). repo: where it will be,
+    `owner/name` or a backup's URL; "" when that is not known. inside: the folder in the repository. license: of the
+    weights, an id of the Hub's. base_model: a Hub repository that the model was made from. price_per_hour: dollars;
+    None for what the training was told.
     Never fails over what it reads: the less is known, the less it says.
     """
     if folder is None:

@@ -258,6 +258,6 @@ def test_the_clients_own_validation_accepts_it(base: Path, validator: list[dict[
     evaluate(base, "sft", "d4", weights, {name: score() for name in ("GSM8K", "ARC-Easy", *HOSTILE)}, chatcore=0.1)
     for made in ("push", "backup", "transformers", "remote code", "mlx"):
         ModelCard(write_card("sft", "d4", made=made)).validate()
-    assert [one["path"] for one in validator] == ["/api/validate-yaml"] * 4
+    assert [one["path"] for one in validator] == ["/api/validate-yaml"] * 5
     with pytest.raises(ValueError, match="license must be a string"):
         ModelCard("---\nlicense: 3\n---\n").validate()
