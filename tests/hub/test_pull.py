@@ -49,15 +49,22 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def pushed(tiny_run: Path, hub: WritableHub) -> dict[str, bytes]:
-    """What the base dir had of sft d1, which was pushed to sft/d20, and of the tokenizer; the base dir is empty now."""
-    base = base_dir()
-    shutil.copytree(tiny_run, base, dirs_exist_ok=True)
-    push("--stage=sft", "--path-in-repo=sft/d20")
-    push(f"--model-dir={base / 'tokenizer'}", "--path-in-repo=tokenizer/latest")
-    before = tree(base)
-    shutil.rmtree(base)
+    """What the base dir should have of a run sft d1, which is in sft/d20, and of the tokenizer. It has nothing yet."""
     kept = ("chatsft_checkpoints/", "runs/sft-d1/metrics.jsonl", "tokenizer/")
-    return {name: data for name, data in before.items() if name.startswith(kept)}
+    here = {name: data for name, data in tree(tiny_run).items() if name.startswith(kept)}
+    hub.make(REPO, {in_repository(name): data for name, data in here.items()} | {"README.md": b""}, private=True)
+    return here
+
+
+def in_repository(name: str) -> str:
+    for ours, there in (
+        ("chatsft_checkpoints/d1", "sft/d20"),
+        ("runs/sft-d1", "sft/d20"),
+        ("tokenizer", "tokenizer/latest"),
+    ):
+        if name.startswith(ours):
+            return there + name.removeprefix(ours)
+    raise AssertionError(name)
 
 
 def answer(stage: str = "sft", tag: str | None = None) -> str:
@@ -67,10 +74,21 @@ def answer(stage: str = "sft", tag: str | None = None) -> str:
     return engine.tokenizer.decode(completion.ids)
 
 
-def test_there_and_back(pushed: dict[str, bytes], capsys: pytest.CaptureFixture[str]) -> None:
+def test_there_and_back(
+    pushed: dict[str, bytes], tiny_run: Path, hub: WritableHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = hub.head(REPO)
+    hub.stock.clear()
+    shutil.copytree(tiny_run, base_dir(), dirs_exist_ok=True)
+    push("--stage=sft", "--path-in-repo=sft/d20")
+    push(f"--model-dir={base_dir() / 'tokenizer'}", "--path-in-repo=tokenizer/latest")
+    assert {**hub.head(REPO), "README.md": b""} == expected
+    said = answer()
+    shutil.rmtree(base_dir())
+    capsys.readouterr()
     assert pull(*SFT, "--target-tag=d1") == 0
     assert pull("--repo-path=tokenizer/latest", f"--dest-dir={base_dir() / 'tokenizer'}") == 0
-    assert tree(base_dir()) == pushed
+    assert tree(base_dir()) == pushed and answer() == said
     assert "python -m scripts.chat_web -i sft -g d1" in capsys.readouterr().out
     inode = (checkpoint.find("sft", "d1") / "model.safetensors").stat().st_ino
     assert pull(*SFT, "--target-tag=d1") == 0
@@ -367,7 +385,7 @@ def test_odd_lists_of_files(hub: WritableHub, capsys: pytest.CaptureFixture[str]
 
 def test_the_branch(pushed: dict[str, bytes], hub: WritableHub) -> None:
     hub.make(REPO, {}, branch="empty")
-    first = next(iter(hub.stock[REPO].commits))
+    first = hub.stock[REPO].branches["empty"]
     assert pull(*SFT, "--branch=empty") == 2
     assert pull(*SFT, f"--revision={first}") == 2
     assert pull(*SFT, f"--revision={hub.stock[REPO].branches['main']}") == 0
@@ -483,3 +501,25 @@ def test_odd_places(hub: WritableHub, capsys: pytest.CaptureFixture[str], tmp_pa
     ):
         assert pull(*args) == 2
         assert message in capsys.readouterr().err
+
+
+def test_training_goes_on_under_another_tag(tiny_run: Path, hub: WritableHub, tmp_path: Path) -> None:
+    """And ends with the weights that it would have had."""
+    from nanochat.train import BaseConfig, train_base
+
+    base = base_dir()
+    shutil.copytree(tiny_run, base, dirs_exist_ok=True)
+    push("--stage=base", "--model-tag=d1", "--path-in-repo=base/d20")
+    assert pull("--repo-path=base/d20", "--stage=base", "--target-tag=other") == 0
+    ends = []
+    for tag in ("d1", "other"):
+        state = train_base(
+            BaseConfig(
+                depth=1, dataset="tinyworld", max_seq_len=128, total_batch_size=1024, num_iterations=22, device="cpu",
+                dtype="float32", compile="off", eval_every=-1, eval_tokens=2048, model_tag=tag, resume=True,
+            )
+        )  # fmt: skip
+        assert (state.tag, state.step) == (tag, 22)
+        ends.append(checkpoint.read_manifest(checkpoint.find("base", tag, 22)).hash)
+    assert ends[0] == ends[1]
+    assert not list((base / "base_checkpoints").glob("*.previous-*"))  # neither began anew

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from nanochat.console import UserError
 from nanochat.hub.asking import find_token
@@ -61,6 +62,14 @@ def test_content_that_the_repository_has_elsewhere_is_not_sent(hub: WritableHub,
     send(WHERE, {"b/other.safetensors": Outgoing(tmp_path / "a/model.safetensors")}, "copy")
     assert hub.head(REPO)["b/other.safetensors"] == DATA["a/model.safetensors"]
     assert hub.received == before
+
+
+def test_a_server_without_xet(hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client would not find out by itself."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    prepare(WHERE, None)
+    push(tmp_path)
+    assert hub.head(REPO) == DATA
 
 
 FAULTS = [
