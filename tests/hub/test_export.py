@@ -24,10 +24,10 @@ from nanochat.commands import export_hf as command
 from nanochat.console import UserError, run_command
 from nanochat.hub import export, export_hf
 from nanochat.hub.card import is_ours
-from nanochat.inference import Engine, Request
+from nanochat.inference import Engine, Request, load_engine
 from nanochat.model import GPT
 from nanochat.model import load as load_ours
-from nanochat.tokenizer import SPECIAL_TOKENS
+from nanochat.tokenizer import SPECIAL_TOKENS, Conversation, render_prompt
 from tests.hub import upstream_files
 from tests.hub.exporting import CLASSIC, MODERN, SHAPES, VOCAB, exported, make, opened, random_ids, tokenizer, write
 
@@ -214,6 +214,23 @@ def test_generation_ends_and_suppresses_as_the_engine_does(tmp_path: Path) -> No
         stops.add(found.stop)
     assert stops == {None, ours.tokenizer.bos, ours.tokenizer.special("<|assistant_end|>")}
     assert theirs.generate(prompt[None], max_new_tokens=40, do_sample=False, suppress_tokens=None)[0].max() > max(tool)
+
+
+def test_a_trained_models_answers_are_the_engines(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the words of a chat to the words of its answer."""
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tiny_run))
+    folder = export_hf("sft", tmp_path / "out")
+    words, theirs = AutoTokenizer.from_pretrained(folder, trust_remote_code=True), opened(folder)
+    engine, _ = load_engine("sft", device="cpu", dtype="float32")
+    chat = [{"role": "user", "content": "Who are you?"}]
+    given = words.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    prompt = render_prompt(engine.tokenizer, Conversation.from_dict({"messages": chat}))
+    assert given["input_ids"].tolist() == [prompt]
+    [ours] = engine.generate([Request(prompt, 30, 0.0)])
+    answer = theirs.generate(**given, max_new_tokens=30, do_sample=False)[0, len(prompt) :]
+    assert words.decode(answer, skip_special_tokens=True) == engine.tokenizer.decode(ours.ids)
 
 
 def test_beams_samples_and_assistants_work(modern: Pair, pairs: Callable[[str], Pair]) -> None:
