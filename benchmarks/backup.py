@@ -116,13 +116,11 @@ def beside_process(url: str, step: Callable[[], float]) -> tuple[list[float], fl
     while not beside.status["unsafe"]:
         time.sleep(0.01)
     times = steps_while(step, lambda: bool(beside.status["unsafe"]))
-    assert beside._process
-    status = Path(f"/proc/{beside._process.pid}/status")
-    peak = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     if not beside.finish():
         raise SystemExit("the backup did not come to its end")
     beside._thread.join()
-    return times, cpu_of_children() - before, float(peak)
+    peak = 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # no other child has run so far
+    return times, cpu_of_children() - before, peak
 
 
 def beside_thread(url: str, step: Callable[[], float]) -> list[float]:

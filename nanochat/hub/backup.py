@@ -32,6 +32,7 @@ from nanochat.hub.targets import DamagedHere, Item, Target, said
 from nanochat.paths import base_dir
 from nanochat.reading import MB
 
+README = "README.md"
 POLL = 1.0  # seconds between two looks at the base dir
 GIVE_UP = 30.0  # seconds that this goes on without its parent: spot machines are taken away after as many
 LONGEST_PAUSE = 60.0  # seconds between two tries
@@ -100,6 +101,7 @@ class Backup:
         self._seen: dict[str, tuple[int, int]] = {}  # small file -> time and size when it was last found to be there
         self._steps: dict[Path, tuple[object, Step]] = {}
         self._small_at = -1e9
+        self._carded = False
         self._told = 0.0
         self._left = 0
         self.moved = time.monotonic()  # when a byte moved last
@@ -111,11 +113,11 @@ class Backup:
         self.marker = read_marker(self.target) or self.marker
         self.writer.claim()
         self.there = self.target.files()
+        if self.writer.sign(self.marker) or FILE not in self.there:
+            self._put_marker()
         for old, tag in list(self.marker.moving.items()):
             stage, _, older = old.partition("/")
             self._move(Unit(stage, older), tag)
-        if FILE not in self.there:
-            self._put_marker()
 
     def begin(self, order: Order) -> None:
         self.order = order
@@ -161,20 +163,25 @@ class Backup:
         self.writer.beat()
         self._left = found.bytes
         due = final or small_first or time.monotonic() - self._small_at >= self.target.small_every
-        if log := [file for file in found.files if file[0] == LOG]:
-            # Before the checkpoints that it says were begun, else it would begin anew. What it says of finished ones
-            # that are not there yet, `restore` takes back.
-            self._send_small(log)
-        elif found.files and due and (small_first or not found.new):
-            self._send_small(found.files)
+        # Before the checkpoints that it says were begun, else it would begin anew. What it says of finished ones that
+        # are not there yet, `restore` takes back.
+        log = [file for file in found.files if file[0] == LOG]
+        small = log or (found.files if due and (small_first or not found.new) else [])
+        if not small and not found.new and not found.gone:
+            if final and not self._carded:
+                self._carded = True
+                with contextlib.suppress(Exception):  # the Hub may refuse a card: a backup does without
+                    self._send_card()
+            return False
+        self.writer.require_mine()
+        if small:
+            self._send_small(small)
         elif found.new:
             self._send(*found.new[0])
             self._small_at = -1e9  # what belongs to it follows
-        elif found.gone:
+        else:
             self.target.remove(found.gone[0], MANIFEST)
             self._forget(found.gone[0])
-        else:
-            return False
         return True
 
     def unsafe(self, found: Found) -> list[str]:
@@ -379,6 +386,20 @@ class Backup:
         self._seen.update(seen)
         self._small_at = time.monotonic()
         shutil.rmtree(place, ignore_errors=True)
+
+    def _send_card(self) -> None:
+        """What the last of the models is, in README.md, unless a person wrote the one that is there."""
+        from nanochat.hub.card import is_ours, write_card
+
+        units = [unit for unit in self.order.units if self.sent.get(unit.key)]
+        if not units or (README in self.there and not is_ours(self.target.read(README, MB).decode(errors="replace"))):
+            return
+        last = next((unit for stage in ("sft", "rl", "mid") for unit in units if unit.stage == stage), units[0])
+        data, copy = write_card(last.stage, last.tag, made="backup", repo=self.target.url).encode(), self.place / README
+        self.place.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(data)
+        self.target.put([Item(README, copy, len(data), hashlib.sha256(data).hexdigest())], self._on_bytes)
+        self.there[README] = len(data)
 
     def _put_marker(self, items: list[Item] | None = None) -> None:
         """The marker first: it knows the hashes of a file before and after, so that a kill in between does no harm."""

@@ -8,7 +8,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -31,12 +31,14 @@ SILENCE = 60.0  # seconds without one after which a writer counts as dead
 class Marker:
     """runs: "base/d4" -> what tells its run from others (see `backup.run_id`). files: hashes of the small files, by
     path: {"size", "sha256", "was"?}, `was` being the hash of what is replaced, until that is done. moving: a folder of
-    an older run that is being renamed -> its new tag. commands: what was typed, by "stage/tag" or "speedrun"."""
+    an older run that is being renamed -> its new tag. commands: what was typed, by "stage/tag" or "speedrun".
+    writer: who took over a backup that has no sign of life of its own (`Writer`)."""
 
     runs: dict[str, str] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
     moving: dict[str, str] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
+    writer: dict[str, str] = field(default_factory=dict)
     nanochat: str = nanochat.__version__
     format_version: int = FORMAT_VERSION
 
@@ -55,9 +57,11 @@ def read_marker(target: Target) -> Marker | None:
     version = values.get("format_version") if isinstance(values, dict) else None
     require_version(version, FORMAT_VERSION, f"the backup {target.url}")
     try:
-        marker = Marker(**{name: values[name] for name in ("runs", "files", "moving", "commands") if name in values})
-        tables = (marker.runs, marker.moving, marker.commands)
-        if not all(fits(table, dict[str, str]) for table in tables) or not fits(marker.files, dict[str, dict]):
+        marker = Marker(
+            **{name: values[name] for name in ("runs", "files", "moving", "commands", "writer") if name in values}
+        )
+        plain = (marker.runs, marker.moving, marker.commands, marker.writer)
+        if not all(fits(table, dict[str, str]) for table in plain) or not fits(marker.files, dict[str, dict]):
             raise ValueError("a table has another form")
         for path, facts in marker.files.items():
             hashes = [facts.get("sha256"), facts.get("was", "0" * 64)]
@@ -77,8 +81,8 @@ class Superseded(Exception):
 class Writer:
     """This process's claim to a backup: a small file there that says who writes, renewed every few seconds.
 
-    A target that cannot take one so often (the Hub) is claimed as well: whoever comes later takes it over, and the
-    earlier one finds that out with its next commit.
+    A target that cannot take one so often (the Hub) is claimed by its marker: whoever comes later takes it over, and
+    the earlier one finds that out before its next commit.
     """
 
     def __init__(self, target: Target, say: Callable[[str], None]) -> None:
@@ -111,6 +115,21 @@ class Writer:
         self._next = 0.0
         self.beat(check=False)
 
+    def sign(self, marker: Marker) -> bool:
+        """Claim by the marker where there is no other way; whether it has to be written for that."""
+        if self.target.beats:
+            return False
+        if marker.writer and not self._is_our_past(marker.writer):
+            since = f"{marker.writer.get('host', '')[:60]} ({marker.writer.get('base', '')[:200]})"
+            self.say(f"{self.target.url} was last written from {since}: taking it over; if that is at work, it stops")
+        marker.writer = {name: str(value) for name, value in self.me.items()}
+        return True
+
+    def require_mine(self) -> None:
+        """Superseded when another process has signed the marker since."""
+        if not self.target.beats and (marker := read_marker(self.target)) and marker.writer.get("id") != self.me["id"]:
+            raise Superseded(f"a backup from {marker.writer.get('host', '')[:60]} has taken {self.target.url} over")
+
     def beat(self, check: bool = True) -> None:
         """Give the sign of life when it is due. Superseded when another process has taken the backup over."""
         if not self.target.beats or time.monotonic() < self._next:
@@ -135,5 +154,5 @@ class Writer:
             return None
         return found
 
-    def _is_our_past(self, other: dict[str, Any]) -> bool:
+    def _is_our_past(self, other: Mapping[str, Any]) -> bool:
         return (other.get("host"), other.get("base")) == (self.me["host"], self.me["base"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -20,13 +21,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from nanochat import checkpoint
 from nanochat.console import INTERRUPTED, UserError
 from nanochat.hub import backed_up, backup, marker
-from nanochat.hub.backup import Order
+from nanochat.hub.backup import README, Order
 from nanochat.hub.beside import command_line
 from nanochat.hub.marker import FILE, LEASE, Superseded, Writer
 from nanochat.hub.run_files import Unit
 from nanochat.hub.target_url import open_target
 from nanochat.hub.targets import Folder, Item
 from nanochat.paths import base_dir
+from tests.corpus.hubserver import Fault
 from tests.hub.backing import BASE, Driven, begin_run, contents, make_run, make_step
 from tests.hub.writableserver import WritableHub
 
@@ -61,7 +63,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def there(url: str) -> dict[str, bytes]:
     """What a backup holds, without what it says about itself."""
     target = open_target(url)
-    return {path: target.read(path, 1 << 30) for path in target.files() if path not in (FILE, LEASE)}
+    return {path: target.read(path, 1 << 30) for path in target.files() if path not in (FILE, LEASE, README)}
 
 
 def test_the_backup_mirrors_the_base_dir_and_an_equal_file_is_not_sent_twice(url: str, base: Path) -> None:
@@ -232,6 +234,22 @@ def test_a_growing_file_is_sent_as_it_was_at_one_moment(tmp_path: Path, base: Pa
         assert there(url)["runs/base-d1/metrics.jsonl"] == metrics.read_bytes()
 
 
+def test_the_model_card_is_written_unless_a_person_wrote_one(url: str) -> None:
+    make_run(100)
+    one = Driven(url).all()
+    assert b"d1" in open_target(url).read(README, 1 << 20)
+    one.target.put([_item(one.place.parent / "mine", b"# mine")], lambda n: None)
+    one.writer.leave()
+    make_step(200)
+    Driven(url).all()
+    assert open_target(url).read(README, 1 << 20) == b"# mine"
+
+
+def _item(path: Path, data: bytes) -> Item:
+    path.write_bytes(data)
+    return Item(README, path, len(data), hashlib.sha256(data).hexdigest())
+
+
 def test_the_log_of_a_speedrun_goes_before_the_checkpoints_that_it_began(tmp_path: Path, base: Path) -> None:
     make_run(100)
     (base / "speedrun.json").write_text("{}")
@@ -262,6 +280,26 @@ def test_a_second_machine_is_refused_while_the_first_one_lives(memory: str, monk
     second.claim(wait)
     with pytest.raises(Superseded, match="taken"):
         first.beat()
+
+
+def test_on_the_hub_the_later_writer_takes_over_and_the_earlier_one_stops(hub: WritableHub) -> None:
+    make_run(100)
+    first = Driven("hf://me/backup")
+    first.writer.me["host"] = "pod-1"
+    first.writer.sign(first.marker)
+    first.all()
+    second = Driven("hf://me/backup")
+    assert "was last written from pod-1" in second.said[0]
+    make_step(200)
+    with pytest.raises(Superseded, match="taken hf://me/backup over"):
+        first.all()
+    second.all()
+    assert second.safe() == ["base d1 step 200"]
+    hub.calls.clear()
+    with (base_dir() / "runs/base-d1/metrics.jsonl").open("a") as file:
+        file.write("{}\n")
+    assert not second.act(second.look(), final=False, small_first=False)
+    assert hub.calls == []  # it does not ask the Hub every second
 
 
 def test_what_a_dead_machine_left_is_taken_over_when_it_stays_silent(
@@ -399,6 +437,21 @@ def test_the_process_sees_new_checkpoints_and_a_kill_of_it_harms_nothing(tmp_pat
         make_step(200)
     assert (tmp_path / "far/base_checkpoints/d1/step_000200/manifest.json").exists()
     assert "the backup's process ended" in capfd.readouterr().err
+
+
+def test_the_process_sends_to_the_hub_through_its_failures(hub: WritableHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 500s and cut connections, and with a token that is neither printed nor written anywhere."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    monkeypatch.setenv(backup.PATIENCE_NAME, "60")
+    hub.route_faults += [("commit", Fault("status", status=500)), ("preupload", Fault("drop"))]
+    with backed_up("hf://me/backup") as keep:
+        make_run(100)
+        keep(order())
+    files = {p: d for p, d in hub.head("me/backup").items() if p.startswith("base_")}
+    assert files == {p: d for p, d in contents(base_dir()).items() if p.startswith("base_")}
+    written = [path.read_bytes() for path in base_dir().rglob("*") if path.is_file()]
+    assert not [data for data in [*written, *hub.head("me/backup").values()] if b"hf_write" in data]
 
 
 def _wait(holds: Any, seconds: float = 60) -> bool:
