@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from nanochat import checkpoint
 from nanochat.console import (
     CALLED_AS,
     INTERRUPTED,
@@ -27,7 +28,7 @@ from nanochat.console import (
     within,
 )
 from nanochat.corpus import corpus_name
-from nanochat.hub.backup import Order, staging, work
+from nanochat.hub.backup import GIVE_UP, Order, staging, work
 from nanochat.hub.run_files import Unit, unit_at
 from nanochat.hub.target_url import lives_here, open_target
 from nanochat.hub.targets import Folder
@@ -246,8 +247,13 @@ def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callab
 
 
 def _say_state(beside: Beside) -> None:
+    for unit in beside.units:
+        # What a training saved last, the backup has not seen yet.
+        newest = max(checkpoint.steps(unit.stage, unit.tag), default=None) if unit.own else None
+        if newest is not None and (name := f"{unit.name} step {newest:,}") not in beside.status["safe"]:
+            beside.status["unsafe"] = [name, *(other for other in beside.status["unsafe"] if other != name)]
     if beside.status["unsafe"]:
-        warn(f"Backup: {beside.what_is_not()}")
+        warn(f"Backup: {beside.what_is_not()}. It goes on with that for up to {GIVE_UP:.0f} s")
     elif beside.status["safe"]:
         say(f"Backup: safe in {beside.url}: {', '.join(beside.status['safe'])}")
 

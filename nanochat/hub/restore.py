@@ -269,7 +269,7 @@ class Restore:
                 raise Damaged("is no longer there") from None
             except UserError:
                 raise
-            except OSError as error:
+            except Exception as error:  # a driver of fsspec may raise anything
                 failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
                 if failures >= TRIES:
                     again = "Run the same command again: what has arrived is not fetched again"
