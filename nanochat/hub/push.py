@@ -194,7 +194,8 @@ def folder_load(folder: Path) -> Load:
         remedy = "Set NANOCHAT_BASE_DIR, which is not set" if unset else "Check --model-dir"
         raise UserError(f"the folder {folder} {missing}", remedy)
     files: dict[str, Outgoing] = {}
-    for path in _below(folder):
+    paths = list(_below(folder))
+    for path in paths:
         name = path.relative_to(folder).as_posix()
         if not is_inside(name) or "\\" in name:
             raise UserError(f"the file {shown(name)} in {folder} cannot be named so on the Hub", "Rename it")
@@ -203,9 +204,7 @@ def folder_load(folder: Path) -> Load:
         files[name] = Outgoing(path)
     if not files:
         raise UserError(f"the folder {folder} is empty", "Choose another --model-dir")
-    steps = [
-        path.parent for path in _below(folder) if path.name == "manifest.json" and STEP.fullmatch(path.parent.name)
-    ]
+    steps = [path.parent for path in paths if path.name == "manifest.json" and STEP.fullmatch(path.parent.name)]
     for step in steps:
         checkpoint.verify(step)
     runs = any(step.parent == folder for step in steps)
@@ -223,6 +222,9 @@ def _below(folder: Path) -> Iterator[Path]:
 
     for place, folders, names in os.walk(folder, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:
+            if Path(place, name).is_symlink():
+                warn(f"warning: {Path(place, name)} is a link to a folder, and is left out")
         for name in sorted(names):
             if not name.startswith(".") and not LEFT.fullmatch(name):
                 yield Path(place, name)

@@ -6,18 +6,17 @@ import hashlib
 import io
 import os
 import re
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from nanochat.console import Progress, UserError, say
 from nanochat.corpus.transfer import DAMAGED_TRIES, Kind, RemoteFile
 from nanochat.hub.asking import client, explained, patiently, status, wait_or_raise
+from nanochat.hub.uploading import upload
 from nanochat.paths import is_inside
 from nanochat.reading import open_regular, shown
 
@@ -26,9 +25,8 @@ LONGEST_NAME = 96
 BRANCH = re.compile(r"[A-Za-z0-9_][\w./+-]*", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-PART = 1 << 28  # bytes of files that are sent before those that have arrived are counted as such
-PART_FILES = 100
 CHUNK = 1 << 20
+MOST = 1_000_000  # files of a repository; a server may go on for ever
 RACES = 5  # times that somebody else may commit between our look and our commit
 UNSEEN = (".git", ".cache")  # folders that the Hub refuses
 
@@ -168,9 +166,13 @@ def look(where: Repository, revision: str = "", first: bool = True) -> Listing |
         commit = info.sha if info.sha and COMMIT.fullmatch(info.sha) else ""
         try:
             tree = api.list_repo_tree(where.name, recursive=True, revision=commit or at, repo_type=where.kind)
-            entries = [entry for entry in tree if isinstance(entry, RepoFile)]
-        except (EntryNotFoundError, RevisionNotFoundError):  # a repository without a commit
+            entries = [entry for entry in islice(tree, MOST) if isinstance(entry, RepoFile)]
+        except (EntryNotFoundError, RevisionNotFoundError):
+            if commit:  # else it has none yet
+                raise
             entries = []
+        if len(entries) == MOST:
+            raise UserError(f"{where.name} lists {MOST:,} files or more", "Choose another repository")
         files = {entry.path: _remote(where, entry, commit or at or "main") for entry in entries}
         return Listing(commit, bool(info.private), files)
 
@@ -285,6 +287,7 @@ def send(
     has just been looked at. The repository and the branch exist (`prepare`).
     """
     failures = races = 0
+    first: Sent | None = None  # what the first try would bring
     while True:
         there = there or look(where, first=False)
         if there is None:
@@ -292,7 +295,9 @@ def send(
         _require_room(there, files)
         new, gone = changes(there.files, files, stale)
         if not new and not gone:
-            return Sent("", 0, 0, len(files), [])
+            return replace(first, commit=there.commit) if first else Sent("", 0, 0, len(files), [])
+        total = sum(files[name].size for name in new)
+        first = first or Sent("", len(new), total, len(files) - len(new), gone)
         try:
             commit = _commit(where, {name: files[name] for name in new}, gone, message, there.commit)
         except UserError:
@@ -312,7 +317,7 @@ def send(
         if left:
             problem = f"{where.shown} does not hold what was sent: {left} of {len(files)} files differ"
             raise UserError(problem, "Run this again")
-        return Sent(commit, len(new), sum(files[name].size for name in new), len(files) - len(new), gone)
+        return Sent(commit, len(new), total, len(files) - len(new), gone)
 
 
 def _require_room(there: Listing, files: Mapping[str, Outgoing]) -> None:
@@ -337,7 +342,7 @@ def _commit(where: Repository, new: Mapping[str, Outgoing], gone: Sequence[str],
         adds[-1].upload_info.sha256 = bytes.fromhex(file.sha256)
     total = sum(file.size for file in new.values())
     with Progress(total / 1e6, f"push {where.name}, {total / 1e9:.2f} GB,", "MB") as bar:
-        _upload(where, adds, bar)
+        upload(where.name, where.kind, where.branch, where.token, adds, bar)
     for file in new.values():
         file.require_unchanged()
     done = client(where.token).create_commit(
@@ -349,110 +354,3 @@ def _commit(where: Repository, new: Mapping[str, Outgoing], gone: Sequence[str],
         parent_commit=parent or None,
     )
     return str(done.oid)
-
-
-def _upload(where: Repository, adds: Sequence[Any], bar: Progress) -> None:
-    """Send the large files (those that git does not keep by itself) to the Hub's storage, in parts."""
-    counting = threading.Lock()
-    began, got = time.monotonic(), 0
-
-    def advance(count: int) -> None:
-        nonlocal got
-        with counting:
-            got += count
-            bar.advance(count / 1e6, speed=f"{got / 1e6 / max(time.monotonic() - began, 1e-3):.1f} MB/s")
-
-    by_chunks = _has_xet(where)
-    for part in _parts(adds):
-        sent = [_Counted(add.path_or_fileobj, add.upload_info.size, advance) for add in part]
-
-        def attempt(part: Sequence[Any] = part, sent: Sequence[_Counted] = sent) -> None:
-            contents = [add.path_or_fileobj for add in part]
-            try:
-                if not by_chunks:
-                    for add, counted in zip(part, sent, strict=True):
-                        add.path_or_fileobj = counted
-                # No .gitignore of the repository keeps a file back.
-                client(where.token).preupload_lfs_files(
-                    where.name, part, repo_type=where.kind, revision=where.branch or None, free_memory=False,
-                    gitignore_content="",
-                )  # fmt: skip
-            finally:
-                for add, content in zip(part, contents, strict=True):
-                    add.path_or_fileobj = content
-
-        patiently(where.name, where.token, attempt)
-        for counted in sent:
-            counted.finish()
-
-
-def _parts(adds: Sequence[Any]) -> Iterator[list[Any]]:
-    part: list[Any] = []
-    for add in adds:
-        if part and (len(part) == PART_FILES or sum(a.upload_info.size for a in [*part, add]) > PART):
-            yield part
-            part = []
-        part.append(add)
-    if part:
-        yield part
-
-
-def _has_xet(where: Repository) -> bool:
-    """Whether the Hub takes files in chunks (xet), of which it keeps each only once. Else they go as LFS takes them:
-    the client does not find that out by itself."""
-    from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # public, but loaded lazily
-
-    if constants.HF_HUB_DISABLE_XET or not find_spec("hf_xet"):
-        return False
-    branch = (where.branch or "main").replace("/", "%2F")
-    url = f"{constants.ENDPOINT}/api/{where.kind}s/{where.name}/xet-write-token/{branch}"
-    headers = build_hf_headers(token=where.token or False, library_name="nanochat")
-
-    def ask() -> bool:
-        found = get_session().get(url, headers=headers)
-        return bool(found.status_code == 200)
-
-    return patiently(where.name, where.token, ask)
-
-
-class _Counted(io.BufferedIOBase):
-    """A file that is read to be sent. Each byte counts once, however often it is sent again."""
-
-    def __init__(self, content: str | bytes, size: int, advance: Callable[[int], None]) -> None:
-        self._content, self._size, self._advance = content, size, advance
-        self._file: Any = None
-        self._most = 0
-
-    def _open(self) -> Any:
-        if self._file is None:
-            given = self._content
-            self._file = io.BytesIO(given) if isinstance(given, bytes) else open_regular(Path(given))
-        return self._file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return int(self._open().tell())
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._open().seek(offset, whence))
-
-    def read(self, size: int | None = -1) -> bytes:
-        data: bytes = self._open().read(-1 if size is None else size)
-        if (at := self._file.tell()) > self._most:
-            self._advance(at - self._most)
-            self._most = at
-        return data
-
-    def finish(self) -> None:
-        """Count what need not be sent: the Hub had it, or it travels in the commit."""
-        self._advance(max(0, self._size - self._most))
-        self._most = self._size
-        if self._file is not None:
-            self._file.close()
-            self._file = None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nanochat import checkpoint
+from nanochat import checkpoint, console
 from nanochat.commands import push_to_hf
 from nanochat.console import run_command
 from nanochat.metrics import training_file
@@ -167,6 +167,16 @@ def test_what_is_refused(run: Path, hub: WritableHub, capsys: pytest.CaptureFixt
         assert push(*args) == 2
         assert "model.safetensors is damaged" in capsys.readouterr().err
     assert not hub.stock and not hub.received
+
+
+def test_a_log_shows_the_progress(
+    run: Path, hub: WritableHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LOG_INTERVAL", 0.0)
+    assert push("--stage=sft") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"push {REPO}")]
+    assert len(lines) > 3 and all(" MB " in line and "eta " in line and "MB/s" in line for line in lines)
+    assert "100%" in lines[-1]
 
 
 def test_without_a_token(

@@ -97,7 +97,8 @@ FAULTS = [
 def test_what_passes_is_survived(hub: WritableHub, tmp_path: Path, route: str, fault: Fault) -> None:
     hub.route_faults = [(route, fault)]
     prepare(WHERE, None)
-    push(tmp_path)
+    done = push(tmp_path)
+    assert (done.commit, done.files) == (hub.stock[REPO].branches["main"], len(DATA))
     assert not hub.route_faults and hub.head(REPO) == DATA
     assert len(hub.stock[REPO].commits) == 2  # also when the answer to the commit was lost
 
