@@ -62,8 +62,7 @@ def _tagged(given: str, stage: str) -> tuple[str, str] | None:
     """Stage and tag of a model of the base dir; None when it is none. UserError for a stage without that tag."""
     first, colon, rest = given.partition(":")
     if colon and first in STAGES:
-        if stage not in ("", first):
-            raise UserError(f"{given} is of the stage {first}, not {stage}", "Leave --stage out")
+        _require_stage(first, stage, given)
         checkpoint.lock_file(first, rest)  # UserError for what can be no tag
         return first, rest
     if not TAG.fullmatch(given):
@@ -90,6 +89,7 @@ def _in_folder(given: str, tag: str, stage: str, do: bool = True) -> Brought | N
         return _converted(str(folder), names, tag, stage) if do else None
     step = folder / place
     manifest = checkpoint.verify(step)
+    _require_stage(manifest.stage, stage, str(step))
     if step.parent.parent == checkpoints_dir(manifest.stage).resolve():
         return Brought(manifest.stage, step.parent.name, step, step.parent.name)
     return _copied(step, manifest, tag, folder.name) if do else None
@@ -159,7 +159,7 @@ def _converted(given: str, names: list[str], tag: str, stage: str) -> Brought:
     elif "config.json" in names:
         folder = import_hf(given, stage, tag)
     else:
-        raise UserError(f"there is no model in {given}", HOW)
+        raise UserError(f"there is no {f'{stage} ' if stage else ''}model in {given}", HOW)
     return Brought(checkpoint.read_manifest(folder).stage, tag, folder, name_of(given))
 
 
@@ -181,12 +181,17 @@ def _from_hub(given: str, tag: str, stage: str, token: str) -> Brought:
         return _converted(f"{repo}/{inside}".strip("/"), list(files), tag, stage)
     path = "/".join(filter(None, (inside, place)))
     try:
-        told = parse_json(read_small(where, files[f"{place}/manifest.json".lstrip("/")]).decode())
-        stage = str(told["stage"])
+        told = str(parse_json(read_small(where, files[f"{place}/manifest.json".lstrip("/")]).decode())["stage"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}/manifest.json of {repo} cannot be read", "Push the model again") from None
-    pull(repo, path, stage, tag, token=token)
-    return Brought(stage, tag, checkpoint.find(stage, tag), PurePosixPath(repo).name)
+    _require_stage(told, stage, f"{repo}/{path}")
+    pull(repo, path, told, tag, token=token)
+    return Brought(told, tag, checkpoint.find(told, tag), PurePosixPath(repo).name)
+
+
+def _require_stage(found: str, asked: str, where: str) -> None:
+    if asked not in ("", found):
+        raise UserError(f"{where} is of the stage {shown(found)[1:-1]}, not {asked}", "Leave --stage out")
 
 
 def _missing(problem: str) -> NoReturn:

@@ -12,6 +12,7 @@ HELD_OUT, MOST_HELD_OUT = 20, 20  # one conversation in so many is held out, at 
 # Conversations for a model that has not learnt to answer yet: the tiny world's as in the default mixture, of others'
 # what small fine-tunings use.
 FROM_BASE = {"TinyWorld": {"mid": 12_000, "sft": 6_000}, "others": {"mid": 20_000, "sft": 10_000}}
+GENERAL = 2.0  # general conversations for each of one's own that is seen
 MOST_GENERAL = 20_000
 TOKENS, OTHERS_TOKENS = {"TinyWorld": 40}, 400  # of a general conversation, about
 SHARE = {"mid": 0.5, "sft": 0.1}  # of pretraining's rates, as these stages have them
@@ -61,7 +62,7 @@ def lengths(
         own = asked_passes if asked_passes > 0 else passes(conversations)
         if asked_passes <= 0 and source == "base" and stage == "sft":
             own = max(1.0, own / 2)  # mid-training has taught them already
-        general = min(MOST_GENERAL, round(own * conversations))
+        general = min(MOST_GENERAL, round(GENERAL * own * conversations))
         if not again:
             usual = FROM_BASE.get(general_set, FROM_BASE["others"])
             general = max(general, usual[stage])
