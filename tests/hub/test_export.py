@@ -543,6 +543,10 @@ def test_a_cache_of_any_known_name(modern: Pair) -> None:
         assert far(theirs(ids[:, 12:], **{name: held}).logits, model(ids)[:, 12:]) <= NEAR
     with pytest.raises(TypeError, match="gives the cache as states"):
         theirs(ids, states=held)
+    # Of continuous batching, and of vLLM, which asks whether the model is fit for it.
+    with pytest.raises(TypeError, match="a Paged does not keep the tokens before"):
+        theirs(ids, cache=type("Paged", (), {})())
+    assert not theirs.is_backend_compatible()
 
 
 def test_inputs_embeds_are_refused(tmp_path: Path) -> None:

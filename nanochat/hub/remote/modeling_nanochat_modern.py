@@ -160,7 +160,9 @@ class NanoChatModernPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
-    _supports_attention_backend = True
+    # Engines that keep the cache themselves and flatten their requests into one row, as vLLM does, ask for this. They
+    # would hide the token before from the model, and get wrong answers.
+    _supports_attention_backend = False
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -212,6 +214,8 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
         if input_ids is None or inputs_embeds is not None:
             raise ValueError("this model looks tokens up in several tables, so it needs input_ids, not inputs_embeds")
         cache = past_key_values if cache is None else cache
+        if cache is not None and not isinstance(cache, Cache):
+            raise TypeError(f"a {type(cache).__name__} does not keep the tokens before, which this model needs")
         for name, value in kwargs.items():  # unused, it would silently lead to wrong answers
             if isinstance(value, Cache):
                 raise TypeError(f"this version of transformers gives the cache as {name}, which is not known here")
