@@ -179,6 +179,26 @@ def training_file_of(base: Path) -> bytes:
     return (base / "runs" / "sft-d1" / "metrics.jsonl").read_bytes()
 
 
+def test_two_at_once(hub: WritableHub, runs: tuple[Path, Path]) -> None:
+    """Two pushes of different runs to one place, then two pulls of it: one after the other, whichever comes first."""
+    both = []
+    for base in runs:
+        use(base)
+        both.append(start(hub, *PUSH))
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    here = base_dir().with_name("here")
+    use(here)
+    both = [start(hub, *PULL) for _ in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    codes = sorted(process.returncode for process in both)
+    assert codes[0] == 0 and (codes[1] == 0 or "is at work" in "".join(said)), said
+    got = tree(here / "chatsft_checkpoints" / "d1")
+    assert got in [tree(base / "chatsft_checkpoints" / "d1") for base in runs]
+    assert remote(hub) == {f"sft/d1/{n}": d for n, d in {**got, "metrics.jsonl": training_file_of(here)}.items()}
+    assert sorted(p.name for p in (here / "chatsft_checkpoints").iterdir()) == [".d1.lock", "d1"]
+
+
 Run = Callable[[WritableHub, tuple[Path, Path], Moments, int], int]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nanochat import checkpoint, lock
+from nanochat.checkpoint.listing import scan
 from nanochat.commands import pull_from_hf, push_to_hf
 from nanochat.console import UserError, run_command
 from nanochat.inference import Request, load_engine
@@ -322,6 +323,10 @@ def test_an_own_tokenizer_of_the_same_size_is_not_taken(old: Path, capsys: pytes
     own = Tokenizer(ranks)
     own.save(base_dir() / "tokenizer")
     assert pull(*WEIGHTS) == 0 and "they wait for it" in capsys.readouterr().out
+    (base_dir() / "chatsft_checkpoints" / ".d9.pulling" / "files").mkdir(parents=True)  # after a kill
+    listing = scan()
+    assert [(entry.tag, entry.state) for entry in listing.entries] == [("d9", "left over")]
+    assert ["weights of d20 that wait for their tokenizer" in n for n in listing.notes] == [True]
     assert pull("--repo-path=tokenizer/latest", f"--dest-dir={base_dir() / 'tokenizer'}") == 0
     assert Tokenizer.load(base_dir() / "tokenizer.previous-1").hash == own.hash  # kept
     assert Tokenizer.load(checkpoint.find("sft", "d20") / "tokenizer").ranks == theirs.RANKS
