@@ -107,7 +107,7 @@ def choose(config: ModelConfig, program: Program, dtype: DType, tokens: dict[str
     rounded = bool(c.rope_dtype) and not unrounded
     if program == "mlx":
         return _mlx(c, sizes, rounded)
-    sizes |= {"final_logit_softcapping": c.softcap, "rms_norm_eps": EPS, "use_cache": True}
+    sizes |= {"final_logit_softcapping": c.softcap, "rms_norm_eps": c.norm_eps or EPS, "use_cache": True}
     if c.modern:
         return _modern(c, sizes, rounded)
     sizes |= {

@@ -6,7 +6,7 @@ Every setting either fits our model, or is known to change nothing, or is refuse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from nanochat.console import UserError
@@ -23,7 +23,6 @@ NATIVE_SIZES = {
     "max_position_embeddings": 2048,
 }  # fmt: skip
 NATIVE_MLP, NATIVE_EPS, NATIVE_ROPE, SOFTCAP = 8192, 1e-6, 10000.0, 15.0
-LEAST_EPS, LARGEST_EPS = 1e-12, 1e-6  # a larger one would change what the norms between layers give
 FIXED: dict[str, Any] = {
     "hidden_act": "relu2", "attention_bias": False, "qkv_bias": False, "mlp_bias": False, "attention_dropout": 0,
     "tie_word_embeddings": False, "rope_scaling": None, "quantization_config": None, "logits_soft_cap": SOFTCAP,
@@ -37,16 +36,6 @@ IDLE = {
     "torch_dtype", "torchscript", "transformers_version", "use_cache", "use_return_dict",
 }  # fmt: skip
 REMEDY = "Only models with nanochat's own settings can be imported"
-
-
-@dataclass(frozen=True)
-class HFModel:
-    """config: ours; its vocab_size is the number of rows of the token tables. form: its weights' names there. eps: of
-    their norms."""
-
-    config: ModelConfig
-    form: Format
-    eps: float
 
 
 class _Settings:
@@ -73,8 +62,9 @@ class _Settings:
         return UserError(f"{shown(name)[1:-1]} is {shown(value)} in {self.file}, which our models have not", REMEDY)
 
 
-def read_hf_config(values: Any, file: str) -> HFModel:
-    """The model of config.json's object. file: for errors. UserError for any other model, or other settings."""
+def read_hf_config(values: Any, file: str) -> tuple[ModelConfig, Format]:
+    """The model of config.json's object, its vocab_size being the number of rows of the token tables, and the names of
+    its weights there. file: for errors. UserError for any other model, or other settings."""
     if not isinstance(values, dict):
         raise UserError(f"{file} is no JSON object", "Take the file from its source again")
     said = _Settings(values, file)
@@ -90,7 +80,7 @@ def read_hf_config(values: Any, file: str) -> HFModel:
     if mlp != 4 * width:
         raise said.refused("intermediate_size", mlp)
     eps = said.take("rms_norm_eps", float, EPS if modern else NATIVE_EPS)
-    if not LEAST_EPS <= eps <= LARGEST_EPS:
+    if eps <= 0:  # which has another meaning in our config
         raise said.refused("rms_norm_eps", eps)
     if "final_logit_softcapping" in said.left and said.left["final_logit_softcapping"] is None:
         raise said.refused("final_logit_softcapping", None)
@@ -107,6 +97,7 @@ def read_hf_config(values: Any, file: str) -> HFModel:
             softcap=float(said.take("final_logit_softcapping", float, SOFTCAP)),
             rope_dtype="bfloat16" if kind == "nanochat_rounded" else "",
             bigram=said.take("pair_rows", int, 0) if modern else 0,
+            norm_eps=0.0 if eps == EPS else float(eps),
         )
         config = _windowed(config, said)
     except UserError as error:
@@ -120,7 +111,7 @@ def read_hf_config(values: Any, file: str) -> HFModel:
     for name in said.left.keys() - IDLE:
         if said.left[name] not in (None, False, "", [], {}):
             raise said.refused(name, said.left[name])
-    return HFModel(config, Format({}, NAMES[kind]), eps)
+    return config, Format({}, NAMES[kind])
 
 
 def _rope(said: _Settings) -> float:

@@ -6,7 +6,6 @@ are read when all of them fit.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,12 +20,12 @@ from nanochat import checkpoint
 from nanochat.checkpoint import Stored
 from nanochat.console import UserError, say
 from nanochat.hub.export import MARKER, WEIGHTS
-from nanochat.hub.export_formats import EPS
-from nanochat.hub.hf_config import HFModel, read_hf_config
+from nanochat.hub.export_formats import Format
+from nanochat.hub.hf_config import read_hf_config
 from nanochat.hub.settling import Arrival, require_free, settle, stage_of_path
 from nanochat.hub.source import FAST, LISTED, PICKLED, Source, local, open_source
 from nanochat.hub.tokenizers import read_tokenizer
-from nanochat.model import GPT
+from nanochat.model import GPT, ModelConfig
 from nanochat.paths import STAGES
 from nanochat.reading import MB, fits, read_json, shown
 from nanochat.tokenizer import Tokenizer
@@ -37,7 +36,6 @@ SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)  # names a file in th
 MOST_SHARDS = 10_000
 FLOATS = ("F32", "BF16", "F16")
 PADDING = 512  # token tables may have up to the next multiple of this many rows
-BEFORE_NORMS = ("embed.", ".attn.q.", ".attn.k.")
 TABLES = ("embed.", "head.", "value_embeds.")  # with a row for every token
 ELSEWHERE = "Take the model from its source again"
 
@@ -55,7 +53,7 @@ def import_hf(given: str, stage: str = "", tag: str = "", tokenizer: str = "") -
         raise UserError(f"{source.path} has no {CONFIG}", "Name the folder of a model of transformers")
     wanted = [name for name in (CONFIG, MARKER, "tokenizer_config.json") if name in names]
     small = dict(zip(wanted, source.take(wanted), strict=True))
-    described = read_hf_config(_json(small[CONFIG]), str(small[CONFIG]))
+    config, form = read_hf_config(_json(small[CONFIG]), str(small[CONFIG]))
     marked = _marked(small.get(MARKER))
     stage = stage or stage_of_path(source) or marked.get("stage", "") or _stage_of_template(small, names, source)
     tag = tag or source.path.name
@@ -63,8 +61,8 @@ def import_hf(given: str, stage: str = "", tag: str = "", tokenizer: str = "") -
     place = _tokenizer(source, names, tokenizer)
     found = read_tokenizer(place)
     say(f"The tokenizer is that of {place}")
-    _require_padded(described.config.vocab_size, found)
-    model = _model(source, names, described, found.vocab_size)
+    _require_padded(config.vocab_size, found)
+    model = _model(source, names, replace(config, vocab_size=found.vocab_size), config.vocab_size, form)
     return settle(Arrival(stage, tag, marked.get("step", 0), model, found, given))
 
 
@@ -118,25 +116,21 @@ def _require_padded(rows: int, tokenizer: Tokenizer) -> None:
         )
 
 
-def _model(source: Source, names: set[str], described: HFModel, tokens: int) -> GPT:
-    config, rows = replace(described.config, vocab_size=tokens), described.config.vocab_size
+def _model(source: Source, names: set[str], config: ModelConfig, rows: int, form: Format) -> GPT:
+    """rows: of the token tables, which may be padded."""
     with torch.device("meta"):  # takes no memory
         model = GPT(config)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    theirs = {described.form.name(name): name for name in shapes}
-    heads = {path: checkpoint.read_header(path) for path in _files(source, names)}
     padded = {name: (rows, *shape[1:]) if name.startswith(TABLES) else shape for name, shape in shapes.items()}
+    theirs = {form.name(name): name for name in shapes}
+    heads = {path: checkpoint.read_header(path) for path in _files(source, names)}
     _require_fit(heads, {name: padded[ours] for name, ours in theirs.items()})
-    # A norm undoes a factor of what lies before it, but for its eps: with this one ours gives what theirs gave.
-    factor = math.sqrt(EPS / described.eps)
     weights: dict[str, Tensor] = {}
     try:
         for path, head in heads.items():
             with safe_open(path, "pt") as file:
                 for name in head.keys() & theirs.keys():
-                    ours = theirs[name]
-                    before = factor if any(part in ours for part in BEFORE_NORMS) else 1.0
-                    weights[ours] = _fitted(file.get_tensor(name), shapes[ours], before, f"{name} in {path}")
+                    weights[theirs[name]] = _fitted(file.get_tensor(name), shapes[theirs[name]], f"{name} in {path}")
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot read the weights of {source.path}: {error}", ELSEWHERE) from None
     model.load_state_dict(weights, assign=True)
@@ -187,11 +181,9 @@ def _require_fit(heads: Mapping[Path, Mapping[str, Stored]], needed: Mapping[str
         raise UserError(f"{', '.join(path.name for path in list(heads)[:1])} lacks {lacking[0]}{more}", ELSEWHERE)
 
 
-def _fitted(tensor: Tensor, shape: tuple[int, ...], factor: float, what: str) -> Tensor:
+def _fitted(tensor: Tensor, shape: tuple[int, ...], what: str) -> Tensor:
     """The tensor in float32, without the rows that pad the vocabulary."""
-    fitted = tensor[: shape[0]].float()
-    if factor != 1:
-        fitted = fitted * factor
+    fitted = tensor[: shape[0]].float().contiguous()
     if not torch.isfinite(fitted).all():
         raise UserError(f"{what} holds NaN or infinite numbers", ELSEWHERE)
-    return fitted.contiguous()
+    return fitted

@@ -24,6 +24,7 @@ LIMITS = {
     "bigram": (0, 1 << 27),
     "rope_base": (1.0, 1e12),
     "softcap": (0.01, 1e6),
+    "norm_eps": (0.0, 0.01),
 }
 ROPE_TABLE = 1 << 26  # positions times channels of a head: their rotary tables take less than 1 GB
 REMEDY = "Take the checkpoint from its source again"
@@ -37,6 +38,7 @@ class ModelConfig:
     windows: "S" (short, a quarter of the context) or "L" (the whole) for every layer in turn; the last one is always L.
     bigram: rows of the hashed table of token pairs (0: none); modern only.
     rope_dtype: "bfloat16" for rotary tables rounded to it in every compute dtype, as upstream's of 2025 were.
+    norm_eps: what the norms add to the mean square; 0: what torch adds. Only models from elsewhere have another.
     """
 
     depth: int
@@ -51,6 +53,7 @@ class ModelConfig:
     windows: str = "L"
     bigram: int = 0
     rope_dtype: Literal["", "bfloat16"] = ""
+    norm_eps: float = 0.0
 
     def __post_init__(self) -> None:
         if self.arch not in ARCHITECTURES:
@@ -133,7 +136,10 @@ class ModelConfig:
         return Shape(self.depth, self.width, self.heads, self.vocab_size, self.seq_len)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"format_version": FORMAT_VERSION, "model_type": "nanochat", **asdict(self)}
+        values = asdict(self)
+        if not self.norm_eps:
+            del values["norm_eps"]  # earlier versions read the config, too
+        return {"format_version": FORMAT_VERSION, "model_type": "nanochat", **values}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

@@ -26,9 +26,9 @@ from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, to
 QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
 
 
-def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension, without weights."""
-    return F.rms_norm(x, (x.size(-1),))
+def norm(x: Tensor, eps: float | None = None) -> Tensor:
+    """RMSNorm over the last dimension, without weights. eps: added to the mean square; None: what torch adds."""
+    return F.rms_norm(x, (x.size(-1),), eps=eps)
 
 
 class Linear(nn.Linear):
@@ -100,6 +100,7 @@ class Attention(nn.Module):
         self.config, self.layer = config, layer
         kv_width = config.kv_heads * config.head_dim
         self.window = config.window(layer)
+        self.eps = config.norm_eps or None
         self.scale = config.head_dim**-0.5 * (QK_SCALE**2 if config.modern else 1.0)
         self.q = Linear(config.width, config.width)
         self.k = Linear(config.width, kv_width)
@@ -115,7 +116,7 @@ class Attention(nn.Module):
         q, k, v = (
             matrix(x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for matrix in (self.q, self.k, self.v)
         )
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        q, k = norm(rotate(q, cos, sin), self.eps), norm(rotate(k, cos, sin), self.eps)
         return q.contiguous(), k.contiguous(), v.contiguous()
 
     def add_value(self, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
@@ -184,12 +185,12 @@ class Block(nn.Module):
     def before(self, x: Tensor | Mixed, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
         if isinstance(x, tuple):
             x = functools.reduce(torch.add, (weight.to(part.dtype) * part for weight, part in x))
-        seen = norm(x)
+        seen = norm(x, self.attn.eps)
         return x, seen, *self.attn.project(seen, cos, sin)
 
     def after(self, x: Tensor, y: Tensor) -> Tensor:
         x = x + self.attn.out(y.transpose(1, 2).flatten(2))
-        return x + self.mlp(norm(x))
+        return x + self.mlp(norm(x, self.attn.eps))
 
 
 class GPT(nn.Module):
@@ -202,6 +203,7 @@ class GPT(nn.Module):
         super().__init__()
         c = config
         self.config = config
+        self.eps = config.norm_eps or None
         self.dtype = dtype
         self.embed = nn.Embedding(c.vocab_size, c.width)
         self.blocks = nn.ModuleList(Block(c, i) for i in range(c.depth))
@@ -307,7 +309,7 @@ class GPT(nn.Module):
     def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Final normalised states (B, T, width) of ids (B, T); with a cache, ids continue every row."""
         place = self._place(ids.size(1), cache)
-        x = norm(self._rows(self.embed, ids))
+        x = norm(self._rows(self.embed, ids), self.eps)
         if self.config.modern:
             x = self._modern(ids, x, place)
         else:
@@ -315,7 +317,7 @@ class GPT(nn.Module):
                 x = self._layer(block, x, place)
         if cache is not None:
             cache.advance(ids)
-        return norm(x)
+        return norm(x, self.eps)
 
     def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
         first = ids.new_full((ids.size(0),), -1) if place.cache is None else place.cache.last
@@ -351,7 +353,7 @@ class GPT(nn.Module):
 
     def _embedded_before(self, x: Tensor, first: Tensor) -> Tensor:
         """x (B, T, width) shifted by one position, after the embedding of `first` (B,) (0 where `first` is -1)."""
-        start = norm(self._rows(self.embed, first.clamp_min(0))) * (first >= 0).to(x.dtype)[:, None]
+        start = norm(self._rows(self.embed, first.clamp_min(0)), self.eps) * (first >= 0).to(x.dtype)[:, None]
         return torch.cat((start[:, None], x[:, :-1]), 1)
 
     def _place(self, T: int, cache: KVCache | None) -> Place:

@@ -11,7 +11,7 @@ import torch
 
 from nanochat.console import UserError
 from nanochat.model import GPT, KVCache, ModelConfig
-from nanochat.model.gpt import MLP
+from nanochat.model.gpt import MLP, norm
 
 SMALL = ModelConfig(depth=3, width=64, heads=4, kv_heads=4, vocab_size=97, seq_len=32)
 GROUPED = ModelConfig(depth=2, width=64, heads=4, kv_heads=2, vocab_size=97, seq_len=32)
@@ -227,11 +227,20 @@ def test_config_round_trip_and_newer_versions_are_refused() -> None:
         ("windows", 3),
         ("arch", None),
         *(("rope_dtype", value) for value in ("float16", None, 16)),
+        *(("norm_eps", value) for value in (-1e-6, 1, None, "1e-6")),
     ],
 )
 def test_a_config_that_makes_no_model_is_refused(name: str, value: object) -> None:
     with pytest.raises(UserError, match=name):
         ModelConfig.from_dict({**SMALL.to_dict(), name: value})
+
+
+def test_a_norm_from_elsewhere_is_kept_and_ours_is_not_written() -> None:
+    other = replace(SMALL, norm_eps=1e-6)
+    assert ModelConfig.from_dict(other.to_dict()) == other
+    assert "norm_eps" not in SMALL.to_dict()
+    x = torch.full((1, 4), 1e-3)
+    assert torch.allclose(norm(x, 1e-6), torch.tensor(0.5**0.5)) and (norm(x) > 0.9).all()
 
 
 @pytest.mark.parametrize("values", [None, "x", 3, [1, 2]])
