@@ -116,11 +116,26 @@ def beside_process(url: str, step: Callable[[], float]) -> tuple[list[float], fl
     while not beside.status["unsafe"]:
         time.sleep(0.01)
     times = steps_while(step, lambda: bool(beside.status["unsafe"]))
+    peaks: list[float] = []
+    assert beside._process
+    watch = threading.Thread(target=watch_memory, args=(beside._process.pid, peaks))
+    watch.start()
     if not beside.finish():
         raise SystemExit("the backup did not come to its end")
     beside._thread.join()
-    peak = 1024.0 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # no other child has run so far
-    return times, cpu_of_children() - before, peak
+    watch.join()
+    return times, cpu_of_children() - before, max(peaks)
+
+
+def watch_memory(pid: int, peaks: list[float]) -> None:
+    """The most memory of a process so far (bytes), until it ends."""
+    while True:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except OSError:
+            return
+        peaks += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+        time.sleep(0.01)
 
 
 def beside_thread(url: str, step: Callable[[], float]) -> list[float]:

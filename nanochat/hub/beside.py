@@ -253,7 +253,7 @@ def _say_state(beside: Beside) -> None:
         if newest is not None and (name := f"{unit.name} step {newest:,}") not in beside.status["safe"]:
             beside.status["unsafe"] = [name, *(other for other in beside.status["unsafe"] if other != name)]
     if beside.status["unsafe"]:
-        warn(f"Backup: {beside.what_is_not()}. It goes on with that for up to {GIVE_UP:.0f} s")
+        warn(f"Backup: {beside.what_is_not()} (it goes on with that for up to {GIVE_UP:.0f} s)")
     elif beside.status["safe"]:
         say(f"Backup: safe in {beside.url}: {', '.join(beside.status['safe'])}")
 
