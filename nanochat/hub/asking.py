@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -45,12 +46,23 @@ def find_token(given: str | None = None) -> str | None:
 def client(token: str | None) -> Any:
     """The Hub's client (HfApi). Its own progress bars and remarks are off; no request waits for ever."""
     from huggingface_hub import HfApi, get_session
-    from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]  # loaded lazily
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # public, but loaded lazily
 
     disable_progress_bars()
-    logging.set_verbosity_error()  # it would tell of every retry, with the signed address of the storage
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        if _is_harmless not in handler.filters:
+            handler.addFilter(_is_harmless)
     get_session().timeout = (TIMEOUT, LONG, LONG, None)  # connect, read, write, pool
     return HfApi(token=token or False, library_name="nanochat")
+
+
+def _is_harmless(remark: logging.LogRecord) -> bool:
+    """Whether a remark of the client may be shown: it tells of every retry with the signed address of the storage. How
+    long it waits is said here."""
+    text = remark.getMessage()
+    if text.startswith("Rate limited"):
+        say(f"the Hub is busy. {text}")
+    return False
 
 
 def patiently(repo: str, token: str | None, ask: Callable[[], T], first: bool = False) -> T:

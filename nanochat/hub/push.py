@@ -94,7 +94,7 @@ def push(
         there = look(where)
         _tell(where, folder, load, there, private)
         return ""
-    say(f"{load.what}: {len(load.files):,} files, {_size(load.bytes)}, to {where.shown}/{folder}")
+    say(f"{load.what}: {len(load.files):,} files, {_size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
     there = prepare(where, private)
     files, stale = _placed(folder, load)
     if stage and kind == "model" and (card := _card(where, folder, load, there)):

@@ -18,8 +18,9 @@ from nanochat.checkpoint.folder import TOKENIZER
 from nanochat.checkpoint.listing import WAITING
 from nanochat.console import UserError, say, warn
 from nanochat.hub.fetching import Remote, link, next_command
+from nanochat.hub.push import manifest_text
 from nanochat.metrics import training_file
-from nanochat.paths import STAGES, base_dir, checkpoints_dir, sync_folder, tokenizer_dir, write_json
+from nanochat.paths import STAGES, base_dir, checkpoints_dir, sync_folder, tokenizer_dir, write_atomic, write_json
 from nanochat.reading import fits, read_json
 
 FACTS = "pulled.json"
@@ -181,10 +182,8 @@ def _add_tokenizer(found: Waiting) -> None:
                 facts = checkpoint.settle(target)
                 if files.setdefault(name, facts) != facts:
                     raise UserError(f"the tokenizer in {tokenizer} is another one", "Pull the one it was trained with")
-            (folder / "manifest.json").unlink()  # it may be a second name of the downloaded one
-            from nanochat.hub.push import manifest_text
-
-            (folder / "manifest.json").write_text(manifest_text(replace(manifest, files=files)))
+            # A new file: the old one may be a second name of the downloaded one.
+            write_atomic(folder / "manifest.json", manifest_text(replace(manifest, files=files)))
             checkpoint.verify(folder)
             _require_fit(folder)
         if found.run.is_dir():

@@ -150,6 +150,16 @@ def test_an_expired_token_is_one_line(hub: WritableHub, tmp_path: Path, route: s
     assert hub.head(REPO) == before
 
 
+def test_a_long_wait_is_said(hub: WritableHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without the address of the storage, which lets anybody in."""
+    prepare(WHERE, None)
+    hub.route_faults = [("put", Fault("status", status=429, retry_after="600"))]
+    push(tmp_path)
+    said = capsys.readouterr()
+    assert "the Hub is busy. Rate limited. Waiting 601.0s" in said.out
+    assert "/lfs/" not in said.out + said.err and "429" not in said.err
+
+
 def test_a_busy_server_is_not_asked_for_ever(hub: WritableHub, tmp_path: Path) -> None:
     prepare(WHERE, None)
     for route in ("info", "part", "commit"):
