@@ -48,8 +48,8 @@ class FinetuneConfig:
     epochs: float = -1.0
     """passes over your conversations in each stage; -1: by their number, from 2 to 30"""
     general: int = -1
-    """general conversations beside yours in each stage, so that the model does not forget how to talk; -1: twice as many
-    as it sees of yours, and more on a base model, which has not learnt to talk yet; 0: none"""
+    """general conversations beside yours in each stage, so that the model does not forget how to talk; -1: twice as
+    many as it sees of yours, and more on a base model, which has not learnt to talk yet; 0: none"""
     held_out: int = -1
     """how many of your conversations only validate; -1: one in 20, none of fewer than 40"""
     token: Annotated[str, tyro.conf.arg(metavar="TOKEN")] = ""
