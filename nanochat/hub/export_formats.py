@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from nanochat.console import UserError
@@ -14,10 +14,7 @@ from nanochat.model.gpt import QK_SCALE
 Program = Literal["hf", "mlx"]
 DType = Literal["float32", "bfloat16"]
 EPS = 2.0**-23  # what is added to a mean square by F.rms_norm, in every dtype that we compute in
-MLX_SOFTCAP = 15.0  # mlx-lm's model has no other
-# A norm undoes any factor. So weights that stand before one can make up for another program's EPS.
-BEFORE_NORMS = ("embed.", ".attn.q.", ".attn.k.")
-MLX_BEFORE_NORMS = BEFORE_NORMS
+MLX_SOFTCAP, MLX_EPS = 15.0, 1e-5  # mlx-lm's model has no others
 
 NATIVE = {
     "embed.": "model.embed_tokens.",
@@ -57,13 +54,11 @@ MLX = {
 @dataclass(frozen=True)
 class Format:
     """config: config.json's object. renamed: beginnings of our weights' names, or of their parts in a layer. code: the
-    model file that goes with it, from the folder remote; "" when the program has the model. factors: by which weights
-    of ours are larger, by a part of their name."""
+    model file that goes with it, from the folder remote; "" when the program has the model."""
 
     config: dict[str, Any]
     renamed: Mapping[str, str]
     code: str = ""
-    factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def architecture(self) -> str:
@@ -80,9 +75,6 @@ class Format:
             if rest.startswith(begin):
                 return f"{head}{layer}{theirs}{rest.removeprefix(begin)}"
         raise KeyError(ours)
-
-    def factor(self, ours: str) -> float:
-        return next((factor for part, factor in self.factors.items() if part in ours), 1.0)
 
 
 def choose(config: ModelConfig, program: Program, dtype: DType, tokens: dict[str, Any], unrounded: bool) -> Format:
@@ -144,6 +136,8 @@ def _mlx(c: ModelConfig, sizes: dict[str, Any], rounded: bool) -> Format:
         raise UserError("mlx-lm has no model like our modern one", "Use --format hf, or export a classic model")
     if c.softcap != MLX_SOFTCAP:
         raise UserError(f"mlx-lm's model caps logits at 15, and this one at {c.softcap:g}", "Use --format hf")
+    if c.norm_eps > MLX_EPS:  # with a smaller one, as ours have it, logits are equal but for 1e-4
+        raise UserError(f"norms of mlx-lm's model add 1e-05, and those of this one {c.norm_eps:g}", "Use --format hf")
     if rounded:
         problem = "mlx-lm's model has no rotary tables that are rounded to bfloat16, with which this one was trained"
         raise UserError(problem, "Give --unrounded-rope: logits then differ a little", "Use --format hf")

@@ -17,12 +17,13 @@ RANKS = train_bpe(["a fox and a hen met near the old mill, and the hen asked the
 CLASSIC = {
     "heads": ModelConfig(2, 32, 4, 4, VOCAB, 256),
     "one key head, odd depth, other softcap and base": ModelConfig(3, 48, 4, 1, VOCAB, 256, "classic", 500.0, 7.5),
+    "other norms": ModelConfig(2, 32, 2, 2, VOCAB, 256, norm_eps=1e-3),
     "two key heads, one layer, wide heads": ModelConfig(1, 128, 4, 2, VOCAB, 256),
 }
 MODERN = {
     "pairs, short windows": ModelConfig(5, 32, 4, 2, VOCAB, 256, "modern", 1e5, windows="SSSL", bigram=97),
     "no pairs, even depth, one key head": ModelConfig(4, 48, 4, 1, VOCAB, 256, "modern", 1e4, windows="SL"),
-    "narrow, one layer": ModelConfig(1, 8, 2, 2, VOCAB, 256, "modern", 1e5, 9.0, windows="L", bigram=13),
+    "narrow, one layer": ModelConfig(1, 8, 2, 2, VOCAB, 256, "modern", 1e5, 9.0, windows="L", bigram=13, norm_eps=1e-3),
     "whole windows": ModelConfig(2, 64, 2, 2, VOCAB, 256, "modern", 1e5, windows="L", bigram=5),
 }
 SHAPES = CLASSIC | MODERN

@@ -222,7 +222,9 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
         if use_cache is None:
             use_cache = self.config.use_cache and not self.training
         if self.gradient_checkpointing and self.training:
-            use_cache, cache = False, None
+            if cache is not None:
+                raise ValueError("gradient checkpointing keeps no cache: call model.eval() before generate()")
+            use_cache = False
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         padding = attention_mask if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 else None
