@@ -11,11 +11,12 @@ from typing import Any
 from nanochat import checkpoint
 from nanochat.console import UserError
 from nanochat.metrics import FILE, last, read_metrics, training_file
-from nanochat.paths import STAGES, model_runs_dir
+from nanochat.paths import STAGES, model_runs_dir, write_json
 from nanochat.reading import MB, fits, read_json
 
 STATE = "train_state.json"
 LONGEST_STATE = 8 * MB
+ORIGIN = "origin.json"  # beside the metrics of a model that was brought from the Hub
 MOST = 12  # generations; a longer chain is a circle that somebody made
 
 
@@ -23,6 +24,7 @@ MOST = 12  # generations; a longer chain is a circle that somebody made
 class Ancestor:
     """A checkpoint. config, state: of its files; settings: of its training's metrics; {} where there are none.
 
+    origin: the Hub repository that it was brought from, as hf://owner/name; "" when that is not known.
     measured: by the training at this step, by name. evaluations: records of evaluations of these very weights.
     """
 
@@ -36,6 +38,7 @@ class Ancestor:
     settings: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, float] = field(default_factory=dict)
     evaluations: tuple[Mapping[str, Any], ...] = ()
+    origin: str = ""
 
     @property
     def used(self) -> Mapping[str, Any]:
@@ -84,7 +87,18 @@ def _read(stage: str, tag: str, folder: Path) -> Ancestor:
         settings,
         measured,
         tuple(_evaluations(stage, tag, manifest.hash)),
+        _origin(stage, tag, manifest.hash),
     )
+
+
+def note_origin(stage: str, tag: str, weights: str, repo: str) -> None:
+    """Remember from which repository, `owner/name`, the weights with this hash came."""
+    write_json(model_runs_dir(stage, tag) / ORIGIN, {"version": 1, "repo": f"hf://{repo}", "weights": weights})
+
+
+def _origin(stage: str, tag: str, weights: str) -> str:
+    told = _values(model_runs_dir(stage, tag) / ORIGIN)
+    return str(told.get("repo")) if told.get("weights") == weights else ""
 
 
 def _params(folder: Path) -> int:

@@ -15,6 +15,7 @@ from nanochat.checkpoint.folder import TAG
 from nanochat.checkpoint.upstream import steps_among
 from nanochat.console import UserError, say
 from nanochat.corpus.hub import mirror_dir
+from nanochat.hub.ancestry import note_origin
 from nanochat.hub.asking import find_token
 from nanochat.hub.pull import pull
 from nanochat.hub.repository import Repository, look, read_small
@@ -186,7 +187,9 @@ def _from_hub(given: str, tag: str, stage: str, token: str) -> Brought:
         raise UserError(f"{path}/manifest.json of {repo} cannot be read", "Push the model again") from None
     _require_stage(told, stage, f"{repo}/{path}")
     pull(repo, path, told, tag, token=token)
-    return Brought(told, tag, checkpoint.find(told, tag), PurePosixPath(repo).name)
+    found = Brought(told, tag, checkpoint.find(told, tag), PurePosixPath(repo).name)
+    note_origin(told, tag, found.hash, repo)
+    return found
 
 
 def _require_stage(found: str, asked: str, where: str) -> None:

@@ -56,7 +56,10 @@ def write_card(
         except UserError:
             folder = None
     line = ancestry(stage, tag, folder)
-    parents = [f"hf://{base_model.removeprefix('hf://')}", *(one.state.get("parent") for one in line)]
+    parents = [
+        f"hf://{base_model.removeprefix('hf://')}",
+        *(told for one in line for told in (one.origin, one.state.get("parent"))),
+    ]
     base_model = next(filter(None, map(origin, parents)), "")
     data, results = _data(line), list(_results(line))
     head = ModelCardData(

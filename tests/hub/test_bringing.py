@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from nanochat import checkpoint
 from nanochat.commands import push_to_hf
 from nanochat.console import UserError, run_command
 from nanochat.hub.bringing import bring
+from nanochat.hub.card import write_card
 from nanochat.hub.export import export_hf
 from nanochat.paths import base_dir
 from tests.hub.writableserver import WritableHub
@@ -46,6 +48,7 @@ def test_the_base_of_a_repository_or_the_stage_that_is_asked_for(pushed: dict[st
         assert found and (found.stage, found.tag, found.name) == (stage, tag, "my-nanochat")
         assert found.hash == pushed[stage]
         checkpoint.verify(found.folder)
+        assert ModelCard(write_card(stage, tag)).data.base_model == REPO
     assert [checkpoint.tags(stage) for stage in ("base", "mid", "sft")] == [[tag]] * 3
 
 
