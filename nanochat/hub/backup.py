@@ -28,7 +28,7 @@ from nanochat.console import UserError
 from nanochat.hub.marker import FILE, Marker, Superseded, Writer, read_marker
 from nanochat.hub.run_files import LOG, MANIFEST, Step, Unit, run_id, small_files, whole_step
 from nanochat.hub.target_url import open_target
-from nanochat.hub.targets import DamagedHere, Item, Target, said
+from nanochat.hub.targets import DamagedHere, Item, Target, said, spare_of
 from nanochat.paths import base_dir
 from nanochat.reading import MB
 
@@ -373,7 +373,8 @@ class Backup:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             seen[path] = facts
             was = self.marker.files.get(path, {}).get("sha256")
-            if was != sha256 or self.there.get(path) != copy.stat().st_size:
+            cut = self.there.pop(spare_of(path), None) is not None
+            if was != sha256 or self.there.get(path) != copy.stat().st_size or cut:
                 items.append(Item(path, copy, copy.stat().st_size, sha256))
                 self.marker.files[path] = {"size": items[-1].size, "sha256": sha256, **({"was": was} if was else {})}
         if self.order.speedrun and self.order.command:

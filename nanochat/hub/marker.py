@@ -14,7 +14,7 @@ from typing import Any
 
 import nanochat
 from nanochat.console import UserError, require_version
-from nanochat.hub.targets import Target
+from nanochat.hub.targets import Target, spare_of
 from nanochat.paths import base_dir, is_inside
 from nanochat.reading import MB, fits, parse_json
 
@@ -53,7 +53,10 @@ def read_marker(target: Target) -> Marker | None:
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{FILE} in {target.url} cannot be read: {error}", "Name another backup") from None
+        try:
+            values = parse_json(target.read(spare_of(FILE), LARGEST).decode())
+        except (FileNotFoundError, ValueError, RecursionError):
+            raise UserError(f"{FILE} in {target.url} cannot be read: {error}", "Name another backup") from None
     version = values.get("format_version") if isinstance(values, dict) else None
     require_version(version, FORMAT_VERSION, f"the backup {target.url}")
     try:

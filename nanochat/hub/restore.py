@@ -27,7 +27,7 @@ from nanochat.console import Progress, UserError, say, warn
 from nanochat.hub.marker import FILE, Marker, read_marker
 from nanochat.hub.run_files import LOG, LOG_RUNS, MANIFEST, OF_A_MODEL, Unit, run_id, whole_step
 from nanochat.hub.target_url import open_target
-from nanochat.hub.targets import Target, hash_of, said
+from nanochat.hub.targets import Target, hash_of, said, spare_of
 from nanochat.metrics import last, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, is_inside, replace_folder, require_disk, sync_folder, write_json
 from nanochat.reading import MB, fits, read_json, shown
@@ -217,12 +217,22 @@ class Restore:
                 if not arriving.fetch:
                     arriving.aside = False
             for path in list(self.small):
-                facts = self.marker.files[path]
                 try:
-                    self._fetch_file(path, self.there[path], {facts["sha256"], facts.get("was", "")}, on_bytes)
+                    self._fetch_small(path, on_bytes)
                 except Damaged as error:
                     self._name(f"{shown(path)} is damaged: {error}")
                     self.small.remove(path)
+
+    def _fetch_small(self, path: str, on_bytes: Callable[[int], None]) -> None:
+        facts, spare = self.marker.files[path], spare_of(path)
+        hashes = {facts["sha256"], facts.get("was", "")}
+        try:
+            self._fetch_file(path, self.there[path], hashes, on_bytes)
+        except Damaged:
+            if spare not in self.there:
+                raise
+            self._fetch_file(spare, self.there[spare], hashes, on_bytes)
+            os.replace(self.place / spare, self.place / path)
 
     def _fetch_step(self, unit: Unit, step: Step, on_bytes: Callable[[int], None]) -> None:
         folder = unit.step_folder(step.number)

@@ -22,6 +22,7 @@ from nanochat.paths import sync_folder
 CHUNK = 4 << 20  # bytes moved at once
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters; "1" in some _KEY is no secret, and would be cut out of every number
+OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl"}
 OnBytes = Callable[[int], None]
 
 
@@ -70,6 +71,12 @@ class Target(Protocol):
 
     def remove(self, folder: str, first: str) -> None:
         """Delete a folder; the file `first` in it before all others."""
+
+
+def spare_of(path: str) -> str:
+    """Where the new content of a file is kept while it replaces the old one, in a store where that may be cut short."""
+    folder, slash, name = path.rpartition("/")
+    return f"{folder}{slash}.{name}.next"
 
 
 def said(error: BaseException) -> str:
@@ -219,16 +226,32 @@ class Store:
 
     def put(self, items: Sequence[Item], on_bytes: OnBytes) -> None:
         for item in items:
-            place = self._at(item.path)
+            place, spare = self._at(item.path), self._at(spare_of(item.path))
             if self._there(place) == item.size and self._read_back(place) == item.sha256:
+                if self._there(spare) is not None:  # after a kill
+                    self.fs.rm_file(spare)
                 on_bytes(item.size)
                 continue
             with contextlib.suppress(FileExistsError, NotImplementedError):
                 self.fs.makedirs(self.fs._parent(place), exist_ok=True)
-            self.fs.put_file(str(item.source), place, callback=_calling(on_bytes))
-            if self._there(place) != item.size or self._read_back(place) != item.sha256:
-                require_own(item)
-                raise OSError(f"{item.path} was read back with another hash than it was written with")
+            replaces = not self._whole_at_once and self._there(place) is not None
+            if replaces:
+                self._send(item, spare, lambda n: None)
+            self._send(item, place, on_bytes)
+            if replaces:
+                self.fs.rm_file(spare)
+
+    def _send(self, item: Item, place: str, on_bytes: OnBytes) -> None:
+        self.fs.put_file(str(item.source), place, callback=_calling(on_bytes))
+        if self._there(place) != item.size or self._read_back(place) != item.sha256:
+            require_own(item)
+            raise OSError(f"{item.path} was read back with another hash than it was written with")
+
+    @property
+    def _whole_at_once(self) -> bool:
+        """Whether a file appears there whole or not at all, also when it replaces another."""
+        names = self.fs.protocol if isinstance(self.fs.protocol, tuple | list) else (self.fs.protocol,)
+        return bool(OBJECT_STORES & set(names))
 
     def _there(self, place: str) -> int | None:
         self.fs.invalidate_cache(self.fs._parent(place))
