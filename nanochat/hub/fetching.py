@@ -13,6 +13,7 @@ from nanochat.console import say
 from nanochat.corpus.hub import Unreachable, download, missing
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub.asking import explained
+from nanochat.hub.push import size
 from nanochat.hub.repository import Listing, Repository
 from nanochat.paths import require_disk, tokenizer_dir
 
@@ -91,10 +92,6 @@ def tokenizers(listing: Listing) -> list[str]:
     names = {name for name in listing.files if "/step_" not in f"/{name}"}
     parents = sorted({str(PurePosixPath(name).parent) for name in names})
     return [p for p in parents if f"{p}/{PKL}" in names or all(f"{p}/{one}" in names for one in OURS)]
-
-
-def size(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
 
 
 def link(source: Path, target: Path) -> None:

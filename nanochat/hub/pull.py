@@ -11,6 +11,7 @@ from nanochat.hub.pull_folder import pull_folder
 from nanochat.hub.pull_run import pull_run
 from nanochat.hub.push import expanded
 from nanochat.hub.repository import Listing, Repository, look, path_in_repo
+from nanochat.paths import base_dir
 from nanochat.reading import shown
 
 LISTED = 8  # folders that an error names
@@ -44,10 +45,16 @@ def pull(
     if tag:
         checkpoint.lock_file(stage, tag)  # UserError when it can be no tag
     remote = _find(Repository(repo_id, kind, branch, find_token(token)), path_in_repo(repo_path), base)
-    if stage:
-        pull_run(remote, stage, tag, step, optimizer, dry_run)
-    else:
-        pull_folder(remote, expanded(dest_dir), dry_run)
+    try:
+        if stage:
+            pull_run(remote, stage, tag, step, optimizer, dry_run)
+        else:
+            pull_folder(remote, expanded(dest_dir), dry_run)
+    except BrokenPipeError:  # of the terminal
+        raise
+    except OSError as error:
+        problem = f"cannot write {error.filename or base_dir()}: {error.strerror or error}"
+        raise UserError(problem, "Free some disk space or change the permissions, then run this again") from None
 
 
 def _find(where: Repository, folder: str, base: str) -> Remote:

@@ -20,8 +20,8 @@ from nanochat.checkpoint.upstream import steps_among
 from nanochat.console import UserError, say
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub import waiting
-from nanochat.hub.fetching import PKL, Remote, fetch_all, link, size, tell
-from nanochat.hub.push import OPTIMIZER, manifest_text, without_optimizer
+from nanochat.hub.fetching import PKL, Remote, fetch_all, link, tell
+from nanochat.hub.push import OPTIMIZER, manifest_text, size, without_optimizer
 from nanochat.hub.repository import read_small
 from nanochat.metrics import FILE as METRICS
 from nanochat.metrics import training_file

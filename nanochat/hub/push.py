@@ -94,19 +94,19 @@ def push(
         there = look(where)
         _tell(where, folder, load, there, private)
         return ""
-    say(f"{load.what}: {len(load.files):,} files, {_size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
+    say(f"{load.what}: {counted(len(load.files))}, {size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
     there = prepare(where, private)
     files, stale = _placed(folder, load)
     if stage and kind == "model" and (card := _card(where, folder, load, there)):
         files[README] = Outgoing(card.encode())
     done = send(where, files, message.strip() or f"Push of {load.what}", stale, there)
     if done.deleted:
-        say(f"Deleted {len(done.deleted):,} files of an earlier push there (the repository's history keeps them)")
+        say(f"Deleted {counted(len(done.deleted))} of an earlier push there (the repository's history keeps them)")
     if not done.commit:
         say(f"All {done.same:,} files were there already, by hash: nothing was sent")
     else:
         same = f"; {done.same:,} were there already" if done.same else ""
-        say(f"Sent {done.files:,} files, {_size(done.bytes)}{same}; all hashes are equal at both ends")
+        say(f"Sent {counted(done.files)}, {size(done.bytes)}{same}; all hashes are equal at both ends")
     say(f"It is at {_address(where, folder)}")
     return done.commit
 
@@ -252,14 +252,14 @@ def _tell(where: Repository, folder: str, load: Load, there: Listing | None, pri
     new, gone = changes(there.files if there else {}, files, stale)
     sending = set(new)
     for name in sorted(files)[:LISTED]:
-        say(f"  {_size(files[name].size) if name in sending else 'there already':>14}  {name}")
+        say(f"  {size(files[name].size) if name in sending else 'there already':>14}  {name}")
     if len(files) > LISTED:
         say(f"  and {len(files) - LISTED:,} more")
     for name in gone[:LISTED]:
         say(f"  {'delete':>14}  {name}")
-    size = sum(files[name].size for name in new)
+    total = sum(files[name].size for name in new)
     say(
-        f"Would send {len(new):,} of {len(files):,} files, {size:,} bytes, to {where.shown}/{folder}"
+        f"Would send {len(new):,} of {len(files):,} files, {total:,} bytes, to {where.shown}/{folder}"
         + (f", and delete {len(gone):,} of an earlier push" if gone else "")
         + ". Nothing was changed."
     )
@@ -279,5 +279,9 @@ def _read(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror}", "Change its permissions") from None
 
 
-def _size(count: int) -> str:
+def counted(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
+
+
+def size(count: int) -> str:
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import re
 import shlex
@@ -429,8 +431,17 @@ def test_a_full_disk_leaves_what_was_here(
         patch.setattr("nanochat.corpus.hub.require_disk", _full)
         assert pull(*SFT, "--target-tag=d1") == 2
     assert "Free some space" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", _no_space)  # of what a pull writes itself
+        assert pull(*SFT, "--target-tag=d1") == 2
+    said = capsys.readouterr().err
+    assert "No space left on device. Free some disk space" in said and said.count("\n") == 1
     now = tree(base_dir())
     assert {name: now[name] for name in before} == before
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _full(*_: object) -> None:
