@@ -184,9 +184,18 @@ def test_packed_sequences_do_not_see_each_other(modern: Pair) -> None:
     assert far(found, expected) <= NEAR
 
 
-def test_greedy_answers_of_200_tokens_are_the_engines(pair: Pair) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one key head, odd depth, other softcap and base",
+        "two key heads, one layer, wide heads",
+        "pairs, short windows",
+        "no pairs, even depth, one key head",
+    ],
+)
+def test_greedy_answers_of_200_tokens_are_the_engines(name: str, pairs: Callable[[str], Pair]) -> None:
     """One by one, and together with padding on the left."""
-    theirs, engine = pair.theirs, Engine(pair.model, tokenizer())
+    theirs, engine = pairs(name).theirs, Engine(pairs(name).model, tokenizer())
     prompts = [random_ids(n, seed=n) for n in (1, 9, 30)]
     ours = [c.ids for c in engine.generate([Request(p.tolist(), 200, 0.0) for p in prompts])]
     assert [len(ids) for ids in ours] == [200] * 3
