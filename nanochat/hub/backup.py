@@ -14,6 +14,7 @@ import json
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -519,6 +520,8 @@ def work(url: str, inbox: queue.Queue[dict[str, Any]], tell: Tell, alone: Callab
 def main() -> None:
     """The process beside a training. argv: the URL."""
     parent, url = os.getppid(), sys.argv[1]
+    for number in (signal.SIGINT, signal.SIGTERM):  # for the training, sent to all by a scheduler: this follows it
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         os.nice(10)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
