@@ -115,10 +115,9 @@ def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
     """README.md for the repository's front page; "" when a person wrote the one that it has, or the Hub refuses it."""
     from huggingface_hub import constants, get_session
 
-    from nanochat.hub.card import is_ours, write_card
+    from nanochat.hub.card import write_card
 
-    old = there.files.get(README)
-    if old and (old.size > MB or not is_ours(read_small(where, old).decode(errors="replace"))):
+    if _is_a_persons(where, there):
         return ""
     text = write_card(load.stage, load.tag, load.newest, repo=where.name, inside=folder)
     asked = {"content": text, "repoType": where.kind}
@@ -129,6 +128,14 @@ def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
     if refused:
         warn(f"warning: the Hub does not check the model card ({refused}): pushed without it")
     return "" if refused else text
+
+
+def _is_a_persons(where: Repository, there: Listing) -> bool:
+    """Whether the repository has a README.md that no push wrote."""
+    from nanochat.hub.card import is_ours
+
+    old = there.files.get(README)
+    return bool(old and (old.size > MB or not is_ours(read_small(where, old).decode(errors="replace"))))
 
 
 def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) -> Load:
@@ -258,9 +265,11 @@ def _tell(where: Repository, folder: str, load: Load, there: Listing | None, pri
     for name in gone[:LISTED]:
         say(f"  {'delete':>14}  {name}")
     total = sum(files[name].size for name in new)
+    card = load.stage and where.kind == "model" and not (there and _is_a_persons(where, there))
     say(
         f"Would send {len(new):,} of {len(files):,} files, {total:,} bytes, to {where.shown}/{folder}"
         + (f", and delete {len(gone):,} of an earlier push" if gone else "")
+        + (", and a model card" if card else "")
         + ". Nothing was changed."
     )
 

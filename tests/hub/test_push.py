@@ -112,6 +112,7 @@ def test_a_dry_run_changes_nothing(run: Path, hub: WritableHub, capsys: pytest.C
     out = capsys.readouterr().out
     size = sum(map(len, wanted("sft", "sft/d1").values()))
     assert f"Would make the private repository {REPO}" in out and f"{size:,} bytes" in out
+    assert "and a model card. Nothing was changed." in out
     assert not hub.stock and not hub.received
     assert push("--stage=sft") == 0
     capsys.readouterr()
