@@ -78,6 +78,9 @@ def export_hf(
         _require_ours(output, bar)
         _require_room(output, size)
         stack.enter_context(_alone(output))
+        if (now := _sizes(output)) != old:  # by an export that was waited for
+            old = now
+            _require_ours(output, bar)
         with replace_folder(output) as part:
             try:
                 counts = {name: shape.numel() for name, shape in shapes.items()}
@@ -178,7 +181,11 @@ def _write_weights(
     """Copy the tensors under their other names, one file's worth in memory at a time. counts: numbers in each."""
     shards = _shards({name: count * BYTES[dtype] for name, count in counts.items()})
     to = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-    with safe_open(source, "pt") as weights:
+    try:
+        opened = safe_open(source, "pt")
+    except (OSError, SafetensorError) as error:  # deleted by a training since it was verified
+        raise UserError(f"cannot read {source}: {error}", "Run the command again") from None
+    with opened as weights:
         for shard in shards:
             made = {}
             for name in shard.names:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, StaticCache
 
-from nanochat import checkpoint
+from nanochat import checkpoint, lock
 from nanochat.commands import export_hf as command
 from nanochat.console import UserError, run_command
 from nanochat.hub import export, export_hf
@@ -503,6 +504,27 @@ def test_an_export_replaces_only_an_export_that_nobody_changed(tmp_path: Path) -
             export_hf("sft", folder)
         assert sorted(os.listdir(folder)) == found, what
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "base", "out"]
+
+
+def test_an_export_that_was_waited_for_is_replaced(tmp_path: Path) -> None:
+    """It is one like any other that was there before; other files are not."""
+    write(make(MODERN["narrow, one layer"]), step=1)
+    write(make(CLASSIC["heads"]), step=2)
+    for name, other in (("ours", export_hf("sft", tmp_path / "first", step=1)), ("foreign", tmp_path / "foreign.dir")):
+        other.mkdir(exist_ok=True)
+        (other / "README.md").write_text("mine")
+        folder = tmp_path / name
+        with ThreadPoolExecutor() as pool:
+            with lock.hold(tmp_path / f".{name}.lock", "the test"):
+                running = pool.submit(export_hf, "sft", folder, step=2)
+                with pytest.raises(TimeoutError):
+                    running.result(1.5)
+                other.rename(folder)
+            if name == "ours":
+                assert opened(running.result()).config.model_type == "nanochat"
+            else:
+                with pytest.raises(UserError, match="no export wrote"):
+                    running.result()
 
 
 def test_a_card_that_a_person_wrote_stays(tmp_path: Path) -> None:
