@@ -7,6 +7,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -164,15 +165,15 @@ def look(where: Repository, revision: str = "", first: bool = True) -> Listing |
                 raise explained(error, where.name, where.token) from None
             return None
         commit = info.sha if info.sha and COMMIT.fullmatch(info.sha) else ""
-        try:
-            tree = api.list_repo_tree(where.name, recursive=True, revision=commit or at, repo_type=where.kind)
-            entries = [entry for entry in islice(tree, MOST) if isinstance(entry, RepoFile)]
-        except (EntryNotFoundError, RevisionNotFoundError):
-            if commit:  # else it has none yet
-                raise
-            entries = []
+        entries = []
+        for place in dict.fromkeys((commit or at, at)):  # some servers list only branches
+            with suppress(EntryNotFoundError, RevisionNotFoundError):  # or a repository without a commit
+                tree = api.list_repo_tree(where.name, recursive=True, revision=place, repo_type=where.kind)
+                entries = list(islice(tree, MOST))
+                break
         if len(entries) == MOST:
             raise UserError(f"{where.name} lists {MOST:,} files or more", "Choose another repository")
+        entries = [entry for entry in entries if isinstance(entry, RepoFile)]
         files = {entry.path: _remote(where, entry, commit or at or "main") for entry in entries}
         return Listing(commit, bool(info.private), files)
 
@@ -312,7 +313,7 @@ def send(
                 wait_or_raise(error, failures, where.name, where.token)
             continue
         # At the commit: what others push meanwhile is no fault.
-        seen = look(where, commit if COMMIT.fullmatch(commit) else "", first=False)
+        seen = (look(where, commit, first=False) if COMMIT.fullmatch(commit) else None) or look(where, first=False)
         left = sum(map(len, changes(seen.files, files, stale))) if seen else len(files)
         if left:
             problem = f"{where.shown} does not hold what was sent: {left} of {len(files)} files differ"

@@ -13,7 +13,7 @@ from nanochat.hub.asking import find_token
 from nanochat.hub.repository import Listing, Outgoing, Repository, Sent, look, path_in_repo, prepare, send
 from tests.corpus.hubserver import Fault, git_id
 from tests.hub.conftest import TOKEN
-from tests.hub.writableserver import WritableHub
+from tests.hub.writableserver import Repo, WritableHub
 
 REPO = "me/my-nanochat"
 WHERE = Repository(REPO, token=TOKEN)
@@ -70,6 +70,13 @@ def test_a_server_without_xet(hub: WritableHub, tmp_path: Path, monkeypatch: pyt
     prepare(WHERE, None)
     push(tmp_path)
     assert hub.head(REPO) == DATA
+
+
+def test_a_server_that_lists_only_branches(hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Repo, "at", lambda repo, revision: repo.branches.get(revision))
+    prepare(WHERE, None)
+    assert push(tmp_path).files == len(DATA) and hub.head(REPO) == DATA
+    assert not push(tmp_path).commit
 
 
 FAULTS = [
