@@ -241,7 +241,7 @@ def interrupted() -> None:
     if CALLERS_FLAGS in os.environ:
         return
     # Started with --fresh again, a run would not go on.
-    args = shlex.join(arg for arg in sys.argv[1:] if arg.partition("=")[0] != "--fresh")
+    args = shlex.join(arg for arg in typed() if arg.partition("=")[0] != "--fresh")
     called = os.environ.get(CALLED_AS) or program()
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         _complain(f"interrupted; to go on, run the same command again: {called} {args}".rstrip())
@@ -249,6 +249,15 @@ def interrupted() -> None:
         _complain(
             f"interrupted; to go on, start {program().removeprefix('python ')} with the same torchrun command again"
         )
+
+
+def typed() -> list[str]:
+    """The arguments that the person typed, fit to be shown: with TOKEN in place of a token."""
+    args: list[str] = []
+    for arg in sys.argv[1:]:
+        secret = args[-1:] == ["--token"]
+        args.append("TOKEN" if secret else "--token=TOKEN" if arg.startswith("--token=") else arg)
+    return args
 
 
 def within(seconds: float, do: Callable[[], object]) -> None:

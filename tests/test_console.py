@@ -142,3 +142,8 @@ def test_the_command_that_goes_on_does_not_start_anew(
     monkeypatch.setattr("sys.argv", ["nanochat base_train", "--depth=4", "--fresh", "--run", "a b"])
     console.interrupted()
     assert capsys.readouterr().err.strip().endswith("again: nanochat base_train --depth=4 --run 'a b'")
+
+
+def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["x", "--token", "hf_a", "--token=hf_b", "--data", "--token", "hf_c", "d"])
+    assert console.typed() == ["--token", "TOKEN", "--token=TOKEN", "--data", "--token", "TOKEN", "d"]

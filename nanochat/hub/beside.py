@@ -24,6 +24,7 @@ from nanochat.console import (
     is_main_rank,
     program,
     say,
+    typed,
     warn,
     within,
 )
@@ -285,7 +286,7 @@ def training_backed_up(url: str, on_finish: str = "") -> Iterator[Callable[[Stat
 def command_line() -> str:
     """What the person typed, for another machine. Without --on-finish, which may hold what nobody else may read."""
     args, skip = [], False
-    for arg in sys.argv[1:]:
+    for arg in typed():
         name = arg.partition("=")[0].replace("_", "-")
         if not skip and name not in ("--on-finish", "--fresh"):
             args.append(arg)

@@ -13,7 +13,6 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from nanochat import checkpoint
 from nanochat.console import UserError, duration
-from nanochat.corpus import TINYWORLD
 from nanochat.hub import card_facts as facts
 from nanochat.hub.ancestry import Ancestor, ancestry
 from nanochat.hub.card_text import listed, plain, sized, table
@@ -84,7 +83,7 @@ def write_card(
         _sources(data),
         _price(line, price_per_hour),
         usage(line[-1], made, repo, inside),
-        _limits(line),
+        _limits(line, data),
     ]
     return f"---\n{head.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
@@ -185,10 +184,10 @@ def _price(line: Sequence[Ancestor], price: float | None) -> str:
     return "## Hardware and cost\n\n" + table(["Training", "Machine", "Time", "Dollars"], rows)
 
 
-def _limits(line: Sequence[Ancestor]) -> str:
+def _limits(line: Sequence[Ancestor], data: Sequence[Source]) -> str:
     params = facts.parameters(line[-1])
     small = f"It has {params}, far fewer than the assistants that people know. " if params else ""
-    world = any(one.state.get("dataset") == TINYWORLD for one in line)
+    world = bool(data) and all(one.licence == "MIT" and not one.repo for one, _, _ in data)
     known = "It has read about an invented world only, and knows nothing of the real one. " if world else ""
     return (
         f"## Limits\n\n{small}{known}It makes mistakes, states them with confidence, and repeats the errors and the "
