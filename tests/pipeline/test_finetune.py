@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -252,8 +253,8 @@ def test_conversations_too_long_for_the_model(tmp_path: Path, capsys: pytest.Cap
         finetune(FinetuneConfig("sft:d1", (str(file),), dry_run=True))
 
 
-def test_a_real_run_from_a_chat_model(tmp_path: Path, base: Path) -> None:
-    """One conversation, on a copy of a model in a folder; the older model is untouched, and nothing is done twice."""
+def test_a_real_run_from_a_chat_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One conversation, on a copy of a model in a folder; when that is gone, the run is still known as done."""
     folder = a_model("sft", "d1")
     away = folder.parent.rename(tmp_path / "away")
     file = chats(tmp_path / "one.jsonl", 1)
@@ -265,6 +266,9 @@ def test_a_real_run_from_a_chat_model(tmp_path: Path, base: Path) -> None:
     assert checkpoint.tags("sft")[0] == "away-one"
     made = states.read(checkpoint.find("sft", "away-one"))
     assert made.parent == str(checkpoint.find("sft", "away-one-source")) and made.settings["source"] == "sft"
+    shutil.rmtree(away)
+    finetune(FinetuneConfig(str(away), (str(file),), general=0, epochs=3, dry_run=True))
+    assert "chat_sft    [done]" in capsys.readouterr().out
 
 
 def wait_for(path: Path, pattern: str, process: subprocess.Popen[str]) -> None:
