@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -36,10 +37,14 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     monkeypatch.setenv(backup.PATIENCE_NAME, "0.2")
-    return tmp_path / "base"
+    monkeypatch.setattr(backup, "GIVE_UP", 0.2)
+    yield tmp_path / "base"
+    for thread in threading.enumerate():
+        if thread.name == "backup":  # it would look into the next test's base dir
+            thread.join()
 
 
 @pytest.fixture
@@ -405,6 +410,31 @@ def _cut() -> None:
     raise ConnectionError("the line is cut")
 
 
+def test_ctrl_c_while_it_waits_leaves_at_once_and_says_what_is_not_safe(
+    failing: str, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that the same command goes on: after a finished run, it would begin another one."""
+    monkeypatch.setenv(backup.PATIENCE_NAME, "60")
+    monkeypatch.setattr(Failing, "put_file", MemoryFileSystem.put_file)
+    monkeypatch.setattr("nanochat.hub.beside.end", sys.exit)
+    monkeypatch.setattr(backup, "AT_THE_END", 0.05)
+
+    def interrupted(self: Any) -> None:
+        assert _wait(lambda: self.status["error"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nanochat.hub.beside.Beside._show", interrupted)
+    with contextlib.ExitStack() as stack:
+        caught = stack.enter_context(pytest.raises(SystemExit))
+        keep = stack.enter_context(backed_up(failing, f"touch {tmp_path / 'ended'}"))
+        make_run(100)
+        monkeypatch.setattr(Failing, "put_file", lambda *a, **b: _cut())
+        keep(order())
+    assert caught.value.code == INTERRUPTED and not (tmp_path / "ended").exists()
+    err = capfd.readouterr().err
+    assert "not yet safe in failing://bucket/run: base d1 step 100" in err and "nanochat backup failing://" in err
+
+
 def test_a_target_that_comes_back_gets_everything(failing: str, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(backup.PATIENCE_NAME, "60")
     monkeypatch.setattr(backup, "AT_THE_END", 0.01)
@@ -525,7 +555,7 @@ def test_a_command_for_another_machine_holds_no_on_finish(monkeypatch: pytest.Mo
 
 TRAINING = (
     "--depth=1 --dataset=tinyworld --device=cpu --dtype=float32 --compile=off --max_seq_len=64 --total_batch_size=1024 "
-    "--num_iterations=40 --eval_every=-1 --eval_tokens=1024 --save_every=10 --deterministic"
+    "--num_iterations=200 --eval_every=-1 --eval_tokens=1024 --save_every=20 --deterministic"
 )
 
 
@@ -549,9 +579,10 @@ def test_killed_restored_into_an_empty_base_dir_the_same_command_ends_with_the_s
     url = tmp_path / "far"
     first = _base_train(bases[0], "--save_minutes=0", url=url)
     steps = url / "base_checkpoints/d1"
-    assert _wait(lambda: (steps / "step_000010/manifest.json").exists())
+    assert _wait(lambda: list(steps.glob("*/manifest.json")))
     os.kill(first.pid, signal.SIGKILL)
     first.communicate()
+    assert first.returncode == -signal.SIGKILL  # it had not come to its end
     shutil.rmtree(bases[0], ignore_errors=True)
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     restore = [sys.executable, "-m", "nanochat", "restore", str(url), "--base-dir", str(bases[1])]
@@ -563,7 +594,7 @@ def test_killed_restored_into_an_empty_base_dir_the_same_command_ends_with_the_s
     whole = _base_train(bases[2], url=tmp_path / "other")
     assert whole.communicate(timeout=300) and whole.returncode == 0
     for name in ("model.safetensors", "optimizer.safetensors"):
-        end = f"base_checkpoints/d1/step_000040/{name}"
+        end = f"base_checkpoints/d1/step_000200/{name}"
         assert (bases[1] / end).read_bytes() == (bases[2] / end).read_bytes() == (url / end).read_bytes()
 
 
