@@ -58,7 +58,7 @@ class Moments:
 
     def seen(self, route: str) -> None:
         self.first = self.first or time.monotonic()
-        time.sleep(0.004)  # so that the network takes a share of the time
+        time.sleep(0.002)  # so that the network takes a share of the time
 
     def measure(self, *args: str) -> None:
         self.first = 0.0
@@ -73,6 +73,7 @@ class Moments:
             time.sleep(0.001)
         try:
             process.wait(self.random.uniform(0, 1.05 * self.usual))
+            self.usual = min(self.usual, time.monotonic() - self.first)  # the machine is faster than it was
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -122,7 +123,7 @@ def use(base: Path) -> None:
     os.environ["NANOCHAT_BASE_DIR"] = str(base)
 
 
-def pushes(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: int) -> int:
+def pushes(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: int) -> None:
     old, new = runs
     use(old)
     finish(hub, *PUSH)
@@ -131,7 +132,7 @@ def pushes(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: i
     moments.measure(*PUSH)
     after, killed, kept = remote(hub), 0, 0
     whole = {n: d for n, d in before.items() if n != "README.md"}
-    for _ in range(times):
+    while killed < times:
         hub.make(REPO, before)
         hub.lfs = dict(objects)
         hub.parts.clear()
@@ -143,10 +144,9 @@ def pushes(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: i
         assert remote(hub) == after
         assert len(hub.arrived) == len(set(hub.arrived))  # no file that had arrived was sent again
     assert kept or times < 10
-    return killed
 
 
-def pulls(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: int) -> int:
+def pulls(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: int) -> None:
     old, new = runs
     use(new)
     finish(hub, *PUSH)
@@ -155,7 +155,7 @@ def pulls(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: in
     moments.measure(*PULL)
     expected = tree(new / "chatsft_checkpoints" / "d1")
     before, killed = tree(old / "chatsft_checkpoints" / "d1"), 0
-    for _ in range(times):
+    while killed < times:
         shutil.rmtree(here)
         shutil.copytree(old, here)
         home = here / "chatsft_checkpoints"
@@ -172,7 +172,6 @@ def pulls(hub: WritableHub, runs: tuple[Path, Path], moments: Moments, times: in
         assert sorted(p.name for p in home.iterdir()) == [".d1.lock", "d1", "d1.previous-1"]
         assert training_file("sft", "d1").read_bytes() == training_file_of(new)
         assert training_file("sft", "d1.previous-1").read_bytes() == training_file_of(old)
-    return killed
 
 
 def training_file_of(base: Path) -> bytes:
@@ -199,14 +198,13 @@ def test_two_at_once(hub: WritableHub, runs: tuple[Path, Path]) -> None:
     assert sorted(p.name for p in (here / "chatsft_checkpoints").iterdir()) == [".d1.lock", "d1"]
 
 
-Run = Callable[[WritableHub, tuple[Path, Path], Moments, int], int]
+Run = Callable[[WritableHub, tuple[Path, Path], Moments, int], None]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", [pushes, pulls], ids=["pushes", "pulls"])
 def test_killed_at_fifty_moments(hub: WritableHub, runs: tuple[Path, Path], run: Run) -> None:
-    killed = run(hub, runs, Moments(hub, seed=int(os.environ.get("NANOCHAT_SEED", "0"))), 25)
-    assert killed > 15
+    run(hub, runs, Moments(hub, seed=int(os.environ.get("NANOCHAT_SEED", "0"))), 25)
 
 
 @pytest.mark.parametrize("run", [pushes, pulls], ids=["pushes", "pulls"])
