@@ -417,7 +417,7 @@ def test_ctrl_c_while_it_waits_leaves_at_once_and_says_what_is_not_safe(
     monkeypatch.setenv(backup.PATIENCE_NAME, "60")
     monkeypatch.setattr(Failing, "put_file", MemoryFileSystem.put_file)
     monkeypatch.setattr("nanochat.hub.beside.end", sys.exit)
-    monkeypatch.setattr(backup, "AT_THE_END", 0.05)
+    monkeypatch.setattr(backup, "AT_THE_END", 0.5)
 
     def interrupted(self: Any) -> None:
         assert _wait(lambda: self.status["error"])
