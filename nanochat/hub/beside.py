@@ -36,6 +36,7 @@ from nanochat.hub.targets import Folder
 from nanochat.paths import base_dir
 
 READY = 180.0  # seconds until a target must have answered
+CLEANING = 5.0  # seconds for its process to delete its own files at the end
 RESTART = 30.0  # seconds before a backup that died is started again
 NOTED = ("push ",)  # lines of a transfer's progress, which only a person who waits wants to read
 
@@ -95,6 +96,7 @@ class Beside:
         else:
             warn(f"warning: {self.what_is_not()}")
         self.leave()
+        self._thread.join(CLEANING)
         return done
 
     def _show(self) -> None:
