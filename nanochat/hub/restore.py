@@ -8,6 +8,7 @@ are a stranger's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -34,7 +35,9 @@ from nanochat.reading import MB, fits, read_json, shown
 
 STEP = re.compile(r"step_([0-9]{6,12})")
 SMALL = re.compile(r"(tokenizer|report|runs/[\w.-]+|data/[^/]+)/.+|speedrun\.json")
-COMMAND = re.compile(r"(bash \S*speedrun\.sh|(python -m scripts\.|nanochat |torchrun )\S)")
+TRAINING = r"(speedrun|base_train|mid_train|chat_sft|chat_rl|finetune)"
+TORCHRUN = r"torchrun --standalone --nproc_per_node=\d+"
+COMMAND = re.compile(rf"(bash \S*speedrun\.sh|nanochat {TRAINING}|(python|{TORCHRUN}) -m scripts\.{TRAINING})(?!\S)")
 TRAINS = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}  # stages of a speedrun's log
 LARGEST_MANIFEST, LARGEST_LOG = 1 * MB, 4 * MB
 TRIES = 3  # of a file that arrives with another hash
@@ -202,6 +205,7 @@ class Restore:
     def fetch(self) -> None:
         """Everything to come, into the hidden folder, verified. What is damaged is named and left out."""
         require_disk(base_dir(), self.bytes, f"restoring {self.target.url}")
+        self._drop_others()
         with Progress(max(1.0, self.bytes / 1e6), "restore", "MB") as bar:
 
             def on_bytes(n: int) -> None:
@@ -222,6 +226,16 @@ class Restore:
                 except Damaged as error:
                     self._name(f"{shown(path)} is damaged: {error}")
                     self.small.remove(path)
+
+    def _drop_others(self) -> None:
+        """Delete what a call before this one fetched and the backup no longer names."""
+        steps = [(a.unit.step_folder(step.number), step) for a in self.arriving for step in a.fetch]
+        wanted = {f"{folder}/{name}" for folder, step in steps for name in step.manifest.files}
+        wanted |= {name for path in self.small for name in (path, spare_of(path))}
+        for path in [path for path in self.place.rglob("*") if path.is_file()]:
+            name = path.relative_to(self.place).as_posix()
+            if not name.startswith("manifests/") and not {name, name.partition(".part")[0]} & wanted:
+                path.unlink()
 
     def _fetch_small(self, path: str, on_bytes: Callable[[int], None]) -> None:
         facts, spare = self.marker.files[path], spare_of(path)
@@ -245,9 +259,11 @@ class Restore:
 
     def _fetch_file(self, path: str, size: int, hashes: set[str], on_bytes: Callable[[int], None]) -> None:
         final = self.place / path
-        if final.is_file():  # from a call before this one, verified then
-            on_bytes(size)
-            return
+        if final.is_file():  # from a call before this one; the backup may hold another file of that name by now
+            if final.stat().st_size == size and _hash(final) in hashes:
+                on_bytes(size)
+                return
+            final.unlink()
         part = final.with_name(f"{final.name}.part")
         final.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(TRIES):
@@ -280,6 +296,8 @@ class Restore:
             except UserError:
                 raise
             except Exception as error:  # a driver of fsspec may raise anything
+                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                    raise  # of the disk here
                 failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
                 if failures >= TRIES:
                     again = "Run the same command again: what has arrived is not fetched again"
@@ -419,7 +437,8 @@ class Restore:
         keys = ["speedrun"] if "speedrun" in told else [unit.key for unit in units][-1:]
         for key in keys:
             with contextlib.suppress(ValueError):
-                if COMMAND.match(told[key]):
+                # --on-finish would run what the stranger likes; no backup of ours holds it (`command_line`).
+                if COMMAND.match(told[key]) and "--on-finish" not in told[key].replace("_", "-"):
                     yield shlex.join(shlex.split(told[key]))
 
     def _is_finished(self, unit: Unit) -> bool:
@@ -472,11 +491,11 @@ def restore(
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 say("Nothing was changed.")
                 return
-        restoring.fetch()
         try:
+            restoring.fetch()
             restoring.put()
         except OSError as error:
-            remedy = "Check the folder and its permissions, then run the same command again"
+            remedy = "Check its room and its permissions, then run the same command again"
             raise UserError(f"cannot write into {base_dir()}: {said(error)}", remedy) from None
         shutil.rmtree(home / key, ignore_errors=True)
         restoring.farewell()

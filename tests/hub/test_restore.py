@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from nanochat import checkpoint
 from nanochat.console import UserError
 from nanochat.hub.marker import FILE
-from nanochat.hub.restore import restore
+from nanochat.hub.restore import Restore, restore
 from nanochat.hub.run_files import Unit
 from nanochat.hub.targets import Folder
 from tests.hub.backing import BASE, Driven, begin_run, contents, make_run, make_step
@@ -191,6 +192,41 @@ def test_a_restore_that_was_cut_goes_on(far: Path, base: Path, monkeypatch: pyte
     checkpoint.verify(checkpoint.find("base", "d1"))
 
 
+def test_what_a_cut_restore_left_of_another_state_of_the_backup_is_not_taken(
+    far: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Restore, "put", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            restore(str(far))
+    shutil.move(base / ".restore", base.parent / "kept")
+    shutil.rmtree(far)
+    make_run(200, seed=5)
+    (base / "tokenizer/meta.json").rename(base / "tokenizer/other.json")
+    _keep(str(far))
+    whole = contents(base)
+    shutil.rmtree(base)
+    base.mkdir()
+    shutil.move(base.parent / "kept", base / ".restore")
+    restore(str(far))
+    assert contents(base) == whole
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    far: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat.hub.targets._append", full)
+        with pytest.raises(UserError, match="cannot write into .*No space left"):
+            restore(str(far))
+    assert steps() == []
+    restore(str(far))
+    assert steps() == [100, 200]
+
+
 def test_a_training_at_work_is_not_disturbed(far: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nanochat import lock
 
@@ -298,15 +334,18 @@ def test_links_in_a_backup_are_not_followed(far: Path, tmp_path: Path) -> None:
 def test_a_command_of_a_stranger_is_quoted(far: Path, capfd: Any) -> None:
     marker = json.loads((far / FILE).read_text())
     for command, shown in (
-        ("python -m scripts.base_train; rm -rf ~", "python -m scripts.base_train;' rm -rf '~'"),
+        ("python -m scripts.base_train '; rm -rf ~'", "python -m scripts.base_train '; rm -rf ~'"),
+        ("python -m scripts.base_train; rm -rf ~", ""),
         ("rm -rf ~", ""),
+        ("torchrun --no-python rm -rf ~", ""),
+        ("nanochat base_train --on_finish='rm -rf ~'", ""),
         ("python -m scripts.base_train \x1b[2J", "\\x1b[2J"),
     ):
         marker["commands"]["base/d1"] = command
         (far / FILE).write_text(json.dumps(marker))
         restore(str(far))
         out = capfd.readouterr().out
-        assert "\x1b" not in out and "; rm" not in out.replace("';'", "")
+        assert "\x1b" not in out
         assert ("rm -rf ~" not in out) if not shown else shown.split()[-1] in out
 
 
