@@ -41,6 +41,7 @@ AT_THE_END = 10.0  # the same, when a person waits
 PATIENCE = 120.0  # seconds without a byte after which that person is told that it did not work
 PATIENCE_NAME = "NANOCHAT_BACKUP_WAIT"  # environment variable for another PATIENCE
 MOST_TRIES = 30  # at the end
+MOST_LOSSES = 3  # times that what was sent may be gone at the end, and is sent again
 REMIND = 600.0  # seconds between two warnings of the same trouble
 LARGEST_MANIFEST = 1 * MB
 
@@ -184,6 +185,25 @@ class Backup:
             self.target.remove(found.gone[0], MANIFEST)
             self._forget(found.gone[0])
         return True
+
+    def has_lost(self) -> bool:
+        """Whether the target no longer holds something that was sent: somebody may have deleted it since. The next look
+        finds it anew."""
+        self.there = self.target.files()
+        lost = [path for path in self._seen if self.there.get(path) != self.marker.files[path]["size"]]
+        for path in lost:
+            del self._seen[path]
+        for unit in self.order.units:
+            for step in self._steps_here(unit):
+                verified = self.sent.get(unit.key, {}).get(step.number) == step.mark
+                manifest = f"{unit.step_folder(step.number)}/{MANIFEST}"
+                if verified and not (manifest in self.there and self._has_all(unit, step)):
+                    del self.sent[unit.key][step.number]
+                    lost.append(manifest)
+        if FILE not in self.there:
+            self._put_marker()
+            lost.append(FILE)
+        return bool(lost)
 
     def unsafe(self, found: Found) -> list[str]:
         """What is here and not yet there."""
@@ -431,7 +451,7 @@ def serve(backup: Backup, inbox: queue.Queue[dict[str, Any]], alone: Callable[[]
     """Work until told to finish, or until nobody is left to work for (alone). The last message has the key "done"."""
     patience = float(os.environ.get(PATIENCE_NAME, PATIENCE))
     url, found, error = backup.target.url, Found(), ""
-    failures, warned, finishing, until = 0, -1e9, False, float("inf")
+    failures, warned, finishing, until, losses = 0, -1e9, False, float("inf"), 0
 
     def tell(**more: Any) -> None:
         backup.tell(
@@ -453,6 +473,9 @@ def serve(backup: Backup, inbox: queue.Queue[dict[str, Any]], alone: Callable[[]
         try:
             found = backup.look()
             busy = backup.act(found, ending, small_first=failures % 2 == 1)
+            if ending and not busy and backup.has_lost():
+                busy, losses = True, losses + 1
+                backup.tell({"warn": f"warning: {url} no longer holds all that was sent; it is sent again"})
             if failures:
                 backup.tell({"say": f"Backup: {url} answers again"})
             failures, error = 0, ""
@@ -475,7 +498,7 @@ def serve(backup: Backup, inbox: queue.Queue[dict[str, Any]], alone: Callable[[]
             return
         tell()
         tired = time.monotonic() - backup.moved > patience or failures >= MOST_TRIES
-        if time.monotonic() > until or (finishing and failures > 2 and tired):
+        if losses == MOST_LOSSES or time.monotonic() > until or (finishing and failures > 2 and tired):
             tell(done=False)
             return
         if not busy:

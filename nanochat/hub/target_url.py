@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from nanochat.console import UserError
 from nanochat.hub.targets import Folder, Store, Target, said
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*(?:::[A-Za-z][A-Za-z0-9+.-]*)*)://")
+PASSWORD = re.compile(r"://[^/?#]*:[^/?#]*@")  # of any part of a chain, such as simplecache::sftp://
 
 
 def open_target(url: str, token: str = "") -> Target:
@@ -26,7 +26,7 @@ def open_target(url: str, token: str = "") -> Target:
         return HubTarget(url, token)
     if scheme[1] in ("file", "local"):
         return Folder(url, Path(url[scheme.end() :]).expanduser())
-    if "@" in urlsplit(url).netloc and ":" in urlsplit(url).netloc.rpartition("@")[0]:
+    if PASSWORD.search(url):
         problem = "the backup's URL holds a password, which would be seen in logs and by other users of this machine"
         raise UserError(problem, "Leave it out, and set it in the environment or in ~/.config/fsspec (docs/hub.md)")
     return Store(url, *_file_system(url, scheme[1]))

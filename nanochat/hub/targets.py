@@ -23,6 +23,7 @@ CHUNK = 4 << 20  # bytes moved at once
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 8  # characters; "1" in some _KEY is no secret, and would be cut out of every number
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl"}
+PART = ".nanochat-part"  # ends the name of a file that a writer has begun; nobody else's ends so
 OnBytes = Callable[[int], None]
 
 
@@ -111,11 +112,18 @@ class Folder:
 
     def __init__(self, url: str, root: Path) -> None:
         self.url, self.root = url, Path(os.path.abspath(root))
+        self._disk: int | None = None  # once it was checked
+
+    def _require_same_disk(self) -> None:
+        """OSError when the folder is gone, or its disk is: what is written to a bare mount point would be lost."""
+        if self._disk is not None and self.root.stat().st_dev != self._disk:
+            raise OSError(f"{self.root} is on another disk than it was")
 
     def check(self) -> None:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            probe = self.root / f".nanochat.{os.getpid()}.part"
+            self._disk = self.root.stat().st_dev
+            probe = self.root / f".{os.getpid()}{PART}"
             probe.write_bytes(b"")
             probe.unlink()
             for left in self._left():
@@ -124,6 +132,7 @@ class Folder:
             raise UserError(f"cannot write into {self.root}: {said(error)}", "Give --backup another place") from None
 
     def files(self) -> dict[str, int]:
+        self._require_same_disk()
         found = {}
         for place, folders, names in os.walk(self.root):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -136,25 +145,27 @@ class Folder:
     def _left(self) -> Iterator[Path]:
         """What killed writers left."""
         for place, _, names in os.walk(self.root):
-            yield from (Path(place, name) for name in names if name.startswith(".") and name.endswith(".part"))
+            yield from (Path(place, name) for name in names if name.endswith(PART))
 
     def read(self, path: str, limit: int) -> bytes:
         with open(self.root / path, "rb") as file:
             return _limited(file, path, limit)
 
     def write(self, path: str, data: bytes) -> None:
-        part = self.root / f".{path}.part"
+        self._require_same_disk()
+        part = self.root / f".{path}{PART}"
         part.write_bytes(data)
         os.replace(part, self.root / path)
 
     def put(self, items: Sequence[Item], on_bytes: OnBytes) -> None:
+        self._require_same_disk()
         for item in items:
             final = self.root / item.path
             if final.is_file() and final.stat().st_size == item.size and _read_back(final) == item.sha256:
                 on_bytes(item.size)
                 continue
             final.parent.mkdir(parents=True, exist_ok=True)
-            part = final.with_name(f".{final.name}.part")
+            part = final.with_name(f".{final.name}{PART}")
             _copy(item.source, part, on_bytes)
             if _read_back(part) != item.sha256:
                 require_own(item)

@@ -455,6 +455,47 @@ def test_a_target_that_comes_back_gets_everything(failing: str, capfd: Any, monk
     assert "base_checkpoints/d1/step_000100/manifest.json" in there(failing)
 
 
+@pytest.mark.parametrize("lost", ["step_000100/model.safetensors", "step_000100/manifest.json", FILE, "meta.json"])
+def test_what_is_deleted_there_meanwhile_is_sent_again_before_it_is_called_safe(
+    tmp_path: Path, base: Path, capfd: Any, lost: str
+) -> None:
+    far = tmp_path / "far"
+    with backed_up(str(far)) as keep:
+        make_run(100)
+        keep(order())
+        assert _wait((far / "base_checkpoints/d1/step_000100/manifest.json").exists)
+        assert _wait((far / "tokenizer/meta.json").exists)
+        assert _wait(lambda: "step 100 is safe" in capfd.readouterr().out)
+        (far / "base_checkpoints/d1" / lost if "/" in lost else next(far.rglob(lost))).unlink()
+    assert "no longer holds all that was sent" in capfd.readouterr().err
+    found = contents(far)
+    assert FILE in found and contents(base).items() <= found.items()
+
+
+def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(100)
+    backup = Driven(str(tmp_path / "far")).all()
+    assert not backup.has_lost()
+    with monkeypatch.context() as patch:
+        patch.setattr(backup.target, "_disk", -1)
+        with pytest.raises(OSError, match="another disk"):
+            backup.has_lost()
+    shutil.rmtree(tmp_path / "far")
+    with pytest.raises(FileNotFoundError):
+        backup.has_lost()
+
+
+def test_files_of_others_in_the_folder_stay(tmp_path: Path, base: Path) -> None:
+    other = tmp_path / "far/film/.a.part"
+    other.parent.mkdir(parents=True)
+    other.write_text("somebody's download")
+    make_run(100)
+    Driven(str(tmp_path / "far")).all()
+    assert other.read_text() == "somebody's download"
+
+
 def test_the_process_sees_new_checkpoints_and_a_kill_of_it_harms_nothing(tmp_path: Path, capfd: Any) -> None:
     url = str(tmp_path / "far")
     with backed_up(url) as keep:
@@ -512,6 +553,7 @@ def _children(name: str) -> list[int]:
         ("s3://bucket/x", "s3:// needs a driver that is not installed. Pip install s3fs."),
         ("nothing://x", "cannot use nothing://x"),
         ("ftp://me:secretword@host/x", "holds a password"),
+        ("simplecache::ftp://me:secretword@host/x", "holds a password"),
         ("hf://me", "names no repository"),
         ("hf://me/we..ird", "is no name of a repository"),
         ("{base}/inside", "is in the folder that is backed up"),
