@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from nanochat import lock
 from nanochat.console import UserError
+from nanochat.hub.backup import staging
 from nanochat.hub.restore import restore
 from nanochat.pipeline import SpeedrunConfig, speedrun
 from nanochat.pipeline.settings import Plan, Stage
@@ -67,10 +69,11 @@ def test_the_same_command_goes_on_after_a_restore(ran: Path, tmp_path: Path, mon
     (tmp_path / "lost").touch()
     with pytest.raises(KeyboardInterrupt):
         speedrun(config)
-    for _ in range(600):  # what is in flight when a speedrun ends is sent to its end
-        if (far / "base_checkpoints/d1/step_000100/manifest.json").exists() and (far / "tokenizer/meta.json").exists():
+    for _ in range(1200):  # what is in flight when a speedrun ends is sent to its end
+        if not lock.is_held(staging(str(far)).with_suffix(".lock")):
             break
         time.sleep(0.05)
+    assert (far / "base_checkpoints/d1/step_000100/manifest.json").exists()
     shutil.rmtree(tmp_path / "base", ignore_errors=True)
     (tmp_path / "lost").unlink()
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "new"))
