@@ -164,6 +164,17 @@ class NanoChatModernPreTrainedModel(PreTrainedModel):
     # would hide the token before from the model, and get wrong answers.
     _supports_attention_backend = False
 
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """As every model has it; here, other tables have a row for every token, too."""
+        found = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        tables: Any = self.base_model.value_embeds
+        for name, table in tables.items():
+            tables[name] = self._get_resized_embeddings(table, found.num_embeddings, None, mean_resizing)
+            tables[name].requires_grad_(table.weight.requires_grad)
+        return found
+
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, NanoChatModernModel):
@@ -285,23 +296,20 @@ class NanoChatModernModel(NanoChatModernPreTrainedModel):
         return (torch.arange(ids.size(1), device=ids.device) + held)[None].expand_as(ids)
 
     def _before(self, ids: Tensor, position_ids: Tensor, padding: Tensor | None, cache: Cache | None) -> Tensor:
-        """(B, T) the token before each of ids, -1 where there is none: at position 0, and behind padding."""
-        if cache is None:
-            before = F.pad(ids[:, :-1], (1, 0), value=-1)
-        else:
+        """(B, T) the token before each of ids that is no padding; -1 where there is none, and at position 0."""
+        held, places = ids, torch.arange(-1, ids.size(1) - 1, device=ids.device)[None]
+        if cache is not None:
             layer = _ids_layer(cache, self.config.num_hidden_layers)
-            places = torch.arange(ids.size(1), device=ids.device) + layer.get_seq_length() - 1
+            places = places + layer.get_seq_length()  # before the update, which changes the length in place
             # As keys and values of one head with one channel.
-            held, _ = layer.update(ids[:, None, :, None], ids[:, None, :, None])
-            before = held[:, 0, :, 0].index_select(1, places.clamp_min(0))
-            before = torch.where(places[None] < 0, -1, before)
-        first = position_ids == 0
+            held = layer.update(ids[:, None, :, None], ids[:, None, :, None])[0][:, 0, :, 0]
         if padding is not None:
-            hidden = F.pad(padding.to(ids.device) == 0, (1, 0), value=True)[
-                :, :-1
-            ]  # whether the place before is padding
-            first = first | hidden[:, -ids.size(1) :]
-        return before.masked_fill(first, -1)
+            padding = padding.to(ids.device)
+            there = torch.arange(padding.size(1), device=ids.device)
+            last = torch.where(padding == 0, -1, there).cummax(-1).values  # the nearest place that is no padding
+            places = F.pad(last, (1, -1), value=-1)[:, -ids.size(1) :]
+        before = held.gather(1, places.clamp_min(0).expand_as(ids))
+        return before.masked_fill((places < 0) | (position_ids == 0), -1)
 
 
 class NanoChatModernForCausalLM(NanoChatModernPreTrainedModel, GenerationMixin):
