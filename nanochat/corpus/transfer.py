@@ -22,6 +22,7 @@ from nanochat.corpus import retrying
 from nanochat.paths import sync_folder
 
 Kind = Literal["dataset", "model", "space"]
+DIGITS = "[0-9a-f]" * 12  # of a hash, in the name of a partial file
 DAMAGED_TRIES = 3  # a file that arrives with a wrong hash this often is wrong on the server
 WORTH_SAYING = 3.0  # seconds; shorter pauses are not reported
 
@@ -121,7 +122,7 @@ def fetch(
     with _disk(part):
         os.replace(part, folder / file.name)
         sync_folder(part.parent)
-        for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.*.part"):  # of older content under this name
+        for old in part.parent.glob(f".{glob.escape(Path(file.name).name)}.{DIGITS}.part"):  # of older content
             old.unlink()
 
 
@@ -145,6 +146,9 @@ def _receive(
     if there > file.size:
         raise _Damaged(f"{there} bytes instead of {file.size}")
     if there == file.size:
+        with _disk(part):  # an empty file has no bytes to ask for
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
         return
     url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
     headers = {**build_hf_headers(token=token, library_name="nanochat"), "Accept-Encoding": "identity"}

@@ -267,6 +267,14 @@ def test_a_folder_is_replaced_whole(hub: WritableHub, tmp_path: Path, capsys: py
     assert pull(*args) == 0 and "is here already" in capsys.readouterr().out
 
 
+def test_empty_files_and_names_that_begin_alike(hub: WritableHub, tmp_path: Path) -> None:
+    files = {f"x/empty{n}": b"" for n in ("", ".txt", ".safetensors", ".a.b")} | {"x/a b/ü%41+.txt": b"x"}
+    files |= {f"x/log{n}": bytes([len(n)]) * 300_000 for n in ("", ".txt", ".safetensors", ".a.b")}
+    hub.make(REPO, files)
+    assert pull("--repo-path=x", f"--dest-dir={tmp_path / 'x'}") == 0
+    assert tree(tmp_path / "x") == {name[2:]: data for name, data in files.items()}
+
+
 @pytest.fixture
 def old(hub: WritableHub, tmp_path: Path) -> Path:
     """A repository as the seed's own scripts pushed it, of two steps; returns the folder it came from."""
