@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from nanochat.checkpoint import Manifest
 from nanochat.checkpoint.upstream import NAMES as UPSTREAM
 from nanochat.console import Progress, UserError, say, warn
 from nanochat.corpus.transfer import Kind
-from nanochat.hub.asking import find_token
+from nanochat.hub.asking import find_token, patiently
 from nanochat.hub.repository import (
     Listing,
     Outgoing,
@@ -113,7 +112,7 @@ def push(
 
 def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
     """README.md for the repository's front page; "" when a person wrote the one that it has, or the Hub refuses it."""
-    from huggingface_hub import constants, get_session
+    from huggingface_hub import constants, get_session, hf_raise_for_status
 
     from nanochat.hub.card import write_card
 
@@ -121,13 +120,16 @@ def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
         return ""
     text = write_card(load.stage, load.tag, load.newest, repo=where.name, inside=folder)
     asked = {"content": text, "repoType": where.kind}
-    refused = "no answer"
-    with contextlib.suppress(Exception):  # of the client's HTTP library, whichever that is
-        answer = get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=asked)
-        refused = "" if answer.status_code == 200 else f"it answers {answer.status_code}"
-    if refused:
-        warn(f"warning: the Hub does not check the model card ({refused}): pushed without it")
-    return "" if refused else text
+
+    def ask() -> None:
+        hf_raise_for_status(get_session().post(f"{constants.ENDPOINT}/api/validate-yaml", json=asked))
+
+    try:
+        patiently(where.name, where.token, ask)
+    except UserError as error:
+        warn(f"warning: the Hub does not check the model card ({error.problem}): pushed without it")
+        return ""
+    return text
 
 
 def _is_a_persons(where: Repository, there: Listing) -> bool:

@@ -7,7 +7,6 @@ import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -144,12 +143,7 @@ def look(where: Repository, revision: str = "", first: bool = True) -> Listing |
 
     UserError when the Hub cannot be asked, does not accept the token, or says what cannot be.
     """
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
     at = revision or where.branch or None
@@ -160,17 +154,22 @@ def look(where: Repository, revision: str = "", first: bool = True) -> Listing |
             info = api.repo_info(where.name, repo_type=where.kind, revision=at)
         except GatedRepoError:
             raise
-        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        except HfHubHTTPError as error:
             if status(error) == 401 and where.token:  # the token is bad: there may be one
                 raise explained(error, where.name, where.token) from None
-            return None
+            if isinstance(error, RepositoryNotFoundError) or status(error) == 404:
+                return None
+            raise
         commit = info.sha if info.sha and COMMIT.fullmatch(info.sha) else ""
         entries = []
         for place in dict.fromkeys((commit or at, at)):  # some servers list only branches
-            with suppress(EntryNotFoundError, RevisionNotFoundError):  # or a repository without a commit
-                tree = api.list_repo_tree(where.name, recursive=True, revision=place, repo_type=where.kind)
+            tree = api.list_repo_tree(where.name, recursive=True, revision=place, repo_type=where.kind)
+            try:
                 entries = list(islice(tree, MOST))
                 break
+            except HfHubHTTPError as error:
+                if status(error) != 404:  # also what a repository without a commit answers
+                    raise
         if len(entries) == MOST:
             raise UserError(f"{where.name} lists {MOST:,} files or more", "Choose another repository")
         entries = [entry for entry in entries if isinstance(entry, RepoFile)]

@@ -70,6 +70,13 @@ def test_a_stage_travels_as_it_is(run: Path, hub: WritableHub, capsys: pytest.Ca
     assert there(hub) == wanted("sft", "sft/d1") | wanted("base", "base/d1")
 
 
+@pytest.mark.parametrize("fault", [Fault("status", status=500), Fault("drop")])
+def test_a_busy_server_gets_its_card_all_the_same(run: Path, hub: WritableHub, fault: Fault) -> None:
+    hub.route_faults += [("validate", fault)]
+    assert push("--stage=sft") == 0
+    assert "pull_from_hf" in hub.head(REPO)[CARD].decode()
+
+
 def test_steps_of_another_push_go(run: Path, hub: WritableHub, capsys: pytest.CaptureFixture[str]) -> None:
     old = {f"sft/d1/{name}": b"x" for name in ("step_000001/model.safetensors", "model_000020.pt", "meta_000020.json")}
     kept = dict.fromkeys(("sft/d1/notes.txt", "sft/d10/step_000001/a", "step_000001/a", "sft/d1/x/step_1/a"), b"x")

@@ -13,7 +13,7 @@ from nanochat.hub.asking import find_token
 from nanochat.hub.repository import Listing, Outgoing, Repository, Sent, look, path_in_repo, prepare, send
 from tests.corpus.hubserver import Fault, git_id
 from tests.hub.conftest import TOKEN
-from tests.hub.writableserver import Repo, WritableHub
+from tests.hub.writableserver import Repo, WritableHub, _Writer
 
 REPO = "me/my-nanochat"
 WHERE = Repository(REPO, token=TOKEN)
@@ -77,6 +77,15 @@ def test_a_server_that_lists_only_branches(hub: WritableHub, tmp_path: Path, mon
     prepare(WHERE, None)
     assert push(tmp_path).files == len(DATA) and hub.head(REPO) == DATA
     assert not push(tmp_path).commit
+
+
+def test_a_server_that_says_404_and_no_more(hub: WritableHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the client's own headers, as a plain server does."""
+    real = _Writer.send_header
+    monkeypatch.setattr(_Writer, "send_header", lambda s, k, v: None if k.startswith("X-") else real(s, k, v))
+    assert look(WHERE) is None
+    prepare(WHERE, None)
+    assert push(tmp_path).files == len(DATA) and hub.head(REPO) == DATA
 
 
 FAULTS = [
