@@ -51,7 +51,10 @@ def stage_of_path(source: Source) -> str:
 
 def require_free(source: Source, stage: str, tag: str) -> None:
     """UserError for a tag that is no name, and when setting its run aside would move the files that are read."""
-    checkpoint.lock_file(stage, tag)
+    try:
+        checkpoint.lock_file(stage, tag)
+    except UserError as error:  # the tag may be the folder's name
+        raise UserError(error.problem, *error.remedies, "Give the import a name with --tag") from None
     if checkpoint.steps(stage, tag) and (checkpoints_dir(stage) / tag).resolve() == source.path:
         problem = f"{source.path} already holds a run of ours, {stage} {tag}"
         raise UserError(problem, "Give the import another name with --tag")
@@ -113,7 +116,7 @@ def _train_state(arrival: Arrival) -> TrainState:
         rates=asdict(rates),
         batch_tokens=batch,
         val={name: value for name, value in measured.items() if value},
-        parent=given if local(given) else f"hf://{given.removeprefix('https://huggingface.co/')}",
+        parent=given if local(given) else f"hf://{given.removeprefix('https://huggingface.co/').removeprefix('hf://')}",
     )
 
 

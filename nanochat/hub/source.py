@@ -16,7 +16,7 @@ from nanochat.paths import base_dir
 from nanochat.reading import shown
 
 NAME = r"[\w-][\w.-]*"
-REPOSITORY = re.compile(rf"(?:https://huggingface\.co/)?({NAME}/{NAME})((?:/{NAME})*)/?", re.ASCII)
+REPOSITORY = re.compile(rf"(?:https://huggingface\.co/|hf://)?({NAME}/{NAME})((?:/{NAME})*)/?", re.ASCII)
 PICKLED = "tokenizer.pkl"
 FAST = "tokenizer.json"  # of the tokenizers library
 OURS = "meta.json"  # in a folder with a tokenizer of ours

@@ -189,6 +189,8 @@ def test_stage_and_tag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "Kept the older mid run d9 as " in said and "d9.previous-1" in said
     with pytest.raises(UserError, match="no name for a model"):
         import_hf(str(below), tag="../x")
+    with pytest.raises(UserError, match=r"'my model' is no name for a model.*; or give the import a name with --tag"):
+        import_hf(str(below.rename(tmp_path / "my model")))
     with pytest.raises(UserError, match=r"has no config.json"):
         import_hf(str(tmp_path))
 
@@ -203,10 +205,12 @@ def test_the_command_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        run_command(command.Config, command.run, argv=["ann/nanochat-d3", "--stage=sft", "--tag", "d3"])
+        run_command(command.Config, command.run, argv=["hf://ann/nanochat-d3", "--stage=sft", "--tag", "d3"])
         asked = {r.path.rpartition("/")[2] for r in server.requests if r.path.startswith("/storage")}
     close_session()
-    assert checkpoint.find("sft", "d3", 0).parent == base / "chatsft_checkpoints" / "d3"
+    found = checkpoint.find("sft", "d3", 0)
+    assert found.parent == base / "chatsft_checkpoints" / "d3"
+    assert json.loads((found / "train_state.json").read_text())["parent"] == "hf://ann/nanochat-d3"
     assert "modeling.py" not in asked and "chat_template.jinja" not in asked and "config.json" in asked
 
 
