@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 NEAR = 1e-5  # logits that count as equal
+SMALLEST, LARGEST = 266, 65_801  # vocabularies of bytes, pairs of bytes and 9 special tokens
 PROMPTS = (64, 3, 40, 120, 17, 80, 1, 100)  # tokens
 
 
@@ -114,8 +115,13 @@ def timed(answer: Callable[[list[list[int]]], list[list[int]]], prompts: list[li
 
 def run(config: Config) -> None:
     from benchmarks.result import BenchmarkResult, median
-    from nanochat.console import Progress, say
+    from nanochat.console import Progress, UserError, say
 
+    for name, most in {"runs": 100, "prompts": len(PROMPTS)}.items():
+        if not 1 <= getattr(config, name) <= most:
+            raise UserError(f"--{name} is {getattr(config, name)}", f"Give a number from 1 to {most}")
+    if not SMALLEST <= config.vocab <= LARGEST:
+        raise UserError(f"--vocab is {config.vocab:,}", f"Give a number from {SMALLEST:,} to {LARGEST:,}")
     ours: dict[str, float] = {}
     theirs: dict[str, float] = {}
     checks: dict[str, bool] = {}

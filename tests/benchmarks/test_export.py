@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.export import Config, run
+from nanochat.console import UserError
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -20,3 +23,11 @@ def test_both_give_the_same_tokens(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "result.json").read_text())
     assert len(found["checks"]) == 6 and all(found["checks"].values())
     assert set(found["ratio"]["transformers"]) >= {"speed", "classic_one_speed", "modern_together_speed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("runs", 0), ("prompts", 0), ("prompts", 9), ("vocab", 100), ("vocab", 70000)]
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_made(name: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"--{name} is .*Give a number from "):
+        run(Config(**{name: value}))
