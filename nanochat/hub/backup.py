@@ -150,8 +150,8 @@ class Backup:
                 older = (n for n in self._steps_there(unit, whole=False) if n not in kept and n < max(safe))
                 found.gone += [unit.step_folder(n) for n in older]
         found.new.sort(key=lambda pair: (pair[1].written, pair[1].number), reverse=True)
-        # Another run there stays as it is until this one has something to put in its place.
-        begun = bool(self.claimed) or not any(map(self._holds, self.order.units))
+        # Another run there stays as it is until this one has something to put in its place, and when none began.
+        begun = bool(self.claimed) or (bool(self.order.units) and not any(map(self._holds, self.order.units)))
         for path, owner in small_files(self.order.units, self.order.corpus, self.order.speedrun):
             if begun and (owner is None or owner.key in self.claimed):
                 with contextlib.suppress(OSError):

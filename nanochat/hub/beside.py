@@ -91,9 +91,9 @@ class Beside:
         if not self._until(lambda: "done" in self.status, 2.0):
             self._show()
         done = bool(self.status.get("done"))
-        if done:
+        if done and self.units:  # else nothing has begun
             say(f"Backup: {self.what_is_safe()}")
-        else:
+        elif not done:
             warn(f"warning: {self.what_is_not()}")
         self.leave()
         self._thread.join(CLEANING)

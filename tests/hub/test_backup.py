@@ -487,6 +487,19 @@ def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
         backup.has_lost()
 
 
+def test_a_run_that_is_refused_changes_nothing_there(tmp_path: Path, base: Path, capfd: Any) -> None:
+    """The tokenizer of another base dir would take the place of that of the run that is there."""
+    far = tmp_path / "far"
+    make_run(100)
+    Driven(str(far)).all().writer.leave()
+    before = {path: data for path, data in contents(far).items() if path != LEASE}
+    make_run(seed=2)
+    with pytest.raises(UserError, match="no such data"), backed_up(str(far)):
+        raise UserError("no such data", "Name another")
+    assert {path: data for path, data in contents(far).items() if path != LEASE} == before
+    assert "is safe" not in capfd.readouterr().out
+
+
 def test_files_of_others_in_the_folder_stay(tmp_path: Path, base: Path) -> None:
     other = tmp_path / "far/film/.a.part"
     other.parent.mkdir(parents=True)
