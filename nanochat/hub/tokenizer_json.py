@@ -17,6 +17,8 @@ from nanochat.tokenizer.hf_format import two_parts
 LARGEST = 128 * MB
 # Settings of the BPE model that must be off.
 OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", "byte_fallback")
+# Likewise of a special token: it would take the spaces beside it, or be found as a word only.
+OFF_IN_SPECIAL = ("lstrip", "rstrip", "single_word")
 AROUND = {"ByteLevel", "TemplateProcessing"}  # what follows the split into ids, and changes none of them
 
 
@@ -86,6 +88,8 @@ def _special(added: Any) -> dict[str, int]:
         name, place = (token.get("content"), token.get("id")) if isinstance(token, dict) else (None, None)
         if not isinstance(name, str) or type(place) is not int or name in found:
             raise ValueError("its list of added_tokens is damaged")
+        if on := [setting for setting in OFF_IN_SPECIAL if token.get(setting)]:
+            raise ValueError(f"its token {shown(name)} has {on[0]} {shown(token[on[0]])}")
         found[name] = place
     return found
 

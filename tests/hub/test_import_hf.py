@@ -417,6 +417,7 @@ ODD: dict[str, tuple[dict[str, dict[str, Any]], str]] = {
         {"": {"added_tokens": [{"id": 274, "content": "<|bos|>"}, {"id": 275, "content": "<pad>"}]}}, "not the nine",
     ),
     "no special tokens": ({"": {"added_tokens": []}}, "not the nine"),
+    "a special token that takes spaces": ({"added_tokens.3": {"lstrip": True}}, "start.* has lstrip True"),
     "another decoder": ({"": {"decoder": {"type": "Metaspace"}}}, "decoder"),
 }  # fmt: skip
 
