@@ -40,6 +40,7 @@ TORCHRUN = r"torchrun --standalone --nproc_per_node=\d+"
 COMMAND = re.compile(rf"(bash \S*speedrun\.sh|nanochat {TRAINING}|(python|{TORCHRUN}) -m scripts\.{TRAINING})(?!\S)")
 TRAINS = {"base_train": "base", "mid_train": "mid", "chat_sft": "sft"}  # stages of a speedrun's log
 LARGEST_MANIFEST, LARGEST_LOG = 1 * MB, 4 * MB
+OUR_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # what reading from elsewhere does not fail with
 TRIES = 3  # of a file that arrives with another hash
 
 
@@ -150,6 +151,8 @@ class Restore:
             why = error.problem.replace(str(place), "its manifest") if isinstance(error, UserError) else said(error)
             raise Damaged(f"damaged: {why}") from None
         except Exception as error:
+            if getattr(error, "errno", None) in OUR_DISK:
+                raise
             raise UserError(f"cannot read {self.target.url}: {said(error)}", "Run the same command again") from None
         if (manifest.stage, manifest.step) != (unit.stage, number) or SET_ASIDE.sub("", unit.tag) != manifest.tag:
             raise Damaged(f"damaged: its manifest is that of {manifest.stage} {manifest.tag} step {manifest.step:,}")
@@ -296,8 +299,8 @@ class Restore:
             except UserError:
                 raise
             except Exception as error:  # a driver of fsspec may raise anything
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                    raise  # of the disk here
+                if getattr(error, "errno", None) in OUR_DISK:
+                    raise
                 failures = 1 if part.exists() and part.stat().st_size > before else failures + 1
                 if failures >= TRIES:
                     again = "Run the same command again: what has arrived is not fetched again"
@@ -467,6 +470,16 @@ def _free(path: Path) -> Path:
     return aside
 
 
+@contextlib.contextmanager
+def _disk() -> Iterator[None]:
+    """Report any OSError in here as one of this machine's disk; those of the backup are told where it is read."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "Check its room and its permissions, then run the same command again"
+        raise UserError(f"cannot write into {base_dir()}: {said(error)}", remedy) from None
+
+
 def restore(
     url: str, stage: str = "", tag: str = "", token: str = "", dry_run: bool = False, ask: bool = False
 ) -> None:
@@ -481,7 +494,7 @@ def restore(
             say(f"{url} would bring {restoring.bytes / 1e6:,.1f} MB into {base_dir()}:")
             restoring.tell()
         return
-    with lock.hold(home / f"{key}.lock", f"another restore of {url} is at work", 60.0):
+    with _disk(), lock.hold(home / f"{key}.lock", f"another restore of {url} is at work", 60.0):
         restoring = Restore(target, home / key)
         restoring.look(stage, tag)
         say(f"Restoring {restoring.bytes / 1e6:,.1f} MB from {url} into {base_dir()}:")
@@ -491,12 +504,8 @@ def restore(
             if sys.stdin.readline().strip().lower() not in ("y", "yes"):
                 say("Nothing was changed.")
                 return
-        try:
-            restoring.fetch()
-            restoring.put()
-        except OSError as error:
-            remedy = "Check its room and its permissions, then run the same command again"
-            raise UserError(f"cannot write into {base_dir()}: {said(error)}", remedy) from None
+        restoring.fetch()
+        restoring.put()
         shutil.rmtree(home / key, ignore_errors=True)
         restoring.farewell()
     if not restoring.arriving and not restoring.small:

@@ -166,11 +166,16 @@ class Folder:
                 continue
             final.parent.mkdir(parents=True, exist_ok=True)
             part = final.with_name(f".{final.name}{PART}")
-            _copy(item.source, part, on_bytes)
-            if _read_back(part) != item.sha256:
-                require_own(item)
-                raise OSError(f"{part} was read back with another hash than it was written with")
-            os.replace(part, final)
+            try:
+                _copy(item.source, part, on_bytes)
+                if _read_back(part) != item.sha256:
+                    require_own(item)
+                    raise OSError(f"{part} was read back with another hash than it was written with")
+                os.replace(part, final)
+            except (OSError, DamagedHere):  # on a full disk, what is smaller may have room
+                with contextlib.suppress(OSError):
+                    part.unlink()
+                raise
             sync_folder(final.parent)
 
     def fetch(self, path: str, size: int, part: Path, on_bytes: OnBytes) -> None:

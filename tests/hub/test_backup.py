@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -21,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from nanochat import checkpoint
 from nanochat.console import INTERRUPTED, UserError
-from nanochat.hub import backed_up, backup, marker
+from nanochat.hub import backed_up, backup, marker, targets
 from nanochat.hub.backup import README, Order
 from nanochat.hub.beside import command_line
 from nanochat.hub.marker import FILE, LEASE, Superseded, Writer
@@ -485,6 +486,24 @@ def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
     shutil.rmtree(tmp_path / "far")
     with pytest.raises(FileNotFoundError):
         backup.has_lost()
+
+
+def test_on_a_full_disk_what_is_smaller_still_goes(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(100)
+    real = targets._copy
+
+    def copy(source: Path, part: Path, on_bytes: Any) -> None:
+        real(source, part, on_bytes)
+        if source.name == "model.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(targets, "_copy", copy)
+    backup = Driven(str(tmp_path / "far"))
+    with pytest.raises(OSError, match="No space"):
+        backup.all()
+    assert not [path for path in (tmp_path / "far").rglob("*") if path.name.startswith(".")]
+    backup.act(backup.look(), final=True, small_first=True)
+    assert (tmp_path / "far/tokenizer/meta.json").read_bytes() == (base / "tokenizer/meta.json").read_bytes()
 
 
 def test_a_run_that_is_refused_changes_nothing_there(tmp_path: Path, base: Path, capfd: Any) -> None:

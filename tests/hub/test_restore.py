@@ -223,6 +223,10 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
         with pytest.raises(UserError, match="cannot write into .*No space left"):
             restore(str(far))
     assert steps() == []
+    with monkeypatch.context() as patch:
+        patch.setattr("nanochat.hub.restore.checkpoint.read_manifest", full)
+        with pytest.raises(UserError, match="cannot write into .*No space left"):
+            restore(str(far))
     restore(str(far))
     assert steps() == [100, 200]
 
