@@ -203,6 +203,9 @@ class Beside:
             say(text)
         if text := message.pop("warn", ""):
             warn(text)
+        if "refused" in message and "ready" in self.status:  # it has ended in the middle of the run
+            message["error"] = message["refused"]
+            warn(f"warning: the backup has ended: {message['refused']}; the training goes on without it")
         with self._changed:
             self.status.update(message)
             self._changed.notify_all()

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 from nanochat.console import UserError
 from nanochat.paths import sync_folder
+from nanochat.reading import open_regular
 
 CHUNK = 4 << 20  # bytes moved at once
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|KEY|CREDENTIAL", re.IGNORECASE)
@@ -148,7 +149,7 @@ class Folder:
             yield from (Path(place, name) for name in names if name.endswith(PART))
 
     def read(self, path: str, limit: int) -> bytes:
-        with open(self.root / path, "rb") as file:
+        with open_regular(self.root / path) as file:
             return _limited(file, path, limit)
 
     def write(self, path: str, data: bytes) -> None:
@@ -179,7 +180,7 @@ class Folder:
             sync_folder(final.parent)
 
     def fetch(self, path: str, size: int, part: Path, on_bytes: OnBytes) -> None:
-        with open(self.root / path, "rb") as file:
+        with open_regular(self.root / path) as file:
             _append(file, part, on_bytes)
 
     def move(self, old: str, new: str) -> None:

@@ -488,6 +488,18 @@ def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
         backup.has_lost()
 
 
+def test_a_backup_that_ends_in_the_middle_says_so_at_once(
+    tmp_path: Path, base: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(backup.PATIENCE_NAME, "a while")
+    with backed_up(str(tmp_path / "far")) as keep:
+        make_run(100)
+        keep(order())
+        said = []
+        assert _wait(lambda: "the backup has ended" in (said.append(capfd.readouterr().err) or "".join(said)))
+    assert "'a while'" in capfd.readouterr().err
+
+
 def test_on_a_full_disk_what_is_smaller_still_goes(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(100)
     real = targets._copy

@@ -335,6 +335,13 @@ def test_links_in_a_backup_are_not_followed(far: Path, tmp_path: Path) -> None:
     assert steps() == [100]
 
 
+def test_a_pipe_in_a_backup_is_not_waited_for(far: Path) -> None:
+    (far / FILE).unlink()
+    os.mkfifo(far / FILE)
+    with pytest.raises(UserError, match="no regular file"):
+        restore(str(far))
+
+
 def test_a_command_of_a_stranger_is_quoted(far: Path, capfd: Any) -> None:
     marker = json.loads((far / FILE).read_text())
     for command, shown in (
