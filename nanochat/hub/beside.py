@@ -76,7 +76,7 @@ class Beside:
         if not ended or "ready" not in self.status:
             self.leave()
             raise UserError(f"{self.url} did not answer within {READY:.0f} s", "Check the address and the network")
-        say(f"Backup: checkpoints, tokenizer, metrics and report go to {self.url} beside the training")
+        say(f"Backup: checkpoints, tokenizer, metrics and report go to {self.url}")
 
     def keep(self, order: Order) -> None:
         """Keep safe what a run makes from now on."""

@@ -133,6 +133,15 @@ def test_what_is_newer_here_stays(far: Path, base: Path, capfd: Any) -> None:
     assert "left as it is: here it is at step 300 already" in capfd.readouterr().out
 
 
+def test_metrics_that_have_grown_here_stay(tmp_path: Path, base: Path) -> None:
+    make_run(100)
+    _keep(str(tmp_path / "far"))
+    begin_run()
+    before = contents(base)
+    restore(str(tmp_path / "far"))
+    assert contents(base) == before
+
+
 def test_what_is_older_here_goes_on_from_the_backup(far: Path, base: Path) -> None:
     restore(str(far))
     whole = contents(base)
