@@ -142,7 +142,7 @@ def explained(error: Exception, repo: str, token: str | None) -> UserError:
             return UserError(problem, "Check --repo-id, --repo-type and --token", "Check its name")
         remedy = "Check --repo-id and --repo-type; a private one needs --token, HF_TOKEN or `hf auth login`"
         return UserError(f"there is no public repository {repo}", remedy, "Check its name, or set HF_TOKEN")
-    again = "run the same command again: what has arrived is not sent again"
+    again = "run the same command again: it goes on where it was"
     if code is None and isinstance(error, OSError) and error.filename:
         return UserError(f"cannot read {error.filename}: {error.strerror}", "Check the file and run this again")
     if code is None and not retrying.is_transient(error):

@@ -41,6 +41,7 @@ class HubTarget:
         if self.token:  # what is fetched below asks there
             os.environ.setdefault("HF_TOKEN", self.token)
         self._listing: Listing | None = None
+        self._answered = False  # then silence is a fault that passes, else there is most likely no network
 
     def _at(self, path: str) -> str:
         return f"{self.folder}/{path}" if self.folder else path
@@ -50,9 +51,11 @@ class HubTarget:
             remedy = "Set HF_TOKEN to one that may write, or run `hf auth login`"
             raise UserError(f"a backup to {self.url} needs a token", remedy)
         prepare(self.where, None)  # what follows it, the backup's own first commit, shows whether one may write
+        self._answered = True
 
     def _look(self) -> Listing:
-        self._listing = look(self.where, first=False) or Listing("", True, {})
+        self._listing = look(self.where, first=not self._answered) or Listing("", True, {})
+        self._answered = True
         return self._listing
 
     def files(self) -> dict[str, int]:
