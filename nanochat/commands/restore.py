@@ -38,9 +38,10 @@ def run(config: Config) -> None:
     from nanochat.hub.restore import restore
 
     if config.base_dir is not None:
-        os.environ["NANOCHAT_BASE_DIR"] = str(config.base_dir.absolute())
+        os.environ["NANOCHAT_BASE_DIR"] = str(config.base_dir.resolve())
     ask = not config.yes and sys.stdin is not None and sys.stdin.isatty()
-    restore(config.url, config.stage, config.tag, config.token, config.dry_run, ask)
+    elsewhere = config.base_dir is not None
+    restore(config.url, config.stage, config.tag, config.token, config.dry_run, ask, elsewhere)
 
 
 main = command(Config, run, __doc__, resumable=True)

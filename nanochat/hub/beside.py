@@ -218,7 +218,7 @@ def _inside_base_dir(url: str) -> UserError | None:
         return None
     place, base = Path(os.path.realpath(target.root)), base_dir().resolve()
     if place == base or base in place.parents:
-        return UserError(f"{url} is in the folder that is backed up, {base}", "Give --backup a folder elsewhere")
+        return UserError(f"{url} is in the folder that is backed up, {base}", "Name a folder elsewhere")
     return None
 
 

@@ -482,9 +482,18 @@ def _disk() -> Iterator[None]:
 
 
 def restore(
-    url: str, stage: str = "", tag: str = "", token: str = "", dry_run: bool = False, ask: bool = False
+    url: str,
+    stage: str = "",
+    tag: str = "",
+    token: str = "",
+    dry_run: bool = False,
+    ask: bool = False,
+    elsewhere: bool = False,
 ) -> None:
-    """Bring a backup back into the base dir. stage, tag: "" for all of them. ask: before something is set aside."""
+    """Bring a backup back into the base dir. stage, tag: "" for all of them. ask: before something is set aside.
+
+    elsewhere: the base dir is another one than that of the commands that follow.
+    """
     target = open_target(url, token)
     key = hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:12]
     home = base_dir() / ".restore"
@@ -508,6 +517,8 @@ def restore(
         restoring.fetch()
         restoring.put()
         shutil.rmtree(home / key, ignore_errors=True)
+        if elsewhere:
+            say(f"First, for the commands below:\n  export NANOCHAT_BASE_DIR={shlex.quote(str(base_dir()))}")
         restoring.farewell()
     if not restoring.arriving and not restoring.small:
         raise UserError(f"there was nothing whole to restore in {url}", "Name another backup")

@@ -17,14 +17,17 @@ from typing import Any
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from huggingface_hub import constants
 
 from nanochat import checkpoint
 from nanochat.console import UserError
+from nanochat.corpus import retrying
 from nanochat.hub.marker import FILE
 from nanochat.hub.restore import Restore, restore
 from nanochat.hub.run_files import Unit
 from nanochat.hub.targets import Folder
 from tests.hub.backing import BASE, Driven, begin_run, contents, make_run, make_step
+from tests.hub.writableserver import WritableHub
 
 ROOT = Path(__file__).parents[2]
 
@@ -292,6 +295,20 @@ def test_a_log_that_was_sent_before_its_last_checkpoint_lets_the_stage_go_on(tmp
     assert found["done"] == {"base_train": "f1", "tok_train": "f0"} and found["started"] == done
 
 
+def test_without_a_network_it_says_so_soon(hub: WritableHub, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def pause(error: Exception, failures: int) -> float:
+        tries.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(retrying, "pause", pause)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match="cannot reach the Hub for me/backup"):
+        restore("hf://me/backup")
+    assert tries == [1, 2] and contents(base) == {}
+
+
 # Strangers
 
 
@@ -375,6 +392,7 @@ def test_the_command_line(far: Path, tmp_path: Path) -> None:
     found = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr
     assert (tmp_path / "here/base_checkpoints/d1/step_000200/manifest.json").exists()
+    assert f"export NANOCHAT_BASE_DIR={tmp_path.resolve() / 'here'}" in found.stdout  # else the commands find nothing
     call[4] = "nowhere"
     found = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert found.returncode == 2 and found.stderr.count("\n") == 1 and "holds no backup" in found.stderr
