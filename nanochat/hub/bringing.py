@@ -47,10 +47,14 @@ def bring(given: str, tag: str, stage: str = "", token: str = "", do: bool = Tru
     """The model that `given` names: `stage:tag`, a tag, a folder, or a repository on the Hub, `hf://owner/name[/folder]`.
 
     tag: for one that is not in the base dir yet. stage: "" for what it says itself. UserError when there is no such
-    model, or it is not whole. do: False for only finding one that is in the base dir; None for any other.
+    model, or it is not whole. do: False for only finding one that is in the base dir; None for another that may be.
     """
-    if (here := _here(given, stage)) or (here := _in_folder(given, tag, stage, do)) or not do:
+    if (here := _here(given, stage)) or (here := _in_folder(given, tag, stage, do)):
         return here
+    if not do:
+        if local(given) is None:
+            _repository(given)
+        return None
     return _from_hub(given, tag, stage, token)
 
 
@@ -164,11 +168,16 @@ def _converted(given: str, names: list[str], tag: str, stage: str) -> Brought:
     return Brought(checkpoint.read_manifest(folder).stage, tag, folder, name_of(given))
 
 
-def _from_hub(given: str, tag: str, stage: str, token: str) -> Brought:
+def _repository(given: str) -> tuple[str, str]:
+    """Name and folder of a repository; UserError for what can be none."""
     named = REPOSITORY.fullmatch(given.removeprefix("hf://"))
     if not named:
         raise UserError(f"there is no model {shown(given)}", HOW)
-    repo, inside = named[1], named[2].strip("/")
+    return named[1], named[2].strip("/")
+
+
+def _from_hub(given: str, tag: str, stage: str, token: str) -> Brought:
+    repo, inside = _repository(given)
     if mirror := mirror_dir(repo):
         return _in_folder(str(mirror / inside), tag, stage) or _missing(f"{mirror} has no folder {inside}")
     say(f"Looking for the model {repo} on the Hub")

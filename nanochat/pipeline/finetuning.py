@@ -108,10 +108,8 @@ def _check(config: FinetuneConfig) -> None:
 def _show(config: FinetuneConfig, chats: OwnChats, tag: str, folder: Path) -> None:
     brought = _remembered(folder, config) or _brought(config, tag, pull=False)
     if brought is None:
-        say(
-            f"{config.model} is not on this machine yet. It would be brought here as {tag}-source; the stages and their"
-        )
-        say("lengths follow from what it is. Nothing was changed.")
+        say(f"{config.model} is not in the base dir yet. It would be brought there as {tag}-source; the stages and")
+        say("their lengths follow from what it is. Nothing was changed.")
         return
     plan, _ = _plan(config, chats, tag, folder, brought, _general(folder, config, brought))
     from nanochat.pipeline.speedrun import show_stages

@@ -230,7 +230,10 @@ def test_dry_run_leaves_nothing(tmp_path: Path, base: Path, capsys: pytest.Captu
     assert "mid_train" in said and "chat_sft" in said and "--save_tag=d1-chats" in said
     assert "5 of yours only validate" in said
     finetune(FinetuneConfig("hf://some/body", (str(tmp_path / "chats.jsonl"),), dry_run=True))
-    assert "some/body is not on this machine yet" in capsys.readouterr().out
+    assert "some/body is not in the base dir yet" in capsys.readouterr().out
+    for nothing in (str(tmp_path / "nothing"), "d7", "hf://some"):
+        with pytest.raises(UserError, match="there is no model"):
+            finetune(FinetuneConfig(nothing, (str(tmp_path / "chats.jsonl"),), dry_run=True))
     assert sorted(base.rglob("*")) == before
 
 
