@@ -65,8 +65,11 @@ def import_checkpoint(
 
 
 def _choose(source: Source, step: int) -> tuple[int, Files]:
-    found = steps_among(source.names())
+    names = source.names()
+    found = steps_among(names)
     if not found:
+        if "config.json" in names:
+            raise UserError(f"{source.path} has config.json, but no model_NNNNNN.pt", "Try import_hf instead")
         below = source.below()
         more = f" and {len(below) - LISTED} more" if len(below) > LISTED else ""
         remedy = f"Name one of these: {', '.join(below[:LISTED])}{more}" if below else "Name the folder that holds it"

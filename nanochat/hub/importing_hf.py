@@ -51,6 +51,9 @@ def import_hf(given: str, stage: str = "", tag: str = "", tokenizer: str = "") -
     names = set(source.names())
     if CONFIG not in names:
         raise UserError(f"{source.path} has no {CONFIG}", "Name the folder of a model of transformers")
+    if "manifest.json" in names:
+        problem = f"{source.path} is a checkpoint of nanochat already, and needs no import"
+        raise UserError(problem, "Copy the folder of its run to the others that `nanochat checkpoints ls` names")
     wanted = [name for name in (CONFIG, MARKER, "tokenizer_config.json") if name in names]
     small = dict(zip(wanted, source.take(wanted), strict=True))
     config, form = read_hf_config(_json(small[CONFIG]), str(small[CONFIG]))

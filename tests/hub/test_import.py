@@ -162,6 +162,9 @@ def test_the_folder_above_names_those_below(base: Path, tmp_path: Path) -> None:
     source = stored(tmp_path, theirs.make(2025))
     with pytest.raises(UserError, match=f"has no model_NNNNNN.pt. Name one of these: {source}"):
         import_checkpoint(str(tmp_path / "old"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"no model_NNNNNN.pt. Try import_hf instead."):
+        import_checkpoint(str(tmp_path))
     with pytest.raises(UserError, match="there is no folder '/nowhere'"):
         import_checkpoint("/nowhere")
 

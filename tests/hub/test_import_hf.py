@@ -193,6 +193,8 @@ def test_stage_and_tag(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         import_hf(str(below.rename(tmp_path / "my model")))
     with pytest.raises(UserError, match=r"has no config.json"):
         import_hf(str(tmp_path))
+    with pytest.raises(UserError, match="is a checkpoint of nanochat already"):
+        import_hf(str(checkpoint.find("mid", "d9", 0)))
 
 
 def test_the_command_and_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: Path) -> None:
