@@ -58,10 +58,11 @@ class Repository:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a branch holds at one commit ("": the server names none). files: by their path in the repository."""
+    """What a branch holds at one commit ("": the server names none). private: None when the server does not say.
+    files: by their path in the repository."""
 
     commit: str
-    private: bool
+    private: bool | None
     files: dict[str, RemoteFile]
 
     def below(self, folder: str) -> dict[str, RemoteFile]:
@@ -174,7 +175,7 @@ def look(where: Repository, revision: str = "", first: bool = True) -> Listing |
             raise UserError(f"{where.name} lists {MOST:,} files or more", "Choose another repository")
         entries = [entry for entry in entries if isinstance(entry, RepoFile)]
         files = {entry.path: _remote(where, entry, commit or at or "main") for entry in entries}
-        return Listing(commit, bool(info.private), files)
+        return Listing(commit, info.private if isinstance(info.private, bool) else None, files)
 
     return patiently(where.name, where.token, ask, first)
 
@@ -241,12 +242,14 @@ def prepare(where: Repository, private: bool | None) -> Listing:
         main = look(Repository(repo, where.kind, "", where.token), first=False)
         if main is None:
             raise UserError(f"the Hub has made {repo}, but does not show it", "Give a token that may read it, too")
-        say(f"Made the {'private' if main.private else 'public'} repository {where.shown}")
+        if main.private is None:  # as it was asked for
+            main = replace(main, private=private is not False)
+        say(f"Made the {_visible(main.private)} repository {where.shown}")
     elif private is None:
-        say(f"{where.shown} is {'private' if main.private else 'public: everybody can read it'}")
+        say(f"{where.shown} is {_visible(main.private)}{': everybody can read it' if main.private is False else ''}")
     if private is not None and main.private != private:
         do("update_repo_settings", repo, repo_type=where.kind, private=private)
-        say(f"{where.shown} was {'private' if main.private else 'public'}, and is {_visible(private)} now")
+        say(f"{where.shown} was {_visible(main.private)}, and is {_visible(private)} now")
     if not where.branch:
         return main
     there = look(where, first=False)
@@ -259,8 +262,8 @@ def prepare(where: Repository, private: bool | None) -> Listing:
     return there
 
 
-def _visible(private: bool) -> str:
-    return "private" if private else "public"
+def _visible(private: bool | None) -> str:
+    return "of unknown visibility" if private is None else "private" if private else "public"
 
 
 def changes(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from nanochat.console import UserError
 from nanochat.hub.asking import find_token
@@ -196,7 +197,13 @@ def test_who_may_not(hub: WritableHub, tmp_path: Path) -> None:
     assert look(Repository(REPO)) is None and look(Repository("me/other", token=TOKEN)) is None
 
 
-def test_visibility(hub: WritableHub, capsys: pytest.CaptureFixture[str]) -> None:
+def test_visibility(hub: WritableHub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    info = HfApi.repo_info
+
+    def silent(answer: Any) -> Any:
+        answer.private = None
+        return answer
+
     def said(private: bool | None) -> str:
         prepare(WHERE, private)
         return capsys.readouterr().out
@@ -208,6 +215,11 @@ def test_visibility(hub: WritableHub, capsys: pytest.CaptureFixture[str]) -> Non
     assert said(True) == ""
     del hub.stock[REPO]
     assert "Made the public repository" in said(False)
+    # A server that does not say it is believed to have done what it was asked for.
+    monkeypatch.setattr(HfApi, "repo_info", lambda *a, **k: silent(info(*a, **k)))
+    assert "is of unknown visibility" in said(None)
+    del hub.stock[REPO]
+    assert said(True) == f"Made the private repository hf://{REPO}\n" and hub.stock[REPO].private
 
 
 @pytest.mark.parametrize("kind", ["dataset", "space", "model"])
