@@ -189,13 +189,13 @@ def read_folder(path: Path, read: Callable[[Path], T]) -> T:
                 raise
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """What tells a folder from one that took its name; None when there is none."""
+def identity(path: Path) -> tuple[int, int, int] | None:
+    """What tells a folder from one that took its name (and perhaps its number); None when there is none."""
     try:
         found = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mtime_ns
 
 
 def _beside(path: Path, what: str) -> Path:

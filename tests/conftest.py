@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +15,10 @@ import pytest
 
 # Set before torch is imported: small models gain nothing from threads, and lose a lot on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Set before transformers is imported: where it copies and imports the model files of folders. It has one such place for
+# the life of a process.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="nanochat-test-modules-")
+atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 VOCAB = 600
 EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))

@@ -142,7 +142,8 @@ class Run:
         self.changing = threading.Lock()  # held from a step's update until the state counts it
         self.changed = False  # whether the training's thread holds it
         units = self.method.units
-        self.stop = Stop(lambda: self.saver.holds(s.step), self.rescue, self.say_where)
+        # An update is never given up: other ranks may end that step, and then wait for this one's part of it.
+        self.stop = Stop(lambda: self.saver.holds(s.step) and not self.changed, self.rescue, self.say_where)
         self.watch = Watch(self.machine, self.stop)
         with (
             Progress(s.steps * units, s.stage, self.method.unit, start=s.step * units) as self.bar,

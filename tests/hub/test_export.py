@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,15 +35,6 @@ from tests.hub.exporting import CLASSIC, MODERN, SHAPES, VOCAB, exported, make, 
 ROOT = Path(__file__).parents[2]
 NEAR = 1e-5
 LENGTH = 200  # of sequences, longer than a short window
-
-
-@pytest.fixture(autouse=True, scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The copies of model files that transformers imports lie in a folder of these tests' own."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("modules")
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(folder))
-        yield
 
 
 @pytest.fixture(autouse=True)

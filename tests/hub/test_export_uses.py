@@ -23,7 +23,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GPT, Path]]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NANOCHAT_BASE_DIR", str(home / "base"))
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(home / "modules"))
         model = make(MODERN["pairs, short windows"])
         yield model, exported(model, home / "out")
 

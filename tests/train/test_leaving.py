@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from nanochat import checkpoint, metrics
 from nanochat.console import UserError
 from nanochat.metrics import read_metrics, training_file
+from nanochat.optim import Optimizer
 from nanochat.train import BaseConfig, train_base
 from nanochat.train import run as run_module
 from nanochat.train.saving import Saver
@@ -230,6 +231,24 @@ def test_the_same_command_goes_on_and_fresh_starts_anew(base: Path, monkeypatch:
     assert raw_steps("x") == list(range(1, 11))
     train_base(BaseConfig(**VALUES))  # finished: another run
     assert list(checkpoint.steps("base", "x.previous-2")) == [10]
+
+
+def test_an_update_is_not_given_up(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although the step before it is saved: of several ranks, some may have ended that step already."""
+    real = Optimizer.step
+
+    def step(optimizer: Any, schedule: Any, number: int) -> None:
+        if number == 3:  # counted from 0
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        real(optimizer, schedule, number)
+
+    monkeypatch.setattr(Optimizer, "step", step)
+    save = run_module.Run.save
+    monkeypatch.setattr(run_module.Run, "save", lambda run: (save(run), run.saver.wait()))
+    with pytest.raises(KeyboardInterrupt):
+        train_base(BaseConfig(**{**VALUES, "save_every": 1}))
+    assert max(checkpoint.steps("base", "x")) == 4
 
 
 @pytest.mark.parametrize("change", [{"num_iterations": 12}, {"seed": 1}])
