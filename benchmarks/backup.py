@@ -140,7 +140,8 @@ def watch_memory(pid: int, peaks: list[float]) -> None:
 
 def beside_thread(url: str, step: Callable[[], float]) -> list[float]:
     """Step times while a thread of this process sends everything."""
-    from nanochat.hub.backup import Order, work
+    from nanochat.hub.backup import Order
+    from nanochat.hub.backup_process import work
     from nanochat.hub.run_files import Unit
 
     inbox: queue.Queue[dict[str, Any]] = queue.Queue()

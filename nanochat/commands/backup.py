@@ -22,7 +22,7 @@ class Config:
     tag: str = ""
     """tag to send, such as d4; empty: the one written last"""
     token: str = ""
-    """token for the Hub; empty: HF_TOKEN, or the login"""
+    """token for the Hub; empty: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, or the login (`hf auth login`)"""
 
 
 def run(config: Config) -> None:

@@ -27,7 +27,7 @@ class Config:
     tag: str = ""
     """tag to restore, such as d4; empty: all but older runs that were set aside"""
     token: str = ""
-    """token for the Hub; empty: HF_TOKEN, or the login"""
+    """token for the Hub; empty: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, or the login (`hf auth login`)"""
     dry_run: bool = False
     """say what would come, and change nothing"""
     yes: bool = False

@@ -8,7 +8,7 @@ from nanochat.doors import lazy
 
 if TYPE_CHECKING:
     from nanochat.hub.backup import Order
-    from nanochat.hub.beside import backed_up, command_line, training_backed_up
+    from nanochat.hub.beside import backed_up, command_line, require_backup, training_backed_up
     from nanochat.hub.export import export_hf
     from nanochat.hub.importing import import_checkpoint
     from nanochat.hub.importing_hf import import_hf
@@ -22,6 +22,7 @@ __all__ = [
     "export_hf",
     "import_checkpoint",
     "import_hf",
+    "require_backup",
     "training_backed_up",
 ]
 
@@ -30,7 +31,7 @@ __getattr__ = lazy(
     {
         "backup": "Order",
         "run_files": "Unit",
-        "beside": "backed_up command_line training_backed_up",
+        "beside": "backed_up command_line require_backup training_backed_up",
         "export": "export_hf",
         "importing": "import_checkpoint",
         "importing_hf": "import_hf",

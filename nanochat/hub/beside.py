@@ -29,7 +29,8 @@ from nanochat.console import (
     within,
 )
 from nanochat.corpus import corpus_name
-from nanochat.hub.backup import GIVE_UP, Order, staging, work
+from nanochat.hub.backup import Order, staging
+from nanochat.hub.backup_process import GIVE_UP, work
 from nanochat.hub.run_files import Unit, unit_at
 from nanochat.hub.target_url import lives_here, open_target
 from nanochat.hub.targets import Folder
@@ -175,7 +176,7 @@ class Beside:
         env = {**os.environ, "PYTHONUNBUFFERED": "1", **({"NANOCHAT_BACKUP_TOKEN": self._token} if self._token else {})}
         with open(log, "ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "nanochat.hub.backup", self.url],
+                [sys.executable, "-m", "nanochat.hub.backup_process", self.url],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -222,6 +223,12 @@ def _inside_base_dir(url: str) -> UserError | None:
     return None
 
 
+def require_backup(url: str, on_finish: str) -> None:
+    """UserError for a command that would wait for a backup when there is none."""
+    if on_finish and not url:
+        raise UserError("--on_finish waits for a backup, and there is none", "Add --backup")
+
+
 @contextlib.contextmanager
 def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callable[[Order], None]]:
     """A backup beside what the block does; nothing when the URL is empty. What it yields is told what to keep safe.
@@ -229,8 +236,7 @@ def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callab
     When the block ends well, this waits for the backup, and on_finish, a shell command, runs if all is verified. When
     the block fails, the rest is sent as well; when it is interrupted, there is no time for that.
     """
-    if on_finish and not url:
-        raise UserError("--on_finish waits for a backup, and there is none", "Add --backup")
+    require_backup(url, on_finish)
     if not url or not is_main_rank():
         yield lambda order: None
         return

@@ -79,5 +79,6 @@ def used(stage: str, settings: Mapping[str, Any], dataset: str) -> Iterator[tupl
         return
     mixture = settings.get("mixture")
     for name, number, epochs in ENTRY.findall(mixture if isinstance(mixture, str) else "")[:100]:
-        amount = f"{number} conversations" + (f", {epochs} times" if epochs else "")
-        yield IN_MIXTURES.get(name, OWN_CHATS), amount
+        found = IN_MIXTURES.get(name, OWN_CHATS)
+        part = f" of {name}" if found.name != name and found != OWN_CHATS else ""
+        yield found, f"{number} conversations{part}" + (f", {epochs} times" if epochs else "")

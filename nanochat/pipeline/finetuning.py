@@ -17,7 +17,7 @@ import tyro
 from nanochat import checkpoint, lock
 from nanochat.console import UserError, flags_of, say
 from nanochat.corpus import TINYWORLD
-from nanochat.hub import Order, Unit, backed_up, command_line
+from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.paths import STAGES, base_dir, write_json
 from nanochat.pipeline.lengths import Length, held_out, lengths
 from nanochat.pipeline.progress import StageLog, fingerprints
@@ -70,6 +70,7 @@ def finetune(config: FinetuneConfig) -> None:
     from nanochat.pipeline.own_chats import OwnChats, name_of
 
     _check(config)
+    require_backup(config.backup, config.on_finish)
     chats = OwnChats.read(config.data)
     tag = config.model_tag or name_of(chats, model_name(config.model))
     checkpoint.lock_file("sft", tag)  # UserError when it can be no tag

@@ -16,7 +16,7 @@ from types import FrameType
 
 from nanochat import checkpoint, lock
 from nanochat.console import CALLERS_FLAGS, INTERRUPTED, UserError, duration, say
-from nanochat.hub import Order, Unit, backed_up, command_line
+from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
@@ -30,6 +30,7 @@ GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 def speedrun(config: SpeedrunConfig) -> None:
     """All stages, then a short conversation with the model; see SpeedrunConfig."""
+    require_backup(config.backup, config.on_finish)
     if config.dry_run:
         log, plan = _begin(config)
         marks = fingerprints(plan.stages)

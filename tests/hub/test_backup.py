@@ -22,7 +22,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from nanochat import checkpoint
 from nanochat.console import INTERRUPTED, UserError
-from nanochat.hub import backed_up, backup, marker, targets
+from nanochat.hub import backed_up, backup_process, marker, targets
 from nanochat.hub.backup import README, Order
 from nanochat.hub.beside import command_line
 from nanochat.hub.marker import FILE, LEASE, Superseded, Writer
@@ -40,8 +40,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setenv(backup.PATIENCE_NAME, "0.2")
-    monkeypatch.setattr(backup, "GIVE_UP", 0.2)
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, "0.2")
+    monkeypatch.setattr(backup_process, "GIVE_UP", 0.2)
     yield tmp_path / "base"
     for thread in threading.enumerate():
         if thread.name == "backup":  # it would look into the next test's base dir
@@ -321,7 +321,7 @@ def test_what_a_dead_machine_left_is_taken_over_when_it_stays_silent(
 def test_a_second_process_here_waits_for_the_first(tmp_path: Path, base: Path) -> None:
     make_run(100)
     url, told, order = str(tmp_path / "far"), [], []
-    with backup.opened(url, told.append):
+    with backup_process.opened(url, told.append):
         thread = threading.Thread(target=lambda: order.append(_open_once(url)))
         thread.start()
         time.sleep(0.3)
@@ -331,7 +331,7 @@ def test_a_second_process_here_waits_for_the_first(tmp_path: Path, base: Path) -
 
 
 def _open_once(url: str) -> str:
-    with backup.opened(url, lambda message: None):
+    with backup_process.opened(url, lambda message: None):
         return "second"
 
 
@@ -394,7 +394,7 @@ def test_a_target_that_always_fails_does_not_fail_the_run(failing: str, tmp_path
         pass
     capfd.readouterr()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backup, "AT_THE_END", 0.05)
+        patch.setattr(backup_process, "AT_THE_END", 0.05)
         patch.setattr(Failing, "put_file", MemoryFileSystem.put_file)
         with backed_up(failing, f"touch {flag}") as keep:
             make_run(100)
@@ -415,10 +415,10 @@ def test_ctrl_c_while_it_waits_leaves_at_once_and_says_what_is_not_safe(
     failing: str, tmp_path: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not that the same command goes on: after a finished run, it would begin another one."""
-    monkeypatch.setenv(backup.PATIENCE_NAME, "60")
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, "60")
     monkeypatch.setattr(Failing, "put_file", MemoryFileSystem.put_file)
     monkeypatch.setattr("nanochat.hub.beside.end", sys.exit)
-    monkeypatch.setattr(backup, "AT_THE_END", 0.5)
+    monkeypatch.setattr(backup_process, "AT_THE_END", 0.5)
 
     def interrupted(self: Any) -> None:
         assert _wait(lambda: self.status["error"])
@@ -437,8 +437,8 @@ def test_ctrl_c_while_it_waits_leaves_at_once_and_says_what_is_not_safe(
 
 
 def test_a_target_that_comes_back_gets_everything(failing: str, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(backup.PATIENCE_NAME, "60")
-    monkeypatch.setattr(backup, "AT_THE_END", 0.01)
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, "60")
+    monkeypatch.setattr(backup_process, "AT_THE_END", 0.01)
     monkeypatch.setattr(Failing, "put_file", MemoryFileSystem.put_file)
     fails = [4]
 
@@ -491,7 +491,7 @@ def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
 def test_a_backup_that_ends_in_the_middle_says_so_at_once(
     tmp_path: Path, base: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(backup.PATIENCE_NAME, "a while")
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, "a while")
     with backed_up(str(tmp_path / "far")) as keep:
         make_run(100)
         keep(order())
@@ -547,7 +547,7 @@ def test_the_process_sees_new_checkpoints_and_a_kill_of_it_harms_nothing(tmp_pat
         keep(order())
         path = tmp_path / "far/base_checkpoints/d1/step_000100/manifest.json"
         assert _wait(path.exists)
-        for pid in _children("nanochat.hub.backup"):
+        for pid in _children("nanochat.hub.backup_process"):
             os.kill(pid, signal.SIGKILL)
         make_step(200)
     assert (tmp_path / "far/base_checkpoints/d1/step_000200/manifest.json").exists()
@@ -558,7 +558,7 @@ def test_the_process_sends_to_the_hub_through_its_failures(hub: WritableHub, mon
     """With 500s and cut connections, and with a token that is neither printed nor written anywhere."""
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    monkeypatch.setenv(backup.PATIENCE_NAME, "60")
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, "60")
     hub.route_faults += [("commit", Fault("status", status=500)), ("preupload", Fault("drop"))]
     with backed_up("hf://me/backup") as keep:
         make_run(100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -202,12 +203,11 @@ def test_no_failure_prints_the_token(
 ) -> None:
     """The server repeats it in its errors."""
     routes = ("info", "tree", "create", "preupload", "batch", "put", "part", "verify", "commit", "resolve", "validate")
-    for status in (401, 403, 422, 503):
-        for route in routes:
-            hub.stock.clear()
-            hub.lfs.clear()
-            hub.route_faults = [(route, Fault("status", status=status))] * 30
-            assert push("--stage=sft") in (0, 2)
+    for status, route in [*itertools.product((401, 503), routes), (403, "create"), (422, "commit"), (403, "batch")]:
+        hub.stock.clear()
+        hub.lfs.clear()
+        hub.route_faults = [(route, Fault("status", status=status))] * 30
+        assert push("--stage=sft") in (0, 2)
     for route in routes:
         hub.stock.clear()
         hub.route_faults = [(route, Fault("drop"))] * 30

@@ -96,4 +96,6 @@ def test_a_speedrun_whose_backup_cannot_be_does_not_begin(ran: Path, tmp_path: P
         speedrun(SpeedrunConfig(backup=str(tmp_path / "file" / "x")))
     with pytest.raises(UserError, match="waits for a backup"):
         speedrun(SpeedrunConfig(on_finish="true"))
+    with pytest.raises(UserError, match="there is none"):
+        speedrun(SpeedrunConfig(on_finish="true", dry_run=True))
     assert not ran.exists()
