@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +33,8 @@ def chunks(text: str, digits: int) -> list[str]:
     return [data[begin:end].decode() for begin, end in zip([0, *ends], ends, strict=False)]
 
 
-# Every character goes into each {}: alone, between letters, digits, spaces and symbols, doubled, after an apostrophe.
+CHARACTERS = [*range(0xD800), *range(0xE000, 0x110000)]
+# A character goes into each {}: alone, between letters, digits, spaces and symbols, doubled, after an apostrophe.
 CONTEXTS = [
     "{}",
     "a{}b",
@@ -52,18 +54,27 @@ CONTEXTS = [
 
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("digits", [1, 2, 3])
-def test_every_character_in_context(unicode_differences: set[str], context: str, digits: int) -> None:
+def test_many_characters_in_context(unicode_differences: set[str], context: str, digits: int) -> None:
+    points = [*range(0x3000), *random.Random(0).sample(CHARACTERS, 20_000)]
+    assert not split_otherwise(points, context, digits, unicode_differences)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_every_character(unicode_differences: set[str], digits: int) -> None:
+    assert not split_otherwise(CHARACTERS, "{}{}", digits, unicode_differences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_every_character_in_context(unicode_differences: set[str], context: str) -> None:
+    assert not split_otherwise(CHARACTERS, context, 2, unicode_differences)
+
+
+def split_otherwise(points: Iterable[int], context: str, digits: int, but: set[str]) -> list[str]:
+    """Texts that are not split as the pattern says. but: characters that Unicode's versions see differently."""
     pattern = regex.compile(split_pattern(digits))
-    points = [*range(0xD800), *range(0xE000, 0x110000)]
-    if digits != 2 and context not in ("1{}2", "{}{}"):  # where the number of digits says nothing new
-        points = random.Random(0).sample(points, 20_000)
-    wrong = []
-    for point in points:
-        char = chr(point)
-        text = context.replace("{}", char)
-        if char not in unicode_differences and chunks(text, digits) != pattern.findall(text):
-            wrong.append(text)
-    assert not wrong
+    texts = ((chr(point), context.replace("{}", chr(point))) for point in points)
+    return [text for char, text in texts if char not in but and chunks(text, digits) != pattern.findall(text)]
 
 
 @checked
