@@ -110,6 +110,7 @@ def test_another_torch_computes_the_same(python: str, tmp_path: Path) -> None:
     assert len(found["checks"]) > 8 and all(found["checks"].values())
 
 
+@pytest.mark.slow
 def test_no_failure_hides_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLEEPER", str(tmp_path / "sleeper"))
     names = ["good", "raises", "good too", "dies", "leaves", "breaks the device", "good at last"]
