@@ -120,6 +120,11 @@ def duration(seconds: float) -> str:
     return f"{s // 3600}h{s % 3600 // 60:02d}m"
 
 
+def file_size(count: int) -> str:
+    """1.50 MB, 2.00 GB."""
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"
+
+
 class Progress:
     """A bar with ETA on a terminal, one line every few seconds in a log, nothing on other ranks.
 

@@ -32,6 +32,7 @@ FORMAT_VERSION = 1
 TOKENIZER = tuple(f"tokenizer/{name}" for name in ("meta.json", "ranks.tiktoken", "token_bytes.json", "tokenizer.json"))
 REQUIRED = ("model.safetensors", "config.json", *TOKENIZER)
 STEP = re.compile(r"\.?step_(\d{6,})(?:\.old)?")  # a step's folder, or the old one during a rewrite
+OPTIMIZER = re.compile(r"optimizer(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)  # its state, or a rank's part
 SET_ASIDE = re.compile(r"\.previous-\d+$")
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,8 +56,8 @@ class Manifest:
         return str(self.files["model.safetensors"]["sha256"])[:16]
 
 
-def _sha256(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
-    """on_bytes: called with the size of every piece that is done."""
+def sha256(path: Path, on_bytes: Callable[[int], None] = lambda n: None) -> str:
+    """Of a file. on_bytes: called with the size of every piece that is done."""
     digest = hashlib.sha256()
     with open_regular(path) as f:
         while piece := f.read(CHUNK):
@@ -76,7 +77,7 @@ def create(stage: str, tag: str, step: int, known: Mapping[str, dict[str, Any]] 
             files = {}
             for path in sorted(p for p in part.rglob("*") if p.is_file()):
                 name = path.relative_to(part).as_posix()
-                files[name] = (known or {}).get(name) or {"size": path.stat().st_size, "sha256": _sha256(path)}
+                files[name] = (known or {}).get(name) or {"size": path.stat().st_size, "sha256": sha256(path)}
             write_json(part / "manifest.json", asdict(Manifest(stage, tag, step, files)))
     except SafetensorError as error:
         raise UserError(f"cannot write the checkpoint {final}: {error}", "Free some disk space and run again") from None
@@ -86,7 +87,7 @@ def settle(path: Path) -> dict[str, Any]:
     """Make a new file survive a power cut; returns what a manifest says of it."""
     with open(path, "rb") as f:
         os.fsync(f.fileno())
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _tag_dir(stage: str, tag: str) -> Path:
@@ -162,7 +163,7 @@ def faults(
                 yield name, "is no regular file"
             elif found.st_size != facts["size"]:
                 yield name, f"has {found.st_size:,} bytes instead of {facts['size']:,}"
-            elif hashes and _sha256(path, on_bytes) != facts["sha256"]:
+            elif hashes and sha256(path, on_bytes) != facts["sha256"]:
                 yield name, "is damaged: its SHA-256 is not the manifest's"
         except FileNotFoundError:
             yield name, "is missing"

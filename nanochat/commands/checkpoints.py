@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from nanochat.console import UserError, duration, run_command, say
+from nanochat.console import UserError, duration, file_size, run_command, say
 
 if TYPE_CHECKING:
     from nanochat.checkpoint.listing import Entry
@@ -85,9 +85,9 @@ def list_all(config: Ls) -> None:
         _table([("stage", "tag", "step", "measured", "size", "age", "state"), *(_row(e, now) for e in listing.entries)])
     for note in listing.notes:
         say(f"note: {note}")
-    say(f"{len(steps)} checkpoints, {_size(sum(e.bytes for e in steps))}, under {base_dir()}")
+    say(f"{len(steps)} checkpoints, {file_size(sum(e.bytes for e in steps))}, under {base_dir()}")
     if left:
-        size = _size(sum(entry.bytes for entry in left))
+        size = file_size(sum(entry.bytes for entry in left))
         say(f"{len(left)} left over by killed writers, {size}; to remove them: nanochat checkpoints rm --parts")
 
 
@@ -97,7 +97,7 @@ def _row(entry: Entry, now: float) -> tuple[str, ...]:
     measured = next((f"{printable(name, 20)} {value:.4g}" for name, value in entry.measured.items()), "-")
     state = f"{entry.state}: {entry.why}" if entry.why else entry.state
     step = f"{entry.step:,}" if entry.step >= 0 else "-"
-    return entry.stage, entry.tag, step, measured, _size(entry.bytes), _age(now - entry.written), state
+    return entry.stage, entry.tag, step, measured, file_size(entry.bytes), _age(now - entry.written), state
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:
@@ -106,10 +106,6 @@ def _table(rows: list[tuple[str, ...]]) -> None:
         padded = zip(row, widths, rows[0], strict=True)
         cells = [c.rjust(w) if title in ("step", "size", "age") else c.ljust(w) for c, w, title in padded]
         say("  ".join(cells).rstrip())
-
-
-def _size(n: int) -> str:
-    return f"{n / 1e9:,.2f} GB" if n >= 1e9 else f"{n / 1e6:,.2f} MB"
 
 
 def _age(seconds: float) -> str:
@@ -158,12 +154,12 @@ def delete(config: Rm) -> None:
         entries = choose(config.stage, config.tag, config.step)
     everything = scan()
     for entry in entries:
-        say(f"{entry.name}: {entry.path}, {_size(entry.bytes)}, {entry.state}")
+        say(f"{entry.name}: {entry.path}, {file_size(entry.bytes)}, {entry.state}")
     for line in children(entries, everything):
         say(f"note: {line}")
-    size = _size(freed(entries))
+    size = file_size(freed(entries))
     if others := [entry for entry in leftovers(everything) if entry not in entries]:
-        left = _size(sum(entry.bytes for entry in others))
+        left = file_size(sum(entry.bytes for entry in others))
         say(f"note: killed writers left {left} elsewhere; to remove that: nanochat checkpoints rm --parts")
     if not config.yes:
         if not sys.stdin.isatty():

@@ -368,8 +368,7 @@ class Backup:
                 shutil.copyfile(base_dir() / path, copy)  # it may grow while it is sent
             except FileNotFoundError:
                 continue
-            with open(copy, "rb") as file:
-                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = checkpoint.sha256(copy)
             seen[path] = facts
             was = self.marker.files.get(path, {}).get("sha256")
             cut = self.there.pop(spare_of(path), None) is not None

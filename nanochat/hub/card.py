@@ -23,7 +23,6 @@ BY_US = "<!-- Written by nanochat."  # versions may differ in what follows
 MARK = f"{BY_US} Whoever edits this file should delete this line, or the next push writes it anew. -->"
 WHAT = {"base": "base model", "mid": "mid-trained model", "sft": "chat model", "rl": "chat model, taught by rewards"}
 TASK_TYPE = "text-generation"
-LIBRARIES = {"transformers": "transformers", "remote code": "transformers", "mlx": "mlx"}
 KNOWN_REPOS = {"MMLU": "cais/mmlu", "GSM8K": "openai/gsm8k", "HumanEval": "openai/openai_humaneval"}
 
 

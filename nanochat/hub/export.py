@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -235,7 +234,7 @@ def _keep_readme(output: Path, part: Path) -> None:
 
 
 def _mark(folder: Path, manifest: Manifest, program: Program, dtype: DType) -> None:
-    files = {name: {"size": size, "sha256": _sha256(folder / name)} for name, size in _sizes(folder).items()}
+    files = {name: {"size": size, "sha256": checkpoint.sha256(folder / name)} for name, size in _sizes(folder).items()}
     checkpoint_facts = {"stage": manifest.stage, "tag": manifest.tag, "step": manifest.step, "weights": manifest.hash}
     made = {"format_version": FORMAT_VERSION, "format": program, "dtype": dtype, **checkpoint_facts, "files": files}
     _write(folder / MARKER, made)
@@ -256,7 +255,11 @@ def _require_ours(output: Path, bar: Progress) -> None:
 
 def _is_as_told(path: Path, told: tuple[int, str] | None, bar: Progress) -> bool:
     try:
-        return told is not None and path.stat().st_size == told[0] and _sha256(path, bar) == told[1]
+        return (
+            told is not None
+            and path.stat().st_size == told[0]
+            and checkpoint.sha256(path, lambda n: bar.advance(n / MB)) == told[1]
+        )
     except (OSError, ValueError):  # a folder, a pipe, a link that leads nowhere
         return False
 
@@ -280,21 +283,6 @@ def _sizes(folder: Path) -> dict[str, int]:
         return {}
     except OSError as error:
         raise UserError(f"cannot read {folder}: {error.strerror}", "Give --output a new folder") from None
-
-
-def _sha256(path: Path, bar: Progress | None = None) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(path):
-        digest.update(piece)
-        if bar is not None:
-            bar.advance(len(piece) / MB)
-    return digest.hexdigest()
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with open_regular(path) as file:
-        while piece := file.read(4 * MB):
-            yield piece
 
 
 def _write(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:

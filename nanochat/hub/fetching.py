@@ -9,11 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from nanochat.console import say
+from nanochat.console import file_size, say
 from nanochat.corpus.hub import Unreachable, download, missing
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub.asking import explained
-from nanochat.hub.push import size
 from nanochat.hub.repository import Listing, Repository
 from nanochat.paths import require_disk, tokenizer_dir
 
@@ -66,7 +65,7 @@ def fetch_all(remote: Remote, files: Iterable[RemoteFile], into: Path) -> None:
 def tell(remote: Remote, files: Mapping[str, RemoteFile], to: str, here: set[str]) -> None:
     """What a pull would do. here: names of files that are there already."""
     for name, file in sorted(files.items()):
-        say(f"  {'here already' if name in here else size(file.size):>14}  {name}")
+        say(f"  {'here already' if name in here else file_size(file.size):>14}  {name}")
     left = [file for name, file in files.items() if name not in here]
     total = sum(file.size for file in left)
     say(f"Would get {len(left):,} of {len(files):,} files, {total:,} bytes, of {remote.shown} into {to}. "

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nanochat import lock
 from nanochat.checkpoint.listing import printable
-from nanochat.console import UserError, say
+from nanochat.console import UserError, file_size, say
 from nanochat.hub.fetching import OURS, PKL, Remote, fetch_all, link, tell
-from nanochat.hub.push import counted, size
+from nanochat.hub.push import counted
 from nanochat.hub.waiting import complete_all, note_tokenizer
 from nanochat.paths import STAGES, base_dir, checkpoints_dir, replace_folder, tokenizer_dir
 
@@ -108,7 +108,7 @@ def _pull(remote: Remote, dest: Path, is_tokenizer: bool) -> None:
     shutil.rmtree(pulling, ignore_errors=True)
     total = sum(file.size for file in remote.files.values())
     if new:
-        say(f"{dest} is {remote.shown} now: {counted(len(remote.files))}, {size(total)}, verified by hash")
+        say(f"{dest} is {remote.shown} now: {counted(len(remote.files))}, {file_size(total)}, verified by hash")
     else:
         say(f"{dest} is here already, the tokenizer of {remote.shown}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -15,20 +14,19 @@ from typing import Any
 from nanochat import checkpoint, lock
 from nanochat.checkpoint import Manifest
 from nanochat.checkpoint.arriving import finish_taking_over, take_over
-from nanochat.checkpoint.folder import TOKENIZER
+from nanochat.checkpoint.folder import OPTIMIZER, TOKENIZER
 from nanochat.checkpoint.upstream import steps_among
-from nanochat.console import UserError, say
+from nanochat.console import UserError, file_size, say
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub import waiting
 from nanochat.hub.fetching import PKL, Remote, fetch_all, link, tell
-from nanochat.hub.push import OPTIMIZER, manifest_text, size, without_optimizer
+from nanochat.hub.push import STEP, manifest_text, without_optimizer
 from nanochat.hub.repository import read_small
 from nanochat.metrics import FILE as METRICS
 from nanochat.metrics import training_file
 from nanochat.paths import checkpoints_dir, sync_folder
 from nanochat.reading import MB, parse_json
 
-STEP = re.compile(r"step_(\d{6,})", re.ASCII)
 STATE = "train_state.json"
 LARGEST_STATE = 8 * MB
 WEIGHTS = ("model.safetensors", "config.json")  # without the tokenizer, which may come later
@@ -206,7 +204,7 @@ def _pull_ours(remote: Remote, steps: list[Step], stage: str, tag: str) -> bool:
             _put_metrics(kept, stage, tag)
         total = sum(facts["size"] for step in steps for facts in step.manifest.files.values())
         listed = ", ".join(str(step.manifest.step) for step in steps)
-        say(f"{final} is {remote.shown} now: step {listed}; {size(total)}, verified by hash")
+        say(f"{final} is {remote.shown} now: step {listed}; {file_size(total)}, verified by hash")
         if any(STATE in step.changed for step in steps):
             say(f"It was pushed under another tag: manifest.json and {STATE} say {tag} now")
         say(f"To talk to it: python -m scripts.chat_web -i {stage} -g {tag}")

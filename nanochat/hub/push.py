@@ -12,8 +12,9 @@ from pathlib import Path
 
 from nanochat import checkpoint
 from nanochat.checkpoint import Manifest
+from nanochat.checkpoint.folder import OPTIMIZER
 from nanochat.checkpoint.upstream import NAMES as UPSTREAM
-from nanochat.console import Progress, UserError, say, warn
+from nanochat.console import Progress, UserError, file_size, say, warn
 from nanochat.corpus.transfer import Kind
 from nanochat.hub.asking import find_token, patiently
 from nanochat.hub.repository import (
@@ -32,8 +33,7 @@ from nanochat.metrics import training_file
 from nanochat.paths import is_inside
 from nanochat.reading import MB, shown
 
-STEP = re.compile(r"step_(\d{6,})")
-OPTIMIZER = re.compile(r"optimizer(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
+STEP = re.compile(r"step_(\d{6,})", re.ASCII)
 TOKENIZER = ("meta.json", "ranks.tiktoken")  # a folder with these is a tokenizer of ours
 OLD_TOKENIZER = ("tokenizer.pkl", "token_bytes.pt")
 LEFT = re.compile(r".*\.(?:part|lock)", re.DOTALL)
@@ -93,7 +93,7 @@ def push(
         there = look(where)
         _tell(where, folder, load, there, private)
         return ""
-    say(f"{load.what}: {counted(len(load.files))}, {size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
+    say(f"{load.what}: {counted(len(load.files))}, {file_size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
     there = prepare(where, private)
     files, stale = _placed(folder, load)
     if stage and kind == "model" and (card := _card(where, folder, load, there)):
@@ -105,7 +105,7 @@ def push(
         say(f"All {done.same:,} files were there already, by hash: nothing was sent")
     else:
         same = f"; {done.same:,} were there already" if done.same else ""
-        say(f"Sent {counted(done.files)}, {size(done.bytes)}{same}; all hashes are equal at both ends")
+        say(f"Sent {counted(done.files)}, {file_size(done.bytes)}{same}; all hashes are equal at both ends")
     say(f"It is at {_address(where, folder)}")
     return done.commit
 
@@ -261,7 +261,7 @@ def _tell(where: Repository, folder: str, load: Load, there: Listing | None, pri
     new, gone = changes(there.files if there else {}, files, stale)
     sending = set(new)
     for name in sorted(files)[:LISTED]:
-        say(f"  {size(files[name].size) if name in sending else 'there already':>14}  {name}")
+        say(f"  {file_size(files[name].size) if name in sending else 'there already':>14}  {name}")
     if len(files) > LISTED:
         say(f"  and {len(files) - LISTED:,} more")
     for name in gone[:LISTED]:
@@ -292,7 +292,3 @@ def _read(path: Path) -> bytes:
 
 def counted(number: int) -> str:
     return "1 file" if number == 1 else f"{number:,} files"
-
-
-def size(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.2f} MB"

@@ -1,8 +1,8 @@
 """Bring a backup back, on this machine or another one.
 
-Everything arrives in a hidden folder first and is compared with its hashes there; what is here already is not fetched,
-what is newer here stays, and what is other is set aside before anything takes its name. Names and numbers in a backup
-are a stranger's.
+Everything arrives in a hidden folder first and is compared with its hashes there; a step that is here already is not
+fetched, what is newer here stays, and what is other is set aside before anything takes its name. Names and numbers in a
+backup are a stranger's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nanochat.console import Progress, UserError, say, warn
 from nanochat.hub.marker import FILE, Marker, read_marker
 from nanochat.hub.run_files import LOG, LOG_RUNS, MANIFEST, OF_A_MODEL, Unit, run_id, whole_step
 from nanochat.hub.target_url import open_target
-from nanochat.hub.targets import Target, hash_of, said, spare_of
+from nanochat.hub.targets import Target, said, spare_of
 from nanochat.metrics import last, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, is_inside, replace_folder, require_disk, sync_folder, write_json
 from nanochat.reading import MB, fits, read_json, shown
@@ -263,7 +263,7 @@ class Restore:
     def _fetch_file(self, path: str, size: int, hashes: set[str], on_bytes: Callable[[int], None]) -> None:
         final = self.place / path
         if final.is_file():  # from a call before this one; the backup may hold another file of that name by now
-            if final.stat().st_size == size and _hash(final) in hashes:
+            if final.stat().st_size == size and checkpoint.sha256(final) in hashes:
                 on_bytes(size)
                 return
             final.unlink()
@@ -274,10 +274,8 @@ class Restore:
                 part.unlink()
             on_bytes(part.stat().st_size if part.exists() else 0)
             self._receive(path, size, part, on_bytes)
-            if part.exists() and part.stat().st_size == size:
-                with open(part, "rb", buffering=0) as file:
-                    if hash_of(file) in hashes:  # type: ignore[arg-type]
-                        break
+            if part.exists() and part.stat().st_size == size and checkpoint.sha256(part) in hashes:
+                break
             on_bytes(-part.stat().st_size if part.exists() else 0)
             part.unlink(missing_ok=True)
         else:
@@ -456,12 +454,8 @@ class Restore:
 
 
 def _holds_all(folder: Path, came: Path, files: list[str]) -> bool:
-    return all((folder / name).is_file() and _hash(folder / name) == _hash(came / name) for name in files)
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb", buffering=0) as file:
-        return hash_of(file)  # type: ignore[arg-type]
+    digest = checkpoint.sha256
+    return all((folder / name).is_file() and digest(folder / name) == digest(came / name) for name in files)
 
 
 def _free(path: Path) -> Path:

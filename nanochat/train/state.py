@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from nanochat import checkpoint, lock
+from nanochat.checkpoint.folder import OPTIMIZER
 from nanochat.console import NewerVersionError, UserError, duration, is_main_rank, require_version, say, warn
 from nanochat.metrics import last, read_metrics, training_file
 from nanochat.optim import Optimizer, Saved, Schedule
@@ -21,7 +21,6 @@ from nanochat.reading import MB, fits, read_json, shown
 from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, parse_duration
 
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
-OPTIMIZER = re.compile(r"optimizer(-\d{5}-of-\d{5})?\.safetensors", re.ASCII)
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
 COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps")
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
