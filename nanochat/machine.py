@@ -8,7 +8,6 @@ import json
 import math
 import os
 import platform
-import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nanochat import gpus
 from nanochat.console import UserError
 
 if TYPE_CHECKING:
@@ -23,29 +23,6 @@ if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 DTYPES = ("float32", "bfloat16", "float16")
-
-# Dense bf16 (fp16 where there is no bf16) peak in FLOP/s, from the vendors' data sheets.
-GPU_PEAKS = {
-    "B200": 2.25e15,
-    "GB200": 2.5e15,
-    "H200": 989e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "GH200": 989e12,
-    "A100": 312e12,
-    "A10G": 70e12,
-    "A40": 149.7e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090": 165.2e12,
-    "RTX 3090": 71e12,
-    "MI300X": 1307e12,
-    "V100": 125e12,
-    "T4": 65e12,
-}
-
 
 # How long ranks wait for one that downloads, or verifies or writes a checkpoint: NCCL's 10 minutes are too short.
 PATIENCE = timedelta(hours=1)
@@ -302,10 +279,9 @@ def peak_flops(machine: Machine) -> float:
     import torch
 
     if machine.device.type == "cuda" and machine.dtype != torch.float32:
-        name = machine.name
-        for known in sorted(GPU_PEAKS, key=len, reverse=True):
-            if re.search(rf"\b{known}\b", name):
-                return GPU_PEAKS[known]
+        gpu = gpus.find(machine.name)
+        if gpu:
+            return gpu.peak
     size = 1024 if machine.device.type == "cpu" else 4096
     return _measured_peak(machine.device.type, str(machine.dtype).removeprefix("torch."), size)
 
