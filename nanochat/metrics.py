@@ -1,7 +1,19 @@
-"""metrics.jsonl, an append-only file per run: a line is a JSON object with version, time and kind.
+"""metrics.jsonl, an append-only file per run: a line is a JSON object with version, time (of writing) and kind.
 
-Kinds: settings (flat dict), step, eval, summary, stage, sample. Each stage and tag has its own folder
-(`paths.model_runs_dir`), which is moved with the model when that is set aside.
+Each stage and tag has its own folder (`paths.model_runs_dir`), which is moved with the model when that is set aside.
+Kinds, and what a training writes in them (readers do without whatever is missing, as from older versions):
+
+settings: every flag, and the facts of the run: tag, model, params, steps, rates, machine (the device's name), dtype,
+    ranks, host (memory, torch, commit ...; `train.host`). What it wrote before is of an older run.
+resume: the run goes on after `step`: machine, dtype, ranks, host of now.
+step: step, loss (nats per token), tokens (so far), lr (share of the peak), tok_per_s, waited (seconds for its data),
+    seconds (of training so far), mfu (share of the devices' peak FLOP/s; not in rl), memory (bytes; `train.usage`);
+    rl also: reward, uneven, kl, length, finished.
+eval: step, tokens and what was measured, such as val_bpb; or an evaluation's result (`eval.results`).
+save: step, paused (seconds that training stood still).
+summary: seconds, steps, tokens, params, tok_per_s (median) and more, when the run has come to its end.
+stage: of a speedrun: stage, seconds, status, tag, command; written when the stage has ended.
+sample: prompt and text; of a graded answer also task and right.
 """
 
 from __future__ import annotations
@@ -88,7 +100,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):  # splitlines would split texts, too
         try:
             record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # also for a number of thousands of digits
             continue  # a crash in the middle of a write leaves half a line; the next run goes on below it
         if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
             continue

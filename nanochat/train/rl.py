@@ -72,6 +72,7 @@ class Reinforce:
     model at the start."""
 
     unit, units = "steps", 1
+    flops = 0  # a step samples, too
     pins = False
     more_is_better = True
 

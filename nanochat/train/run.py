@@ -29,14 +29,17 @@ from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.config import BaseConfig, TrainConfig, settings
+from nanochat.train.host import host
 from nanochat.train.saving import Saver
 from nanochat.train.state import TrainState, shared
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 from nanochat.train.stopping import PATIENCE, Calibration, Stop, over
 from nanochat.train.tracker import Tracker
+from nanochat.train.usage import Usage
 from nanochat.train.watch import Watch
 
 T = TypeVar("T")
+WHERE = ("machine", "dtype", "ranks", "host")  # of a run's facts: what another machine may change when it goes on
 SLOWEST_SAVE = 3600.0  # seconds
 LEAVE = 20.0  # seconds that a failing rank waits for a save in which others take part
 WAIT = 1.0  # seconds that a rank waits for its batches before it checks for Ctrl-C and for the other ranks
@@ -71,6 +74,7 @@ class Method(Protocol):
     facts: Mapping[str, Any]  # for the metrics' settings
     unit: str  # of the progress bar; a step has `units` of them
     units: int
+    flops: int  # per token of a step; 0 when a step is more than training on its tokens
     from_start: bool  # whether the model is evaluated before the first step, too
     pins: bool  # whether a checkpoint from before the warm-down is kept
     more_is_better: bool  # of an evaluation's first metric
@@ -126,7 +130,10 @@ class Run:
         self.writer = Tracker(file, config.run, s, facts)
         if s.step == 0:
             self.writer.write("settings", **facts)
+        else:  # perhaps elsewhere
+            self.writer.write("resume", step=s.step, **{name: facts[name] for name in WHERE})
         self.begun(s)
+        self.usage = Usage(self.machine, self.method.flops)
         there = sum(
             file.stat().st_size for step in checkpoint.steps(s.stage, s.tag).values() for file in step.glob("*")
         )
@@ -210,7 +217,7 @@ class Run:
             speed = 0.8 * speed + 0.2 * now if speed else now
             self.writer.write(
                 "step", step=s.step, loss=taken.loss, tokens=s.tokens, lr=schedule.rate(s.step - 1),
-                tok_per_s=now, waited=waited, seconds=s.seconds, **taken.logged,
+                tok_per_s=now, waited=waited, seconds=s.seconds, **self.usage.step(now), **taken.logged,
             )  # fmt: skip
             bar_fields = taken.shown or {"loss": f"{s.loss:.3f}"}
             self.bar.advance(method.units, **bar_fields, **{"tok/s": f"{speed:,.0f}"})
@@ -491,6 +498,7 @@ def run_facts(machine: Machine, s: TrainState, model: GPT, config: TrainConfig) 
         "params": model.num_params(),
         "steps": s.steps,
         "rates": s.rates,
+        "host": host(machine.device),
         "machine": machine.name,
         "dtype": str(machine.dtype).removeprefix("torch."),
         "ranks": machine.ranks.world,
