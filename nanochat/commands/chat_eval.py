@@ -94,7 +94,7 @@ def run(config: Config) -> None:
         show_task(name, results[name])
     seconds = time.monotonic() - began
     result = EvalResult("chat_eval", subject.facts, results, chatcore=chatcore(results), seconds=seconds)
-    result.finish(config.json)
+    result.finish(config.json, [sample for found in results.values() for sample in found.samples])
 
 
 main = command(Config, run, __doc__)

@@ -37,6 +37,8 @@ RANDOM = {
 Grades = Mapping[str, bool]  # the first one decides the accuracy; each is also counted under its name
 Graded = dict[int, list[Grades]]  # question -> the grades of each of its answers
 Prompts = Mapping[int, list[int]]  # a question's number -> ids
+SAMPLES = 8  # answers of a task that are kept for the report
+LONGEST = 2000  # characters of a kept question
 
 
 @dataclass(frozen=True)
@@ -79,15 +81,33 @@ def evaluate_task(
     me, window = ranks(), model.config.seq_len
     chosen = evenly_spread(len(task), settings.max_problems)
     prompts = {i: render_prompt(tokenizer, task[i].without_last()) for i in chosen[me.rank :: me.world]}
-    ask = _generate if task.kind == "generative" else _choose
+    said: dict[int, str] = {}  # this rank's answers in words
     with Progress(len(prompts), task.name, unit="questions") as bar:
-        graded = ask(model, tokenizer, task, prompts, settings, bar)
+        if task.kind == "generative":
+            graded = _generate(model, tokenizer, task, prompts, settings, bar, said)
+        else:
+            graded = _choose(model, tokenizer, task, prompts, settings, bar)
     graded, too_long = _gather(graded, {i for i, ids in prompts.items() if len(ids) >= window}, me)
     if too_long:
         cut = f"{len(too_long)} of {len(chosen)} questions are longer than the context of {window} tokens"
         warn(f"{task.name}: {cut} and lose their beginning")
     used = settings.of_answers() if task.kind == "generative" else {}
-    return replace(count(task, graded), version=version(task, chosen), settings=used, truncated=len(too_long))
+    found = replace(count(task, graded), version=version(task, chosen), settings=used, truncated=len(too_long))
+    return replace(found, samples=_samples(task, graded, said))
+
+
+def _samples(task: Task, graded: Graded, said: Mapping[int, str]) -> list[dict[str, Any]]:
+    """Some answers, evenly spread over the questions that stand alone."""
+    alone = sorted(i for i in said if [m.role for m in task[i].messages] == ["user", "assistant"])
+    return [
+        {
+            "task": task.name,
+            "prompt": task[i].messages[0].text[:LONGEST],
+            "text": said[i],
+            "right": next(iter(graded[i][0].values())),
+        }
+        for i in (alone[place] for place in evenly_spread(len(alone), SAMPLES))
+    ]
 
 
 def version(task: Task, items: Sequence[int]) -> str:
@@ -143,8 +163,15 @@ def chatcore(tasks: Mapping[str, TaskResult]) -> float | None:
 
 
 def _generate(
-    model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: AnswerSettings, bar: Progress
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: Task,
+    prompts: Prompts,
+    settings: AnswerSettings,
+    bar: Progress,
+    said: dict[int, str],
 ) -> Graded:
+    """said: gets the first answer to each question."""
     engine = Engine(model, tokenizer, max_batch=settings.batch)
     graded: Graded = {i: [] for i in prompts}
     right = done = 0
@@ -166,6 +193,7 @@ def _generate(
         for completion in engine.generate(requests):
             i = some[completion.request][0]
             graded[i].append(task.grade(i, completion.text))
+            said.setdefault(i, completion.text)
             right += next(iter(graded[i][-1].values()))
             done += 1
         bar.advance(len(some), accuracy=f"{right / done:.3f}")

@@ -134,6 +134,7 @@ class TaskResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pass_at_k: Mapping[int, float] = field(default_factory=dict)
     truncated: int = 0  # questions cut at the beginning because they are longer than the context
+    samples: Sequence[Mapping[str, Any]] = ()  # some answers, for the report; not in the JSON file
 
     @property
     def centered_ci95(self) -> tuple[float, float] | None:
@@ -222,7 +223,7 @@ class EvalResult:
         if is_main_rank():
             write_json(path, self.to_dict())
 
-    def log(self, samples: Sequence[Mapping[str, str]] = ()) -> None:
+    def log(self, samples: Sequence[Mapping[str, Any]] = ()) -> None:
         """Add the record, and samples, to the metrics of the model's stage and tag, where the report looks."""
         model = self.checkpoint
         writer = MetricsWriter(evaluation_file(self.command, model["stage"], model["tag"]))
@@ -232,7 +233,7 @@ class EvalResult:
         del values["version"]  # the line carries the version of the metrics format
         writer.write("eval", **values)
 
-    def finish(self, path: Path | None, samples: Sequence[Mapping[str, str]] = ()) -> None:
+    def finish(self, path: Path | None, samples: Sequence[Mapping[str, Any]] = ()) -> None:
         """Log the result, save it if a file was asked for, and print it in one line."""
         self.log(samples)
         parts = [f"{split} bpb {value:.4f}" for split, value in self.bpb.items()]

@@ -103,6 +103,24 @@ def test_batch_does_not_change_the_answers(
     assert result.score.accuracy == pytest.approx(sum(result.right) / (23 * samples))
 
 
+def test_some_answers_are_kept_for_the_report(model: GPT, tokenizer: Tokenizer) -> None:
+    class Mixed(Sums):
+        """Every third question goes on a conversation, and says nothing alone."""
+
+        def __getitem__(self, i: int) -> Conversation:
+            before = (Message.of("user", "Hi"), Message.of("assistant", "Hi")) if i % 3 == 0 else ()
+            return Conversation((*before, Message.of("user", f"{i} " + "x" * 3000), Message.of("assistant", "A")))
+
+    task = Mixed()
+    kept = evaluate_task(model, tokenizer, task, SAMPLED).samples
+    asked = [int(one["prompt"].split()[0]) for one in kept]
+    assert len(asked) == 8 and asked == sorted(asked) and all(i % 3 for i in asked) and asked[-1] > 15
+    for i, one in zip(asked, kept, strict=True):
+        assert one["text"] == task.answers[i][0] and len(one["prompt"]) == 2000
+        assert (one["task"], one["right"]) == (task.name, len(one["text"]) % 2 == 0)
+    assert evaluate_task(model, tokenizer, Letters(), SAMPLED).samples == []
+
+
 def one_of_two(rank: int, port: int, folder: str) -> None:
     """A rank evaluates its share of each case together with the other one, and writes down the whole result."""
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
