@@ -21,7 +21,8 @@ from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.paths import STAGES, base_dir, write_json
 from nanochat.pipeline.lengths import Length, held_out, lengths
 from nanochat.pipeline.progress import StageLog, fingerprints
-from nanochat.pipeline.settings import Plan, Stage, rank_count
+from nanochat.pipeline.settings import rank_count
+from nanochat.pipeline.stages import Plan, Stage
 from nanochat.reading import read_json
 
 if TYPE_CHECKING:

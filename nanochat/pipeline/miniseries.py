@@ -28,8 +28,9 @@ from nanochat.metrics import FILE, MetricsWriter, last, read_metrics, training_f
 from nanochat.model import ModelConfig
 from nanochat.paths import base_dir, runs_dir, slug, tokenizer_dir, write_atomic, write_json
 from nanochat.pipeline.law import Law, fit, picture
-from nanochat.pipeline.settings import Plan, Stage, rank_count
+from nanochat.pipeline.settings import rank_count
 from nanochat.pipeline.speedrun import GRACE, run_stage
+from nanochat.pipeline.stages import Plan, Stage
 from nanochat.train import BaseConfig, changed_settings, check_config, fingerprint, horizon
 
 if TYPE_CHECKING:

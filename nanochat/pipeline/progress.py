@@ -9,7 +9,7 @@ from pathlib import Path
 from nanochat import checkpoint
 from nanochat.console import UserError, require_version, warn
 from nanochat.paths import base_dir, write_json
-from nanochat.pipeline.settings import Stage
+from nanochat.pipeline.stages import Stage
 
 VERSION = 2
 

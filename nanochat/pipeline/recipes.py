@@ -13,6 +13,7 @@ CHARS, CHARS_VOCAB, CHARS_PER_DOUBLING = 4.8, 65536, 0.2
 SPARE = 1.08  # text downloaded over text needed: a run that is short of text repeats some
 FEWEST_SHARDS = 8  # 2 G characters, what the tokenizer learns from
 FLOAT8 = 8.9  # compute capability from which a card multiplies float8
+LARGE = 32  # the seed's run1000.sh: from this depth on it reads more text for the tokenizer and has small passes
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,14 @@ class Recipe:
 
     def shards(self, depth: int = 0, vocab_size: int = 0) -> int:
         return shards_needed(self.tokens(depth, vocab_size), vocab_size or self.vocab_size)
+
+    def max_chars(self, depth: int) -> int:
+        """Characters that the tokenizer learns from; 0: its default."""
+        return 0 if not self.count_all else 4 * 10**9 if depth >= LARGE else 2 * 10**9
+
+    def rows(self, depth: int) -> int:
+        """Sequences per pass and card; 0: by the card's memory."""
+        return 8 if self.count_all and depth >= LARGE else 0
 
 
 RECIPES = {

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,14 +11,19 @@ from nanochat import scale
 from nanochat.console import UserError, duration, flags_of
 from nanochat.corpus import HUB_CORPORA, TINYWORLD, check_corpus, corpus_name, find_info
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
-from nanochat.paths import STAGES, eval_bundle_dir
+from nanochat.pipeline.cards import Cards, find_cards
+from nanochat.pipeline.recipes import FLOAT8, RECIPES, Recipe
+from nanochat.pipeline.stages import Arguments, Plan, all_stages
+from nanochat.pipeline.stages import Stage as Stage
 from nanochat.tasks import CustomJSON
 from nanochat.train import parse_duration
 
 DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU by default
 RATIO = 12.0  # tokens per scaling parameter
-GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download, of about 250 MB of text
-FULL_DEPTH, FULL_VOCAB, FULL_RATIO = 20, 65536, 20.0  # upstream's classic model, about four hours on 8 H100
+GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download where no recipe says how many, of about 250 MB of text
+# What versions without recipes did on GPUs by default.
+EARLIER_DEPTH, EARLIER_VOCAB, EARLIER_RATIO = 20, 65536, 20.0
+LONGEST = 30 * 86400.0  # seconds of pretraining on a CPU that may be meant
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
 TINY_BATCH, TINY_STEPS = 4096, 1000
@@ -30,14 +34,17 @@ TINY_CONVERSATIONS = {"mid": 12000, "sft": 6000}
 class SpeedrunConfig:
     """From nothing to a chat: dataset, tokenizer, pretraining, mid-training, fine-tuning, evaluation, report."""
 
+    recipe: Literal["", "seed", "gpt2"] = ""
+    """gpt2: past GPT-2 for the least money, as upstream of 2026 (depth 24); seed: the original of 2025 (depth 20).
+    Empty: gpt2 on GPUs, else what the machine and the budget allow"""
     dataset: str = "auto"
-    """tinyworld, climbmix, fineweb-edu, or a path to parquet, jsonl or txt; auto: climbmix on GPUs, else tinyworld"""
+    """tinyworld, climbmix, fineweb-edu, or a path to parquet, jsonl or txt; auto: the recipe's, or tinyworld"""
     time_budget: str = ""
     """wall-clock of pretraining, such as 20m; decides depth and horizon"""
     depth: int = 0
-    """layers; 0: what the machine and the budget allow"""
+    """layers; 0: the recipe's, or what the machine and the budget allow"""
     vocab_size: int = 0
-    """vocabulary with the nine special tokens; 0: by depth"""
+    """vocabulary with the nine special tokens; 0: the recipe's, or by depth"""
     world_seed: int = 0
     """seed of the built-in tiny world"""
     data: tuple[str, ...] = ()
@@ -60,84 +67,95 @@ class SpeedrunConfig:
     """shell command to run when all is done and the backup is verified, such as one that ends the pod"""
     dry_run: bool = False
     """check that the text can be read, print the stages with their settings, and stop"""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command.
-
-    output: pattern of its output under the base dir, for later stages or the user; "" for none.
-    inputs: the user's files and folders that it reads. torchrun: runs on all GPUs. resumable: accepts --resume.
-    extra: arguments that do not change the output.
-    """
-
-    name: str
-    args: tuple[str, ...]
-    output: str = ""
-    inputs: tuple[Path, ...] = ()
-    torchrun: bool = False
-    resumable: bool = False
-    extra: tuple[str, ...] = ()
-    module: str = ""  # when it is not scripts.<name>
-    trains: str = ""  # the stage of the model that it trains
-
-    def display(self, nproc: int) -> str:
-        module = self.module or f"scripts.{self.name}"
-        if self.torchrun and nproc > 1:
-            start = f"torchrun --standalone --nproc_per_node={nproc} -m {module} --"
-        else:
-            start = f"python -m {module}"
-        return " ".join([start, *map(shlex.quote, (*self.args, *self.extra))])
-
-
-@dataclass(frozen=True)
-class Plan:
-    stages: tuple[Stage, ...]
-    nproc: int
-    summary: str
-    corpus: str
-    tag: str
-    flags: tuple[str, ...] = ()  # of the user's command: a stage's remedies mention only these
+    gpu: str = ""
+    """with --dry-run: as if on such a GPU, by its name, as in h100"""
+    num_gpus: int = 1
+    """with --gpu: as if on so many of them"""
 
 
 def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
-    """All settings. choices: depths chosen before, by question. A new one is added, since measuring the machine again
-    could give another depth and so discard a half-trained model."""
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    nproc = rank_count(os.environ.get("NPROC_PER_NODE", ""), gpus)
-    dataset = config.dataset if config.dataset != "auto" else ("climbmix" if gpus else "tinyworld")
+    """All settings. choices: what was chosen before, by question. A new choice is added, since measuring the machine
+    again could give another depth and so discard a half-trained model."""
+    _check_wishes(config)
+    cards = find_cards(config.gpu, config.num_gpus)
+    if cards.pretended:
+        choices = {}
+    nproc = rank_count(os.environ.get("NPROC_PER_NODE", ""), cards.count)
     budget = parse_duration(config.time_budget) if config.time_budget else 0.0
-    if config.depth < 0:
-        raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
-    if config.vocab_size and config.vocab_size < 300:
-        raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
-    _check_inputs(config, dataset, gpus)
-    machine = f"{gpus} x {torch.cuda.get_device_name()}" if gpus else f"{cpu_name()}, {cpu_count()} cores"
-    if dataset == "tinyworld":
+    recipe = RECIPES[config.recipe] if config.recipe else None
+    if recipe is None and cards.count and not budget and config.dataset != TINYWORLD:
+        recipe = RECIPES["gpt2"]
+    dataset = config.dataset
+    if dataset == "auto":
+        dataset = recipe.dataset if recipe else "climbmix" if cards.count else TINYWORLD
+    elif recipe and dataset == TINYWORLD:
+        raise UserError("the tiny world has a length of its own", "Leave --recipe or --dataset out")
+    _check_inputs(config, dataset, cards)
+    if dataset == TINYWORLD:
         depth = config.depth or TINY_DEPTH
-        stages = _tiny_world(config, depth, budget)
+        arguments = _tiny_world(config, depth)
         what = f"tiny world (seed {config.world_seed})"
     else:
         if Path(dataset).exists():
             dataset = str(Path(dataset).resolve())
-        depth = config.depth or _choose_depth(config, dataset, budget, gpus, choices)
-        stages = _text(config, dataset, depth, gpus)
-        what = f"{config.dataset}, depth {depth}"
+        depth = config.depth or _choose_depth(config, dataset, recipe, budget, cards, choices)
+        shown = dataset if config.dataset == "auto" else config.dataset
+        if recipe:
+            _require_sense(config, recipe, depth, cards, nproc)
+            arguments = _by_recipe(config, recipe, dataset, depth, cards, nproc, choices)
+            what = f"recipe {recipe.name}, {shown}, depth {depth}"
+        else:
+            arguments = _text(config, dataset, depth, bool(cards.count))
+            what = f"{shown}, depth {depth}"
+    where = f"on {cards}" if cards.count else f"on {cpu_name()}, {cpu_count()} cores"
     limit = f", pretraining {duration(budget)}" if budget else ""
-    summary = f"{what} on {machine}{limit}"
-    return Plan(stages, nproc, summary, corpus_name(dataset), f"d{depth}", tuple(flags_of(SpeedrunConfig)))
+    summary = f"{what} {'as if ' if cards.pretended else ''}{where}{limit}"
+    return _plan(config, arguments, nproc, summary)
 
 
-def _check_inputs(config: SpeedrunConfig, dataset: str, gpus: int) -> None:
+def earlier(config: SpeedrunConfig) -> Plan | None:
+    """What a version without recipes made of this command on GPUs, if it was something else than `resolve` makes."""
+    cards = find_cards() if not config.gpu else Cards(0)
+    dataset = "climbmix" if config.dataset == "auto" else config.dataset
+    if not cards.count or config.recipe or config.time_budget or dataset == TINYWORLD:
+        return None
+    if Path(dataset).exists():
+        dataset = str(Path(dataset).resolve())
+    depth = config.depth or EARLIER_DEPTH
+    arguments = _text(config, dataset, depth, True)
+    what = f"{config.dataset}, depth {depth} on {cards}, as an earlier version began it"
+    return _plan(config, arguments, rank_count(os.environ.get("NPROC_PER_NODE", ""), cards.count), what)
+
+
+def _plan(config: SpeedrunConfig, arguments: Arguments, nproc: int, summary: str) -> Plan:
+    a = replace(
+        arguments,
+        data=config.data,
+        strict=config.strict,
+        free=(f"--run={config.run}",) if config.run else (),
+        report=(f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else (),
+    )
+    return Plan(all_stages(a), nproc, summary, a.corpus, a.tag, tuple(flags_of(SpeedrunConfig)))
+
+
+def _check_wishes(config: SpeedrunConfig) -> None:
+    if config.depth < 0:
+        raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
+    if config.vocab_size and config.vocab_size < 300:
+        raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
+    if (config.gpu or config.num_gpus != 1) and not config.dry_run:
+        raise UserError("--gpu and --num-gpus only pretend", "Add --dry-run, or leave them out to use what is here")
+
+
+def _check_inputs(config: SpeedrunConfig, dataset: str, cards: Cards) -> None:
     """Check all inputs at once: a mistake in the last file must not show only after hours of training."""
     if dataset not in (TINYWORLD, *HUB_CORPORA) and not Path(dataset).exists() and not find_info(dataset):
         raise UserError(
             f"unknown dataset {dataset!r}", f"Choose {', '.join((TINYWORLD, *HUB_CORPORA))}, or a path that exists"
         )
-    if config.dry_run:  # otherwise the first stage reports it just as early
-        check_corpus(dataset, GPU_SHARDS if gpus else CPU_SHARDS, config.skip_bad)
+    # Without a dry run the first stage reports it just as early. Another machine's network is not this one's.
+    if config.dry_run and not (cards.pretended and dataset in HUB_CORPORA):
+        check_corpus(dataset, GPU_SHARDS if cards.count else CPU_SHARDS, config.skip_bad)
     for path in config.data:
         CustomJSON(path)
 
@@ -151,82 +169,116 @@ def rank_count(wanted: str, gpus: int) -> int:
     return 1 << (max(1, gpus).bit_length() - 1)
 
 
-def _choose_depth(config: SpeedrunConfig, dataset: str, budget: float, gpus: int, choices: dict[str, int]) -> int:
-    if gpus and not budget:
-        return FULL_DEPTH
-    question = f"{dataset} {budget:g}s vocab {config.vocab_size} on {gpus} GPUs"
+def _choose_depth(
+    config: SpeedrunConfig, dataset: str, recipe: Recipe | None, budget: float, cards: Cards, choices: dict[str, int]
+) -> int:
+    if recipe and not budget:
+        return recipe.depth
+    question = f"{dataset} {budget:g}s vocab {config.vocab_size} on {cards.count} GPUs"
+    question += f" by {recipe.name}" if recipe else ""
     if question not in choices:
-        ready = (budget or DEFAULT_BUDGET) * scale.EFFICIENCY * peak_flops(setup()) * max(1, gpus)
-        choices[question] = scale.depth_for_flops(ready, RATIO, config.vocab_size)
+        peak = cards.peak if cards.pretended else peak_flops(setup())
+        ready = (budget or DEFAULT_BUDGET) * scale.EFFICIENCY * peak * max(1, cards.count)
+        vocab = config.vocab_size or (recipe.vocab_size if recipe else 0)
+        choices[question] = scale.depth_for_flops(ready, recipe.ratio if recipe else RATIO, vocab)
     return choices[question]
 
 
-def _tiny_world(config: SpeedrunConfig, depth: int, budget: float) -> tuple[Stage, ...]:
-    length = (f"--time_budget={config.time_budget}",) if budget else (f"--num_iterations={TINY_STEPS}",)
+def _require_sense(config: SpeedrunConfig, recipe: Recipe, depth: int, cards: Cards, nproc: int) -> None:
+    """UserError for years of pretraining on a CPU."""
+    if cards.count or config.time_budget:
+        return
+    s = recipe.shape(depth, config.vocab_size)
+    flops = recipe.tokens(depth, config.vocab_size) * s.dense_flops_per_token
+    days = flops / (scale.EFFICIENCY * peak_flops(setup())) / 86400
+    if days * 86400 > LONGEST:
+        long = f"{days / 365:,.0f} years" if days > 700 else f"{days:,.0f} days"
+        raise UserError(
+            f"there is no GPU here, and pretraining the recipe {recipe.name} at depth {depth} would take about {long}",
+            "Add --time-budget or a small --depth",
+            "Leave --recipe out for what suits this machine",
+            "See what it is elsewhere with --dry-run --gpu h100 --num-gpus 8",
+        )
+
+
+def _tiny_world(config: SpeedrunConfig, depth: int) -> Arguments:
+    length = f"--time_budget={config.time_budget}" if config.time_budget else f"--num_iterations={TINY_STEPS}"
     base = (
         f"--depth={depth}",
         "--dataset=tinyworld",
         f"--max_seq_len={TINY_CONTEXT}",
         f"--total_batch_size={TINY_BATCH}",
-        *length,
+        length,
     )
-    dataset = ("--dataset=tinyworld", f"--world_seed={config.world_seed}")
-    chat: dict[str, tuple[str, ...]] = {s: (f"--conversations={n}",) for s, n in TINY_CONVERSATIONS.items()}
-    return _stages(
-        config, dataset, "tinyworld", config.vocab_size or TINY_VOCAB, f"d{depth}", base, chat, "TinyWorld,SpellingBee"
+    return Arguments(
+        ("--dataset=tinyworld", f"--world_seed={config.world_seed}"),
+        "tinyworld",
+        f"d{depth}",
+        (f"--vocab_size={config.vocab_size or TINY_VOCAB}",),
+        base,
+        mid=(f"--conversations={TINY_CONVERSATIONS['mid']}",),
+        sft=(f"--conversations={TINY_CONVERSATIONS['sft']}",),
+        tasks="TinyWorld,SpellingBee",
     )
 
 
-def _text(config: SpeedrunConfig, dataset: str, depth: int, gpus: int) -> tuple[Stage, ...]:
+def _text(config: SpeedrunConfig, dataset: str, depth: int, gpus: bool) -> Arguments:
+    """By what the machine and the budget allow."""
     name = corpus_name(dataset)
     full = gpus and not config.time_budget and not config.depth
-    vocab = config.vocab_size or (FULL_VOCAB if full else scale.default_vocab(depth))
-    ratio = FULL_RATIO if full else RATIO
+    vocab = config.vocab_size or (EARLIER_VOCAB if full else scale.default_vocab(depth))
+    ratio = EARLIER_RATIO if full else RATIO
     length = f"--time_budget={config.time_budget}" if config.time_budget else f"--target_param_data_ratio={ratio:g}"
     base = (f"--depth={depth}", f"--dataset={name}", length)
-    skip = ("--skip_bad",) if config.skip_bad else ()
-    prepare = (f"--dataset={dataset}", "-n", str(GPU_SHARDS if gpus else CPU_SHARDS), *skip)
-    return _stages(config, prepare, name, vocab, f"d{depth}", base, {"mid": (), "sft": ()}, "")
+    prepare = _prepare(config, dataset, GPU_SHARDS if gpus else CPU_SHARDS)
+    return Arguments(prepare, name, f"d{depth}", (f"--vocab_size={vocab}",), base)
 
 
-def _stages(
+def _by_recipe(
     config: SpeedrunConfig,
-    prepare: tuple[str, ...],
-    corpus: str,
-    vocab: int,
-    tag: str,
-    base: tuple[str, ...],
-    chat: dict[str, tuple[str, ...]],
-    tasks: str,
-) -> tuple[Stage, ...]:
-    run = (f"--run={config.run}",) if config.run else ()
-    own = tuple(Path(path).resolve() for path in config.data)
-    files = ("--data", *map(str, own)) if own else ()
-    path = Path(prepare[0].removeprefix("--dataset="))
-    source = (path,) if path.is_absolute() else ()
-    wanted = ("-a", tasks) if tasks else ()
-    price = (f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else ()
-    model = f"--model_tag={tag}"
-
-    def training(name: str, stage: str, args: tuple[str, ...], more: tuple[str, ...] = ()) -> Stage:
-        """more: flags for the user's conversations, if it reads them."""
-        inputs = own if more else ()
-        output = f"{STAGES[stage]}/{tag}/step_*/manifest.json"
-        extra = (*run, "--strict") if more and config.strict else run
-        return Stage(
-            name, (*args, model, *more), output, inputs, torchrun=True, resumable=True, extra=extra, trains=stage
-        )
-
-    return (
-        Stage("dataset", prepare, f"data/{corpus}/meta.json", source, module="nanochat.dataset"),
-        Stage("tok_train", (f"--dataset={corpus}", f"--vocab_size={vocab}"), "tokenizer/meta.json"),
-        Stage("tok_eval", (f"--dataset={corpus}",)),
-        training("base_train", "base", base),
-        Stage("base_loss", (f"--dataset={corpus}", model), torchrun=True),
-        Stage("base_eval", (f"--dataset={corpus}", model), inputs=(eval_bundle_dir(),), torchrun=True),
-        training("mid_train", "mid", chat["mid"], files),
-        Stage("mid_eval", ("-i", "mid", model, *wanted), torchrun=True, module="scripts.chat_eval"),
-        training("chat_sft", "sft", chat["sft"], files),
-        Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
-        Stage("report", ("generate", model, *price), "report/report.md", module="nanochat.report"),
+    recipe: Recipe,
+    dataset: str,
+    depth: int,
+    cards: Cards,
+    nproc: int,
+    choices: dict[str, int],
+) -> Arguments:
+    name = corpus_name(dataset)
+    vocab = config.vocab_size or recipe.vocab_size
+    shards = GPU_SHARDS if cards.count else CPU_SHARDS
+    length: tuple[str, ...] = (f"--time_budget={config.time_budget}",)
+    if not config.time_budget:
+        whole = nproc * recipe.shape(depth).seq_len  # a batch has equally many sequences on every rank
+        batch = max(1, round(recipe.batch_tokens(depth, vocab) / whole)) * whole
+        length = (f"--target_param_data_ratio={recipe.ratio:g}", f"--total_batch_size={batch}")
+        if recipe.count_all:  # base_train's ratio does not count the embedding
+            length = (*length, f"--num_iterations={recipe.tokens(depth, vocab) // batch}")
+        shards = recipe.shards(depth, vocab)
+    fp8 = ("--fp8",) if recipe.fp8 and _float8(f"float8 for {recipe.name} d{depth} on {name}", cards, choices) else ()
+    chars = recipe.max_chars(depth)
+    rows = recipe.rows(depth) if cards.count else 0
+    return Arguments(
+        _prepare(config, dataset, min(shards, HUB_CORPORA[dataset].last) if dataset in HUB_CORPORA else shards),
+        name,
+        f"d{depth}",
+        (f"--vocab_size={vocab}", *((f"--max_chars={chars}",) if chars else ())),
+        (f"--depth={depth}", f"--arch={recipe.arch}", f"--dataset={name}", *length, *fp8),
+        rows=(f"--device_batch_size={rows}",) if rows else (),
     )
+
+
+def _float8(question: str, cards: Cards, choices: dict[str, int]) -> bool:
+    """Whether to train in float8. A run that goes on elsewhere does as it began: otherwise it would start anew."""
+    able = cards.capability >= FLOAT8
+    wanted = bool(choices.setdefault(question, int(able)))
+    if wanted and not able:
+        raise UserError(
+            f"this run was begun in float8, which {cards.name or 'a CPU'} cannot multiply",
+            "Go on with it on a GPU of compute capability 8.9 or more, or point NANOCHAT_BASE_DIR at another folder",
+        )
+    return wanted
+
+
+def _prepare(config: SpeedrunConfig, dataset: str, shards: int) -> tuple[str, ...]:
+    skip = ("--skip_bad",) if config.skip_bad else ()
+    return (f"--dataset={dataset}", "-n", str(shards), *skip)

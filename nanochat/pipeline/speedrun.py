@@ -21,7 +21,8 @@ from nanochat.metrics import FILE, MetricsWriter
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
-from nanochat.pipeline.settings import Plan, SpeedrunConfig, Stage, resolve
+from nanochat.pipeline.settings import SpeedrunConfig, earlier, resolve
+from nanochat.pipeline.stages import Plan, Stage
 
 # Exit codes of a stage that somebody stopped: it saved, or it can be done again.
 STOPPED = {INTERRUPTED, 130, 143, -signal.SIGINT, -signal.SIGTERM}
@@ -86,10 +87,23 @@ def show_stages(log: StageLog, plan: Plan, marks: list[str], replaced: Container
 
 def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     log = StageLog()
-    plan = resolve(config, log.choices)
+    plan = _begun_earlier(config, log) or resolve(config, log.choices)
     say(f"nanochat speedrun: {plan.summary}")
     say(f"artifacts: {base_dir()}")
     return log, plan
+
+
+def _begun_earlier(config: SpeedrunConfig, log: StageLog) -> Plan | None:
+    """The plan of a version with another default, if the same command began its pretraining here: that may be a night's
+    work."""
+    plan = earlier(config)
+    if plan is None:
+        return None
+    marks = {stage.name: mark for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True)}
+    if log.started.get("base_train") != marks["base_train"]:
+        return None
+    say(f"An earlier version began {plan.tag} here with its own default: going on with that (--recipe begins another)")
+    return plan
 
 
 def _replaced(log: StageLog, plan: Plan, marks: list[str]) -> list[Stage]:

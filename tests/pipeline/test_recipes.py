@@ -1,13 +1,19 @@
-"""The recipes: their numbers are the published ones."""
+"""The recipes: their numbers are the published ones, and a dry run shows what they come to on any machine."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
 from nanochat import scale
+from nanochat.console import UserError
+from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.recipes import RECIPES, shards_needed
+from nanochat.pipeline.settings import resolve
+
+ROOT = Path(__file__).parents[2]
 
 SEED, GPT2 = RECIPES["seed"], RECIPES["gpt2"]
 
@@ -49,3 +55,123 @@ def test_text_is_enough_and_not_much_more() -> None:
             shards = shards_needed(tokens, vocab)
             assert shards * 250e6 >= tokens and shards >= 8
             assert shards * 250e6 <= max(3e9, 5.5 * tokens)
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    return tmp_path / "base"
+
+
+def dry_run(capsys: pytest.CaptureFixture[str], **wish: object) -> dict[str, str]:
+    """Stage -> its command, of a dry run."""
+    speedrun(SpeedrunConfig(dry_run=True, **wish))  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    assert "as if on" in out.splitlines()[0]
+    return {line.split()[0]: line.partition("]  ")[2] for line in out.splitlines() if "[to run]" in line}
+
+
+BASE = {
+    "seed": "--depth=20 --arch=classic --dataset=fineweb-edu --target_param_data_ratio=20 --total_batch_size=524288 "
+    "--num_iterations=21400 --model_tag=d20",
+    "gpt2": "--depth=24 --arch=modern --dataset=climbmix --target_param_data_ratio=8 --total_batch_size=1048576 "
+    "--fp8 --model_tag=d24",
+    "d26": "--depth=26 --arch=modern --dataset=climbmix --target_param_data_ratio=8 --total_batch_size=1048576 "
+    "--fp8 --model_tag=d26",
+    "run1000": "--depth=32 --arch=classic --dataset=fineweb-edu --target_param_data_ratio=20 --total_batch_size=524288 "
+    "--num_iterations=71680 --model_tag=d32 --device_batch_size=8",
+}
+WISHES: dict[str, dict[str, object]] = {
+    "seed": {"recipe": "seed"}, "gpt2": {}, "d26": {"depth": 26}, "run1000": {"recipe": "seed", "depth": 32}
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8])
+@pytest.mark.parametrize("name", WISHES)
+def test_a_dry_run_of_each_recipe(name: str, gpus: int, capsys: pytest.CaptureFixture[str], base: Path) -> None:
+    shown = dry_run(capsys, gpu="h100", num_gpus=gpus, **WISHES[name])
+    launch = f"torchrun --standalone --nproc_per_node={gpus} -m" if gpus > 1 else "python -m"
+    dashes = " --" if gpus > 1 else ""
+    assert shown["base_train"] == f"{launch} scripts.base_train{dashes} {BASE[name]}"
+    seeds = name in ("seed", "run1000")
+    shards = {"seed": 240, "gpt2": 120, "d26": 150, "run1000": 800}[name]
+    corpus = "fineweb-edu" if seeds else "climbmix"
+    assert shown["dataset"] == f"python -m nanochat.dataset --dataset={corpus} -n {shards}"
+    tokenizer = {"seed": "65536 --max_chars=2000000000", "run1000": "65536 --max_chars=4000000000"}.get(name, "32768")
+    assert shown["tok_train"] == f"python -m scripts.tok_train --dataset={corpus} --vocab_size={tokenizer}"
+    assert ("--device_batch_size=8" in shown["mid_train"]) == (name == "run1000")
+    assert len(shown) == 11
+    assert not list(base.iterdir())
+
+
+def test_float8_only_where_the_card_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for gpu, has in (("h100", True), ("4090", True), ("a100", False), ("t4", False)):
+        assert ("--fp8" in dry_run(capsys, gpu=gpu, depth=8)["base_train"]) == has, gpu
+    assert "--fp8" not in dry_run(capsys, gpu="h100", recipe="seed")["base_train"]
+
+
+def test_a_run_begun_in_float8_does_not_start_anew_on_another_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    def on(capability: float) -> settings.Cards:
+        return settings.Cards(8, "a card", capability)
+
+    choices: dict[str, int] = {}
+    marks = []
+    for capability in (9.0, 12.0):
+        monkeypatch.setattr(settings, "find_cards", lambda *a, capability=capability: on(capability))
+        marks.append(resolve(SpeedrunConfig(), choices).stages)
+    assert marks[0] == marks[1]
+    monkeypatch.setattr(settings, "find_cards", lambda *a: on(8.0))
+    with pytest.raises(UserError, match="begun in float8, which a card cannot"):
+        resolve(SpeedrunConfig(), choices)
+    older: dict[str, int] = {}
+    assert "--fp8" not in str(resolve(SpeedrunConfig(), older).stages)
+    monkeypatch.setattr(settings, "find_cards", lambda *a: on(9.0))
+    assert "--fp8" not in str(resolve(SpeedrunConfig(), older).stages)
+
+
+def test_other_wishes_beside_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Own text, another vocabulary, a time budget, six cards, ranks that do not divide the batch."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.txt").write_text("Once there was a river, and it ran to the sea. " * 200)
+    shown = dry_run(capsys, gpu="h100", num_gpus=6, dataset=str(tmp_path / "mine"), vocab_size=1000)
+    assert "--nproc_per_node=4" in shown["base_train"] and "--dataset=mine" in shown["base_train"]
+    assert shown["tok_train"].endswith("--vocab_size=1000")
+    shown = dry_run(capsys, gpu="h100", num_gpus=8, recipe="seed", time_budget="1h")
+    assert "--arch=classic" in shown["base_train"] and "--time_budget=1h" in shown["base_train"]
+    assert not {"--num_iterations", "--total_batch_size"} & {part.split("=")[0] for part in shown["base_train"].split()}
+    shown = dry_run(capsys, gpu="h100", num_gpus=8, time_budget="1h")  # as before there were recipes
+    assert "--arch" not in shown["base_train"] and "-n 240" in shown["dataset"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NPROC_PER_NODE", "3")
+        shown = dry_run(capsys, gpu="h100", num_gpus=3)
+        [batch] = [int(part[19:]) for part in shown["base_train"].split() if part.startswith("--total_batch_size=")]
+        assert batch % (3 * 2048) == 0 and abs(batch - 2**20) < 3 * 2048
+    many = dry_run(capsys, gpu="h100", num_gpus=8, recipe="seed", depth=48)
+    assert many["dataset"].endswith("-n 1822")  # all there are
+
+
+def test_a_recipe_on_a_cpu_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "peak_flops", lambda machine: 3e11)
+    for wish in ({"recipe": "gpt2"}, {"recipe": "seed"}, {"recipe": "seed", "depth": 26}):
+        with pytest.raises(UserError, match="no GPU here, and pretraining .* would take about .* (years|days)"):
+            resolve(SpeedrunConfig(**wish), {})  # type: ignore[arg-type]
+    for wish in ({"recipe": "gpt2", "depth": 2}, {"recipe": "seed", "time_budget": "20m"}):
+        assert "--arch=" in str(resolve(SpeedrunConfig(**wish), {}).stages)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wish", "problem"),
+    [
+        ({"gpu": "h100"}, "only pretend"),
+        ({"num_gpus": 8}, "only pretend"),
+        ({"num_gpus": 8, "dry_run": True}, "says how many, and not which"),
+        ({"gpu": "h100", "num_gpus": 0, "dry_run": True}, "--num-gpus is 0"),
+        ({"gpu": "h100", "num_gpus": -8, "dry_run": True}, "--num-gpus is -8"),
+        ({"gpu": "abacus\x1b[2J", "dry_run": True}, "there is no GPU"),
+        ({"recipe": "gpt2", "dataset": "tinyworld", "gpu": "h100", "dry_run": True}, "tiny world has a length"),
+    ],
+)
+def test_wishes_that_cannot_be(wish: dict[str, object], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        resolve(SpeedrunConfig(**wish), {})  # type: ignore[arg-type]

@@ -151,20 +151,46 @@ def test_strict_changes_no_result(tmp_path: Path) -> None:
     assert not any("--strict" in stage.extra for stage in resolve(SpeedrunConfig(strict=True), {}).stages)
 
 
-def test_gpus_mean_torchrun_and_the_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight GPUs."""
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "NVIDIA H100")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *a: "NVIDIA H100 80GB HBM3")
+
+
+def test_gpus_mean_torchrun_and_the_full_size(cards: None) -> None:
     plan = resolve(SpeedrunConfig(), {})
     shown = {s.name: s.display(plan.nproc) for s in plan.stages}
     assert shown["base_train"] == (
-        "torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- "
-        "--depth=20 --dataset=climbmix --target_param_data_ratio=20 --model_tag=d20"
+        "torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=24 --arch=modern --dataset=climbmix "
+        "--target_param_data_ratio=8 --total_batch_size=1048576 --fp8 --model_tag=d24"
     )
-    assert shown["tok_train"] == "python -m scripts.tok_train --dataset=climbmix --vocab_size=65536"
-    assert shown["dataset"] == "python -m nanochat.dataset --dataset=climbmix -n 240"
+    assert shown["tok_train"] == "python -m scripts.tok_train --dataset=climbmix --vocab_size=32768"
+    assert shown["dataset"] == "python -m nanochat.dataset --dataset=climbmix -n 120"
+
+
+def test_a_night_of_an_earlier_version_goes_on(
+    cards: None, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its default on GPUs was a d20, and for --depth 12 tokens per parameter: what it began is what the same command
+    goes on with."""
+    for wish, flags in ((SpeedrunConfig(), "20"), (SpeedrunConfig(depth=26), "12")):
+        old = settings.earlier(wish)
+        assert old is not None
+        [train] = [stage for stage in old.stages if stage.name == "base_train"]
+        shown = f"--depth={wish.depth or 20} --dataset=climbmix --target_param_data_ratio={flags}"
+        assert shown in train.display(8)
+        log = StageLog()
+        log.start(train, fingerprints(old.stages)[old.stages.index(train)], ())
+        again = module._begin(wish)[1]
+        assert again.stages == old.stages and "An earlier version began" in capsys.readouterr().out
+        anew = dataclasses.replace(wish, recipe="gpt2")
+        assert module._begin(anew)[1].stages == resolve(anew, {}).stages != old.stages
+        log.forget(train)
+        assert module._begin(wish)[1].stages == resolve(wish, {}).stages
 
 
 @pytest.mark.parametrize(("gpus", "ranks"), [(1, 1), (6, 4), (8, 8)])
