@@ -10,10 +10,12 @@ for a in "$@"; do
     if [ "$a" = --slow ]; then marks=(); else args+=("$a"); fi
 done
 if [ ${#args[@]} -eq 0 ]; then
-    if ! command -v chromium >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
-        echo "Installing chromium for the browser tests ..."
-        { apt-get update && apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1 ||
-            echo "chromium could not be installed: the browser tests will be skipped"
+    missing=()
+    for tool in chromium shellcheck; do command -v "$tool" >/dev/null || missing+=("$tool"); done
+    if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+        echo "Installing ${missing[*]} for the tests of the browser and of the scripts ..."
+        { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
+            echo "${missing[*]} could not be installed: those tests will be skipped"
     fi
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .

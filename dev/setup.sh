@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by speedrun.sh and test.sh: make .venv beside them and install nanochat, again whenever its dependencies or
 # its native code change, or a compiler was added.
 # $EXTRAS: "" or "[dev]".
