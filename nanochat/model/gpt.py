@@ -222,6 +222,7 @@ class GPT(nn.Module):
             self.bigram = nn.Embedding(c.bigram, c.width)
             self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
         self._slopes = slopes
+        self.loss_chunk = 0  # positions whose logits exist at once in training; 0: as many as suit the device
         self._lookup: Callable[[Any, Tensor], Tensor] = _look_up
         self.checkpoint_activations = False  # keep only the layers' inputs, and recompute the rest in the backward pass
         self._set_rope(c.seq_len)
@@ -230,14 +231,14 @@ class GPT(nn.Module):
     def layers(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
-    def compile_parts(self) -> None:
+    def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
         """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute."""
         self._lookup = _Lookup.apply
-        self._slopes = torch.compile(slopes, dynamic=False)
-        parts = torch.compile(softmax, dynamic=True), torch.compile(softmax_slopes, dynamic=True)
+        self._slopes = compiler(slopes, dynamic=False)
+        parts = compiler(softmax, dynamic=True), compiler(softmax_slopes, dynamic=True)
         for block in self.layers:
             block.attn.parts = parts
-            block.halves = (torch.compile(block.before, dynamic=False), torch.compile(block.after, dynamic=False))
+            block.halves = (compiler(block.before, dynamic=False), compiler(block.after, dynamic=False))
 
     def use_float8(self) -> None:
         """Train the blocks' large matrices with float8 products; not the head, whose weight the loss uses directly."""
@@ -385,7 +386,9 @@ class GPT(nn.Module):
         h = self.hidden(ids).flatten(0, 1)
         if reduction == "none":
             return token_losses(h, self.head.weight, targets.flatten(), self.config.softcap).view_as(targets)
-        total = linear_cross_entropy(h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes)
+        total = linear_cross_entropy(
+            h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes, self.loss_chunk
+        )
         if reduction == "sum":
             return total
         # A batch without any target has loss 0, not 0/0 (upstream #590).

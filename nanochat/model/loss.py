@@ -56,10 +56,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., tuple[Tensor, Tensor]]
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        cap: float,
+        slopes: Callable[..., tuple[Tensor, Tensor]],
+        size: int,
     ) -> Tensor:
         w = weight.to(h.dtype)
-        size = chunk_rows(w.size(0), h.device)
         wide = torch.promote_types(h.dtype, torch.float32)
         total = torch.zeros((), device=h.device, dtype=wide)
         grad_w = torch.zeros(w.shape, device=h.device, dtype=wide)
@@ -82,21 +87,27 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
         grad_h, grad_w = ctx.saved_tensors
         (scale,) = grads
         # In place, so only once: autograd refuses a second backward pass through a changed tensor.
-        return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), None, None, None
+        return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), None, None, None, None
 
 
 def linear_cross_entropy(
-    h: Tensor, weight: Tensor, targets: Tensor, cap: float, slopes: Callable[..., tuple[Tensor, Tensor]] = slopes
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float,
+    slopes: Callable[..., tuple[Tensor, Tensor]] = slopes,
+    chunk: int = 0,
 ) -> Tensor:
     """Sum over targets >= 0 of the cross-entropy in nats; h (N, width), weight (vocab, width), targets (N,).
 
-    slopes: the function above, or a compiled one.
+    slopes: the function above, or a compiled one. chunk: positions whose logits exist at once; 0: as many as suit the
+    device.
     """
-    return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes)
+    return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes, chunk or chunk_rows(weight.size(0), h.device))
 
 
 def token_losses(h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:

@@ -75,7 +75,9 @@ class Optimizer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.named = dict(model.named_parameters())
-        self._parts = (torch.compile(prepare), torch.compile(apply)) if compiled else (prepare, apply)
+        self._parts: tuple[Callable[..., Tensor], Callable[..., None]] = (prepare, apply)
+        if compiled:
+            self.compile_parts()
         self.tables: dict[str, Table] = {}
         for path, module in model.named_modules():
             if isinstance(module, nn.Embedding) and module.sparse:
@@ -104,6 +106,10 @@ class Optimizer:
         self.peaks = [float(group["lr"]) for group in groups]
         device = next(model.parameters()).device.type
         self.adamw = torch.optim.AdamW(groups, eps=1e-10, fused=device != "mps")
+
+    def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
+        """Compile Muon's element-wise work."""
+        self._parts = compiler(prepare), compiler(apply)
 
     @torch.no_grad()
     def step(self, schedule: Schedule, step: int) -> None:

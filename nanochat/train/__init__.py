@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nanochat.train.base import choose_rows, make_plan, text_tokens, train_base
     from nanochat.train.chat import train_chat
     from nanochat.train.equip import make_loss, muon_dtype
+    from nanochat.train.memory import Memory, predict
     from nanochat.train.rl import train_rl
     from nanochat.train.step import LossScale, Stepper
 
@@ -27,6 +28,7 @@ __all__ = [
     "BaseConfig",
     "ChatConfig",
     "LossScale",
+    "Memory",
     "RLConfig",
     "Stepper",
     "changed_settings",
@@ -38,6 +40,7 @@ __all__ = [
     "make_plan",
     "muon_dtype",
     "parse_duration",
+    "predict",
     "text_tokens",
     "train_base",
     "train_chat",
@@ -50,6 +53,7 @@ __getattr__ = lazy(
         "base": "choose_rows make_plan text_tokens train_base",
         "chat": "train_chat",
         "equip": "make_loss muon_dtype",
+        "memory": "Memory predict",
         "rl": "train_rl",
         "step": "LossScale Stepper",
     },

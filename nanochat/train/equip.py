@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,15 @@ def make_loss(model: GPT, mode: Compile, machine: Machine) -> Callable[..., Tens
             say("No C++ compiler found: training without torch.compile (about 1.4x slower)")
         return model.loss
     say("Compiling during the first steps: half a minute or more, unless torch has it cached")
-    if machine.device.type == "cpu":
-        model.compile_parts()
+    return compiled_loss(model, machine)
+
+
+def compiled_loss(
+    model: GPT, machine: Machine, compiler: Callable[..., Any] = torch.compile, whole: bool | None = None
+) -> Callable[..., Tensor]:
+    """`model.loss` through a compiler; whole: None: what suits the machine."""
+    if machine.device.type == "cpu" if whole is None else not whole:
+        model.compile_parts(compiler)
         return model.loss
-    return torch.compile(model.loss, dynamic=False)
+    loss: Callable[..., Tensor] = compiler(model.loss, dynamic=False)
+    return loss
