@@ -23,6 +23,7 @@ RATIO = 12.0  # tokens per scaling parameter
 GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download where no recipe says how many, of about 250 MB of text
 # What versions without recipes did on GPUs by default.
 EARLIER_DEPTH, EARLIER_VOCAB, EARLIER_RATIO = 20, 65536, 20.0
+MOST_RATIO = 10_000  # tokens per parameter
 LONGEST = 30 * 86400.0  # seconds of pretraining on a CPU that may be meant
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
@@ -43,6 +44,8 @@ class SpeedrunConfig:
     """wall-clock of pretraining, such as 20m; decides depth and horizon"""
     depth: int = 0
     """layers; 0: the recipe's, or what the machine and the budget allow"""
+    ratio: float = 0.0
+    """tokens of pretraining per parameter, as the recipe counts these; 0: the recipe's"""
     vocab_size: int = 0
     """vocabulary with the nine special tokens; 0: the recipe's, or by depth"""
     world_seed: int = 0
@@ -85,6 +88,8 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
     recipe = RECIPES[config.recipe] if config.recipe else None
     if recipe is None and cards.count and not budget and config.dataset != TINYWORLD:
         recipe = RECIPES["gpt2"]
+    if config.ratio:
+        recipe = _with_ratio(config, recipe)
     dataset = config.dataset
     if dataset == "auto":
         dataset = recipe.dataset if recipe else "climbmix" if cards.count else TINYWORLD
@@ -117,7 +122,7 @@ def earlier(config: SpeedrunConfig) -> Plan | None:
     """What a version without recipes made of this command on GPUs, if it was something else than `resolve` makes."""
     cards = find_cards() if not config.gpu else Cards(0)
     dataset = "climbmix" if config.dataset == "auto" else config.dataset
-    if not cards.count or config.recipe or config.time_budget or dataset == TINYWORLD:
+    if not cards.count or config.recipe or config.ratio or config.time_budget or dataset == TINYWORLD:
         return None
     if Path(dataset).exists():
         dataset = str(Path(dataset).resolve())
@@ -199,6 +204,16 @@ def _require_sense(config: SpeedrunConfig, recipe: Recipe, depth: int, cards: Ca
             "Leave --recipe out for what suits this machine",
             "See what it is elsewhere with --dry-run --gpu h100 --num-gpus 8",
         )
+
+
+def _with_ratio(config: SpeedrunConfig, recipe: Recipe | None) -> Recipe:
+    if recipe is None or config.time_budget:
+        raise UserError(
+            "--ratio sets the length of a recipe's pretraining", "Add --recipe gpt2 or seed, or leave it out"
+        )
+    if not 0 < config.ratio <= MOST_RATIO:
+        raise UserError(f"--ratio is {config.ratio:g}", f"Give a number above 0 and up to {MOST_RATIO:,}, such as 8")
+    return replace(recipe, ratio=config.ratio)
 
 
 def _tiny_world(config: SpeedrunConfig, depth: int) -> Arguments:
