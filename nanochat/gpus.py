@@ -81,7 +81,13 @@ def _table() -> tuple[tuple[GPU, tuple[str, ...]], ...]:
     table = []
     for row in rows:
         names = tuple(row.pop("name"))
-        values: dict[str, Any] = {"fp8_peak": 0.0, "capability": 0.0, **row, "date": str(row["date"])}
+        values: dict[str, Any] = {
+            "fp8_peak": 0.0,
+            "capability": 0.0,
+            **row,
+            "memory": row["memory"] * 2.0**20,
+            "date": str(row["date"]),
+        }
         table.append((GPU(name=names[0], **values), names))
     return tuple(table)
 
@@ -94,7 +100,7 @@ def _read(name: str) -> tuple[tuple[str, ...], float]:
 
     def take_memory(match: re.Match[str]) -> str:
         nonlocal memory
-        memory = float(match[1]) * 1e9
+        memory = float(match[1]) * 2**30
         return " "
 
     text = re.sub(r"(?<![0-9a-z])([0-9]{1,4}) ?(?:gb?|gib)(?![0-9a-z])", take_memory, text)
