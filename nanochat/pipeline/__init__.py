@@ -9,8 +9,20 @@ from nanochat.pipeline.settings import SpeedrunConfig
 from nanochat.pipeline.speedrun import speedrun
 
 if TYPE_CHECKING:
+    from nanochat.pipeline.doctor import DoctorConfig, examine, quick_checks
     from nanochat.pipeline.miniseries import MiniseriesConfig, run_miniseries
 
-__all__ = ["MiniseriesConfig", "SpeedrunConfig", "run_miniseries", "speedrun"]
+__all__ = [
+    "DoctorConfig",
+    "MiniseriesConfig",
+    "SpeedrunConfig",
+    "examine",
+    "quick_checks",
+    "run_miniseries",
+    "speedrun",
+]
 
-__getattr__ = lazy(__name__, {"miniseries": "MiniseriesConfig run_miniseries"})
+__getattr__ = lazy(
+    __name__,
+    {"doctor": "DoctorConfig examine quick_checks", "miniseries": "MiniseriesConfig run_miniseries"},
+)

@@ -150,7 +150,7 @@ def _hub_sets(
     for one in HUB_SETS:
         if not one.epochs[stage]:
             continue
-        if (without is not None and one.name in without) or (not network and not _is_local(one)):
+        if (without is not None and one.name in without) or (not network and not is_local(one)):
             missing.append(one.name)
             continue
         try:
@@ -180,7 +180,7 @@ def _generated(
     ]
 
 
-def _is_local(one: HubSet) -> bool:
+def is_local(one: HubSet) -> bool:
     """Whether the set's training files are in the mirror, or were downloaded before."""
     for folder in (hub.mirror_dir(one.repo), base_dir() / "data" / "hub" / one.repo):
         files = folder.rglob("*.parquet") if folder else ()
