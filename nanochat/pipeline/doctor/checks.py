@@ -14,6 +14,7 @@ from nanochat.console import Progress, UserError, say
 from nanochat.paths import write_json
 from nanochat.pipeline.doctor.apart import Apart
 from nanochat.pipeline.doctor.config import DoctorConfig
+from nanochat.pipeline.doctor.driver import device_count
 from nanochat.pipeline.doctor.finding import STATES, Finding, State, warning
 from nanochat.pipeline.doctor.situation import Situation, situation
 
@@ -159,7 +160,7 @@ def run(
                 enter(CUDA)
                 found[CUDA] = work.make(next(check for check in CHECKS if check.name == CUDA), situation(config, 0))
                 facts = found[CUDA].finding.facts
-            now = situation(config, **(facts or {"gpus": 0}))
+            now = situation(config, **(facts or {"gpus": device_count()}))
             beside |= {check.name: work.start(check, now) for check in checks if check.waits}
             for check in checks:
                 enter(check.name)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 from nanochat import lock
 from nanochat.console import UserError, file_size
-from nanochat.paths import base_dir, sync_folder
+from nanochat.corpus.names import HUB_CORPORA, TINYWORLD, corpus_name
+from nanochat.paths import STAGES, base_dir, sync_folder
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
+from nanochat.pipeline.recipes import SHARD_CHARS
 
 MOUNTS = Path("/proc/self/mountinfo")
 OCTAL = re.compile(r"\\([0-7]{3})")  # how a mount's path has its spaces
@@ -27,6 +29,10 @@ OVER_THE_NETWORK = {
 BLOCK, MOST, PATIENCE = 4 << 20, 256 << 20, 2.0  # bytes written at once and in all, and seconds that this may take
 SLOW, LONG = 50e6, 10.0  # bytes a second; seconds for a checkpoint that nobody minds
 PROBE, LEFT = ".doctor-", 3600.0  # begins the name of what is tried out; seconds after which it is nobody's
+SHARD_BYTES = 0.4 * SHARD_CHARS  # of a shard of the Hub's corpora
+TINY_BYTES = 30e6  # of the tiny world's text
+BUNDLE_BYTES = 0.7e9  # of CORE's data, packed and unpacked
+KEPT = 10  # checkpoints of three stages: base keeps four while it writes, the others three
 ELSEWHERE = "Set NANOCHAT_BASE_DIR to a folder of a larger disk"
 
 
@@ -52,8 +58,7 @@ def disk(now: Situation) -> Finding:
 
 def _room(base: Path, now: Situation) -> Finding:
     free = shutil.disk_usage(base).free
-    there = min(now.text_bytes, size_of(base / "data" / now.dataset))
-    need = max(0.0, now.disk_bytes - there)
+    need = needed(now, base)
     text = f"{file_size(free)} free in {base}"
     said = f"{now.what} needs {file_size(int(need))}"
     if free < need:
@@ -63,9 +68,19 @@ def _room(base: Path, now: Situation) -> Finding:
     return ok(f"{text}; {said}")
 
 
+def needed(now: Situation, base: Path) -> float:
+    """Bytes that the whole run adds to the disk: text, checkpoints, CORE's questions."""
+    on_hub, source = now.dataset in HUB_CORPORA, Path(now.dataset)
+    text = TINY_BYTES if now.dataset == TINYWORLD else now.shards * SHARD_BYTES if on_hub else size_of(source)
+    there = size_of(base / "data" / (now.dataset if now.dataset == TINYWORLD or on_hub else corpus_name(now.dataset)))
+    kept = sum(size_of(base / place / f"d{now.depth}") for place in STAGES.values())
+    checkpoints = max(now.checkpoint_bytes, KEPT * now.checkpoint_bytes - kept)
+    return max(0.0, text - there) + checkpoints + (BUNDLE_BYTES if on_hub else 0.0)
+
+
 def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder that are really there."""
-    total = 0
+    """Bytes of a file, or of all files below a folder, that are there."""
+    total = folder.stat().st_size if folder.is_file() else 0
     for place, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):

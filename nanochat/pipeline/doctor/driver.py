@@ -54,7 +54,7 @@ def driver(now: Situation) -> Finding:
 
 def has_nvidia() -> bool:
     """Whether the machine has an NVIDIA card, driver or not."""
-    if any(DEVICES.glob("nvidia[0-9]*")):
+    if device_count():
         return True
     for device in PCI.glob("*"):
         with suppress(OSError):
@@ -62,6 +62,11 @@ def has_nvidia() -> bool:
             if (device / "vendor").read_text().strip() == NVIDIA and kind in DISPLAYS:
                 return True
     return False
+
+
+def device_count() -> int:
+    """NVIDIA's cards that the driver has made devices for."""
+    return len(list(DEVICES.glob("nvidia[0-9]*")))
 
 
 def _no_driver() -> str:

@@ -9,14 +9,10 @@ from nanochat import scale
 from nanochat.corpus.names import HUB_CORPORA, TINYWORLD
 from nanochat.model.config import ModelConfig
 from nanochat.pipeline.doctor.config import DoctorConfig
-from nanochat.pipeline.recipes import RECIPES, SHARD_CHARS, shards_needed
+from nanochat.pipeline.recipes import RECIPES
 from nanochat.pipeline.settings import CPU_SHARDS, TINY_CONTEXT, TINY_DEPTH, TINY_VOCAB, rank_count
 
-SHARD_BYTES = 0.4 * SHARD_CHARS  # on disk, packed
-TINY_BYTES = 30e6  # of the tiny world's text
-BUNDLE_BYTES = 0.7e9  # of CORE's data, packed and unpacked
 BYTES_PER_WEIGHT = 12  # of a checkpoint: float32, with two moments
-KEPT = 10  # checkpoints of three stages: base keeps four while it writes, the others three
 CPU_DEPTH = 6  # what a CPU's time budget usually comes to, with other text than the tiny world
 
 
@@ -53,18 +49,6 @@ class Situation:
         return BYTES_PER_WEIGHT * parameters(self.model)
 
     @property
-    def text_bytes(self) -> float:
-        if self.dataset == TINYWORLD:
-            return TINY_BYTES
-        return self.shards * SHARD_BYTES
-
-    @property
-    def disk_bytes(self) -> float:
-        """What the whole run leaves on disk, and needs meanwhile."""
-        bundle = BUNDLE_BYTES if self.dataset in HUB_CORPORA else 0.0
-        return self.text_bytes + KEPT * self.checkpoint_bytes + bundle
-
-    @property
     def what(self) -> str:
         return f"{self.dataset} at depth {self.depth}"
 
@@ -80,24 +64,20 @@ def parameters(c: ModelConfig) -> int:
 def situation(config: DoctorConfig, gpus: int, gpu: str = "", capability: float = 0.0, memory: int = 0) -> Situation:
     """UserError for NPROC_PER_NODE that is no number, and for impossible depths."""
     ranks = rank_count(os.environ.get("NPROC_PER_NODE", ""), gpus)
-    own = config.dataset if config.dataset != "auto" else ""
-    if config.recipe or gpus or config.dataset in HUB_CORPORA:
-        recipe = RECIPES[config.recipe or "gpt2"]
-        small = not (config.recipe or gpus)
-        depth = config.depth or (CPU_DEPTH if small else recipe.depth)
-        vocab = scale.default_vocab(depth) if small else recipe.vocab_size
-        dataset = own or recipe.dataset
-        shards = CPU_SHARDS if small else shards_needed(recipe.tokens(depth, vocab), vocab)
-        context, arch, name = scale.default_seq_len(depth), recipe.arch, recipe.name
-    elif own in ("", TINYWORLD):
-        depth, vocab, context = config.depth or TINY_DEPTH, TINY_VOCAB, TINY_CONTEXT
-        dataset, shards, arch, name = TINYWORLD, 0, "modern", ""
+    recipe = RECIPES.get(config.recipe) or (RECIPES["gpt2"] if gpus else None)
+    dataset = config.dataset if config.dataset != "auto" else recipe.dataset if recipe else TINYWORLD
+    shards = 0
+    arch: scale.Arch = "modern"
+    if dataset == TINYWORLD:
+        depth, vocab, context, recipe = config.depth or TINY_DEPTH, TINY_VOCAB, TINY_CONTEXT, None
+    elif recipe:
+        depth, vocab = config.depth or recipe.depth, recipe.vocab_size
+        context, arch, shards = scale.default_seq_len(depth), recipe.arch, recipe.shards(depth)
     else:
         depth = config.depth or CPU_DEPTH
-        vocab, context = scale.default_vocab(depth), scale.default_seq_len(depth)
-        dataset, shards, arch, name = own, 0, "modern", ""
-    if dataset not in HUB_CORPORA:
-        shards = 0
+        vocab, context, shards = scale.default_vocab(depth), scale.default_seq_len(depth), CPU_SHARDS
+    shards = min(shards, HUB_CORPORA[dataset].last) if dataset in HUB_CORPORA else 0
+    name = recipe.name if recipe else ""
     return Situation(
         depth, vocab, context, arch, name, dataset, shards, ranks, gpus, gpu, capability, memory,
         config.backup, config.push, config.tracker, config.run, config.port,

@@ -13,13 +13,11 @@ from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warnin
 from nanochat.pipeline.doctor.situation import Situation
 
 if TYPE_CHECKING:
-    from nanochat.machine import Machine
     from nanochat.model import ModelConfig
 
 STEPS, WARM = 20, 6  # steps in all, and those that do not count: the first ones compile
-# On a GPU, a model whose speed is known. Only its pieces are compiled, which takes 10 seconds and not 62; on one H100
-# such a training had 0.89 of the speed.
-DEPTH, CONTEXT, VOCAB, IN_PARTS = 12, 2048, 32768, 0.89
+# On a GPU, a model whose speed is known. Only its pieces are compiled, which takes 10 seconds and not 62.
+DEPTH, CONTEXT, VOCAB = 12, 2048, 32768
 GPU_TOKENS = 65536  # a step and GPU, at most
 LEAST = 0.7  # share of the expected speed
 CPU_LEAST = 0.15  # share of the matmul peak that a CPU reaches even in a small model, if nothing else runs
@@ -47,9 +45,9 @@ def measure(now: Situation, steps: int = STEPS) -> dict[str, Any]:
     from nanochat.train.step import NotFiniteError
 
     machine = setup()
-    model_config = _model(now, machine)
-    length, world = model_config.seq_len, machine.ranks.world
     gpu = machine.device.type == "cuda"
+    model_config = _model(now, gpu)
+    length, world = model_config.seq_len, machine.ranks.world
     rows = choose_rows(world * GPU_TOKENS // length, model_config.shape, 0, machine)
     batch = rows * world * length
     config = BaseConfig(total_batch_size=batch, num_iterations=steps)
@@ -85,10 +83,10 @@ def measure(now: Situation, steps: int = STEPS) -> dict[str, Any]:
     }
 
 
-def _model(now: Situation, machine: Machine) -> ModelConfig:
+def _model(now: Situation, gpu: bool) -> ModelConfig:
     from nanochat.model import ModelConfig
 
-    if machine.device.type == "cuda":
+    if gpu:
         return ModelConfig.from_depth(min(DEPTH, now.depth), VOCAB, CONTEXT)
     tiny = Situation()
     return ModelConfig.from_depth(min(tiny.depth, now.depth), tiny.vocab_size, tiny.context)
@@ -108,8 +106,8 @@ def judge(found: dict[str, Any], now: Situation) -> Finding:
     if not found["last"] < found["first"]:
         problem = f"the loss does not fall ({found['first']:.3f}, then {found['last']:.3f})"
         findings.append(warning(problem, "Train the tiny world first (nanochat speedrun --dataset=tinyworld)"))
-    expected, basis = expectation(found, now)
-    if expected and speed < LEAST * expected:
+    expected, least, basis = expectation(found, now)
+    if speed < least:
         text = f"{said}, {speed / expected:.0%} of the {expected:,.0f} expected ({basis})"
         findings.append(warning(text, why_slow(now)))
     elif expected and now.gpus:
@@ -119,11 +117,24 @@ def judge(found: dict[str, Any], now: Situation) -> Finding:
     return together(findings)
 
 
-def expectation(found: dict[str, Any], now: Situation) -> tuple[float, str]:
-    """Tokens a second that such a training should reach here, and what that rests on; 0: not known."""
+def expectation(found: dict[str, Any], now: Situation) -> tuple[float, float, str]:
+    """Tokens a second that such a training should reach here, below which it is too slow, and what that rests on;
+    zeros when nothing is known."""
+    from nanochat import gpus
+    from nanochat.pipeline import estimate
+
     if not now.gpus:
-        return CPU_LEAST / LEAST * found["peak"] / found["flops_per_token"], "MFU is of the matmul peak measured here"
-    return 0.0, "no expectation for this GPU"
+        least = CPU_LEAST * found["peak"] / found["flops_per_token"]
+        return least / LEAST, least, "MFU is of the matmul peak measured here"
+    card = gpus.find(now.gpu)
+    if not card:
+        return 0.0, 0.0, "this GPU is not in the table, so nothing is expected of it"
+    model = _model(now, gpu=True)
+    published = estimate.tokens_per_second(card, now.ranks, model)
+    if not published.known:
+        return 0.0, 0.0, f"nothing is expected of this GPU: {published.basis}"
+    ours = published.times(1 / estimate.slower(model.depth, fp8=False))  # in pieces, as here
+    return ours.value, min(LEAST * ours.value, ours.low), published.basis
 
 
 def why_slow(now: Situation) -> str:
