@@ -38,6 +38,8 @@ class UserError(Exception):
     that code shared by several commands can name the flags of each.
     """
 
+    code = 2  # of the process that it ends
+
     def __init__(self, problem: str, *remedies: str):
         super().__init__(problem)
         self.problem = problem.rstrip(".")
@@ -63,6 +65,10 @@ class UserError(Exception):
 
 class NewerVersionError(UserError):
     """Something was written by a newer nanochat."""
+
+
+class LimitReachedError(UserError):
+    """A limit of time or money that the person set has ended a run. It is saved, and goes on with a higher one."""
 
 
 def flags_named(remedy: str) -> set[str]:
@@ -238,7 +244,7 @@ def run_command(
             called = os.environ.get(CALLERS_FLAGS)
             known = called.split() if called is not None else flags_of(config_type, *beside)
             _complain(f"error: {error.for_flags(known)}")
-            sys.exit(2)
+            sys.exit(error.code)
 
 
 def interrupted() -> None:

@@ -18,6 +18,7 @@ from nanochat import checkpoint
 from nanochat.console import (
     CALLED_AS,
     INTERRUPTED,
+    LimitReachedError,
     Progress,
     UserError,
     end,
@@ -233,8 +234,9 @@ def require_backup(url: str, on_finish: str) -> None:
 def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callable[[Order], None]]:
     """A backup beside what the block does; nothing when the URL is empty. What it yields is told what to keep safe.
 
-    When the block ends well, this waits for the backup, and on_finish, a shell command, runs if all is verified. When
-    the block fails, the rest is sent as well; when it is interrupted, there is no time for that.
+    When the block ends well, or by a limit that the person set, this waits for the backup, and on_finish, a shell
+    command, runs if all is verified. When the block fails, the rest is sent as well; when it is interrupted, there is
+    no time for that.
     """
     require_backup(url, on_finish)
     if not url or not is_main_rank():
@@ -248,9 +250,17 @@ def backed_up(url: str, on_finish: str = "", token: str = "") -> Iterator[Callab
         within(2.0, lambda: _say_state(beside))
         beside.leave()
         raise
+    except LimitReachedError as error:
+        say(f"{error.problem}: the backup is finished first")
+        _end_well(beside, on_finish)
+        raise
     except BaseException:
         _finish(beside)
         raise
+    _end_well(beside, on_finish)
+
+
+def _end_well(beside: Beside, on_finish: str) -> None:
     if _finish(beside) and on_finish:
         say(f"The run has ended and its backup is verified: running {on_finish}")
         code = subprocess.run(["/bin/sh", "-c", on_finish], check=False).returncode

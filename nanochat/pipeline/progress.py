@@ -47,7 +47,7 @@ def needs(stages: tuple[Stage, ...], number: int) -> list[Stage]:
 
 class StageLog:
     """started, done: fingerprint by stage. left: digest of each finished stage's output. choices: depths chosen, by
-    question (see settings.resolve)."""
+    question (see settings.resolve). spent: by run, see `spending.Bill`."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or base_dir() / "speedrun.json"
@@ -55,12 +55,14 @@ class StageLog:
         self.done: dict[str, str] = {}
         self.left: dict[str, str] = {}
         self.choices: dict[str, int] = {}
+        self.spent: dict[str, dict[str, float]] = {}
         try:
             saved = json.loads(self.path.read_text())
             require_version(saved["version"], VERSION, f"{self.path}")
             self.started, self.done = dict(saved["started"]), dict(saved["done"])
             self.choices = dict(saved["choices"])
             self.left = dict(saved.get("left", {}))  # not in version 1
+            self.spent = {str(run): dict(spent) for run, spent in dict(saved.get("spent", {})).items()}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -116,7 +118,8 @@ class StageLog:
 
     def save(self) -> None:
         values = {"started": self.started, "done": self.done, "left": self.left, "choices": self.choices}
-        write_json(self.path, {"version": VERSION, **values})
+        more = {"spent": self.spent} if self.spent else {}
+        write_json(self.path, {"version": VERSION, **values, **more})
 
 
 def newest_output(stage: Stage) -> Path | None:

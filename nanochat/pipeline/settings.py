@@ -13,6 +13,7 @@ from nanochat.corpus import HUB_CORPORA, TINYWORLD, check_corpus, corpus_name, f
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.pipeline.cards import Cards, find_cards
 from nanochat.pipeline.recipes import FLOAT8, RECIPES, Recipe
+from nanochat.pipeline.spending import check_limits
 from nanochat.pipeline.stages import Arguments, Plan, all_stages
 from nanochat.pipeline.stages import Stage as Stage
 from nanochat.tasks import CustomJSON
@@ -53,7 +54,12 @@ class SpeedrunConfig:
     data: tuple[str, ...] = ()
     """your own conversations for mid-training and fine-tuning: files of jsonl, json or parquet"""
     price_per_hour: float = 0.0
-    """what the machine costs, in dollars per hour, for the report"""
+    """what the whole machine costs, in dollars per hour, for the report and --max-dollars"""
+    max_hours: float = 0.0
+    """save and stop when this run has taken so many hours, all stages and all earlier attempts together; 0: no limit"""
+    max_dollars: float = 0.0
+    """save and stop when this run has cost so many dollars, all stages and all earlier attempts together, by
+    --price-per-hour; 0: no limit"""
     run: str = ""
     """name for Weights & Biases (empty: WANDB_RUN)"""
     replaced: Literal["stop", "use", "retrain"] = "stop"
@@ -67,7 +73,8 @@ class SpeedrunConfig:
     """where to send all checkpoints, tokenizer, metrics and report meanwhile: hf://owner/name, a folder, or a URL of
     fsspec such as s3://bucket/x (docs/hub.md)"""
     on_finish: str = ""
-    """shell command to run when all is done and the backup is verified, such as one that ends the pod"""
+    """shell command to run when all is done, or --max-hours or --max-dollars is reached, and the backup is verified:
+    such as one that ends the pod"""
     dry_run: bool = False
     """check that the text can be read, print the stages with their settings, and stop"""
     gpu: str = ""
@@ -148,6 +155,7 @@ def _check_wishes(config: SpeedrunConfig) -> None:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
         raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
+    check_limits(config.max_hours, config.max_dollars, config.price_per_hour)
     if (config.gpu or config.num_gpus != 1) and not config.dry_run:
         raise UserError("--gpu and --num-gpus only pretend", "Add --dry-run, or leave them out to use what is here")
 

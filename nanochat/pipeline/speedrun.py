@@ -15,13 +15,14 @@ from pathlib import Path
 from types import FrameType
 
 from nanochat import checkpoint, lock
-from nanochat.console import CALLERS_FLAGS, INTERRUPTED, UserError, duration, say
+from nanochat.console import CALLERS_FLAGS, INTERRUPTED, LimitReachedError, UserError, duration, say
 from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
-from nanochat.metrics import FILE, MetricsWriter
+from nanochat.metrics import FILE, MetricsWriter, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
 from nanochat.pipeline.settings import SpeedrunConfig, earlier, resolve
+from nanochat.pipeline.spending import NOTE, Bill
 from nanochat.pipeline.stages import Plan, Stage
 
 # Exit codes of a stage that somebody stopped: it saved, or it can be done again.
@@ -36,6 +37,9 @@ def speedrun(config: SpeedrunConfig) -> None:
         log, plan = _begin(config)
         marks = fingerprints(plan.stages)
         show_stages(log, plan, marks, {stage.name for stage in _replaced(log, plan, marks)})
+        bill = _bill(config, log, plan, marks)
+        if bill.seconds:
+            say(f"  So far this run has taken {bill}.")
         return
     began = time.monotonic()
     with _alone() as handle, backed_up(config.backup, config.on_finish) as keep:
@@ -43,9 +47,12 @@ def speedrun(config: SpeedrunConfig) -> None:
         log.save()  # with the depth chosen
         marks = fingerprints(plan.stages)
         _decide(config, log, plan, marks)
+        bill = _bill(config, log, plan, marks)
+        plan = replace(plan, bill=bill)
         keep(Order([Unit(stage, plan.tag) for stage in STAGES], plan.corpus, True, command_line()))
         run_stages(log, plan, marks, handle)
-        say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time).")
+        bill.note()
+        say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")
         say(f"The report: {report_dir() / 'report.md'}\n")
         farewell(plan.corpus, plan.tag, config.world_seed)
 
@@ -58,6 +65,8 @@ def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None
             say(f"{head}: done already, skipped")
             log.know(stage)
             continue
+        if plan.bill and (limit := plan.bill.reached()):
+            raise limit
         parents = [need for need in needs(plan.stages, n - 1) if need.trains]
         if stage.trains and parents:
             # By hash: another training may put another model there before this stage reads it.
@@ -91,6 +100,13 @@ def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     say(f"nanochat speedrun: {plan.summary}")
     say(f"artifacts: {base_dir()}")
     return log, plan
+
+
+def _bill(config: SpeedrunConfig, log: StageLog, plan: Plan, marks: list[str]) -> Bill:
+    """Of this run: another pretraining has another bill."""
+    run = next((mark for stage, mark in zip(plan.stages, marks, strict=True) if stage.trains), marks[-1])
+    spent = log.spent.setdefault(run, {})
+    return Bill(spent, log.save, config.max_hours, config.max_dollars, config.price_per_hour)
 
 
 def _begun_earlier(config: SpeedrunConfig, log: StageLog) -> Plan | None:
@@ -192,28 +208,34 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
 
     old = signal.signal(signal.SIGTERM, forward)
     try:
-        code = process.wait()
+        code, limit = _wait(process, stage, plan.bill)
     except KeyboardInterrupt:
         # From a terminal the stage gets Ctrl-C, too; else it is told. It saves and exits.
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(1)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-        try:
-            process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.terminate()
-            process.wait()
+        _end(process)
+        if plan.bill:
+            plan.bill.note()
         raise
     finally:
         signal.signal(signal.SIGTERM, old)
     seconds = time.monotonic() - began
     status = "done" if code == 0 else "interrupted" if code in STOPPED else f"failed ({code})"
+    spent = {"spent_seconds": plan.bill.seconds, "spent_dollars": plan.bill.dollars} if plan.bill else {}
     writer.write(
-        "stage", stage=stage.name, seconds=seconds, status=status, tag=plan.tag, command=stage.display(plan.nproc)
+        "stage",
+        stage=stage.name,
+        seconds=seconds,
+        status=status,
+        tag=plan.tag,
+        command=stage.display(plan.nproc),
+        **spent,
     )
     if code == 0:
         return seconds
+    if limit and code in STOPPED:
+        _require_saved(stage, plan.tag, limit)
+        raise limit
     if code in STOPPED:  # the stage alone: the next one must not start on half a model
         say(f"the stage {stage.name} was stopped")
         raise KeyboardInterrupt
@@ -224,3 +246,41 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         )
     say(f"error: the stage {stage.name} failed with exit code {code}; run the same command to go on")
     sys.exit(1 if code < 0 else code)
+
+
+def _wait(process: subprocess.Popen[bytes], stage: Stage, bill: Bill | None) -> tuple[int, LimitReachedError | None]:
+    """The stage's exit code, and the limit that ended it, if one did."""
+    while bill:
+        try:
+            code = process.wait(min(NOTE, max(0.05, bill.left)))
+            bill.note()
+            return code, None
+        except subprocess.TimeoutExpired:
+            bill.note()
+        if limit := bill.reached():
+            say(f"\n{limit.problem}: {stage.name} is told to {'save and ' if stage.trains else ''}stop")
+            _end(process)
+            bill.note()
+            return process.returncode, bill.reached()
+    return process.wait(), None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let a stage save and end."""
+    for patience in (GRACE, None):
+        if process.poll() is None:
+            process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+
+
+def _require_saved(stage: Stage, tag: str, limit: LimitReachedError) -> None:
+    """UserError when a training took steps that no checkpoint has: then nothing may end this machine."""
+    if not stage.trains:
+        return
+    rows = read_metrics(training_file(stage.trains, tag))
+    taken = max((row["step"] for row in rows if row["kind"] == "step"), default=0)
+    saved = max(checkpoint.steps(stage.trains, tag), default=0)
+    if taken > saved:
+        problem = f"{limit.problem}, but of {taken:,} steps of {stage.name} only {saved:,} are saved"
+        raise UserError(problem, "See above for why; the same command with a higher limit goes on from there")

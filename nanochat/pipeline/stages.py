@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nanochat.paths import STAGES, eval_bundle_dir
+from nanochat.pipeline.spending import Bill
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Plan:
     corpus: str
     tag: str
     flags: tuple[str, ...] = ()  # of the user's command: a stage's remedies mention only these
+    bill: Bill | None = None
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,8 @@ class TrainConfig:
     """where to send each checkpoint, the tokenizer, metrics and report meanwhile: hf://owner/name, a folder, or a URL
     of fsspec such as s3://bucket/x (docs/hub.md)"""
     on_finish: str = ""
-    """shell command to run when the run has ended well and its backup is verified, such as one that ends the pod"""
+    """shell command to run when the run has ended well, or --max_hours or --max_dollars is reached, and its backup is
+    verified: such as one that ends the pod"""
 
 
 @dataclass

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from nanochat import checkpoint
-from nanochat.console import Progress, UserError, say, warn
+from nanochat.console import LimitReachedError, Progress, UserError, say, warn
 from nanochat.feed import Step
 from nanochat.machine import Machine, release_memory
 from nanochat.metrics import evaluations, last, read_metrics, rewind, training_file
@@ -174,6 +174,10 @@ class Run:
                 self.leave(error, isinstance(error, KeyboardInterrupt) or getattr(error, "together", False))
                 if isinstance(error, KeyboardInterrupt):
                     self.say_where()
+                if isinstance(error, LimitReachedError) and self.saver.begun < s.step:
+                    # Then nothing may end this machine.
+                    problem = f"{error.problem}, and that step could not be saved"
+                    raise UserError(problem, "See above for why, and go on by the same command") from error
                 raise
         self.finish()
         return s
@@ -274,8 +278,7 @@ class Run:
             if stopped:  # first, since the same signal may have ended the download
                 raise KeyboardInterrupt
             if enough:
-                reached = reached or UserError("the first rank reached its limit", "Go on by the same command")
-                raise _together(reached)
+                raise _together(reached or UserError("the first rank reached its limit", "Go on by the same command"))
             if failed:
                 raise _together(_first_error(error, world))
             if save_due and not busy:

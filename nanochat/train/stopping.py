@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from nanochat.console import INTERRUPTED, UserError, end, interrupted, is_main_rank, within
+from nanochat.console import INTERRUPTED, LimitReachedError, end, interrupted, is_main_rank, within
 from nanochat.train.config import TrainConfig
 from nanochat.train.state import TrainState
 
@@ -106,7 +106,7 @@ def _write(text: str) -> None:
             os.write(1, text.encode())
 
 
-def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None:
+def over(config: TrainConfig, s: TrainState, seconds: float) -> LimitReachedError | None:
     """The error to raise when this training has used up its time or money."""
     hours = seconds / 3600
     if config.max_hours and hours >= config.max_hours:
@@ -116,7 +116,7 @@ def over(config: TrainConfig, s: TrainState, seconds: float) -> UserError | None
     else:
         return None
     where = f"at step {s.step} of {s.steps}" if s.step else "before any step"
-    return UserError(f"{limit} is reached {where}", "Go on by the same command with a higher limit")
+    return LimitReachedError(f"{limit} is reached {where}", "Go on by the same command with a higher limit")
 
 
 class Calibration:
