@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 
+from nanochat.report.plot import Points, smoothed
 from nanochat.report.runs import TRAINING, Runs
 
-Points = Sequence[tuple[float, float]]
 LOSS, CHECK = "#3366cc", "#cc5522"
-
-
-def smoothed(points: Points, share: float = 0.02) -> list[tuple[float, float]]:
-    """A running mean over about `share` of the points, the early ones over fewer."""
-    decay = 1 - 1 / max(1.0, share * len(points))
-    total = weight = 0.0
-    result = []
-    for x, y in points:
-        total, weight = decay * total + y, decay * weight + 1
-        result.append((x, total / weight))
-    return result
 
 
 def _validation(runs: Runs, stage: str) -> tuple[str, Points]:

@@ -1,24 +1,26 @@
-"""report.md and its picture: made from all runs, copied to the working folder, cleared for a new start."""
+"""report.md, report.html and the picture: made from all runs, copied to the working folder, cleared for a new start."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from nanochat.console import UserError, say, warn
 from nanochat.paths import base_dir, report_dir, runs_dir, write_atomic
-from nanochat.report import sections
+from nanochat.report import markdown, page
+from nanochat.report.blocks import Report
 from nanochat.report.curve import loss_picture
-from nanochat.report.facts import facts
 from nanochat.report.runs import Runs
-
-PICTURE = "loss.png"
+from nanochat.report.sections import PICTURE, Source, about, all_sections
 
 
 def generate(price_per_hour: float | None = None, copy_to: Path | None = None, tag: str = "") -> Path:
-    """Write report.md and loss.png into the report folder, and a copy into `copy_to` if possible; print where.
+    """Write report.md, report.html and loss.png into the report folder, and a copy into `copy_to` if possible; print
+    where.
 
-    tag: of the model to report on; "" for the one that wrote metrics last.
+    price_per_hour: in dollars; None for what the training was told. tag: of the model to report on; "" for the one that
+    wrote metrics last.
     """
     runs = Runs.read(runs_dir(), tag)
     if not runs.records:
@@ -27,42 +29,35 @@ def generate(price_per_hour: float | None = None, copy_to: Path | None = None, t
             "Run bash speedrun.sh first",
         )
     picture = loss_picture(runs)
-    text = render(runs, price_per_hour, with_picture=picture is not None)
-    path = _write(report_dir(), text, picture)
+    made = assemble(runs, price_per_hour, with_picture=picture is not None)
+    files: dict[str, str | bytes] = {"report.md": markdown.write(made), "report.html": page.write(made)}
+    if picture is not None:
+        files[PICTURE] = picture
+    path = _write(report_dir(), files)
     copied = ""
     if copy_to is not None and copy_to.resolve() != report_dir().resolve():
         try:
-            copied = f", copied to {_write(copy_to, text, picture)}"
+            copied = f", copied to {_write(copy_to, files)}"
         except UserError as error:  # hours of training must not end in an error over a copy
             warn(f"warning: no copy of the report in {copy_to}: {error.problem}")
-    say(f"Report: {path}{copied}")
+    say(f"Report: {path} and report.html beside it{copied}")
     return path
 
 
-def _write(folder: Path, text: str, picture: bytes | None) -> Path:
-    if picture is not None:
-        write_atomic(folder / PICTURE, picture)
-    write_atomic(folder / "report.md", text)
+def _write(folder: Path, files: Mapping[str, str | bytes]) -> Path:
+    for name, data in files.items():
+        write_atomic(folder / name, data)
     return folder / "report.md"
+
+
+def assemble(runs: Runs, price_per_hour: float | None = None, with_picture: bool = False) -> Report:
+    source = Source.of(runs, price_per_hour, with_picture)
+    return Report(runs.tag, about(source), f"Made {time.strftime('%Y-%m-%d %H:%M')}", all_sections(source))
 
 
 def render(runs: Runs, price_per_hour: float | None = None, with_picture: bool = False) -> str:
     """The report's Markdown."""
-    price = price_per_hour
-    parts = [
-        f"# nanochat report{f': {runs.tag}' if runs.tag else ''}\n\nMade {time.strftime('%Y-%m-%d %H:%M')}",
-        sections.summary(runs, price),
-        sections.metrics(runs),
-        sections.categories(runs),
-        f"## Loss\n\n![training loss and validation bits per byte over tokens]({PICTURE})" if with_picture else "",
-        sections.reinforcement(runs),
-        sections.times(runs, price),
-        sections.machine(facts()),
-        sections.stages(runs),
-        sections.core(runs),
-        sections.samples(runs),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return markdown.write(assemble(runs, price_per_hour, with_picture))
 
 
 def reset() -> Path | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat.console import UserError
 from nanochat.metrics import FILE, last, newest, read_metrics
-
-Record = Mapping[str, Any]
+from nanochat.report.records import Record, cleaned
+from nanochat.report.values import number
 
 # A model's stages, and the command that trains each.
 TRAINING = {"base": "base_train", "mid": "mid_train", "sft": "chat_sft", "rl": "chat_rl"}
@@ -32,16 +33,14 @@ ORDER = (
     "chat_eval-rl",
 )
 SHARED = ("dataset", "tok_train", "tok_eval")  # stages whose results all models use
+# The run that a stage of the pipeline leaves, where their names differ.
+COVERS = {
+    "base_loss": ("base_loss-base",),
+    "base_eval": ("base_eval-base",),
+    "mid_eval": ("chat_eval-mid",),
+    "chat_eval": ("chat_eval-sft",),
+}
 SET_ASIDE = ".previous-"
-
-
-@dataclass(frozen=True)
-class StageTime:
-    """Seconds that a stage took, all attempts together."""
-
-    name: str
-    seconds: float
-    status: str
 
 
 def tags(folder: Path, aside: bool = False) -> list[str]:
@@ -52,27 +51,40 @@ def tags(folder: Path, aside: bool = False) -> list[str]:
         if stage in TRAINING and dash and (aside or SET_ASIDE not in tag):
             with suppress(FileNotFoundError):  # set aside since it was listed
                 written[tag] = max(written.get(tag, 0.0), path.stat().st_mtime)
-    for stage, tag in _old_layout(folder):
+    for stage, tag in _old_layout(folder, []):
         written.setdefault(tag, (folder / TRAINING[stage] / FILE).stat().st_mtime)
     return sorted(written, key=lambda tag: (written[tag], tag), reverse=True)
 
 
-def _old_layout(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def _old_layout(folder: Path, problems: list[str]) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Trainings by versions that had one file for all tags of a stage, by stage and tag."""
     found = {}
     for stage, command in TRAINING.items():
-        records = read_metrics(folder / command / FILE)
+        records = _read(folder / command / FILE, problems)
         if records:
             found[stage, str((last(records, "settings") or {}).get("tag", ""))] = records
     return found
 
 
+def _read(path: Path, problems: list[str]) -> list[dict[str, Any]]:
+    """A file that cannot be read counts as empty, and is told."""
+    try:
+        return read_metrics(path)
+    except (UserError, OSError) as error:
+        why = error.problem if isinstance(error, UserError) else error.strerror
+        problems.append(f"{path.parent.name}/{path.name} is left out: {why}")
+        return []
+
+
 @dataclass(frozen=True)
 class Runs:
-    """Records of every run that concerns a model, by the run's name. tag: the model's; "" if there is none."""
+    """Records of every run that concerns a model, by the run's name. tag: the model's; "" if there is none. others:
+    tags of further models. problems: what could not be read."""
 
     records: Mapping[str, Sequence[Record]]
     tag: str = ""
+    others: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
     @classmethod
     def read(cls, folder: Path, tag: str = "") -> Runs:
@@ -82,29 +94,36 @@ class Runs:
             known = f"Choose one of: {', '.join(have)}" if have else "Train one first"
             raise UserError(f"no run of a model with the tag {tag!r} has left metrics under {folder}", known)
         tag = tag or next(iter(have), "")
+        problems: list[str] = []
         found: dict[str, list[dict[str, Any]]] = {}
         for path in sorted(folder.glob(f"*/{FILE}")):
             name = path.parent.name
             if name.partition("-")[0] not in TRAINING and name not in TRAINING.values():
-                found[name] = [r for r in read_metrics(path) if _is_of(r, tag)]
-        old = _old_layout(folder)
+                found[name] = [r for r in _read(path, problems) if _is_of(r, tag)]
+        old = _old_layout(folder, problems)
         for stage, command in TRAINING.items():
             own = folder / f"{stage}-{tag}"
             # A run that began in one layout may have continued in the other.
-            found[command] = newest([*old.get((stage, tag), []), *read_metrics(own / FILE)])
+            found[command] = newest([*old.get((stage, tag), []), *_read(own / FILE, problems)])
             for path in sorted(own.glob(f"*/{FILE}")):
                 name = f"{path.parent.name}-{stage}"  # the old layout's name for its folder of all tags
-                found[name] = [*found.get(name, []), *read_metrics(path)]
+                found[name] = [*found.get(name, []), *_read(path, problems)]
         names = sorted(found, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
-        return cls({name: found[name] for name in names if found[name]}, tag)
+        records = {name: _cleaned(name, found[name], problems) for name in names if found[name]}
+        return cls(records, tag, [other for other in have if other != tag], problems)
 
     def last(self, run: str, kind: str) -> Record | None:
         return next((r for r in reversed(self.records.get(run, [])) if r["kind"] == kind), None)
 
-    def series(self, run: str, kind: str, field: str) -> list[tuple[float, float]]:
+    def settings(self, stage: str) -> Record:
+        """Of a stage's training; {} when it left none."""
+        return self.last(TRAINING[stage], "settings") or {}
+
+    def series(self, run: str, kind: str, field: str, over: str = "tokens") -> list[tuple[float, float]]:
         """(tokens, value) by step."""
         rows = [r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r]
-        return [(r["tokens"], r[field]) for r in rows if r.get("tokens") is not None and r.get(field) is not None]
+        pairs = ((number(r.get(over)), number(r.get(field))) for r in rows)
+        return [(x, y) for x, y in pairs if x is not None and y is not None]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
         """The results of every evaluation command for a stage's newest model, one record for each command.
@@ -112,73 +131,73 @@ class Runs:
         Several calls for different tasks of the same model are merged. Those from before the training began are of an
         older model and left out.
         """
-        began = (self.last(TRAINING[stage], "settings") or {}).get("time", 0)
-        for run, records in self.records.items():
-            latest = self.last(run, "eval")
-            if latest is None or not run.endswith(f"-{stage}"):
-                continue
-            if latest.get("time", began) < began:
-                continue
+        for _, records in self._measured(stage):
             merged: dict[str, Any] = {}
             for r in records:
-                if r["kind"] == "eval" and r.get("checkpoint") == latest.get("checkpoint"):
+                if r["kind"] == "eval":
                     merged |= {**r, "tasks": {**merged.get("tasks", {}), **r.get("tasks", {})}}
             yield merged
+
+    def _measured(self, stage: str) -> Iterator[tuple[str, list[Record]]]:
+        """The evaluations of a stage's newest model, and the samples that each wrote before its result, by run."""
+        began = self.settings(stage).get("time", 0)
+        for run, records in self.records.items():
+            latest = self.last(run, "eval")
+            if not run.endswith(f"-{stage}") or (latest or {}).get("time", began) < began:
+                continue
+            kept: list[Record] = []
+            batch: list[Record] = []
+            for r in records:
+                batch.append(r)
+                if r["kind"] == "eval":
+                    kept += batch if latest and r.get("checkpoint") == latest.get("checkpoint") else []
+                    batch = []
+            yield run, kept + batch
 
     def val_bpb(self, stage: str) -> float | None:
         """As measured by an evaluation, else by the training itself."""
         for record in self.evaluations(stage):
-            if (value := (record.get("bpb") or {}).get("val")) is not None:
-                return float(value)
+            if (value := number(record.get("bpb", {}).get("val"))) is not None:
+                return value
         return self.own_validation(stage, "val_bpb")
 
     def own_validation(self, stage: str, field: str) -> float | None:
         """val_bpb or val_loss, as the training measured it last."""
         for record in reversed(self.records.get(TRAINING[stage], [])):
             if record["kind"] in ("summary", "eval"):  # the summary is older if a longer run was stopped
-                value: float | None = record.get(field)
-                return value
+                return number(record.get(field))
         return None
 
-    def samples(self) -> list[Record]:
-        """The sampled texts that belong to the newest evaluation of each run."""
-        found: list[Record] = []
-        for records in self.records.values():
-            batch: list[Record] = []
-            fresh = True
+    def samples(self, stage: str) -> list[Record]:
+        """The texts that a stage's newest model wrote in the newest evaluation of each kind and task, each once."""
+        found: dict[tuple[str, str], Record] = {}
+        for _, records in self._measured(stage):
+            newest: dict[str, list[Record]] = {}  # by task
+            batch: dict[str, list[Record]] = {}
             for r in records:
-                if r["kind"] == "sample":
-                    batch = [r] if fresh else [*batch, r]
-                    fresh = False
+                if r["kind"] == "sample" and "text" in r:
+                    batch.setdefault(r.get("task", ""), []).append(r)
                 elif r["kind"] == "eval":
-                    fresh = True
-            found += batch
-        return found
-
-    def _with_own_clock(self, stage: StageTime) -> StageTime:
-        """Prefer a training's own time if it is longer: after an interruption the pipeline saw only the last part."""
-        own = self.last(stage.name, "summary") or {}
-        return replace(stage, seconds=max(stage.seconds, float(own.get("seconds") or 0.0)))
-
-    def stages(self) -> list[StageTime]:
-        """How long everything took: by the pipeline's clock where it ran a stage, else by the run's own."""
-        times: dict[str, StageTime] = {}
-        for r in self.records.get("speedrun", []):
-            if r["kind"] == "stage" and (r["stage"] in SHARED or _tag_of(r, self.tag) == self.tag):
-                before = times.get(r["stage"])
-                # A record after a finished one is a new run of that stage, with other settings.
-                earlier = before.seconds if before and before.status != "done" else 0.0
-                seconds = earlier + float(r.get("seconds") or 0.0)
-                times[r["stage"]] = StageTime(r["stage"], seconds, str(r.get("status", "")))
-        by_hand = set(times) <= set(SHARED)  # the pipeline has run nothing of this model's own
-        for run in self.records if by_hand else ():
-            record = self.last(run, "summary") or self.last(run, "eval")
-            if run not in times and record and record.get("seconds") is not None:
-                times[run] = StageTime(run, float(record["seconds"]), "done")
-        return [self._with_own_clock(stage) for stage in times.values()]
+                    newest, batch = newest | batch, {}
+            for some in (newest | batch).values():
+                found |= {(r.get("prompt", ""), r["text"]): r for r in some}
+        return list(found.values())
 
 
-def _tag_of(record: Record, unknown: str) -> str:
+def _cleaned(name: str, records: Sequence[Record], problems: list[str]) -> list[Record]:
+    kept: list[Record] = []
+    wrong = Counter[str]()
+    for record in records:
+        good, left_out = cleaned(record)
+        kept.append(good)
+        wrong.update(left_out)
+    if wrong:
+        told = ", ".join(f"{field} ({times:,} times)" for field, times in wrong.most_common(5))
+        problems.append(f"{name}: values that are not what they should be are left out: {told}")
+    return kept
+
+
+def tag_of(record: Record, unknown: str) -> str:
     """The model that a stage of a speedrun was for; an older version wrote only its command."""
     told = re.search(r"--model_tag=(\S+)", str(record.get("command", "")))
     return str(record.get("tag") or (told[1] if told else unknown))

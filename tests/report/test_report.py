@@ -12,10 +12,13 @@ from nanochat import report
 from nanochat.console import UserError
 from nanochat.metrics import MetricsWriter, evaluation_file, newest, training_file
 from nanochat.paths import runs_dir
-from nanochat.report.curve import loss_picture, smoothed
+from nanochat.report.blocks import Cell, Table
+from nanochat.report.curve import loss_picture
 from nanochat.report.document import render
-from nanochat.report.markdown import cell, number, quoted, table
+from nanochat.report.markdown import quoted, table
+from nanochat.report.plot import smoothed
 from nanochat.report.runs import Runs
+from nanochat.report.timing import stages
 
 
 @pytest.fixture(autouse=True)
@@ -89,6 +92,12 @@ def rows(text: str, first: str) -> list[list[str]]:
     return [
         [c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith(f"| {first} |")
     ]
+
+
+def times(text: str, stage: str) -> list[str]:
+    """Time, cost and status of a stage."""
+    [row] = [row for row in rows(text, stage) if len(row) == 5]
+    return row[2:]
 
 
 def test_metric_table_has_a_column_per_stage(base: Path) -> None:
@@ -176,30 +185,33 @@ def test_time_and_cost_by_the_pipelines_clock() -> None:
         write("speedrun", "stage", stage="mid_train", seconds=seconds, status="done", command="...")
     write("speedrun", "stage", stage="report", seconds=1725, status="done", command="...")
     text = render(Runs.read(runs_dir()), price_per_hour=3.0)
-    assert rows(text, "base_train") == [["base_train", "30m00s", "1.50", "done"]]
-    assert rows(text, "mid_train")[0][1] == "1m15s"
-    assert rows(text, "**total**") == [["**total**", "**1h00m**", "**3.00**", ""]]
-    assert "**Total wall time: 1h00m · cost: 3.00 · 1,234,567 parameters · 10,000 training tokens**" in text
+    assert times(text, "base_train") == ["30m00s", "$1.50", "done"]
+    assert times(text, "mid_train") == ["1m15s", "$0.06", "done"]
+    # 3 s of tok_train, 75 s of fine-tuning and 5 calls of evaluations of 5 s were not the pipeline's
+    assert rows(text, "**total**") == [["**total**", "", "**1h01m**", "**$3.09**", ""]]
+    assert (
+        "**Total wall time:** 1h02m · **Cost:** $3.08 · **Parameters:** 1,234,567 · **Training tokens:** 10,000" in text
+    )
 
 
 def test_time_by_the_runs_own_clock_without_a_price() -> None:
     everything()
     text = render(Runs.read(runs_dir()))
-    assert rows(text, "tok_train") == [["tok_train", "3s", "not given", "done"]]
-    assert rows(text, "base_train") == [["base_train", "1m15s", "not given", "done"]]
-    assert "Total wall time: 4m08s · cost: not given" in text  # 3 + 3 x 75 + 4 evaluations of 5 s
+    assert times(text, "tok_train") == ["3s", "not given", "done"]
+    assert times(text, "base_train") == ["1m15s", "not given", "done"]
+    # 3 + 3 x 75 + 4 evaluations, of which one was made twice, of 5 s
+    assert "**Total wall time:** 4m13s · **Cost:** not given" in text
 
 
 def test_settings_and_outcome_of_a_stage() -> None:
     everything()
     text = render(Runs.read(runs_dir()))
-    assert (
-        "### base_train\n\ntime 1m15s, tokens 10,000, params 1,234,567, tok_per_s 7,654, flops 1.5e+12, "
-        "val_bpb 0.2" in text
-    )
-    assert rows(text, "depth")[0] == ["depth", "4"]
-    assert rows(text, "model.width")[0] == ["model.width", "256"]
-    assert "| label | a\\|b |" in text
+    part = text.split("### base_train\n")[1].split("\n### ")[0]
+    for pair in ("time | 1m15s", "tokens | 10,000", "params | 1,234,567", "tok_per_s | 7,654", "flops | 1.5e12"):
+        assert f"| {pair} |" in part
+    opened, folded = part.split("<details>", 1)
+    assert "| depth | 4 |" in opened
+    assert "| model.width | 256 |" in folded and "| label | a\\|b |" in folded
     assert text.index("### tok_train") < text.index("### base_train") < text.index("### mid_train")
 
 
@@ -216,13 +228,13 @@ def test_absent_runs_leave_no_section() -> None:
     train("base_train")
     text = render(Runs.read(runs_dir()))
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
-        "## Results",
         "## Time and cost",
+        "## Curves",
         "## Machine",
+        "## Code",
         "## Stages",
     ]
-    assert rows(text, "torch")
-    assert rows(text, "Cores")
+    assert rows(text, "torch") and rows(text, "Cores") and rows(text, "Lines")
 
 
 def test_trainings_own_bpb_stands_in() -> None:
@@ -244,11 +256,12 @@ def test_generate_writes_both_places_and_the_picture(base: Path, tmp_path: Path)
     path = report.generate(copy_to=here)
     assert path == base / "report" / "report.md"
     assert path.read_text() == (here / "report.md").read_text()
-    assert "![training loss and validation bits per byte over tokens](loss.png)" in path.read_text()
+    assert "![training loss and validation over tokens](loss.png)" in path.read_text()
+    assert (base / "report" / "report.html").read_bytes() == (here / "report.html").read_bytes()
     for folder in (path.parent, here):
         assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     report.generate()  # and again over the old one
-    assert len(list(path.parent.iterdir())) == 2
+    assert sorted(p.name for p in path.parent.iterdir()) == ["loss.png", "report.html", "report.md"]
 
 
 def test_nothing_to_report(base: Path) -> None:
@@ -264,7 +277,7 @@ def test_reset_moves_everything_aside(base: Path) -> None:
         report.generate()
         aside = report.reset()
         assert aside is not None
-        assert (aside / "report" / "report.md").exists()
+        assert (aside / "report" / "report.md").exists() and (aside / "report" / "report.html").exists()
         assert (aside / "runs" / "base-d4" / "metrics.jsonl").exists()
         assert not (base / "runs").exists()
         assert not (base / "report").exists()
@@ -303,8 +316,8 @@ def test_each_model_has_a_report_of_its_own(base: Path, tmp_path: Path) -> None:
         text = render(runs)
         assert f"# nanochat report: {runs.tag}" in text
         assert rows(text, "MMLU")[0][-1] == value == rows(text, "val bpb")[0][1]
-        assert rows(text, "base_train")[0][1] == seconds
-        assert rows(text, "dataset")[0][1] == "1s"
+        assert times(text, "base_train")[0] == seconds
+        assert times(text, "dataset")[0] == "1s"
     report.generate(tag="b", copy_to=tmp_path)
     assert "# nanochat report: b" in (tmp_path / "report.md").read_text()
     with pytest.raises(UserError, match="tag 'c' has left metrics.*Choose one of: a, b"):
@@ -328,7 +341,7 @@ def test_a_model_trained_by_hand_beside_a_speedrun_has_its_time() -> None:
     for tag in ("d4", "mine"):
         write("base_train", "settings", tag)
         write("base_train", "summary", tag, seconds=30.0)
-    d4, mine = ({s.name: s.seconds for s in Runs.read(runs_dir(), tag).stages()} for tag in ("d4", "mine"))
+    d4, mine = ({s.name: s.seconds for s in stages(Runs.read(runs_dir(), tag))} for tag in ("d4", "mine"))
     assert d4 == {"base_train": 400, "dataset": 5}
     assert mine == {"base_train": 30, "dataset": 5}
 
@@ -402,12 +415,11 @@ def test_picture_only_of_what_was_trained() -> None:
 def test_smoothing_follows_without_lag_at_the_start() -> None:
     points = [(float(i), 2.0) for i in range(100)]
     assert [y for _, y in smoothed(points)] == pytest.approx([2.0] * 100)
-    assert smoothed([(0.0, 8.0), (1.0, 4.0)]) == [(0.0, 8.0), (1.0, 4.0)]
+    steep = [(float(i), 100.0 / (i + 1)) for i in range(200)]
+    assert smoothed(steep)[0] == steep[0] and smoothed(steep)[-1][1] == pytest.approx(steep[-1][1])
 
 
-def test_cells() -> None:
-    assert cell("a|b\nc") == "a\\|b c"
-    assert [cell(v) for v in (None, True, 12345, 0.123456)] == ["-", "yes", "12,345", "0.1235"]
-    assert [number(v) for v in (12345.6, float("nan"), 1e-9)] == ["12,346", "nan", "1e-09"]
-    assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---:|\n| 1 | 2 |"
+def test_tables() -> None:
+    drawn = table(Table(["a", "b", "c"], [["x|y\nz", "1", Cell("<i>", "note")]], words=("c",)))
+    assert drawn == "| a | b | c |\n|---|---:|---|\n| x\\|y z | 1 | &lt;i&gt; (note) |"
     assert quoted("x ```` y").startswith("`````text\n")
