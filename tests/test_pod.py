@@ -325,3 +325,18 @@ def test_the_example_can_be_read_by_a_shell_and_has_the_seeds_variables() -> Non
     text = (ROOT / "env.example").read_text()
     assert "# NANOCHAT_BASE_DIR=" in text and "# NPROC_PER_NODE=" in text
     assert "/.env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("pod_id", "shown"), [("abc123xyz", True), ("", False), ("a/../b", False), ("a.b\x1b[2J", False), ("é", False)]
+)
+def test_on_a_pod_the_farewell_names_the_proxy(
+    pod_id: str, shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nanochat.pipeline.farewell import go_on
+
+    monkeypatch.setenv("RUNPOD_POD_ID", pod_id)
+    go_on(" -g d4")
+    said = capsys.readouterr().out
+    assert (f"https://{pod_id}-8000.proxy.runpod.net" in said) == shown
+    assert ("chat_web --host 0.0.0.0 -g d4\n" in said) == shown and ("chat_web -g d4\n" in said) != shown

@@ -282,10 +282,8 @@ def _run(plan: Plan, folder: Path, handle: int) -> None:
 
 
 def _farewell(chats: OwnChats, tag: str) -> None:
-    from nanochat.pipeline.farewell import converse, python
+    from nanochat.pipeline.farewell import converse, go_on
 
     say(f"\n{tag} is done.\n")
     converse(tag, chats.prompts())
-    say("Go on talking to it:\n")
-    say(f"  in this terminal:  {python()} -m scripts.chat_cli -i sft -g {tag}")
-    say(f"  in the browser:    {python()} -m scripts.chat_web -i sft -g {tag}")
+    go_on(f" -i sft -g {tag}")
