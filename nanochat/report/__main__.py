@@ -1,4 +1,4 @@
-"""The report of a training: `generate` writes report.md from all runs' metrics, `reset` begins a new one.
+"""The report of a training: `generate` writes report.md and report.html from all runs' metrics, `reset` begins anew.
 
 `compare A.json B.json` says which scores of two evaluations differ beyond noise.
 """
@@ -17,14 +17,14 @@ from nanochat.console import UserError, command, say
 @dataclass
 class Config:
     action: tyro.conf.Positional[Literal["generate", "reset", "compare"]]
-    """generate: write report.md, with a copy in the working folder; reset: move report and metrics aside; compare: two
-    evaluations"""
+    """generate: write report.md and report.html, with copies in the working folder; reset: move report and metrics
+    aside; compare: two evaluations"""
     files: tyro.conf.Positional[tuple[Path, ...]] = ()
     """compare: the two files that evaluations wrote with --json"""
     model_tag: Annotated[str, tyro.conf.arg(aliases=["-g"])] = ""
     """generate: the model to report on, such as d4; empty: the one that was trained or graded last"""
     price_per_hour: float | None = None
-    """What the machine costs per hour, in any currency; without it costs are not given"""
+    """what the machine costs, in dollars per hour; without it, what the training was told"""
 
 
 def run(config: Config) -> None:

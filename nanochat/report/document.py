@@ -10,9 +10,11 @@ from nanochat.console import UserError, say, warn
 from nanochat.paths import base_dir, report_dir, runs_dir, write_atomic
 from nanochat.report import markdown, page
 from nanochat.report.blocks import Report
+from nanochat.report.course import PICTURE
 from nanochat.report.curve import loss_picture
 from nanochat.report.runs import Runs
-from nanochat.report.sections import PICTURE, Source, about, all_sections
+from nanochat.report.sections import about, all_sections
+from nanochat.report.source import Source
 
 
 def generate(price_per_hour: float | None = None, copy_to: Path | None = None, tag: str = "") -> Path:

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from nanochat.report.blocks import Block, Cell, Columns, Facts, Fold, Picture, Report, Sample, Section, Table, Text
 from nanochat.report.values import line, visible
 
-MARKUP = re.compile(r"([\\`*\[\]~|@]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#>+-](?=\s)|(?<=^\d)[.)](?=\s))")
+MARKUP = re.compile(
+    r"([\\`*\[\]~|]|(?<![A-Za-z0-9])@|@(?!\d)|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[#>+-](?=\s)|(?<=^\d)[.)](?=\s))"
+)
 LINK = re.compile(r"(?i)(:)(?=//)|(?<=www)(\.)")  # would become one
 
 

@@ -6,19 +6,22 @@ import functools
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import nanochat
 from nanochat.console import is_main_rank
 from nanochat.machine import cpu_count, cpu_name, memory_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 LONGEST = 80  # characters of a commit's subject, as in the seed
 
 
 def host(device: torch.device | None = None) -> dict[str, Any]:
     """The facts of this machine; bytes for memory. device: that a run computes on; None: whatever is here."""
+    import torch
+
     found: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": cpu_count(),
