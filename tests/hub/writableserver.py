@@ -49,6 +49,7 @@ class WritableHub(HubServer):
         self.lfs: dict[str, bytes] = {}
         self.parts: dict[tuple[str, int], bytes] = {}
         self.tokens = {"hf_write": "write", "hf_read": "read"}
+        self.accounts: dict[str, Any] = {}  # what is told of the owner of a token, if not the usual
         self.route_faults: list[tuple[str, Fault]] = []
         self.calls: list[str] = []
         self.received = 0  # bytes of files
@@ -185,6 +186,8 @@ class _Writer(Handler):
     def _route(self, path: str) -> tuple[str, Callable[[], Any]]:
         if path == "/api/repos/create":
             return "create", self._create
+        if path == "/api/whoami-v2":
+            return "whoami", self._whoami
         if path == "/api/validate-yaml":
             return "validate", lambda: {"errors": [], "warnings": []} if self._json() else {}
         if batch := BATCH.fullmatch(unquote(path)):
@@ -202,6 +205,15 @@ class _Writer(Handler):
             if what in ("settings", "branch", "preupload", "commit"):
                 return what, lambda: getattr(self, f"_{what}")(name, unquote(revision))
         raise _Refused(404, message=f"no route {path}")
+
+    def _whoami(self) -> Any:
+        role = self._may()
+        if not role:
+            raise _Refused(401, message="Invalid username or password.")
+        token = self.headers["Authorization"].removeprefix("Bearer ")
+        access = {"displayName": "mine", "role": role}
+        usual = {"type": "user", "name": "me", "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
+        return self.hub.accounts.get(token, usual)
 
     def _create(self) -> Any:
         asked = self._json()

@@ -11,6 +11,7 @@ import ctypes
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from nanochat.reading import parse_json
 GRACE = 5.0  # seconds after its limit in which a process that nobody ended ends itself
 TAIL = 4000  # bytes of what a crashed check said that are looked at
 LIMIT = 1 << 20  # bytes of a finding
+OF_A_RANK = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"}
+NAMED = re.compile(r"\w(Error|Exception|error)\b.*:|\berror:")  # as Python and most programs name an error
 TICK = 0.02  # seconds between two looks at a process
 GONE = 2.0  # seconds to wait for a killed process; one that waits for a dead disk never goes
 
@@ -42,8 +45,9 @@ class Apart:
         with _paper() as given:
             given.write(json.dumps(asdict(situation)).encode())
             given.seek(0)
+            alone = {name: value for name, value in os.environ.items() if name not in OF_A_RANK}
             self._process = subprocess.Popen(
-                command, stdin=given, stdout=self._out, stderr=self._err, env={**os.environ, **(env or {})},
+                command, stdin=given, stdout=self._out, stderr=self._err, env={**alone, **(env or {})},
                 start_new_session=True,
             )  # fmt: skip
 
@@ -114,7 +118,7 @@ def last_words(file: IO[bytes]) -> str:
     """Why a program failed, of all that it wrote: its last line that names an error, else its last line."""
     file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
     lines = [line for line in map(clean, file.read().decode(errors="replace").splitlines()) if line]
-    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else "")
+    return next(filter(NAMED.search, reversed(lines)), lines[-1] if lines else "")
 
 
 def die_with(seconds: float) -> None:

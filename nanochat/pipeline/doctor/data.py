@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from nanochat.console import UserError
 from nanochat.corpus import HUB_CORPORA, TINYWORLD, find_info, text_files
 from nanochat.corpus.hub import mirror_dir, remote_files
+from nanochat.hub.asking import status
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
 from nanochat.pipeline.doctor.trackers import answers
@@ -72,8 +73,9 @@ def _fetch_some(repo: str, commit: str) -> None:
             if next(answer.iter_raw(4), b"")[:4] == b"PAR1":
                 return
     except Exception as error:  # the client lets errors of its HTTP library through, whichever that is
-        host = urlsplit(str(getattr(getattr(error, "request", None), "url", ""))).hostname or "the Hub"
-        problem = f"{FIRST} of {repo} is listed, but does not arrive from {host}"
+        code = status(error)  # not its words: a server may repeat the token
+        why = f"the answer is {code}" if code else type(error).__name__
+        problem = f"{FIRST} of {repo} is listed, but does not arrive ({why})"
         raise UserError(problem, "Check the proxy and the firewall, or set NANOCHAT_HUB_DIR to a mirror") from None
     raise UserError(f"{FIRST} of {repo} is no parquet file", "Check the proxy and HF_ENDPOINT")
 

@@ -2,7 +2,8 @@
 
     python -m nanochat.pipeline.launch ... -m nanochat.pipeline.doctor.ranks MODULE:FUNCTION FOLDER SECONDS
 
-Each rank calls a function of the situation, in FOLDER/situation.json, and leaves what it returns in FOLDER/rank-K.json.
+Each rank calls a function of the situation, in FOLDER/situation.json, and leaves what it returns in FOLDER/rank-K.json,
+or why it failed in rank-K.error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nanochat.console import INTERRUPTED
+from nanochat.console import INTERRUPTED, UserError, end
 from nanochat.pipeline.doctor.apart import die_with, last_words
+from nanochat.pipeline.doctor.finding import clean
 from nanochat.pipeline.doctor.situation import Situation
 from nanochat.reading import read_json
 
@@ -39,7 +41,9 @@ def on_all(function: Callable[[Situation], dict[str, Any]], now: Situation) -> l
         call = [sys.executable, *launch, "-m", __name__, name, folder, str(LONGEST)]
         code = subprocess.run(call, stdin=subprocess.DEVNULL, stdout=said, stderr=said).returncode
         if code:
-            raise RanksFailed(last_words(said) or ("interrupted" if code == INTERRUPTED else f"exit code {code}"))
+            why = [path.read_text() for path in sorted(Path(folder).glob("rank-*.error"))]
+            why += [last_words(said), "they were interrupted" if code == INTERRUPTED else f"exit code {code}"]
+            raise RanksFailed(next(filter(None, why)))
         return [read_json(Path(folder) / f"rank-{rank}.json", finite=False) for rank in range(now.ranks)]
 
 
@@ -48,8 +52,14 @@ def main() -> None:
     die_with(seconds)
     now = Situation(**read_json(folder / "situation.json"))
     module, _, function = name.partition(":")
-    found = getattr(importlib.import_module(module), function)(now)
-    (folder / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    rank = os.environ["RANK"]
+    try:
+        found = getattr(importlib.import_module(module), function)(now)
+    except Exception as error:
+        words = error.problem if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        (folder / f"rank-{rank}.error").write_text(clean(words))
+        end(1)  # without waiting for ranks that wait for this one
+    (folder / f"rank-{rank}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
