@@ -119,6 +119,7 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
         else:
             arguments = _text(config, dataset, depth, bool(cards.count))
             what = f"{shown}, depth {depth}"
+        _require_room(config, recipe, depth, cards, nproc, arguments)
     where = f"on {cards}" if cards.count else f"on {cpu_name()}, {cpu_count()} cores"
     limit = f", pretraining {duration(budget)}" if budget else ""
     summary = f"{what} {'as if ' if cards.pretended else ''}{where}{limit}"
@@ -222,6 +223,20 @@ def _with_ratio(config: SpeedrunConfig, recipe: Recipe | None) -> Recipe:
     if not 0 < config.ratio <= MOST_RATIO:
         raise UserError(f"--ratio is {config.ratio:g}", f"Give a number above 0 and up to {MOST_RATIO:,}, such as 8")
     return replace(recipe, ratio=config.ratio)
+
+
+def _require_room(
+    config: SpeedrunConfig, recipe: Recipe | None, depth: int, cards: Cards, nproc: int, arguments: Arguments
+) -> None:
+    from nanochat.model import ModelConfig
+    from nanochat.pipeline.room import require_room
+
+    def shaped(depth: int) -> ModelConfig:
+        vocab = config.vocab_size or (recipe.vocab_size if recipe else scale.default_vocab(depth))
+        seq_len = scale.default_seq_len(depth)
+        return ModelConfig.from_depth(depth, vocab, seq_len, recipe.arch if recipe else "modern")
+
+    require_room(shaped, depth, nproc, cards.memory, cards.capability, "--fp8" in arguments.base)
 
 
 def _tiny_world(config: SpeedrunConfig, depth: int) -> Arguments:

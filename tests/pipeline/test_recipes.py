@@ -9,7 +9,8 @@ import pytest
 
 from nanochat import scale
 from nanochat.console import UserError
-from nanochat.pipeline import SpeedrunConfig, settings, speedrun
+from nanochat.model import ModelConfig
+from nanochat.pipeline import SpeedrunConfig, room, settings, speedrun
 from nanochat.pipeline.recipes import RECIPES, shards_needed
 from nanochat.pipeline.settings import resolve
 
@@ -130,8 +131,11 @@ def test_a_run_begun_in_float8_does_not_start_anew_on_another_card(monkeypatch: 
     assert "--fp8" not in str(resolve(SpeedrunConfig(), older).stages)
 
 
-def test_other_wishes_beside_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_wishes_beside_a_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Own text, another vocabulary, a time budget, six cards, ranks that do not divide the batch."""
+    monkeypatch.setattr(room, "needed", lambda config, ranks, *_: room.held(config, ranks))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "a.txt").write_text("Once there was a river, and it ran to the sea. " * 200)
     shown = dry_run(capsys, gpu="h100", num_gpus=6, dataset=str(tmp_path / "mine"), vocab_size=1000)
@@ -175,3 +179,51 @@ def test_a_recipe_on_a_cpu_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_wishes_that_cannot_be(wish: dict[str, object], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         resolve(SpeedrunConfig(**wish), {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("traced", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_depth_that_no_card_can_hold_is_refused_with_the_largest_that_fits(
+    traced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything begins, and by the peak of a step, not only by what is held all the time."""
+    if not traced:
+        monkeypatch.setattr(room, "needed", lambda config, ranks, *_: 1.2 * room.held(config, ranks))
+
+    def on(gpu: str, number: int, depth: int) -> None:
+        resolve(SpeedrunConfig(gpu=gpu, num_gpus=number, depth=depth, dry_run=True), {})
+
+    for gpu, number, depth in (("t4", 1, 24), ("h100", 1, 64)):
+        with pytest.raises(UserError, match=f"depth {depth} does not fit a GPU of .* --depth") as error:
+            on(gpu, number, depth)
+        largest = int(str(error.value).split("--depth ")[1].split(",")[0])
+        on(gpu, number, largest)
+        with pytest.raises(UserError, match="does not fit"):
+            on(gpu, number, largest + 1)
+    for number in (1, 8):
+        on("h100", number, 24)
+    on("4090", 8, 24)  # eight cards share the moments
+    with pytest.raises(UserError, match="with one sequence in a pass"):
+        on("4090", 1, 26)
+
+
+@pytest.mark.slow
+def test_what_is_held_and_what_surely_fits_are_bounds_of_what_is_predicted() -> None:
+    for arch, depth, ranks in (("modern", 12, 1), ("classic", 12, 8), ("modern", 24, 8)):
+        config = ModelConfig.from_depth(depth, 32768, 2048, arch)  # type: ignore[arg-type]
+        peak = room.needed(config, ranks, 9.0, False)
+        assert room.held(config, ranks) < peak < room.surely(config, ranks)
+
+
+def test_a_step_that_cannot_be_predicted_is_no_reason_to_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import nanochat.train.memory
+
+    def fail(*args: object, **more: object) -> None:
+        raise RuntimeError("another torch")
+
+    monkeypatch.setattr(nanochat.train.memory, "predict", fail)
+    resolve(SpeedrunConfig(gpu="4090", depth=22, dry_run=True), {})
+    assert "another torch" in capsys.readouterr().err
+    with pytest.raises(UserError, match="does not fit"):
+        resolve(SpeedrunConfig(gpu="4090", depth=40, dry_run=True), {})

@@ -1,0 +1,63 @@
+"""Whether a training fits a card at all, asked before anything begins: text and tokenizer take an hour."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable
+
+from nanochat.console import UserError, warn
+from nanochat.model import ModelConfig
+
+USABLE = 0.95  # share of a card's memory for tensors: the rest is CUDA's and fragments
+BFLOAT16 = 8.0  # compute capability from which a card has it
+
+
+def require_room(
+    shaped: Callable[[int], ModelConfig], depth: int, ranks: int, memory: float, capability: float, fp8: bool
+) -> None:
+    """UserError, with the largest depth that fits, when one sequence in a pass needs more than a card has.
+
+    shaped: the model of a depth. memory: bytes of one card; 0 if not known.
+    """
+
+    def fits(depth: int) -> bool:
+        config = shaped(depth)
+        if held(config, ranks) > USABLE * memory:
+            return False
+        return surely(config, ranks) < USABLE * memory or needed(config, ranks, capability, fp8) < USABLE * memory
+
+    if not memory or fits(depth):
+        return
+    largest = bisect(range(1, depth), False, key=lambda smaller: not fits(smaller))
+    with_more = f", with {ranks} of them" if ranks > 1 else ""
+    raise UserError(
+        f"depth {depth} does not fit a GPU of {memory / 1e9:.0f} GB{with_more}, with one sequence in a pass",
+        f"Give --depth {largest}, the largest that fits" if largest else "Use a larger GPU",
+        "Use larger GPUs, or more of them, which share the optimiser's state" if largest else "",
+    )
+
+
+def held(config: ModelConfig, ranks: int) -> float:
+    """Bytes that a card holds all the time, at least: weights and gradients in float32, its part of the moments."""
+    tables = sum(config.has_value_embedding(layer) for layer in range(config.depth)) * config.kv_heads * config.head_dim
+    others = config.vocab_size * (2 * config.width + tables) + config.bigram * config.width
+    matrices = config.shape.matrix_params
+    return 8.0 * (matrices + others) + (4.0 * matrices + 8.0 * others) / ranks
+
+
+def surely(config: ModelConfig, ranks: int) -> float:
+    """Bytes with which it certainly fits: tracing the step takes seconds, and is only needed in between."""
+    kept = 150.0 * config.depth * config.width * config.seq_len
+    return 1.5 * held(config, ranks) + kept + 24.0 * config.vocab_size * config.width + 4e9
+
+
+def needed(config: ModelConfig, ranks: int, capability: float, fp8: bool) -> float:
+    """Bytes at the peak of a step, by taking it on tensors without contents."""
+    from nanochat.train.memory import predict
+
+    dtype = "float32" if 0 < capability < BFLOAT16 else "bfloat16"
+    try:
+        return predict(config, 1, ranks, dtype, fp8=fp8).peak
+    except Exception as error:  # another torch, perhaps: no reason to refuse a training
+        warn(f"warning: the memory of a step could not be predicted ({error!r:.200}); only what it holds is counted")
+        return held(config, ranks)
