@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from nanochat.console import UserError
+from nanochat.pipeline.doctor import ranks
 from nanochat.pipeline.doctor.finding import Finding, ok
 from nanochat.pipeline.doctor.situation import Situation
 
@@ -27,6 +29,18 @@ def hang(now: Situation) -> Finding:
     Path(os.environ["TOYS"], "child").write_text(str(child.pid))
     time.sleep(60)
     return ok("never")
+
+
+def stuck_ranks(now: Situation) -> Finding:
+    return ok(str(ranks.on_all(stick, Situation(ranks=2))))
+
+
+def stick(now: Situation) -> dict[str, Any]:
+    """What a rank does that hangs in a collective."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Path(os.environ["TOYS"], f"rank{os.environ['RANK']}").write_text(str(os.getpid()))
+    time.sleep(60)
+    return {}
 
 
 def crash(now: Situation) -> Finding:

@@ -1,6 +1,6 @@
 """A check in a process of its own, so that one that hangs or crashes cannot take the others with it.
 
-    python -m nanochat.pipeline.doctor.apart MODULE:FUNCTION SECONDS     (with the situation as JSON on stdin)
+    python -m nanochat.pipeline.doctor.apart MODULE:FUNCTION SECONDS PARENT    (with the situation as JSON on stdin)
 
 calls a function of a situation and prints its finding as JSON. Only the doctor starts it.
 """
@@ -41,7 +41,7 @@ class Apart:
     def __init__(self, where: str, situation: Situation, seconds: float, env: dict[str, str] | None = None) -> None:
         self.seconds, self.began = seconds, time.monotonic()
         self._out, self._err = _paper(), _paper()
-        command = [sys.executable, "-m", __name__, where, str(seconds)]
+        command = [sys.executable, "-m", __name__, where, str(seconds), str(os.getpid())]
         with _paper() as given:
             given.write(json.dumps(asdict(situation)).encode())
             given.seek(0)
@@ -121,15 +121,18 @@ def last_words(file: IO[bytes]) -> str:
     return next(filter(NAMED.search, reversed(lines)), lines[-1] if lines else "")
 
 
-def die_with(seconds: float) -> None:
-    """This process ends when its parent does (Linux), or after so many seconds, whatever it hangs in."""
+def die_with(seconds: float, parent: int = 0) -> None:
+    """This process ends when its parent does (Linux), or after so many seconds, whatever it hangs in.
+
+    parent: its number; 0: not told.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() == 1:  # it had ended before
-            os._exit(1)
+    if parent and os.getppid() != parent:  # it had ended before
+        os._exit(1)
 
 
 def judged(where: str, situation: Situation) -> Finding:
@@ -146,8 +149,8 @@ def judged(where: str, situation: Situation) -> Finding:
 
 
 def main() -> None:
-    where, seconds = sys.argv[1], float(sys.argv[2])
-    die_with(seconds + GRACE)
+    where, seconds, parent = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+    die_with(seconds + GRACE, parent)
     wait_briefly()
     situation = Situation(**json.loads(sys.stdin.read()))
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -81,12 +81,18 @@ def examine(config: DoctorConfig) -> None:
     _refuse_nonsense(config)
     began = time.monotonic()
     with Progress(len(checks), "doctor", "checks") as bar:
+        done: list[str] = []  # lines since the bar was drawn
 
         def tell(line: str) -> None:
             say(line)
-            bar.advance(1)
+            done.append(line)
 
-        results = run(config, checks, tell=tell, enter=lambda name: bar.advance(0, now=name))
+        def enter(name: str) -> None:
+            bar.advance(len(done), now=name)
+            done.clear()
+
+        results = run(config, checks, tell=tell, enter=enter)
+        bar.advance(len(done))
     verdict = worst(results)
     if config.json:
         write_json(config.json, report(results))
