@@ -1,4 +1,4 @@
-"""The stages in order, each a command of its own, with resume; and sweeps over depths."""
+"""The stages in order, each a command of its own, with resume; plans of them; and sweeps over depths."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ from nanochat.pipeline.speedrun import speedrun
 if TYPE_CHECKING:
     from nanochat.pipeline.doctor import DoctorConfig, examine, quick_checks
     from nanochat.pipeline.miniseries import MiniseriesConfig, run_miniseries
+    from nanochat.pipeline.plan_config import PlanConfig
+    from nanochat.pipeline.planning import run_plan
 
 __all__ = [
     "DoctorConfig",
     "MiniseriesConfig",
+    "PlanConfig",
     "SpeedrunConfig",
     "examine",
     "quick_checks",
     "run_miniseries",
+    "run_plan",
     "speedrun",
 ]
 
 __getattr__ = lazy(
     __name__,
-    {"doctor": "DoctorConfig examine quick_checks", "miniseries": "MiniseriesConfig run_miniseries"},
+    {
+        "doctor": "DoctorConfig examine quick_checks",
+        "miniseries": "MiniseriesConfig run_miniseries",
+        "plan_config": "PlanConfig",
+        "planning": "run_plan",
+    },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from nanochat.pipeline.estimate import Estimate, quality, share_of_peak, whole_share
 from nanochat.pipeline.published import Run, published
@@ -36,6 +37,27 @@ def calibration() -> list[Row]:
             found = [quality(metric, run.family, run.dataset, run.flops, 0.0, run) for metric in ("core", "bpb")]
             rows.append(Row(run, hours, *found))
     return rows
+
+
+def calibration_dict() -> dict[str, Any]:
+    """As JSON; null for what is not known."""
+
+    def interval(estimate: Estimate) -> dict[str, float] | None:
+        return {"value": estimate.value, "low": estimate.low, "high": estimate.high} if estimate.known else None
+
+    rows = [
+        {
+            "family": row.run.family,
+            "run": row.run.name,
+            "dataset": row.run.dataset,
+            "dtype": row.run.dtype,
+            "hours": {"published": row.run.hours, "predicted": row.hours, "error": row.error},
+            "core": {"published": row.run.core or None, "predicted": interval(row.core)},
+            "bpb": {"published": row.run.bpb or None, "predicted": interval(row.bpb)},
+        }
+        for row in calibration()
+    ]
+    return {"version": 1, "calibration": rows}
 
 
 def calibration_table() -> str:

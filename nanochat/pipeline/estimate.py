@@ -43,6 +43,7 @@ BESIDE = {
 }
 TRAININGS, ON_CPU = ("mid_train", "chat_sft"), ("tok_train", "tok_eval", "report")
 EVALUATION_POWER = 0.7  # evaluations wait more and compute less than trainings
+START = 0.15  # share of a stage's hours on the seed's d20 that depends neither on the model nor on the cards
 SHARD_BYTES, DOWNLOAD = 0.1e9, 200e6  # of a shard; bytes/s, assumed
 
 
@@ -120,7 +121,7 @@ def beside(config: ModelConfig, gpu: GPU, n: int, shards: int) -> dict[str, floa
     hours = {"dataset": shards * SHARD_BYTES / DOWNLOAD / 3600}
     for name, at_d20 in BESIDE.items():
         power = 0.0 if name in ON_CPU else 1.0 if name in TRAININGS else EVALUATION_POWER
-        hours[name] = at_d20 * work**power
+        hours[name] = at_d20 * (START + (1 - START) * work**power)
     return hours
 
 
