@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Container
+from collections.abc import Container, Set
 from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import FrameType
 
 from nanochat import checkpoint, lock
 from nanochat.console import CALLERS_FLAGS, INTERRUPTED, LimitReachedError, UserError, duration, say
+from nanochat.corpus import HUB_CORPORA, find_info
 from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.metrics import FILE, MetricsWriter, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
@@ -27,6 +28,7 @@ from nanochat.pipeline.stages import Plan, Stage
 
 # Exit codes of a stage that somebody stopped: it saved, or it can be done again.
 STOPPED = {INTERRUPTED, 130, 143, -signal.SIGINT, -signal.SIGTERM}
+READ_TEXT = {"tok_train", "tok_eval", "base_train", "base_loss", "base_eval"}
 GRACE = 60.0  # seconds an interrupted stage gets to save its checkpoint
 
 
@@ -64,6 +66,11 @@ def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None
         if log.is_done(stage, mark):
             say(f"{head}: done already, skipped")
             log.know(stage)
+            left = zip(plan.stages[n:], marks[n:], strict=True)
+            if stage.name == "dataset" and _lacks_text(plan, {s.name for s, mark in left if not log.is_done(s, mark)}):
+                say(f"{head}: its text is not on this machine, as after a restore: getting it again")
+                run_stage(stage, plan, False, handle)
+                log.accept(stage, ())
             continue
         if plan.bill and (limit := plan.bill.reached()):
             raise limit
@@ -84,6 +91,12 @@ def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None
         seconds = run_stage(stage, plan, resume, handle)
         log.finish(stage, mark)
         say(f"{head}: finished in {duration(seconds)}")
+
+
+def _lacks_text(plan: Plan, to_run: Set[str]) -> bool:
+    """Whether downloaded text is absent that a stage still to run reads: a backup holds only its description."""
+    info = find_info(plan.corpus) if plan.corpus in HUB_CORPORA and to_run & READ_TEXT else None
+    return info is not None and not all((info.folder / shard.file).is_file() for shard in info.shards)
 
 
 def show_stages(log: StageLog, plan: Plan, marks: list[str], replaced: Container[str] = ()) -> None:

@@ -17,7 +17,9 @@ import pytest
 
 from nanochat import checkpoint, console, lock
 from nanochat.console import UserError
+from nanochat.corpus.info import CorpusInfo, ShardInfo
 from nanochat.metrics import read_metrics
+from nanochat.paths import write_json
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import Plan, Stage, resolve
@@ -379,6 +381,30 @@ def test_other_text_in_its_place_is_not_trained_on(trainings: list[str], base: P
         speedrun(SpeedrunConfig(data=("new.jsonl",)))
     speedrun(SpeedrunConfig(data=("new.jsonl",), replaced="use"))
     assert trainings[-4].startswith("base_train")
+
+
+def test_downloaded_text_is_fetched_again_on_a_new_machine(
+    trainings: list[str], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored base dir has only its description. What was made from it stays as it is."""
+    stages = module.resolve(SpeedrunConfig(), {}).stages
+    monkeypatch.setattr(module, "resolve", lambda *a: Plan(stages, 1, "a test", "climbmix", "d1"))
+    speedrun(SpeedrunConfig())
+    shards = tuple(ShardInfo(f"shard_{n:05d}.parquet", 1, 1, 1) for n in range(2))
+    place = base / "data" / "climbmix"
+    write_json(place / "meta.json", CorpusInfo("climbmix", "x/y", place, shards).to_json())
+    del trainings[:]
+    speedrun(SpeedrunConfig())  # all is done: nobody reads it
+    assert trainings == []
+    shutil.rmtree(base / "base_checkpoints")
+    speedrun(SpeedrunConfig())
+    assert [ran.split()[0] for ran in trainings] == ["dataset", "base_train", "base_eval", "mid_train", "report"]
+    for shard in shards:
+        (place / shard.file).touch()
+    shutil.rmtree(base / "base_checkpoints")
+    del trainings[:]
+    speedrun(SpeedrunConfig())
+    assert trainings[0].startswith("base_train")
 
 
 def test_a_log_without_hashes_is_taken_up(trainings: list[str], base: Path) -> None:
