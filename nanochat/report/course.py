@@ -36,7 +36,7 @@ def timeline(source: Source) -> list[Block]:
         rows.append([stage.name, drawn, span(stage.seconds), dollars(stage.seconds, source.price), status or "-"])
     rows.append(["total", "", span(source.seconds), dollars(source.seconds, source.price), ""])
     table = Table(["Stage", "Clock", "Time", "Cost", "Status"], rows, words=("Clock", "Status"), strong=True)
-    return [table, *([Text(_clock_words(clock))] if clock.blocks else [])]
+    return [table, *([Text(_clock_words(clock), small=True)] if clock.blocks else [])]
 
 
 def _clock_time(start: float, end: float) -> str:
@@ -85,9 +85,8 @@ def curves(source: Source) -> list[Block]:
             continue
         panels = [chart(curve, *THIRD) for curve in found]
         over = "steps" if stage == "rl" else "tokens"
-        blocks.append(
-            Section(stage, [Picture(panels, f"{', '.join(c.title for c in found)} of {stage} over {over}")], 3)
-        )
+        alt = f"{', '.join(curve.title for curve in found)} of {stage} over {over}"
+        blocks.append(Section(stage, [Picture(panels, alt, across=3)], 3))
         losses = [y for _, y in runs.series(run, "step", "loss", "step")]
         speeds, shares, memory = ([y for _, y in _every(runs, run, name)] for name in ("tok_per_s", "mfu", "memory"))
         rows.append(
@@ -115,14 +114,6 @@ def _every(runs: Runs, run: str, name: str, over: str = "step") -> list[tuple[fl
     return [(x, y * share / speed) for x, y in runs.series(run, "step", "tok_per_s", over)] if share and speed else []
 
 
-def _loss(runs: Runs, stage: str) -> Curve:
-    run = TRAINING[stage]
-    checks = runs.series(run, "eval", "val_loss")
-    return Curve(
-        f"{stage}: loss", runs.series(run, "step", "loss"), checks, tick, beside="validation" if checks else ""
-    )
-
-
 def _curves(runs: Runs, stage: str) -> list[Curve]:
     run, over = TRAINING[stage], "step" if stage == "rl" else "tokens"
 
@@ -132,18 +123,16 @@ def _curves(runs: Runs, stage: str) -> list[Curve]:
     common = [
         every("learning rate (share of the peak)", "lr"),
         every("tokens per second", "tok_per_s"),
-        every("MFU", "mfu", lambda value: f"{value:.3g}" if value > 2 else f"{100 * value:.3g}%"),
-        every("memory", "memory", size),
+        every("MFU", "mfu", lambda value: f"{100 * value:.3g}%"),
+        every("memory", "memory", lambda value: size(value).replace(".0 ", " ") if value else "0"),
     ]
     if stage != "rl":
-        bpb = Curve("validation bits per byte", (), runs.series(run, "eval", "val_bpb"), tick)
-        return [_loss(runs, stage), bpb, *common]
-    passed = Curve("right answers (held-out)", (), runs.series(run, "eval", "pass@1", over), tick, True)
-    rewards = [
-        every("reward", "reward"),
-        every("KL (nats per token)", "kl"),
-        every("tokens per answer", "length"),
-    ]
+        bpb = Curve("validation bits per byte", (), runs.series(run, "eval", "val_bpb"))
+        checks = runs.series(run, "eval", "val_loss")
+        loss = Curve("loss", runs.series(run, "step", "loss"), checks, beside="validation" if checks else "")
+        return [loss, bpb, *common]
+    passed = Curve("right answers (held-out)", (), runs.series(run, "eval", "pass@1", over), from_zero=True)
+    rewards = [every("reward", "reward"), every("KL (nats per token)", "kl"), every("tokens per answer", "length")]
     return [passed, *rewards, every("loss", "loss", from_zero=False), *common]
 
 

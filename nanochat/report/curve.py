@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 
-from nanochat.report.plot import Points, smoothed
+from nanochat.report.plot import Points, smoothed, thinned
 from nanochat.report.runs import TRAINING, Runs
 
-LOSS, CHECK = "#3366cc", "#cc5522"
+LOSS, CHECK = "#2f6f5e", "#b5651d"
+DRAWN = 500  # points of a curve
 
 
 def _validation(runs: Runs, stage: str) -> tuple[str, Points]:
@@ -38,8 +39,10 @@ def loss_picture(runs: Runs) -> bytes | None:
         for column, (stage, points) in enumerate(columns.items()):
             top, bottom = axes[0][column], axes[-1][column]
             top.set_title(stage)
-            top.plot(*zip(*points, strict=True), color=LOSS, alpha=0.25, linewidth=0.8)
-            top.plot(*zip(*smoothed(points), strict=True), color=LOSS, linewidth=1.5)
+            bins = thinned(points, DRAWN)
+            xs = [b.x for b in bins]
+            top.fill_between(xs, [b.low for b in bins], [b.high for b in bins], color=LOSS, alpha=0.25)
+            top.plot(*zip(*smoothed([(b.x, b.y) for b in bins]), strict=True), color=LOSS, linewidth=1.5)
             if height == 2:
                 name, values = checks[stage]
                 bottom.set_ylabel(name)

@@ -60,8 +60,8 @@ def _commit(here: Mapping[str, Any]) -> str:
 def code(source: Source) -> list[Block]:
     """The state of git when the training began, or else now, and how much code there is."""
     runs = source.runs
-    told = [(stage, runs.settings(stage).get("host", {})) for stage in STAGES]
-    asked = [(f"{stage}'s evaluation", r.get("made", {})) for stage in STAGES for r in runs.evaluations(stage)]
+    told = [(f"the beginning of {stage}", runs.settings(stage).get("host", {})) for stage in STAGES]
+    asked = [(f"the evaluation of {stage}", r.get("made", {})) for stage in STAGES for r in runs.evaluations(stage)]
     known = ((when, found) for when, found in [*told, *asked] if found.get("commit"))
     when, here = next(known, ("this report", host()))
     rows = [["nanochat", line(here.get("nanochat", "-"), 40)]]
@@ -70,7 +70,7 @@ def code(source: Source) -> list[Block]:
             ["Branch", line(here.get("branch", "-"), 80)],
             ["Commit", line(here["commit"], 40) + _dirty(here.get("dirty"))],
             ["Message", line(here.get("message", "-"), 80)],
-            ["When", f"at the time of {when}"],
+            ["As of", when],
         ]
     weight = [[name, f"{value:,}"] for name, value in bloat().items()]
     git = Section("Git", [Table(["", ""], rows, words=("",))], 3)

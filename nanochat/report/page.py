@@ -89,20 +89,22 @@ def _table(block: Table) -> str:
     head = "".join(
         f'<th scope="col" class="{kind}">{text(name)}</th>' for name, kind in zip(block.head, kinds, strict=True)
     )
+    noted = [any(isinstance(cell, Cell) and cell.note for cell in column) for column in zip(*block.rows, strict=True)]
     rows = []
     for n, row in enumerate(block.rows, 1):
         strong = ' class="strong"' if block.strong and n == len(block.rows) else ""
-        cells = "".join(f'<td class="{kind}">{_cell(cell)}</td>' for cell, kind in zip(row, kinds, strict=True))
+        drawn = (_cell(cell, note) for cell, note in zip(row, noted, strict=True))
+        cells = "".join(f'<td class="{kind}">{cell}</td>' for cell, kind in zip(drawn, kinds, strict=True))
         rows.append(f"<tr{strong}>{cells}</tr>")
     head = f"<thead><tr>{head}</tr></thead>" if any(block.head) else ""
     pairs = ' class="pairs"' if len(block.head) == 2 else ""
     return f'<div class="table"><table{pairs}>{head}<tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _cell(cell: str | Cell) -> str:
-    if isinstance(cell, str):
-        return text(cell)
-    return (cell.svg or text(cell.text)) + (f" <small>{text(cell.note)}</small>" if cell.note else "")
+def _cell(cell: str | Cell, noted: bool) -> str:
+    """noted: whether a cell of its column has a note; then all have room for one, and their texts stand in a line."""
+    shown = Cell(cell) if isinstance(cell, str) else cell
+    return (shown.svg or text(shown.text)) + (f" <small>{text(shown.note)}</small>" if noted else "")
 
 
 def _sample(sample: Sample) -> str:

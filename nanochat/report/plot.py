@@ -14,7 +14,8 @@ MOST = 240  # points of a curve; more would not be seen
 SMOOTH = 0.04  # share of a curve's points that a running mean covers
 WIDTH, HEIGHT = 250, 180
 LEFT, RIGHT, TOP, BOTTOM = 36, 6, 24, 19
-LOG = 8.0  # largest value over smallest, from which a curve that never touches zero is drawn on a logarithmic scale
+BAR = 600  # width of a line of bars
+LOG = 3.0  # largest value over smallest, from which a curve that never touches zero is drawn on a logarithmic scale
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,14 @@ def smoothed(points: Points, share: float = SMOOTH) -> list[tuple[float, float]]
     return result
 
 
+def tick(value: float) -> str:
+    """A short label: 0.25, 1.5K, 4M, 11.2B."""
+    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= unit:
+            return f"{value / unit:.4g}{letter}" if abs(value) < 1e16 else f"{value:.1e}"
+    return f"{round(value, 12):.3g}"
+
+
 @dataclass(frozen=True)
 class Curve:
     """every: measured at every step, many and noisy; seldom: a few measurements, called `beside` in the title.
@@ -60,7 +69,7 @@ class Curve:
     title: str
     every: Points = ()
     seldom: Points = ()
-    show: Callable[[float], str] = lambda value: f"{value:g}"
+    show: Callable[[float], str] = tick
     from_zero: bool = False
     beside: str = ""
 
@@ -89,7 +98,7 @@ class Scale:
         """Round values, about so many."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for digits in ((1, 2, 5), (1, 3), (1,)):
+            for digits in ((1, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
                 found = [d * 10.0**p for p in powers for d in digits if self.low <= d * 10.0**p <= self.high]
                 if len(found) <= about + 2:
                     break
@@ -148,14 +157,6 @@ def _path(points: Points, x_axis: Scale, y_axis: Scale) -> str:
     return "M" + "L".join(f"{x_axis(x):.1f} {y_axis(y):.1f}" for x, y in points)
 
 
-def tick(value: float) -> str:
-    """A short label: 0.25, 1.5K, 4M, 11.2B."""
-    for unit, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if abs(value) >= unit:
-            return f"{value / unit:.4g}{letter}" if abs(value) < 1e16 else f"{value:.1e}"
-    return f"{round(value, 12):.3g}"
-
-
 def bar(spans: Sequence[tuple[float, float, str, str]], cuts: Sequence[tuple[float, float]], alt: str) -> str:
     """Bars along a clock. spans: start and end as shares of its length, class ("span" or "lost"), and words for whom
     points at it. cuts: what was left out."""
@@ -168,6 +169,3 @@ def bar(spans: Sequence[tuple[float, float, str, str]], cuts: Sequence[tuple[flo
         parts.append(f'<rect class="cut" x="{start * BAR:.1f}" y="0" width="{(end - start) * BAR:.1f}" height="24"/>')
     attributes = f'viewBox="0 0 {BAR} 24" preserveAspectRatio="none" role="img" aria-label="{escape(line(alt))}"'
     return f'<svg class="bar" {attributes}>{"".join(parts)}</svg>'
-
-
-BAR = 600

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nanochat.report.values import number
+from nanochat.report.values import YEARS, number
 
 Record = Mapping[str, Any]
 MOST = 1000  # tasks of an evaluation, or categories of a task
@@ -14,6 +14,7 @@ NUMBERS = {
     "step", "steps", "tokens", "loss", "lr", "tok_per_s", "waited", "seconds", "mfu", "memory", "params", "flops",
     "paused", "save_pause", "val_loss", "core", "chatcore", "reward", "uneven", "kl", "length", "finished",
 }  # fmt: skip
+POSITIVE = {"step", "steps", "tokens", "seconds", "time", "params", "flops", "memory"}
 MAPPINGS = {"tasks", "bpb", "checkpoint", "model", "host", "made", "rates"}
 TEXTS = {"prompt", "text", "task", "tag", "command", "stage", "status", "machine", "dtype", "dataset", "arch"}
 
@@ -24,6 +25,11 @@ def cleaned(record: Record) -> tuple[dict[str, Any], list[str]]:
     wrong = []
     for name, value in record.items():
         if name == "kind":
+            continue
+        if (
+            (name in NUMBERS or name == "time") and type(value) in (float, int) and 0 <= value < 1e10
+        ):  # nearly all there is
+            found[name] = value
             continue
         kept = _checked(name, value, record["kind"])
         if kept is not None:
@@ -36,7 +42,10 @@ def cleaned(record: Record) -> tuple[dict[str, Any], list[str]]:
 def _checked(name: str, value: Any, kind: str) -> Any:
     """None for a value that is not what its name says."""
     if name == "time" or (kind != "settings" and (name in NUMBERS or name.startswith("pass@"))):
-        return value if number(value) is not None else None
+        known = number(value)
+        if known is None or (name in POSITIVE and known < 0) or (name in ("time", "seconds") and known > YEARS):
+            return None
+        return value
     if name == "val_bpb" and kind in ("eval", "summary") and not isinstance(value, Mapping):  # miniseries has several
         return value if number(value) is not None else None
     if name in TEXTS and kind in ("sample", "stage", "settings", "resume"):

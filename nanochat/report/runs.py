@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def _read(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         return read_metrics(path)
     except (UserError, OSError) as error:
         why = error.problem if isinstance(error, UserError) else error.strerror
-        problems.append(f"{path.parent.name}/{path.name} is left out: {why}")
+        where = f"{path.parent.name}/{path.name}"  # the page may be shown to people who need not know the folder
+        problems.append(f"{where} is left out: {why}".replace(str(path), where))
         return []
 
 
@@ -85,6 +86,7 @@ class Runs:
     tag: str = ""
     others: Sequence[str] = ()
     problems: Sequence[str] = ()
+    _series: dict[tuple[str, ...], list[tuple[float, float]]] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def read(cls, folder: Path, tag: str = "") -> Runs:
@@ -119,11 +121,14 @@ class Runs:
         """Of a stage's training; {} when it left none."""
         return self.last(TRAINING[stage], "settings") or {}
 
-    def series(self, run: str, kind: str, field: str, over: str = "tokens") -> list[tuple[float, float]]:
-        """(tokens, value) by step."""
-        rows = [r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r]
-        pairs = ((number(r.get(over)), number(r.get(field))) for r in rows)
-        return [(x, y) for x, y in pairs if x is not None and y is not None]
+    def series(self, run: str, kind: str, value: str, over: str = "tokens") -> list[tuple[float, float]]:
+        """(tokens, value) by step; kept, since several parts of a report ask for it."""
+        key = (run, kind, value, over)
+        if key not in self._series:
+            rows = [r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r and value in r]
+            pairs = ((number(r.get(over)), number(r[value])) for r in rows)
+            self._series[key] = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return self._series[key]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
         """The results of every evaluation command for a stage's newest model, one record for each command.

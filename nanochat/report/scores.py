@@ -33,8 +33,8 @@ def results(runs: Runs) -> tuple[Table | None, str]:
     rows: list[list[str | Cell]] = []
     for name in ordered:
         cells = [(score(columns[stage].get(name)), expected.get(stage.upper(), {}).get(name)) for stage in shown]
-        rows.append([name, *(Cell(text, f"seed {wanted}") if wanted else text for text, wanted in cells)])
-    note = f"seed: {expected['source']}; {expected['about']}." if expected else ""
+        rows.append([name, *(Cell(text, wanted) if wanted else text for text, wanted in cells)])
+    note = f"Beside: what to expect by {expected['source']}, after {expected['about']}." if expected else ""
     return Table(["Metric", *(stage.upper() for stage in shown)], rows), note
 
 
@@ -99,7 +99,7 @@ def core(source: Source) -> list[Block]:
     if record is None or not record.get("tasks"):
         return []
     rows = [
-        [line(name, 80), show("", task.get("n")), show("", task["accuracy"]), show("", task.get("centered"))]
+        [line(name, 80), show("", task.get("n")), score(task["accuracy"]), score(task.get("centered"))]
         for name, task in record["tasks"].items()
     ]
     return [Table(["Task", "n", "Accuracy", "Centered"], rows)]

@@ -134,7 +134,7 @@ def test_many_categories_are_folded_away() -> None:
 def test_core_tasks_are_not_in_the_metric_table() -> None:
     everything()
     text = render(Runs.read(runs_dir()))
-    assert rows(text, "copa") == [["copa", "100", "0.7", "0.4"]]
+    assert rows(text, "copa") == [["copa", "100", "0.7000", "0.4000"]]
     assert text.index("## CORE tasks") < text.index("| copa |")
 
 
