@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nanochat.console import UserError
+from nanochat.hub.restore import restore
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("dev/*.sh"), *ROOT.glob("dev/*.sbatch"), ROOT / ".ci" / "run"])
 NAMES = [str(path.relative_to(ROOT)) for path in SCRIPTS]
@@ -110,21 +113,18 @@ def test_a_new_spot_machine_restores_and_goes_on(checkout: Path) -> None:
         done = subprocess.run(call, env=env, cwd="/", capture_output=True, text=True, timeout=60)
         return done.returncode, (checkout / "ran").read_text().splitlines()
 
-    restore, go_on = "restore s3://x/a b --yes", "speedrun --backup s3://x/a b --recipe seed"
-    assert spot(0) == (75, [restore, go_on])
-    assert spot(2, "error: s3://x/a b holds no backup of nanochat: it has no x.") == (75, [restore, go_on])
-    assert spot(2, "error: cannot reach the Hub.") == (2, 5 * [restore])
+    bring, go_on = "restore s3://x/a b --yes", "speedrun --backup s3://x/a b --recipe seed"
+    assert spot(0) == (75, [bring, go_on])
+    assert spot(2, "error: s3://x/a b holds no backup of nanochat: it has no x.") == (75, [bring, go_on])
+    assert spot(2, "error: cannot reach the Hub.") == (2, 5 * [bring])
     done = subprocess.run(["bash", str(ROOT / "dev/spot.sh"), "--recipe", "seed"], capture_output=True, text=True)
     assert done.returncode == 2 and "where is the backup?" in done.stderr
 
 
-def test_what_says_that_there_is_no_backup_yet_says_so(tmp_path: Path) -> None:
+def test_what_says_that_there_is_no_backup_yet_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dev/spot.sh reads it."""
-    from nanochat.console import UserError
-    from nanochat.hub.restore import restore
-
-    with pytest.raises(UserError, match="holds no backup of nanochat"), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    with pytest.raises(UserError, match="holds no backup of nanochat"):
         restore(str(tmp_path / "far"))
     assert "there is no repository" in (ROOT / "nanochat/hub/asking.py").read_text()
 
@@ -137,7 +137,10 @@ exit "$(cat code)"
 """
 
 
-@pytest.mark.parametrize(("asked", "code", "after"), [("USR1", 75, 0), ("TERM", 75, 0), ("", 75, 75), ("", 3, 3), ("", 0, 0)])  # fmt: skip
+CASES = [("USR1", 75, 0), ("TERM", 75, 0), ("", 75, 75), ("", 3, 3), ("", 0, 0)]
+
+
+@pytest.mark.parametrize(("asked", "code", "after"), CASES)
 def test_a_slurm_job_saves_and_queues_again_only_when_it_was_told_to_stop(
     asked: str, code: int, after: int, tmp_path: Path
 ) -> None:
