@@ -16,6 +16,7 @@ from nanochat.pipeline.recipes import Recipe
 from nanochat.pipeline.settings import rank_count
 
 LENGTHS = {"gpt2": (8.0, 12.0), "seed": (20.0, 20.0)}  # tokens per parameter, as published runs had them
+NEAR = 1.25  # about half a step of depth in FLOPs
 DEPTHS = range(4, 66, 2)  # heads come out evenly at even depths
 TARGET_DEPTHS = {
     "gpt2": range(24, 28, 2),
@@ -43,7 +44,7 @@ def choose(goal: Goal, recipe: Recipe, place: Place, ratio: float = 0.0) -> Layo
         return _cheapest(recipe, place)
     if goal.name in ("", "depth"):
         depth = int(goal.value) or recipe.depth
-        layout = Layout(place, replace(recipe, ratio=ratio or recipe.ratio), depth)
+        layout = Layout(place, replace(recipe, ratio=round(ratio, 2) or recipe.ratio), depth)
         if not holds(layout):
             raise UserError(
                 f"depth {depth} does not fit the {place.gpu.memory / 1e9:.0f} GB of one {place.gpu.name}",
@@ -79,6 +80,8 @@ _USES: dict[str, tuple[str, Callable[[Layout], float]]] = {
 def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> Layout:
     """The deepest model that can be trained on `low` tokens per parameter, on as many up to `high` as still fit."""
     unit, uses = _USES[goal.name]
+    # A count of FLOPs is not a limit: where only the depth can be chosen, the nearest may take a little more.
+    most_used = goal.value * (NEAR if goal.name == "flops" and low == high else 1.0)
 
     def at(depth: int, cents: int) -> Layout:
         return Layout(place, replace(recipe, ratio=cents / 100), depth)
@@ -87,7 +90,7 @@ def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> 
     depths = [d for d in DEPTHS if holds(at(d, least))]
     if not depths:
         raise UserError(f"no model fits the memory of one {place.gpu.name}", "Choose another --gpu")
-    fit = [d for d in depths if uses(at(d, least)) <= goal.value]
+    fit = [d for d in depths if uses(at(d, least)) <= most_used]
     where = f"{place.count} x {place.gpu.name}" if place.count > 1 else f"one {place.gpu.name}"
     if not fit:
         needs = uses(at(depths[0], least))
@@ -96,7 +99,7 @@ def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> 
             f"Give --{goal.name} {_up(needs)} or more, or fewer or cheaper GPUs",
         )
     depth = fit[-1]
-    if depth == depths[-1] and (could := uses(at(depth, most))) < goal.value:
+    if depth == depths[-1] and (could := uses(at(depth, most))) * NEAR < goal.value:
         raise UserError(
             f"{goal} is more than can be used on {where}: depth {depth}, the largest that fits its memory, takes about "
             f"{_up(could)} {unit}",
@@ -104,7 +107,7 @@ def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> 
         )
     while least < most:  # the most tokens that fit
         middle = (least + most + 1) // 2
-        least, most = (middle, most) if uses(at(depth, middle)) <= goal.value else (least, middle - 1)
+        least, most = (middle, most) if uses(at(depth, middle)) <= most_used else (least, middle - 1)
     return at(depth, least)
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from nanochat.console import UserError
 from nanochat.pipeline.recipes import RECIPES, Recipe
+from nanochat.pipeline.settings import LEAST_RATIO, MOST_RATIO
 
 GOALS = ("budget", "hours", "depth", "flops", "target")
 LARGEST = 1e9  # hours or dollars that may be meant
@@ -70,7 +71,9 @@ def check(config: PlanConfig) -> Goal:
     if len(given) > 1:
         named = " and ".join(f"--{name}" for name in given)
         raise UserError(f"{named} are each a goal of their own", "Give one of them")
-    for name in ("budget", "hours", "flops", "price_per_hour", "ratio"):
+    if config.ratio and not LEAST_RATIO <= config.ratio <= MOST_RATIO:
+        raise UserError(f"--ratio is {config.ratio:g}", f"Give {LEAST_RATIO} to {MOST_RATIO} tokens, such as 8")
+    for name in ("budget", "hours", "flops", "price_per_hour"):
         value = getattr(config, name)
         most = 1e30 if name == "flops" else LARGEST
         if not 0 <= value <= most or math.isnan(value):

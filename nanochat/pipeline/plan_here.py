@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def plan_gpus(config: PlanConfig, goal: Goal, cards: Cards) -> Layout:
     known = gpus.find(cards.name)
     price = config.price_per_hour or (known.price * cards.count if known else 0.0)
     source = "as given" if config.price_per_hour else f"{known.source}, {known.date}" if known else ""
-    used = settings.rank_count("", cards.count)
+    used = settings.rank_count(os.environ.get("NPROC_PER_NODE", ""), cards.count)
     place = Place(_card(machine, cards), cards.count, used, price, source)
     first = choose(goal, recipe_of(config), place, config.ratio)
     say(f"Measuring a training step of depth {first.depth} on one {cards.name}")

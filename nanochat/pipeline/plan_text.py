@@ -152,7 +152,7 @@ def _numbers(estimate: Estimate) -> dict[str, float | None]:
 def rests_on(layout: Layout) -> dict[str, str]:
     """What each figure rests on, a sentence each."""
     place = layout.place
-    ours = f"pretraining {layout.slower:.2f} times longer than published, as ours was measured on one H100 in bfloat16"
+    ours = f"pretraining {layout.slower:.2f} times as long as published, as ours was measured on one H100 in bfloat16"
     if layout.fp8:
         ours += " (in float8 it was measured at d12 only, and gained nothing there)"
     found = {"speed": layout.speed.basis}
@@ -162,7 +162,7 @@ def rests_on(layout: Layout) -> dict[str, str]:
         "parts of the 0.8 hours that the seed's d20 took beside pretraining, scaled to this model and these cards, "
         "from half to twice that; not measured by us on a GPU"
     )
-    found["quality"] = layout.core.basis
+    found["CORE"] = layout.core.basis
     if layout.bpb.basis != layout.core.basis:
         found["bits per byte"] = layout.bpb.basis
     found["memory"] = "a step traced on tensors without contents; CUDA itself takes about 0.5 GB more"
@@ -209,14 +209,14 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
     )
     yield ""
     dollars = place.price > 0
-    yield f"  {'stage':<14}{'hours':>8}{'':18}{'dollars' if dollars else '':>10}"
+    yield f"  {'stage':<14}{'hours':>9}{'':22}{'dollars' if dollars else '':>12}".rstrip()
     stages = [(name, hours) for name, hours in layout.hours.items() if hours.value > 0]
     for name, hours in [*stages, ("all", layout.all_hours)]:
         yield _row(name, hours, place.price, name in ("base_train", "all"))
     if layout.slower != 1:
         ours = Estimate(layout.our_hours, math.nan, math.nan, "")
         row = _row("all, our speed", ours, place.price, False)
-        yield f"{row}   pretraining {layout.slower:.2f} times longer: see below"
+        yield f"{row}   pretraining {layout.slower:.2f} times as long (below)"
     yield ""
     yield from _entry("bits per byte", _expected(layout.bpb, 3))
     yield from _entry("CORE", f"{_expected(layout.core, 3)}; GPT-2 has {published().gpt2:.4f}")
@@ -239,9 +239,9 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
 
 
 def _row(name: str, hours: Estimate, price: float, with_range: bool) -> str:
-    between = f"({hours.low:.2f} to {hours.high:.2f})" if with_range else ""
+    between = f"({hours.low:,.2f} to {hours.high:,.2f})" if with_range else ""
     dollars = f"{hours.value * price:,.2f}" if price else ""
-    return f"  {name:<14}{hours.value:>8.2f}{between:>18}{dollars:>10}".rstrip()
+    return f"  {name:<14}{hours.value:>9,.2f}{between:>22}{dollars:>12}".rstrip()
 
 
 def _entry(name: str, words: str) -> Iterator[str]:

@@ -24,7 +24,7 @@ RATIO = 12.0  # tokens per scaling parameter
 GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download where no recipe says how many, of about 250 MB of text
 # What versions without recipes did on GPUs by default.
 EARLIER_DEPTH, EARLIER_VOCAB, EARLIER_RATIO = 20, 65536, 20.0
-MOST_RATIO = 10_000  # tokens per parameter
+LEAST_RATIO, MOST_RATIO = 0.01, 1000  # tokens per parameter
 LONGEST = 30 * 86400.0  # seconds of pretraining on a CPU that may be meant
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
@@ -220,8 +220,8 @@ def _with_ratio(config: SpeedrunConfig, recipe: Recipe | None) -> Recipe:
         raise UserError(
             "--ratio sets the length of a recipe's pretraining", "Add --recipe gpt2 or seed, or leave it out"
         )
-    if not 0 < config.ratio <= MOST_RATIO:
-        raise UserError(f"--ratio is {config.ratio:g}", f"Give a number above 0 and up to {MOST_RATIO:,}, such as 8")
+    if not LEAST_RATIO <= config.ratio <= MOST_RATIO:
+        raise UserError(f"--ratio is {config.ratio:g}", f"Give {LEAST_RATIO} to {MOST_RATIO} tokens, such as 8")
     return replace(recipe, ratio=config.ratio)
 
 
