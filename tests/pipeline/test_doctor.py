@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,8 @@ from nanochat.pipeline.doctor import (
 from nanochat.pipeline.doctor import reduce as reducing
 from nanochat.pipeline.doctor.checks import CHECKS, Check, chosen, examine, run
 from nanochat.pipeline.doctor.finding import Finding, clean, ok, stop, together, warning
-from nanochat.pipeline.doctor.situation import Situation, parameters, situation
+from nanochat.pipeline.doctor.situation import Situation, situation
+from nanochat.pipeline.layout import parameters
 
 ROOT = Path(__file__).parents[2]
 ROOM = ROOT / "nanochat" / "pipeline" / "doctor"
@@ -237,7 +239,7 @@ def test_every_check_of_the_table_is_there() -> None:
 def test_remedies_name_flags_that_there_are() -> None:
     """Of the doctor, or of the command or program that they name."""
     own = {flag.replace("_", "-") for flag in flags_of(DoctorConfig)}
-    elsewhere = {"--gpus", "--memory", "--ipc", "--shm-size", "--index-url", "--dataset", "--only"}
+    elsewhere = {"--gpus", "--memory", "--ipc", "--shm-size", "--index-url", "--force-reinstall"}
     found = 0
     for file in sorted(ROOM.glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -346,6 +348,15 @@ def test_what_is_there_already_needs_no_room(base: Path) -> None:
         with open(file, "wb") as out:
             out.truncate(size)
     assert before - disk.needed(BIG, base) == 12_000_000
+    # As trainings ask for it, and no less than the plan says.
+    from nanochat import gpus
+    from nanochat.pipeline.layout import Layout, Place
+    from nanochat.pipeline.recipes import RECIPES
+
+    card = gpus.find("h100")
+    assert card
+    plan = Layout(Place(card, 8, 8, 0.0, ""), RECIPES["gpt2"], 24)
+    assert sum(plan.disk.values()) < before < 1.5 * sum(plan.disk.values())
 
 
 def test_a_full_disk_and_one_that_may_not_be_written(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,6 +479,14 @@ def test_shared_memory_for_several_ranks(monkeypatch: pytest.MonkeyPatch) -> Non
         assert memory.memory(BIG).state == state
     assert "--shm-size" in memory._shared().remedy or state == "ok"
     assert memory.memory(TINY).found == "enough"
+
+
+def test_a_model_that_no_card_here_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_room", lambda now: ok("enough"))
+    monkeypatch.setattr(memory, "_shared", lambda: ok("shared"))
+    assert memory.memory(BIG).found == "enough; shared; the model fits GPUs of 85.00 GB"
+    found = memory.memory(replace(BIG, memory=8 * 10**9))
+    assert found.state == "stop" and "depth 24 does not fit" in found.found and "--depth" in found.remedy
 
 
 # The port
@@ -694,6 +713,17 @@ def test_float32_by_wish_is_a_warning_on_a_new_card(monkeypatch: pytest.MonkeyPa
         cuda.cuda(TINY)
 
 
+def test_cuda_that_fails_is_a_reason_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    FakeCuda(["H100"]).install(monkeypatch, ["sm_90"])
+
+    def broken(card: int = 0) -> Any:
+        raise RuntimeError("CUDA error: uncorrectable ECC error encountered\nmore")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", broken)
+    found = cuda.cuda(TINY)
+    assert found.state == "stop" and found.found == "CUDA fails: CUDA error: uncorrectable ECC error encountered"
+
+
 def test_a_torch_without_cuda_beside_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
@@ -795,6 +825,13 @@ def test_a_training_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GPT, "loss", lambda self, ids, targets, reduction: self.head.weight.sum() * float("nan"))
     found = training.training(Situation(depth=1))
     assert found.state == "stop" and "loss became nan in step 1" in found.found
+
+    def broken(*given: Any, **more: Any) -> Any:
+        raise RuntimeError("ptxas fatal: unsupported architecture")
+
+    monkeypatch.setattr(GPT, "loss", broken)
+    found = training.training(Situation(depth=1))
+    assert found.state == "stop" and "RuntimeError: ptxas fatal" in found.found
 
 
 def measured(share: float, **more: Any) -> dict[str, Any]:

@@ -19,8 +19,18 @@ HALF = 8.0  # compute capability from which a card has bfloat16 and flash attent
 
 def cuda(now: Situation) -> Finding:
     """now: only `ranks` counts."""
-    import torch
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # a library of CUDA's that is missing or of another version
+        return stop(f"torch cannot be loaded: {error}", "Install it again: pip install --force-reinstall torch")
+    try:
+        return _look(torch, now)
+    except RuntimeError as error:
+        why = str(error).strip().splitlines()[0]
+        return stop(f"CUDA fails: {why}", "Restart the machine; see the driver's line")
 
+
+def _look(torch: Any, now: Situation) -> Finding:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         usable = torch.cuda.is_available()

@@ -49,7 +49,7 @@ def driver(now: Situation) -> Finding:
         return stop(f"nvidia-smi finds no card{why}", _no_driver()) if there else ok(f"no NVIDIA card here{why}")
     found = [_versions(program, cards)]
     found += [_kinds(cards), _others(program, cards), _errors(program), _slowed(program)]
-    return together(one for one in found if one.found)
+    return together(found)
 
 
 def has_nvidia() -> bool:

@@ -41,7 +41,7 @@ def stop(found: str, remedy: str) -> Finding:
 def together(findings: Iterable[Finding]) -> Finding:
     """One finding: the worst comes first, and decides."""
     ordered = sorted(findings, key=lambda one: -STATES.index(one.state))
-    found = "; ".join(one.found.rstrip(".") for one in ordered)
+    found = "; ".join(one.found.rstrip(".") for one in ordered if one.found)
     remedy = ". ".join(dict.fromkeys(one.remedy.rstrip(".") for one in ordered if one.remedy))
     facts = {name: value for one in ordered for name, value in one.facts.items()}
     return Finding(ordered[0].state, found, remedy, facts)

@@ -6,10 +6,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from nanochat.console import file_size
+from nanochat.console import UserError, file_size
 from nanochat.machine import memory_bytes
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
-from nanochat.pipeline.doctor.situation import Situation, parameters
+from nanochat.pipeline.doctor.situation import Situation
+from nanochat.pipeline.layout import parameters
 
 MEMINFO, CGROUPS, OWN_CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 SHARED = Path("/dev/shm")
@@ -24,6 +25,8 @@ def memory(now: Situation) -> Finding:
     found = [_room(now)]
     if now.ranks > 1 and SHARED.is_dir():
         found.append(_shared())
+    if now.gpus:
+        found.append(_on_the_gpu(now))
     return together(found)
 
 
@@ -48,6 +51,24 @@ def _room(now: Situation) -> Finding:
     if free < need:
         return warning(short, "End other programs that use memory")
     return ok(f"{said}; {now.what} needs about {file_size(int(need))}")
+
+
+def _on_the_gpu(now: Situation) -> Finding:
+    """Whether the model can be trained on these cards at all."""
+    from nanochat import scale
+    from nanochat.model import ModelConfig
+    from nanochat.pipeline.room import require_room
+
+    def shaped(depth: int) -> ModelConfig:
+        if depth == now.depth:
+            return now.model
+        return ModelConfig.from_depth(depth, now.vocab_size, scale.default_seq_len(depth), now.arch)
+
+    try:
+        require_room(shaped, now.depth, now.ranks, now.memory, now.capability, fp8=False)
+    except UserError as error:
+        return stop(error.problem, error.remedy)
+    return ok(f"the model fits GPUs of {file_size(now.memory)}" if now.memory else "")
 
 
 def available() -> float:

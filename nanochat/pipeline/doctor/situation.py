@@ -9,10 +9,10 @@ from nanochat import scale
 from nanochat.corpus.names import HUB_CORPORA, TINYWORLD
 from nanochat.model.config import ModelConfig
 from nanochat.pipeline.doctor.config import DoctorConfig
+from nanochat.pipeline.layout import parameters
 from nanochat.pipeline.recipes import RECIPES
 from nanochat.pipeline.settings import CPU_SHARDS, TINY_CONTEXT, TINY_DEPTH, TINY_VOCAB, rank_count
 
-BYTES_PER_WEIGHT = 12  # of a checkpoint: float32, with two moments
 CPU_DEPTH = 6  # what a CPU's time budget usually comes to, with other text than the tiny world
 
 
@@ -45,20 +45,13 @@ class Situation:
 
     @property
     def checkpoint_bytes(self) -> float:
-        """Of one checkpoint: weights and moments."""
-        return BYTES_PER_WEIGHT * parameters(self.model)
+        """Of one checkpoint: weights, one moment of each matrix's, two of the others'."""
+        weights, matrices = parameters(self.model), self.model.shape.matrix_params
+        return 4.0 * weights + 4.0 * matrices + 8.0 * (weights - matrices)
 
     @property
     def what(self) -> str:
         return f"{self.dataset} at depth {self.depth}"
-
-
-def parameters(c: ModelConfig) -> int:
-    """All weights of a model. Exact but for a few hundred scalars."""
-    kv_width = c.kv_heads * c.head_dim
-    values = sum(c.has_value_embedding(layer) for layer in range(c.depth))
-    matrices = c.depth * (2 * c.width**2 + 2 * c.width * kv_width + 8 * c.width**2)
-    return matrices + 2 * c.vocab_size * c.width + values * c.vocab_size * kv_width + c.bigram * c.width
 
 
 def situation(config: DoctorConfig, gpus: int, gpu: str = "", capability: float = 0.0, memory: int = 0) -> Situation:

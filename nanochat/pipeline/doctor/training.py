@@ -28,8 +28,10 @@ def training(now: Situation) -> Finding:
         return stop(f"{now.ranks} ranks cannot share {now.gpus} GPUs", "Set NPROC_PER_NODE to the number of GPUs")
     try:
         found = [measure(now)] if now.ranks == 1 else ranks.on_all(measure, now)
-    except (UserError, ranks.RanksFailed) as error:
-        return stop(f"{STEPS} steps of training fail: {error}", "Mend this before anything longer")
+    except Exception as error:  # compilers and drivers have their own
+        known = isinstance(error, UserError | ranks.RanksFailed)
+        why = str(error) if known else f"{type(error).__name__}: {error}"
+        return stop(f"{STEPS} steps of training fail: {why}", "Mend this before anything longer")
     return judge(found[0], now)
 
 
