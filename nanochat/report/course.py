@@ -63,8 +63,8 @@ def losses(source: Source) -> list[Block]:
     """At most four panels: the losses, and what else says how the training went."""
     runs, found = source.runs, []
     for stage in source.trained():
-        firsts = _curves(runs, stage)[: 2 if stage in ("base", "rl") else 1]
-        found += [dataclasses.replace(curve, title=f"{stage}: {curve.title}") for curve in firsts if curve]
+        firsts = [curve for curve in _curves(runs, stage) if curve][: 2 if stage in ("base", "rl") else 1]
+        found += [dataclasses.replace(curve, title=f"{stage}: {curve.title}") for curve in firsts]
     found = found[:4]
     if not found:
         return []

@@ -15,6 +15,7 @@ SMOOTH = 0.04  # share of a curve's points that a running mean covers
 WIDTH, HEIGHT = 250, 180
 LEFT, RIGHT, TOP, BOTTOM = 36, 6, 24, 19
 BAR = 600  # width of a line of bars
+SMALLEST = 1e-9  # share of the largest value to which a logarithmic scale goes
 LOG = 3.0  # largest value over smallest, from which a curve that never touches zero is drawn on a logarithmic scale
 
 
@@ -82,8 +83,10 @@ class Scale:
 
     def __init__(self, low: float, high: float, start: float, end: float, log: bool = False) -> None:
         self.log = log
-        if not low < high:
-            low, high = low - (abs(low) / 2 or 1), high + (abs(high) / 2 or 1)
+        if not high - low > 1e-12 * max(abs(low), abs(high), 1e-200):
+            low, high, log = low - max(abs(low) / 2, 1e-6), high + max(abs(high) / 2, 1e-6), False
+        elif log:
+            low = max(low, high * SMALLEST)
         self.low, self.high, self.start, self.end = low, high, start, end
 
     def __call__(self, value: float) -> float:

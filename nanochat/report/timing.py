@@ -119,5 +119,5 @@ class Clock:
         for (t0, p0), (t1, p1) in zip(self.places, self.places[1:], strict=False):
             if t0 <= when <= t1:
                 share = (when - t0) / (t1 - t0) if t1 > t0 else 0.0
-                return (p0 + share * (p1 - p0)) / self.length
+                return min(1.0, (p0 + share * (p1 - p0)) / self.length)
         return 0.0 if not self.places or when < self.places[0][0] else 1.0
