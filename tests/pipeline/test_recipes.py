@@ -6,13 +6,17 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
+import tyro
 
 from nanochat import scale
 from nanochat.console import UserError
+from nanochat.machine import Machine, Ranks
 from nanochat.model import ModelConfig
 from nanochat.pipeline import SpeedrunConfig, room, settings, speedrun
 from nanochat.pipeline.recipes import RECIPES, shards_needed
 from nanochat.pipeline.settings import resolve
+from nanochat.train import BaseConfig, check_config, make_plan
 
 ROOT = Path(__file__).parents[2]
 
@@ -227,3 +231,18 @@ def test_a_step_that_cannot_be_predicted_is_no_reason_to_refuse(
     assert "another torch" in capsys.readouterr().err
     with pytest.raises(UserError, match="does not fit"):
         resolve(SpeedrunConfig(gpu="4090", depth=40, dry_run=True), {})
+
+
+@pytest.mark.parametrize("world", [1, 2, 8])
+@pytest.mark.parametrize("name", [*WISHES, "seed at 12", "d18"])
+def test_base_train_makes_the_recipes_run_of_these_flags(name: str, world: int) -> None:
+    more = {"seed at 12": {"recipe": "seed", "depth": 12}, "d18": {"depth": 18}}
+    wish = SpeedrunConfig(gpu="h100", num_gpus=world, dry_run=True, **{**WISHES, **more}[name])  # type: ignore[arg-type]
+    recipe = RECIPES[wish.recipe or "gpt2"]
+    [stage] = [stage for stage in resolve(wish, {}).stages if stage.name == "base_train"]
+    config = tyro.cli(BaseConfig, args=[*stage.args, *stage.extra])
+    check_config(config)
+    shaped = ModelConfig.from_depth(config.depth, recipe.vocab_size, 2048, config.arch)
+    plan = make_plan(config, shaped, Machine(torch.device("cpu"), torch.float32, Ranks(world=world)), 0.0)
+    assert plan.batch_tokens == recipe.batch_tokens(config.depth)
+    assert plan.steps * plan.batch_tokens == recipe.tokens(config.depth)
