@@ -43,7 +43,7 @@ class Check:
 CHECKS = (
     Check("python", "host:python", 15, depends=False),
     Check("disk", "disk:disk", 25, "stop"),
-    Check("memory", "memory:memory", 30),
+    Check("memory", "memory:memory", 10),
     Check("driver", "driver:driver", 30, "stop", depends=False),
     Check(CUDA, "cuda:cuda", 45, "stop"),
     Check("attention", "attention:attention", 45, "stop", computes=True),

@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from nanochat.console import UserError, file_size
+from nanochat.console import file_size
 from nanochat.machine import memory_bytes
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
@@ -54,21 +54,16 @@ def _room(now: Situation) -> Finding:
 
 
 def _on_the_gpu(now: Situation) -> Finding:
-    """Whether the model can be trained on these cards at all."""
-    from nanochat import scale
-    from nanochat.model import ModelConfig
-    from nanochat.pipeline.room import require_room
+    """Whether the model can be trained on these cards at all. Between surely and surely not, speedrun looks closer."""
+    from nanochat.pipeline.room import USABLE, held, surely
 
-    def shaped(depth: int) -> ModelConfig:
-        if depth == now.depth:
-            return now.model
-        return ModelConfig.from_depth(depth, now.vocab_size, scale.default_seq_len(depth), now.arch)
-
-    try:
-        require_room(shaped, now.depth, now.ranks, now.memory, now.capability, fp8=False)
-    except UserError as error:
-        return stop(error.problem, error.remedy)
-    return ok(f"the model fits GPUs of {file_size(now.memory)}" if now.memory else "")
+    usable = USABLE * now.memory
+    if not now.memory:
+        return ok("")
+    card = f"GPUs of {file_size(now.memory)}"
+    if held(now.model, now.ranks) > usable:
+        return stop(f"{now.what} does not fit {card}", "Give a smaller --depth, or use larger GPUs or more of them")
+    return ok(f"it fits {card}" if surely(now.model, now.ranks) < usable else f"it may fit {card}")
 
 
 def available() -> float:
