@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What a RunPod pod does when it starts: packages, SSH, git, this repository; then the image's own /start.sh.
+# What a RunPod pod does when it starts: packages, SSH, git, this repository; at the end it does exec /start.sh, the image's.
 # As the pod's start command (docs/pods.md):
 #   bash -c 'curl -fsSL https://raw.githubusercontent.com/originalzen/nanochat/master/runpod_onstart.sh | bash'
 # It reads the variables of env.example, may run any number of times, and prints no secret. Whatever fails is said, and
@@ -29,6 +29,7 @@ hide() {
     local line secret
     while IFS= read -r line || [ -n "$line" ]; do
         for secret in "${GITHUB_PAT:-}" "${HF_TOKEN:-}" "${WANDB_API_KEY:-}"; do
+            secret="${secret//[$'\r\n']/}"
             if [ -n "$secret" ]; then line="${line//"$secret"/***}"; fi
         done
         printf '%s\n' "$line"
@@ -36,17 +37,21 @@ hide() {
 }
 
 apt() {
-    DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=3 -o Acquire::http::Timeout=20 \
-        -o DPkg::Lock::Timeout=120 "$@" </dev/null 2>&1 | hide
+    DEBIAN_FRONTEND=noninteractive apt-get "$@" -q -o Acquire::Retries=3 -o Acquire::http::Timeout=20 \
+        -o DPkg::Lock::Timeout=120 </dev/null 2>&1 | hide
 }
 
 install_packages() {
-    local try name missing=()
+    local try name updated="" missing=()
     for try in 1 2 3; do
-        if apt update && apt install -y "${packages[@]}"; then return; fi
+        if apt update; then
+            updated=yes
+            if apt install -y "${packages[@]}"; then return; fi
+        fi
         warn "apt-get failed (try $try of 3)"
         sleep "${NANOCHAT_POD_PAUSE:-5}"
     done
+    [ -n "$updated" ] || return # without a network
     # One that this system does not have must not keep the others away.
     for name in "${packages[@]}"; do
         apt install -y "$name" >/dev/null || missing+=("$name")

@@ -62,7 +62,8 @@ class StageLog:
             self.started, self.done = dict(saved["started"]), dict(saved["done"])
             self.choices = dict(saved["choices"])
             self.left = dict(saved.get("left", {}))  # not in version 1
-            self.spent = {str(run): dict(spent) for run, spent in dict(saved.get("spent", {})).items()}
+            if isinstance(spent := saved.get("spent"), dict):  # of no weight: whatever it says, the stages count
+                self.spent = {run: dict(one) for run, one in spent.items() if isinstance(one, dict)}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -72,7 +72,7 @@ class Bill:
         return error
 
     def __str__(self) -> str:
-        cost = f" and cost ${self.dollars:,.2f}" if self.price or self.dollars else ""
+        cost = f" and ${self.dollars:,.2f}" if self.price or self.dollars else ""
         return f"{duration(self.seconds)}{cost}"
 
 

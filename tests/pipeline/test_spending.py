@@ -73,7 +73,7 @@ def test_a_limit_ends_the_stage_with_75_and_begins_no_other(
     assert code_of(limited) == INTERRUPTED
     assert lines(ran) in (["dataset", "base_train"], ["dataset"])  # a slow machine needs as long for the first
     said = capfd.readouterr()
-    assert "--max-dollars=3 is reached: so far this run has taken" in said.err and "and cost $" in said.err
+    assert "--max-dollars=3 is reached: so far this run has taken" in said.err and "s and $" in said.err
     assert "Go on by the same command with a higher --max-dollars." in said.err
     before = len(lines(ran))
     assert code_of(limited) == INTERRUPTED  # nothing is begun, not even for a moment
@@ -148,6 +148,10 @@ def test_what_a_file_says_of_money_is_believed_only_if_it_can_be(spent: object, 
     bill = Bill({"seconds": spent, "dollars": spent}, lambda: None, max_hours=1.0)  # type: ignore[dict-item]
     bill.note()
     assert 0 <= bill.seconds < 60 and bill.reached() is None
+    base.mkdir(exist_ok=True)
+    values = {"version": 2, "started": {"x": "y"}, "done": {}, "choices": {}, "spent": {"run": spent, "other": {}}}
+    (base / "speedrun.json").write_text(json.dumps(values))
+    assert StageLog().started == {"x": "y"}  # no reason to do anything again
     log = StageLog()
     log.spent = {"run": {"seconds": 12.5}}
     log.save()
