@@ -75,7 +75,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Columns:
-    """Side by side where there is room."""
+    """Side by side where there is room, at most three in a row."""
 
     columns: Sequence[Sequence[Block]]
 

@@ -75,8 +75,9 @@ def _cell(cell: str | Cell) -> str:
 def _sample(sample: Sample) -> str:
     if sample.chat:
         marked = {True: " (right)", False: " (wrong)", None: ""}[sample.right]
+        task = f", {plain(sample.task, 60)}" if sample.task else ""
         parts = [sample.prompt, sample.text]
-        return f"{plain(sample.title)}{marked}\n\n" + "\n\n".join(quoted(part) for part in parts)
+        return f"{plain(sample.title)}{task}{marked}\n\n" + "\n\n".join(quoted(part) for part in parts)
     return f"{plain(sample.title)}\n\n" + quoted(f"{sample.prompt}{sample.text}".strip("\n"))
 
 

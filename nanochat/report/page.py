@@ -70,7 +70,7 @@ def draw(block: Block) -> str:
             return f"<details><summary>{text(block.title)}</summary>{_drawn(block.blocks)}</details>"
         case Columns():
             drawn = "".join(f"<div>{_drawn(column)}</div>" for column in block.columns if column)
-            return f'<div class="columns n{len(block.columns)}">{drawn}</div>'
+            return f'<div class="columns n{min(3, len(block.columns))}">{drawn}</div>'
         case Section():
             return _section(block)
 
@@ -111,7 +111,8 @@ def _sample(sample: Sample) -> str:
     mark = {True: ' <span class="right">✓ right</span>', False: ' <span class="wrong">✗ wrong</span>', None: ""}[
         sample.right
     ]
-    head = f"<figcaption>{text(sample.title)}{mark}</figcaption>"
+    task = f", {text(sample.task, 60)}" if sample.task else ""
+    head = f"<figcaption>{text(sample.title)}{task}{mark}</figcaption>"
     if sample.chat:
         body = f'<div class="you">{_long(sample.prompt)}</div><div class="model">{_long(sample.text)}</div>'
     else:

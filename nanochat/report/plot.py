@@ -101,9 +101,9 @@ class Scale:
         """Round values, about so many."""
         if self.log:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            for digits in ((1, 2, 3, 4, 6, 8), (1, 2, 5), (1, 3), (1,)):
+            for digits in ((1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
                 found = [d * 10.0**p for p in powers for d in digits if self.low <= d * 10.0**p <= self.high]
-                if len(found) <= about + 2:
+                if len(found) <= about + 1:
                     break
             return found
         rough = (self.high - self.low) / about

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from nanochat.report.blocks import Block, Fold, Sample
+from nanochat.report.blocks import Block, Columns, Fold, Sample
 from nanochat.report.runs import Runs
 from nanochat.report.source import STAGES, Source
 
@@ -54,5 +54,5 @@ def samples(source: Source) -> list[Block]:
             title = f"{found[0].title}: {len(found)} sample{'s' * (len(found) > 1)}" + (
                 f", {sum(right)} of {len(right)} right" if right else ""
             )
-            blocks.append(Fold(title, list(found)))
+            blocks.append(Fold(title, [Columns([[sample] for sample in found])]))
     return blocks

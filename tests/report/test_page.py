@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from nanochat import report
+from nanochat.hub.run_files import small_files
 from nanochat.metrics import training_file
 from nanochat.paths import runs_dir
 from nanochat.report import markdown, page
@@ -352,6 +353,14 @@ def test_numbers_are_for_people() -> None:
     assert [show(name, value) for name, value in shown.items()] == [
         "2d23h", "23.5 MB", "1.03e14", "47.1%", "0.014", "100,000",
     ]  # fmt: skip
+
+
+def test_a_backup_takes_the_whole_report() -> None:
+    everything()
+    report.generate()
+    assert {f"report/{name}" for name in ("report.md", "report.html", "loss.png")} <= {
+        p for p, _ in small_files([], "", False)
+    }
 
 
 def test_other_models_are_named() -> None:
