@@ -9,10 +9,11 @@ from dataclasses import replace
 from nanochat import gpus
 from nanochat.console import UserError
 from nanochat.pipeline.cards import pretended
-from nanochat.pipeline.layout import USABLE, Layout, Place
+from nanochat.pipeline.layout import Layout, Place
 from nanochat.pipeline.plan_config import Goal
 from nanochat.pipeline.published import published
 from nanochat.pipeline.recipes import Recipe
+from nanochat.pipeline.room import USABLE, held
 from nanochat.pipeline.settings import rank_count
 
 LENGTHS = {"gpt2": (8.0, 12.0), "seed": (20.0, 20.0)}  # tokens per parameter, as published runs had them
@@ -63,7 +64,7 @@ def holds(layout: Layout) -> bool:
     """Whether a step with one sequence surely does not run out of memory, as far as arithmetic can tell."""
     c = layout.config
     one = 42.0 * c.depth * c.width * c.seq_len + 8.0 * c.vocab_size * c.width
-    return layout.states + one < USABLE * layout.place.gpu.memory
+    return held(c, layout.place.used) + one < USABLE * layout.place.gpu.memory
 
 
 def _deepest(layout: Layout) -> int:

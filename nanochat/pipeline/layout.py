@@ -13,13 +13,13 @@ from nanochat.model import ModelConfig
 from nanochat.pipeline import estimate
 from nanochat.pipeline.estimate import SHARD_BYTES, Estimate
 from nanochat.pipeline.recipes import FLOAT8, Recipe
+from nanochat.pipeline.room import held
 
 FEWEST_STEPS = 20  # as in train/base.py
 OTHERS = (0.5, 2.0)  # what the hours of the stages beside pretraining may be off by
 KEPT, STAGES, WRITING = 2, 3, 1  # checkpoints of each stage, stages, and one being written
 REST_BYTES = 2e9  # tokenizer, evaluation bundle, conversations: assumed
 
-USABLE = 0.95  # share of a card's memory that a step may take: the rest is CUDA's and fragments
 
 Speed = Callable[[GPU, int, ModelConfig, bool], Estimate]
 
@@ -92,19 +92,10 @@ class Layout:
         return min(shards, corpus.last) if corpus else shards
 
     @property
-    def states(self) -> float:
-        """Bytes on one card that are held all the time: weights and gradients in float32, its part of the moments."""
-        return 8.0 * self.parameters + self._moments / self.place.used
-
-    @property
-    def _moments(self) -> float:
-        matrices = self.config.shape.matrix_params
-        return 4.0 * matrices + 8.0 * (self.parameters - matrices)
-
-    @property
     def disk(self) -> dict[str, float]:
         """Bytes of the text, of the checkpoints that are kept, and of the rest."""
-        checkpoints = (KEPT * STAGES + WRITING) * (4.0 * self.parameters + self._moments)
+        checkpoint = held(self.config, 1) - 4.0 * self.parameters  # all but the gradients
+        checkpoints = (KEPT * STAGES + WRITING) * checkpoint
         return {"shards": (self.shards + 1) * SHARD_BYTES, "checkpoints": checkpoints, "rest": REST_BYTES}
 
     @cached_property

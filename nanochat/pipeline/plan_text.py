@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat.console import UserError
 from nanochat.pipeline.estimate import Estimate
-from nanochat.pipeline.layout import USABLE, Layout
+from nanochat.pipeline.layout import Layout
 from nanochat.pipeline.plan_config import Goal
 from nanochat.pipeline.published import FAMILIES, published
 from nanochat.pipeline.recipes import RECIPES
+from nanochat.pipeline.room import USABLE
 
 if TYPE_CHECKING:
     from nanochat.train.memory import Memory

@@ -69,7 +69,7 @@ GRID = [
     {"hours": 24, "num_gpus": 2},
     {"depth": 20, "num_gpus": 6},
     {"target": "gpt2", "gpu": "a100"},
-    {"hours": 48, "gpu": "rtx 4090", "num_gpus": 1},
+    {"hours": 12, "gpu": "rtx 4090", "num_gpus": 1},
     {"depth": 12, "gpu": "t4", "num_gpus": 1},
     {"budget": 300, "gpu": "mi300x"},
 ]
@@ -250,7 +250,7 @@ def test_cards_that_cannot_train_are_named(capsys: pytest.CaptureFixture[str]) -
 
 def test_memory_is_of_the_real_step() -> None:
     """A small one: the trace itself is tested in tests/train."""
-    layout, _ = plan(gpu="t4", num_gpus=1, depth=2)
+    layout, _ = plan(gpu="t4", num_gpus=1, depth=1)
     found = plan_text.fitted(layout)
     assert found.fits and 1 <= found.rows <= found.asked
     assert found.memory.weights >= 4 * layout.parameters
