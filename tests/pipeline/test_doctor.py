@@ -631,6 +631,18 @@ def test_cards_with_something_wrong(
     assert bool(found.remedy) == (state != "ok")
 
 
+def test_cards_that_are_hidden_do_not_count(cards: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = H100.format(0, 9) + "1, Tesla T4, 580.1, 9000, 15360\\n"
+    assert cards(cards=mixed, ecc="1, 3\\n").state == "warning"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert cards(cards=mixed, ecc="1, 3\\n").state == "ok"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cards(cards=mixed).state == "ok"
+    monkeypatch.setattr(cuda, "has_nvidia", lambda: True)
+    found = cuda.cuda(TINY)
+    assert found.state == "ok" and "hides the GPUs" in found.found and found.facts == {"gpus": 0}
+
+
 def test_no_driver(cards: Callable[..., Finding], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert driver.driver(TINY).state == "warning"  # there is a device, but no nvidia-smi

@@ -216,10 +216,17 @@ def test_a_server_that_answers_and_one_that_does_not(
 # The data
 
 
+def test_a_file_that_a_server_has(hub: WritableHub) -> None:
+    hub.make("me/x", {"a.txt": b"text"})
+    assert data.is_there(f"{hub.url}/me/x/resolve/main/a.txt")
+    assert not data.is_there(f"{hub.url}/me/x/resolve/main/b.txt")
+    assert not data.is_there("http://127.0.0.1:9/x")
+
+
 @pytest.fixture
 def no_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NANOCHAT_EVAL_BUNDLE", raising=False)
-    monkeypatch.setattr(data, "answers", lambda url: False)
+    monkeypatch.setattr(data, "is_there", lambda url: False)
     monkeypatch.setattr(corpus_hub, "LISTING_RETRIES", 0)
 
 

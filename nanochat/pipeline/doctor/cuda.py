@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from typing import Any
 
 from nanochat.console import file_size
 from nanochat.machine import resolve_dtype
-from nanochat.pipeline.doctor.driver import CUDA_INDEX, has_nvidia
+from nanochat.pipeline.doctor.driver import CUDA_INDEX, has_nvidia, hides_all
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
 
@@ -64,10 +65,12 @@ def _look(torch: Any, now: Situation) -> Finding:
 def _without(torch: Any, said: list[str]) -> Finding:
     """The finding where torch cannot use a GPU."""
     why = f": {said[0].splitlines()[0]}" if said and said[0] else ""
-    if not has_nvidia():
+    hidden = hides_all(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if hidden or not has_nvidia():
         dtype = str(resolve_dtype(torch.device("cpu"))).removeprefix("torch.")
         mps = torch.backends.mps.is_available()
-        return ok("no GPU: an Apple GPU (mps) is used" if mps else f"no GPU: the CPU computes, in {dtype}", gpus=0)
+        none = "CUDA_VISIBLE_DEVICES hides the GPUs" if hidden else "no GPU"
+        return ok("an Apple GPU (mps) computes" if mps else f"{none}: the CPU computes, in {dtype}", gpus=0)
     if torch.version.cuda is None and not torch.version.hip:
         remedy = f"Install one that is: {CUDA_INDEX}cu128"
         return stop(f"torch {torch.__version__} is not built for CUDA, and there is an NVIDIA card", remedy)

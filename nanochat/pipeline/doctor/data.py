@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 from nanochat.console import UserError
 from nanochat.corpus import HUB_CORPORA, TINYWORLD, find_info, text_files
@@ -12,7 +14,6 @@ from nanochat.corpus.hub import mirror_dir, remote_files
 from nanochat.hub.asking import status
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
-from nanochat.pipeline.doctor.trackers import answers
 
 FIRST = "shard_00000.parquet"
 SOME = 1 << 10  # bytes of the first shard that are fetched
@@ -109,12 +110,20 @@ def _questions() -> Finding:
     if not missing:
         return ok("CORE's questions are here")
     host = urlsplit(BUNDLE_URL).hostname
-    if not named() and not eval_bundle_dir().exists() and answers(BUNDLE_URL):
+    if not named() and not eval_bundle_dir().exists() and is_there(BUNDLE_URL):
         return ok("CORE's questions can be downloaded")
-    why = (
-        f"NANOCHAT_EVAL_BUNDLE is {eval_bundle_dir()}, which lacks core.yaml" if named() else f"{host} does not answer"
-    )
+    named_so = f"NANOCHAT_EVAL_BUNDLE is {eval_bundle_dir()}, which lacks core.yaml"
+    why = named_so if named() else f"{host} does not give them"
     return warning(
         f"CORE's questions cannot be had: {why}",
         f"CORE would be skipped: unzip {BUNDLE_URL} and set NANOCHAT_EVAL_BUNDLE",
     )
+
+
+def is_there(url: str) -> bool:
+    """Whether a server has a file."""
+    try:
+        with urlopen(Request(url, method="HEAD"), timeout=TIMEOUT) as answer:
+            return answer.status == 200
+    except (OSError, HTTPException, ValueError):
+        return False

@@ -47,8 +47,10 @@ def driver(now: Situation) -> Finding:
     if not cards:
         why = f": {failure}" if failure else ""
         return stop(f"nvidia-smi finds no card{why}", _no_driver()) if there else ok(f"no NVIDIA card here{why}")
+    mine = [card for card in cards if _visible(card, os.environ.get("CUDA_VISIBLE_DEVICES"))]
     found = [_versions(program, cards)]
-    found += [_kinds(cards), _others(program, cards), _errors(program), _slowed(program)]
+    if mine:
+        found += [_kinds(mine), _others(program, mine), _errors(program, mine), _slowed(program, mine)]
     return together(found)
 
 
@@ -134,14 +136,12 @@ def _kinds(cards: list[Card]) -> Finding:
         return ok("")
     best = max(_counts(cards).items(), key=lambda one: one[1])[0]
     which = ",".join(card.index for card in cards if card.name == best)
-    return warning(
-        "the cards differ, and the slowest sets the pace", f"Set CUDA_VISIBLE_DEVICES={which} to use one kind"
-    )
+    remedy = f"Set CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES={which}"
+    return warning("the cards differ, and the slowest sets the pace", remedy)
 
 
 def _others(program: str, cards: list[Card]) -> Finding:
-    mine = os.environ.get("CUDA_VISIBLE_DEVICES")
-    busy = [card for card in cards if card.total and card.used > BUSY * card.total and _visible(card, mine)]
+    busy = [card for card in cards if card.total and card.used > BUSY * card.total]
     if not busy:
         return ok("")
     told = ", ".join(f"{card.used / 1024:.1f} GB on card {card.index}" for card in busy)
@@ -153,19 +153,27 @@ def _others(program: str, cards: list[Card]) -> Finding:
 
 def _visible(card: Card, mine: str | None) -> bool:
     """Whether this process would use the card. Names of other kinds than numbers are taken for yes."""
-    numbers = [part.strip() for part in (mine or "").split(",") if part.strip()]
-    return not numbers or not all(part.isdecimal() for part in numbers) or card.index in numbers
+    if mine is None:
+        return True
+    names = [part.strip() for part in mine.split(",")]
+    return not hides_all(mine) and (not all(name.isdecimal() for name in names) or card.index in names)
 
 
-def _each(program: str, field: str) -> list[tuple[str, str]]:
+def hides_all(mine: str | None) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES keeps all cards from this process."""
+    return mine is not None and mine.split(",")[0].strip() in ("", "-1", "NoDevFiles")
+
+
+def _each(program: str, field: str, cards: list[Card]) -> list[tuple[str, str]]:
     """(card, value) of a field that older drivers may not know."""
     said, _ = call(program, f"--query-gpu=index,{field}", "--format=csv,noheader,nounits")
     pairs = (line.split(",", 1) for line in said.splitlines() if "," in line)
-    return [(index.strip(), value.strip()) for index, value in pairs]
+    mine = {card.index for card in cards}
+    return [(index.strip(), value.strip()) for index, value in pairs if index.strip() in mine]
 
 
-def _errors(program: str) -> Finding:
-    counted = _each(program, "ecc.errors.uncorrected.volatile.total")
+def _errors(program: str, cards: list[Card]) -> Finding:
+    counted = _each(program, "ecc.errors.uncorrected.volatile.total", cards)
     bad = [index for index, value in counted if value.isdecimal() and int(value) > 0]
     if not bad:
         return ok("")
@@ -173,8 +181,8 @@ def _errors(program: str) -> Finding:
     return warning(problem, "Restart the machine, or take another one: such a card can spoil a training")
 
 
-def _slowed(program: str) -> Finding:
-    reasons = _each(program, "clocks_throttle_reasons.active")
+def _slowed(program: str, cards: list[Card]) -> Finding:
+    reasons = _each(program, "clocks_throttle_reasons.active", cards)
     slow = [index for index, value in reasons if re.fullmatch(r"0x[0-9A-Fa-f]+", value) and int(value, 16) & SLOWED]
     if not slow:
         return ok("")
