@@ -46,18 +46,18 @@ class Run:
     rough: bool = False
     calibrated: bool = False
 
-    @property
+    @functools.cached_property
     def config(self) -> ModelConfig:
         return ModelConfig.from_depth(self.depth, VOCABS[self.family], CONTEXT, ARCHES[self.family])
 
-    @property
+    @functools.cached_property
     def flops_per_token(self) -> float:
         """With the windows that the run had, which are not always today's."""
         c = self.config
         longer = sum(self.short - c.window(i) for i in range(c.depth) if c.window(i) < CONTEXT)
         return c.flops_per_token + 12 * c.width * longer
 
-    @property
+    @functools.cached_property
     def flops(self) -> float:
         s = self.config.shape
         counted = s.scaling_params + (s.vocab_size * s.width if self.family == "2025" else 0)
@@ -70,7 +70,7 @@ class Run:
         assert gpu, self.gpu
         return gpu.peak * self.gpus
 
-    @property
+    @functools.cached_property
     def utilisation(self) -> float:
         """Share of the bfloat16 peak over the hours that are published, or at the speed that is."""
         flops_per_second = self.speed * self.flops_per_token if self.speed else self.flops / (3600 * self.hours)
@@ -99,6 +99,7 @@ def published() -> Published:
     return Published(tuple(runs), ours, sweep, **table["core"])
 
 
+@functools.cache
 def our_utilisation() -> dict[int, float]:
     """Depth -> share of an H100's bfloat16 peak that our training was measured to reach."""
     h100 = gpus.find("H100 SXM")
@@ -110,6 +111,7 @@ def our_utilisation() -> dict[int, float]:
     return found
 
 
+@functools.cache
 def our_exponent() -> float:
     """How utilisation grows with depth in our own measurements: as depth to this power."""
     points = [(math.log(depth), math.log(share)) for depth, share in our_utilisation().items()]
