@@ -24,7 +24,7 @@ def cleaned(record: Record) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {"kind": record["kind"]}
     wrong = []
     for name, value in record.items():
-        if name == "kind":
+        if name in ("kind", "version"):
             continue
         if (
             (name in NUMBERS or name == "time") and type(value) in (float, int) and 0 <= value < 1e10

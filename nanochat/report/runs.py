@@ -125,9 +125,8 @@ class Runs:
         """(tokens, value) by step; kept, since several parts of a report ask for it."""
         key = (run, kind, value, over)
         if key not in self._series:
-            rows = [r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r and value in r]
-            pairs = ((number(r.get(over)), number(r[value])) for r in rows)
-            self._series[key] = [(x, y) for x, y in pairs if x is not None and y is not None]
+            rows = (r for r in self.records.get(run, []) if r["kind"] == kind and "step" in r)
+            self._series[key] = [(r[over], r[value]) for r in rows if value in r and over in r]
         return self._series[key]
 
     def evaluations(self, stage: str) -> Iterator[Record]:
