@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from nanochat.pipeline.recipes import RECIPES, Recipe
 from nanochat.pipeline.settings import LEAST_RATIO, MOST_RATIO
 
 GOALS = ("budget", "hours", "depth", "flops", "target")
-LARGEST = 1e9  # hours or dollars that may be meant
+MOST, MOST_FLOPS, MOST_DEPTH = 1e9, 1e30, 1024  # hours or dollars, FLOPs, layers that may be meant
 
 
 @dataclass
@@ -22,13 +21,13 @@ class PlanConfig:
     Without --gpu, this machine is planned for, and measured for half a minute.
     """
 
-    budget: float = 0.0
+    budget: float | None = None
     """dollars that all stages together may cost"""
-    hours: float = 0.0
+    hours: float | None = None
     """hours that all stages together may take"""
-    depth: int = 0
+    depth: int | None = None
     """layers"""
-    flops: float = 0.0
+    flops: float | None = None
     """training FLOPs of pretraining, such as 4e19"""
     target: Literal["", "gpt2"] = ""
     """gpt2: the cheapest setting expected to reach GPT-2's CORE"""
@@ -67,20 +66,21 @@ class Goal:
 
 def check(config: PlanConfig) -> Goal:
     """The goal. UserError for flags that contradict each other or make no sense."""
-    given = [name for name in GOALS if getattr(config, name)]
+    given = [name for name in GOALS if getattr(config, name) not in (None, "")]
     if len(given) > 1:
         named = " and ".join(f"--{name}" for name in given)
         raise UserError(f"{named} are each a goal of their own", "Give one of them")
+    for name in ("budget", "hours", "flops"):
+        value = getattr(config, name)
+        most = MOST_FLOPS if name == "flops" else MOST
+        if value is not None and not 0 < value <= most:
+            raise UserError(f"--{name} is {value:g}", f"Give a number above 0 and up to {most:g}")
+    if not 0 <= config.price_per_hour <= MOST:
+        raise UserError(f"--price-per-hour is {config.price_per_hour:g}", f"Give dollars above 0 and up to {MOST:g}")
     if config.ratio and not LEAST_RATIO <= config.ratio <= MOST_RATIO:
         raise UserError(f"--ratio is {config.ratio:g}", f"Give {LEAST_RATIO} to {MOST_RATIO} tokens, such as 8")
-    for name in ("budget", "hours", "flops", "price_per_hour"):
-        value = getattr(config, name)
-        most = 1e30 if name == "flops" else LARGEST
-        if not 0 <= value <= most or math.isnan(value):
-            flag = f"--{name.replace('_', '-')}"
-            raise UserError(f"{flag} is {value:g}", f"Give a number above 0 and up to {most:g}, or leave it out")
-    if not 0 <= config.depth <= 1024:
-        raise UserError(f"--depth is {config.depth}", "Give a number of layers from 1 to 1024, or leave it out")
+    if config.depth is not None and not 1 <= config.depth <= MOST_DEPTH:
+        raise UserError(f"--depth is {config.depth}", f"Give a number of layers from 1 to {MOST_DEPTH}")
     if not 0 < config.seconds <= 3600:
         raise UserError(f"--seconds is {config.seconds:g}", "Give a number above 0 and up to 3600, such as 30")
     if config.recipe and config.arch and RECIPES[config.recipe].arch != config.arch:
@@ -91,8 +91,9 @@ def check(config: PlanConfig) -> Goal:
         raise UserError("a plan for rented GPUs is for the recipe's text", "Leave --dataset out")
     if config.target and config.ratio:
         raise UserError("--target chooses how many tokens to train on", "Leave --ratio out")
-    [name] = given or [""]
-    return Goal(name, 0.0 if name in ("", "target") else float(getattr(config, name)))
+    if not given:
+        return Goal("", 0.0)
+    return Goal(given[0], 0.0 if given[0] == "target" else float(getattr(config, given[0])))
 
 
 def recipe_of(config: PlanConfig) -> Recipe:

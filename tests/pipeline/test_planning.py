@@ -175,6 +175,11 @@ def test_sizes_are_those_of_the_model() -> None:
 BAD = {
     "two goals": {"budget": 100, "hours": 3},
     "a negative budget": {"budget": -1},
+    "no budget": {"budget": 0},
+    "no hours": {"hours": 0.0},
+    "no layers": {"depth": 0},
+    "a price below 0": {"price_per_hour": -1.0},
+    "a ratio of nothing": {"ratio": 1e-9},
     "no number": {"hours": math.nan},
     "endless": {"budget": math.inf},
     "an unknown card": {"gpu": "h1000"},
