@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,8 +105,10 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_ranks_that_hang_end_with_their_check(toys: Path) -> None:
-    [one] = run(DoctorConfig(), [toy("stuck_ranks", 25)])
+def test_ranks_that_hang_end_with_their_check(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(toys))
+    [one] = run(DoctorConfig(), [toy("stuck_ranks", 25, computes=True)])
+    assert not list(toys.glob("nanochat-*"))
     assert one.finding.state == "warning" and "did not end" in one.finding.found
     pids = [int((toys / f"rank{rank}").read_text()) for rank in range(2)]
     assert all(map(is_gone, pids))
@@ -117,7 +120,7 @@ def test_a_check_ends_with_the_doctor(toys: Path) -> None:
         "from nanochat.pipeline.doctor.checks import *; "
         "run(DoctorConfig(), [Check('hang', 'doctor_toys:hang', 50, depends=False, room='tests.pipeline')])"
     )
-    doctor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    doctor = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(toys)})
     try:
         while not (toys / "child").exists():
             time.sleep(0.05)
@@ -795,7 +798,7 @@ def test_a_slower_kernel_than_the_gpu_has_is_a_warning(monkeypatch: pytest.Monke
 # Ranks and training
 
 
-def test_sums_of_two_ranks_here() -> None:
+def test_sums_of_two_ranks_here(base: Path) -> None:
     found = reducing.all_reduce(Situation(ranks=2))
     assert found.state == "ok" and "2 ranks sum right with gloo" in found.found
 
@@ -824,7 +827,7 @@ def test_sums_that_are_wrong_slow_or_fail(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_ranks_that_fail_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_that_fail_say_why(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_DTYPE", "bfloat15")
     found = reducing.all_reduce(Situation(ranks=2))
     assert found.state == "stop" and "unknown dtype 'bfloat15'" in found.found

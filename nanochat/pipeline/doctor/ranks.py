@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat.console import INTERRUPTED, UserError, end
+from nanochat.paths import base_dir
 from nanochat.pipeline.doctor.apart import die_with, last_words
 from nanochat.pipeline.doctor.finding import clean
 from nanochat.pipeline.doctor.situation import Situation
@@ -35,7 +36,8 @@ class RanksFailed(Exception):
 def on_all(function: Callable[[Situation], dict[str, Any]], now: Situation) -> list[dict[str, Any]]:
     """What every rank's call returned, in their order; RanksFailed when one fails."""
     name = f"{function.__module__}:{function.__name__}"
-    with tempfile.TemporaryDirectory(prefix="nanochat-ranks-") as folder, tempfile.TemporaryFile() as said:
+    # In the doctor's own base dir, which it deletes, even if this process is killed.
+    with tempfile.TemporaryDirectory(prefix=".ranks-", dir=base_dir()) as folder, tempfile.TemporaryFile() as said:
         (Path(folder) / "situation.json").write_text(json.dumps(asdict(now)))
         launch = ["-m", "nanochat.pipeline.launch", "--standalone", f"--nproc_per_node={now.ranks}"]
         call = [sys.executable, *launch, "-m", __name__, name, folder, str(LONGEST)]
