@@ -43,7 +43,9 @@ def on_all(function: Callable[[Situation], dict[str, Any]], now: Situation) -> l
         call = [sys.executable, *launch, "-m", __name__, name, folder, str(LONGEST)]
         code = subprocess.run(call, stdin=subprocess.DEVNULL, stdout=said, stderr=said).returncode
         if code:
-            why = [path.read_text() for path in sorted(Path(folder).glob("rank-*.error"))]
+            # The first is the cause: others may only have lost their connection to it.
+            errors = sorted(Path(folder).glob("rank-*.error"), key=lambda path: path.stat().st_mtime_ns)
+            why = [path.read_text() for path in errors]
             why += [last_words(said), "they were interrupted" if code == INTERRUPTED else f"exit code {code}"]
             raise RanksFailed(next(filter(None, why)))
         return [read_json(Path(folder) / f"rank-{rank}.json", finite=False) for rank in range(now.ranks)]
