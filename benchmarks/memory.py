@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory --json memory.json
 
-Each case is a process of its own. counted: the most bytes that torch's allocator holds in the third step, as its
-profiler records them, on top of what the model, its gradients and the optimiser hold. process: by how much the largest
-resident size of the process in its steps exceeds its size before the model was made; it also has torch's code, threads
-and compiled libraries, and freed memory that was not given back.
+Each case is a process of its own. counted: what model, gradients and optimiser hold, and the most bytes that torch's
+allocator gives out on top of it in a step, as its profiler records them. process: by how much the process grew at most
+from before the model was made; it also has the compiler, threads and libraries, and freed memory that was not given
+back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from benchmarks.result import BenchmarkResult
 from nanochat import scale
 from nanochat.console import say
-from nanochat.machine import Machine, Ranks, keep_freed_memory
+from nanochat.machine import Machine, keep_freed_memory, ranks
 from nanochat.scale import Arch
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Case:
     compiled: bool = False
     checkpoint_activations: bool = False
     passes: int = PASSES
+    world: int = 1
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ class Case:
 
     @property
     def batch_tokens(self) -> int:
-        return self.passes * self.rows * self.seq_len
+        return self.passes * self.rows * self.seq_len * self.world
 
 
 CASES = (
@@ -78,6 +79,7 @@ def predicted(case: Case) -> dict[str, int]:
     memory = predict(
         _config(case),
         case.rows,
+        case.world,
         dtype=case.dtype,
         device="cpu",
         batch_tokens=case.batch_tokens,
@@ -94,7 +96,9 @@ def _config(case: Case) -> Any:
 
 
 def measured(case: Case) -> dict[str, int]:
-    """always: bytes that model, gradients and optimiser hold. peak: the most in a step. process: see above."""
+    """always: bytes that model, gradients and optimiser hold. peak: the most in a step. process: see above.
+
+    Of one rank of several, when this process is one."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -106,7 +110,7 @@ def measured(case: Case) -> dict[str, int]:
     from nanochat.train.state import TrainState
 
     keep_freed_memory()
-    machine = Machine(torch.device("cpu"), getattr(torch, case.dtype), Ranks())
+    machine = Machine(torch.device("cpu"), getattr(torch, case.dtype), ranks())
     config = _config(case)
     before = _status("VmRSS")
     model = GPT(config, machine.dtype).init_weights(0)
@@ -122,13 +126,14 @@ def measured(case: Case) -> dict[str, int]:
     schedule = Schedule.pretraining(1000)
     for number in range(4):  # compile, and make all state; matrices may take turns
         stepper(batch, batch.valid, schedule, number)
+    process = _status("VmHWM") - before
     held = _held(model, optimizer)
     most = 0
     for number in (4, 5):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             stepper(batch, batch.valid, schedule, number)
         most = max(most, _most(record))
-    return {"always": held, "peak": held + most, "process": _status("VmHWM") - before}
+    return {"always": held, "peak": held + most, "process": process}
 
 
 def _held(model: torch.nn.Module, optimizer: Any) -> int:

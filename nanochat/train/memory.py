@@ -8,11 +8,13 @@ of ours.
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -27,7 +29,8 @@ from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig, chunk_rows
 from nanochat.optim import Optimizer, Schedule
 from nanochat.train.config import BaseConfig
-from nanochat.train.equip import make_optimizer
+from nanochat.train.equip import compiled_loss, make_optimizer
+from nanochat.train.graphs import Compiler
 from nanochat.train.state import TrainState
 from nanochat.train.step import LossScale, Stepper
 
@@ -77,24 +80,30 @@ def predict(
     batch_tokens = batch_tokens or rows * world * config.seq_len
     choices = Machine(torch.device(device), getattr(torch, dtype), Ranks(world=world))
     with _ranks(world), FakeTensorMode(), Allocations() as memory:
+        compiler = Compiler(memory.count) if compiled else None
 
         def trial(depth: int) -> _Trial:
-            return _Trial(memory, replace(config, depth=depth), choices, settings, rows, batch_tokens)
+            memory.forget()
+            return _Trial(memory, replace(config, depth=depth), choices, settings, rows, batch_tokens, compiler)
 
+        few, group = _few_layers(config)
+        groups = max(0, config.depth - few) // group
+        if groups > 1:
+            first, second = (trial(depth).take_pass() for depth in (few, few + group))
+            held, most = (a + groups * (b - a) for a, b in zip(first, second, strict=True))
+            return trial(config.depth).memory(held, most)
         whole = trial(config.depth)
-        few = _few_layers(config)
-        if few + few >= config.depth:
-            held, most = whole.take_pass()
-        else:
-            # Layers are alike after so many: every further such group adds the same.
-            (held, most), (more_held, more_most) = trial(few).take_pass(), trial(2 * few).take_pass()
-            groups = (config.depth - few) // few
-            held, most = held + groups * (more_held - held), most + groups * (more_most - most)
-        return whole.memory(held, most)
+        return whole.memory(*whole.take_pass())
 
 
-def _few_layers(config: ModelConfig) -> int:
-    return config.depth
+def _few_layers(config: ModelConfig) -> tuple[int, int]:
+    """A depth from which on every further group of so many layers adds the same to a pass, and this number.
+
+    Windows and value embeddings recur after a group. With fewer than four layers, the middle one is the last.
+    """
+    group = math.lcm(len(config.windows), 2) if config.modern else len(config.windows)
+    few = config.depth % group
+    return few + group * -(-(4 - few) // group), group
 
 
 class Allocations(TorchDispatchMode):
@@ -102,6 +111,11 @@ class Allocations(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
+        self._paused = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Count anew; what there is already may be freed at any time."""
         self.live = self.peak = 0
         self._held: dict[int, Any] = {}
 
@@ -110,20 +124,31 @@ class Allocations(TorchDispatchMode):
             return 0.0  # what a step reads: a loss of 0, and no gradient that overflows
         out = func(*args, **(kwargs or {}))
         for tensor in tree_iter(out):
-            if isinstance(tensor, Tensor) and tensor.layout == torch.strided:
+            if isinstance(tensor, Tensor) and not tensor.is_sparse:  # whose parts were made before it
                 self._count(tensor.untyped_storage())
         return out
 
+    @contextmanager
+    def count(self, whether: bool) -> Iterator[None]:
+        """Whether to count what is made meanwhile."""
+        before, self._paused = self._paused, not whether
+        try:
+            yield
+        finally:
+            self._paused = before
+
     def _count(self, storage: torch.UntypedStorage) -> None:
         key, size = storage._cdata, storage.nbytes()
-        if key not in self._held:
-            self._held[key] = weakref.ref(storage, lambda _: self._free(key, size))
+        if key not in self._held and not self._paused:
+            held = self._held
+            held[key] = weakref.ref(storage, lambda _: self._free(held, key, size))
             self.live += size
             self.peak = max(self.peak, self.live)
 
-    def _free(self, key: int, size: int) -> None:
-        del self._held[key]
-        self.live -= size
+    def _free(self, held: dict[int, Any], key: int, size: int) -> None:
+        del held[key]
+        if held is self._held:
+            self.live -= size
 
 
 class _Trial:
@@ -137,30 +162,30 @@ class _Trial:
         settings: BaseConfig,
         rows: int,
         batch_tokens: int,
+        compiler: Compiler | None,
     ):
         """choices: the machine that decides what runs; all tensors are the CPU's, since fake ones of a GPU need one."""
         self.counted, self.config, self.rows = memory, config, rows
         self.dtype, self.world = choices.dtype, choices.ranks.world
-        before = memory.live
         self.model = _empty(config, choices.dtype)
         if choices.device.type != "cpu":
             self.model.loss_chunk = chunk_rows(config.vocab_size, choices.device)
             for block in self.model.layers:
-                block.attn.backend = "flex" if choices.dtype == torch.float32 else "flash"
+                block.attn.backend = "flash"  # flex, where that is chosen, keeps the same
         rates = scale.rates(config.shape, batch_tokens, scale.tokens(config.shape, RATIO), RATIO)
         plan = TrainState("base", "", batch_tokens=batch_tokens, rates=asdict(rates))
         self.optimizer: Optimizer = make_optimizer(self.model, plan, settings, choices)
-        self.before = before
         self.loss: Callable[..., Tensor] = self.model.loss
-        share = batch_tokens // self.world // config.seq_len
-        ids = torch.zeros((share, config.seq_len), dtype=torch.long)
-        pieces = [MicroBatch(piece, piece) for piece in ids.split(rows)]
-        # Only sparse gradients grow with the passes.
-        self.batch = pieces if self.optimizer.tables else pieces[:1]
+        if compiler:
+            self.optimizer.compile_parts(compiler)
+            self.loss = compiled_loss(self.model, choices, compiler, whole=False)
+        ids = torch.zeros((rows, config.seq_len), dtype=torch.long)
+        self.batch = [MicroBatch(ids, ids)]
+        self.passes = -(-batch_tokens // (self.world * ids.numel()))
         self.machine = Machine(torch.device("cpu"), choices.dtype, choices.ranks)
 
     def take_pass(self) -> tuple[int, int]:
-        """Take a step. Returns the bytes that its forward pass keeps, and the most that the pass holds at once."""
+        """Take a step up to its update. Returns the bytes that its forward pass keeps, and the most that are held."""
         held: list[int] = []
         most: list[int] = []
         before = self.counted.live
@@ -170,18 +195,18 @@ class _Trial:
             held.append(self.counted.live - before)
             return total
 
-        def updating() -> None:
+        def updating(*given: Any) -> None:
             most.append(self.counted.peak - before)
-            self.counted.peak = self.counted.live
 
         self.counted.peak = before
-        stepper = Stepper(self.machine, self.model, self.optimizer, loss, LossScale(), updating)
+        optimizer = cast(Optimizer, SimpleNamespace(step=updating))
+        stepper = Stepper(self.machine, self.model, optimizer, loss, LossScale())
         stepper(Step(self.batch, 1, {}), 1, Schedule.pretraining(1000), 0)
         return held[-1], most[-1]
 
     def memory(self, held: int, most: int) -> Memory:
         """Of a step whose pass keeps and holds so much."""
-        counted, optimizer = self.counted, self.optimizer
+        counted, optimizer, c = self.counted, self.optimizer, self.config
         with torch.no_grad():
             for turn in range(optimizer.muon_every + 1):
                 optimizer.step(Schedule.pretraining(1000), turn)
@@ -189,11 +214,13 @@ class _Trial:
                     always = counted.live
                     counted.peak = always
         grads = [*(stack.grads for stack in optimizer.stacks), *optimizer.grads.values()]
-        gradients, state = _bytes(grads), _bytes(optimizer.state_dict().values())
-        c = self.config
+        # A sparse gradient, of which a fake one keeps nothing, has all rows that were looked up in the passes so far.
+        a_pass = sum(self.rows * c.seq_len * (table.weight.size(1) * 4 + 8) for table in optimizer.tables.values())
+        gradients = _bytes(grads) + (self.passes - 1) * a_pass
+        state = _bytes(optimizer.state_dict().values())
         kept = c.vocab_size * c.width * 4 + self.rows * c.seq_len * c.width * self.dtype.itemsize
         return Memory(
-            weights=always - self.before - gradients - state,
+            weights=_bytes([*self.model.parameters(), *self.model.buffers()]),
             gradients=gradients,
             optimizer=state,
             activations=held - kept,
