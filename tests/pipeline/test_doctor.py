@@ -833,6 +833,18 @@ def test_ranks_that_fail_say_why(base: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found.state == "stop" and "unknown dtype 'bfloat15'" in found.found
 
 
+def test_the_first_error_of_several_ranks_is_told(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(call: list[str], **more: Any) -> Any:
+        folder = Path(call[-2])
+        for rank, words, when in ((0, "the connection was closed", 2), (1, "no memory", 1)):
+            (folder / f"rank-{rank}.error").write_text(words)
+            os.utime(folder / f"rank-{rank}.error", (when, when))
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(reducing.ranks.subprocess, "run", fail)
+    assert reducing.all_reduce(Situation(ranks=2)).found == "2 ranks cannot sum with gloo: no memory"
+
+
 def test_a_short_training_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_DTYPE", "float32")
     monkeypatch.setattr("nanochat.train.equip.has_compiler", lambda: False)
