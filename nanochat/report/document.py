@@ -30,7 +30,11 @@ def generate(price_per_hour: float | None = None, copy_to: Path | None = None, t
             f"there is nothing to report: no run has left metrics under {runs_dir()}",
             "Run bash speedrun.sh first",
         )
-    picture = loss_picture(runs)
+    try:
+        picture = loss_picture(runs)
+    except Exception as error:  # over what it reads, or what is installed
+        warn(f"warning: no picture of the losses: {error}")
+        picture = None
     made = assemble(runs, price_per_hour, with_picture=picture is not None)
     files: dict[str, str | bytes] = {"report.md": markdown.write(made), "report.html": page.write(made)}
     if picture is not None:

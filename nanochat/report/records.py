@@ -45,7 +45,7 @@ def _checked(name: str, value: Any, kind: str) -> Any:
         known = number(value)
         if known is None or (name in POSITIVE and known < 0) or (name in ("time", "seconds") and known > YEARS):
             return None
-        return value
+        return value if abs(known) < 1e15 else known  # numpy knows no larger integers
     if name == "val_bpb" and kind in ("eval", "summary") and not isinstance(value, Mapping):  # miniseries has several
         return value if number(value) is not None else None
     if name in TEXTS and kind in ("sample", "stage", "settings", "resume"):
