@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -12,6 +13,7 @@ from nanochat.report.blocks import Block, Cell, Columns, Facts, Fold, Picture, R
 from nanochat.report.values import line, visible
 
 STYLE = Path(__file__).with_name("page.css")
+UNIT = re.compile(r"(?<=\d) (?=[KMBT] )")  # a number and its unit stay on one line
 LONG = 700  # characters of a sample that are shown at once
 LONGEST = 20_000  # characters that are shown at all
 
@@ -36,7 +38,7 @@ def write(report: Report) -> str:
             "</head>",
             "<body>",
             f'<header><p class="brand">nanochat report</p><p class="made">{text(report.made)}</p>',
-            f'<h1 dir="auto">{text(report.title or "Report")}</h1><p class="about">{text(report.about)}</p></header>',
+            f'<h1 dir="auto">{text(report.title or "Report")}</h1><p class="about">{UNIT.sub("&nbsp;", text(report.about))}</p></header>',
             "<main>",
             *map(_section, report.sections),
             "</main>",

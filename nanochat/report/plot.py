@@ -41,16 +41,17 @@ def thinned(points: Points, most: int = MOST) -> list[Bin]:
 
 
 def smoothed(points: Points, share: float = SMOOTH) -> list[tuple[float, float]]:
-    """Means of each point and its neighbours on both sides, `share` of all in sum; towards the ends of fewer, so that
-    a steep beginning stays steep."""
+    """Means of each point and its neighbours on both sides, `share` of all in sum; at the beginning of fewer, so that
+    what is steep there stays steep."""
     sums = [0.0]
     for _, y in points:
         sums.append(sums[-1] + y)
     half, n = round(share * len(points) / 2), len(points)
     result = []
     for i, (x, _) in enumerate(points):
-        reach = min(half, i, n - 1 - i)
-        result.append((x, (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)))
+        left = min(half, i)
+        right = min(left, n - 1 - i)
+        result.append((x, (sums[i + right + 1] - sums[i - left]) / (left + right + 1)))
     return result
 
 
@@ -75,7 +76,7 @@ class Curve:
     beside: str = ""
 
     def __bool__(self) -> bool:
-        return bool(self.every or self.seldom)
+        return bool(self.every) or len(self.seldom) > 1
 
 
 class Scale:

@@ -356,7 +356,7 @@ def test_smoothing_follows_without_lag_at_the_start() -> None:
     points = [(float(i), 2.0) for i in range(100)]
     assert [y for _, y in smoothed(points)] == pytest.approx([2.0] * 100)
     steep = [(float(i), 100.0 / (i + 1)) for i in range(200)]
-    assert smoothed(steep)[0] == steep[0] and smoothed(steep)[-1][1] == pytest.approx(steep[-1][1])
+    assert smoothed(steep)[0] == steep[0] and steep[-1][1] <= smoothed(steep)[-1][1] <= steep[-5][1]
 
 
 def test_tables() -> None:
