@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect
+import functools
 from collections.abc import Callable
 
 from nanochat.console import UserError, warn
@@ -20,15 +20,24 @@ def require_room(
     shaped: the model of a depth. memory: bytes of one card; 0 if not known.
     """
 
-    def fits(depth: int) -> bool:
-        config = shaped(depth)
-        if held(config, ranks) > USABLE * memory:
-            return False
-        return surely(config, ranks) < USABLE * memory or needed(config, ranks, capability, fp8) < USABLE * memory
+    usable = USABLE * memory
 
-    if not memory or fits(depth):
+    @functools.cache
+    def peak(depth: int) -> float:
+        """Bytes at the peak of a step, or a bound that says enough."""
+        least, most = held(shaped(depth), ranks), surely(shaped(depth), ranks)
+        return least if least > usable else most if most < usable else needed(shaped(depth), ranks, capability, fp8)
+
+    if not memory or peak(depth) < usable:
         return
-    largest = bisect(range(1, depth), False, key=lambda smaller: not fits(smaller))
+    # A guess first: each step that is traced takes seconds.
+    over = max(1.1, peak(depth) / held(shaped(depth), ranks))
+    smaller = range(1, depth)
+    largest = max((d for d in smaller if over * held(shaped(d), ranks) < usable), default=0)
+    while largest and peak(largest) >= usable:
+        largest -= 1
+    while largest + 1 in smaller and peak(largest + 1) < usable:
+        largest += 1
     with_more = f", with {ranks} of them" if ranks > 1 else ""
     raise UserError(
         f"depth {depth} does not fit a GPU of {memory / 1e9:.0f} GB{with_more}, with one sequence in a pass",

@@ -196,7 +196,7 @@ def test_a_depth_that_no_card_can_hold_is_refused_with_the_largest_that_fits(
     def on(gpu: str, number: int, depth: int) -> None:
         resolve(SpeedrunConfig(gpu=gpu, num_gpus=number, depth=depth, dry_run=True), {})
 
-    for gpu, number, depth in (("t4", 1, 24), ("h100", 1, 64)):
+    for gpu, number, depth in (("t4", 1, 24),) if traced else (("t4", 1, 24), ("h100", 1, 64)):
         with pytest.raises(UserError, match=f"depth {depth} does not fit a GPU of .* --depth") as error:
             on(gpu, number, depth)
         largest = int(str(error.value).split("--depth ")[1].split(",")[0])
