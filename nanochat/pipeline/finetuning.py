@@ -24,6 +24,7 @@ from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import rank_count
 from nanochat.pipeline.stages import Plan, Stage
 from nanochat.reading import read_json
+from nanochat.train import Tracking, tracker_of
 
 if TYPE_CHECKING:
     from nanochat.hub.bringing import Brought
@@ -56,7 +57,9 @@ class FinetuneConfig:
     token: Annotated[str, tyro.conf.arg(metavar="TOKEN")] = ""
     """token of the Hub, for a private model; default: HF_TOKEN, HUGGING_FACE_HUB_TOKEN, or the login"""
     run: str = ""
-    """name for Weights & Biases (empty: WANDB_RUN)"""
+    """name of the run for the tracker (empty: WANDB_RUN, or the model's tag)"""
+    tracker: Tracking = ""
+    """where curves go (docs/trackers.md): wandb, trackio or none; empty: wandb if --run or WANDB_RUN names a run"""
     backup: str = ""
     """where to send the checkpoints meanwhile: hf://owner/name, a folder, or a URL of fsspec (docs/hub.md)"""
     on_finish: str = ""
@@ -98,6 +101,8 @@ def finetune(config: FinetuneConfig) -> None:
 
 
 def _check(config: FinetuneConfig) -> None:
+    if config.run or config.tracker:
+        tracker_of(config.run, config.tracker)
     if config.epochs != -1 and not 0 < config.epochs <= 1000:
         raise UserError(f"--epochs is {config.epochs}", "Give a number above 0, at most 1000, or leave it out")
     for name in ("general", "held_out"):
@@ -195,7 +200,7 @@ def _plan(
     )
     recipes = {f"{one.stage}.toml": _recipe(one, len(train), OWN, HELD_OUT if out else "", general) for one in todo}
     place = write(folder, train, out, recipes, do=not config.dry_run)
-    stages = tuple(_stage(one, n == 0, brought, tag, place, config.run) for n, one in enumerate(todo))
+    stages = tuple(_stage(one, n == 0, brought, tag, place, config) for n, one in enumerate(todo))
     parts = [f"{COMMANDS[one.stage]} on yours {one.passes:g} times and {one.general:,} general ones" for one in todo]
     at = checkpoint.read_manifest(brought.folder).step
     validating = f"; {len(out)} of yours only validate" if out else ""
@@ -242,7 +247,7 @@ def _recipe(length: Length, conversations: int, own: str, held_out: str, general
     return "\n".join(lines) + "\n"
 
 
-def _stage(length: Length, first: bool, brought: Brought, tag: str, place: Path, run: str) -> Stage:
+def _stage(length: Length, first: bool, brought: Brought, tag: str, place: Path, config: FinetuneConfig) -> Stage:
     step = checkpoint.read_manifest(brought.folder).step
     parent: tuple[str, ...] = (f"--model_tag={tag}",)
     if first:
@@ -264,7 +269,7 @@ def _stage(length: Length, first: bool, brought: Brought, tag: str, place: Path,
         f"{STAGES[length.stage]}/{tag}/step_*/manifest.json",
         torchrun=True,
         resumable=True,
-        extra=(f"--run={run}",) if run else (),
+        extra=tuple(f"--{name}={value}" for name in ("run", "tracker") if (value := getattr(config, name))),
         trains=length.stage,
     )
 

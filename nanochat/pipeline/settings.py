@@ -17,7 +17,7 @@ from nanochat.pipeline.spending import check_limits
 from nanochat.pipeline.stages import Arguments, Plan, all_stages
 from nanochat.pipeline.stages import Stage as Stage
 from nanochat.tasks import CustomJSON
-from nanochat.train import parse_duration
+from nanochat.train import Tracking, parse_duration, tracker_of
 
 DEFAULT_BUDGET = 20 * 60.0  # seconds of pretraining on a CPU by default
 RATIO = 12.0  # tokens per scaling parameter
@@ -61,7 +61,10 @@ class SpeedrunConfig:
     """save and stop when this run has cost so many dollars, all stages and all earlier attempts together, by
     --price-per-hour; 0: no limit"""
     run: str = ""
-    """name for Weights & Biases (empty: WANDB_RUN)"""
+    """name of the run for the tracker (empty: WANDB_RUN, or the model's tag)"""
+    tracker: Tracking = ""
+    """where all stages' curves go (docs/trackers.md): wandb, trackio or none; empty: wandb if --run or WANDB_RUN names
+    a run"""
     replaced: Literal["stop", "use", "retrain"] = "stop"
     """if something that an earlier speedrun made (a model, the tokenizer, the text) has been replaced and a later stage
     needs it: stop, use the replacement, or make it again"""
@@ -145,7 +148,7 @@ def _plan(config: SpeedrunConfig, arguments: Arguments, nproc: int, summary: str
         arguments,
         data=config.data,
         strict=config.strict,
-        free=(f"--run={config.run}",) if config.run else (),
+        free=tuple(f"--{name}={value}" for name in ("run", "tracker") if (value := getattr(config, name))),
         report=(f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else (),
     )
     return Plan(all_stages(a), nproc, summary, a.corpus, a.tag, tuple(flags_of(SpeedrunConfig)))
@@ -156,6 +159,8 @@ def _check_wishes(config: SpeedrunConfig) -> None:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:
         raise UserError(f"a vocabulary of {config.vocab_size} is too small", "Give at least 300, or leave it out")
+    if config.run or config.tracker:
+        tracker_of(config.run, config.tracker)
     check_limits(config.max_hours, config.max_dollars, config.price_per_hour)
     if (config.gpu or config.num_gpus != 1) and not config.dry_run:
         raise UserError("--gpu and --num-gpus only pretend", "Add --dry-run, or leave them out to use what is here")

@@ -9,11 +9,13 @@ from nanochat.train.config import (
     BaseConfig,
     ChatConfig,
     RLConfig,
+    Tracking,
     changed_settings,
     check_config,
     fingerprint,
     horizon,
     parse_duration,
+    tracker_of,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
     "Memory",
     "RLConfig",
     "Stepper",
+    "Tracking",
     "changed_settings",
     "check_config",
     "choose_rows",
@@ -42,6 +45,7 @@ __all__ = [
     "parse_duration",
     "predict",
     "text_tokens",
+    "tracker_of",
     "train_base",
     "train_chat",
     "train_rl",

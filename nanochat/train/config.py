@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any, Literal
 
-from nanochat.console import UserError
+from nanochat.console import UserError, warn
 from nanochat.scale import Arch
 
 Compile = Literal["auto", "on", "off"]
+Tracking = Literal["", "wandb", "trackio", "none"]
 
 
 def parse_duration(text: str) -> float:
@@ -29,7 +32,10 @@ class TrainConfig:
     """Settings of every training command."""
 
     run: str = ""
-    """name of the run for Weights & Biases (empty: WANDB_RUN; "dummy": none)"""
+    """name of the run for the tracker (empty: WANDB_RUN, or the model's tag; "dummy": no tracker)"""
+    tracker: Tracking = ""
+    """where curves go beside metrics.jsonl (docs/trackers.md): wandb, trackio or none; empty: wandb if --run or
+    WANDB_RUN names a run"""
     device: str = "auto"
     """auto, cpu, cuda or mps"""
     dtype: str = "auto"
@@ -198,10 +204,10 @@ class RLConfig(TrainConfig):
 HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_budget", "num_epochs"}
 # What else may differ between a run and its continuation.
 FREE = {
-    "run", "model_tag", "save_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh", "extend",
-    "save_every", "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens", "deterministic",
-    "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour", "sample_batch_size",
-    "eval_examples", "eval_samples", "strict", "backup", "on_finish",
+    "run", "tracker", "model_tag", "save_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh",
+    "extend", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens",
+    "deterministic", "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour",
+    "sample_batch_size", "eval_examples", "eval_samples", "strict", "backup", "on_finish",
 }  # fmt: skip
 # What is nobody else's business: neither metrics nor a tracker hear of it.
 PRIVATE = {"backup", "on_finish"}
@@ -224,7 +230,9 @@ def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], config: Tra
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse impossible numbers before anything is loaded."""
+    """Refuse impossible numbers before anything is loaded, and a tracker that is not installed."""
+    if config.tracker or config.run:
+        tracker_of(config.run, config.tracker)
     for name in ("device_batch_size", "eval_tokens", "conversations"):
         if getattr(config, name, 0) < 0:
             raise UserError(f"--{name} is {getattr(config, name)}", "Give a positive number, or leave it out")
@@ -278,6 +286,38 @@ def _check_rl(config: RLConfig) -> None:
         raise UserError(f"--top_k is {config.top_k}", "Give a positive number, or 0 for all tokens")
     if config.fp8:
         raise UserError("--fp8 is for pretraining and fine-tuning", "Leave it out")
+
+
+def run_name(run: str) -> str:
+    """--run, or WANDB_RUN, which the original sets to "dummy" for none."""
+    name = run or os.environ.get("WANDB_RUN", "")
+    return "" if name == "dummy" else name
+
+
+def tracker_of(run: str, tracker: str) -> str:
+    """wandb, trackio, or "" for none, by --run, --tracker and WANDB_RUN. UserError when the one that was asked for is
+    not installed."""
+    if run == "dummy" or tracker == "none":
+        return ""
+    chosen = tracker or ("wandb" if run_name(run) else "")
+    if not chosen or _is_installed(chosen):
+        return chosen
+    if tracker or run:
+        flag = "--tracker" if tracker else "--run"
+        raise UserError(
+            f"{flag} needs the {chosen} package, which is not installed",
+            f"Run pip install {chosen}, or leave {flag} out",
+        )
+    # A name left in the environment must not cost a night of training.
+    warn("WANDB_RUN is set, but wandb is not installed: logging to metrics.jsonl only (pip install wandb)")
+    return ""
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # as after sys.modules[package] = None
+        return False
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:

@@ -127,7 +127,7 @@ class Run:
             rewind(file, -1)
         self.evaluated = shared(lambda: evaluations(file)) if s.step else {}
         facts = {**run_facts(self.machine, s, self.model, config), **self.method.facts}
-        self.writer = Tracker(file, config.run, s, facts)
+        self.writer = Tracker(file, s, config)
         if s.step == 0:
             self.writer.write("settings", **facts)
         else:  # perhaps elsewhere

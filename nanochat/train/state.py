@@ -19,6 +19,7 @@ from nanochat.metrics import last, read_metrics, training_file
 from nanochat.optim import Optimizer, Saved, Schedule
 from nanochat.reading import MB, fits, read_json, shown
 from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, parse_duration
+from nanochat.train.tracking import another_run
 
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
@@ -222,6 +223,7 @@ def _before_warmdown(old: TrainState, wanted: TrainState, config: TrainConfig) -
         )
     checkpoint.verify(have[old.steady])
     aside = checkpoint.fork(old.stage, old.tag, old.steady)
+    another_run(training_file(old.stage, old.tag).parent)
     say(f"Extending {old.tag} from step {old.steady:,}, before its warm-down; what it was is now {aside}")
     return checkpoint.steps(old.stage, old.tag)[old.steady]
 
