@@ -19,7 +19,7 @@ from nanochat.train.tracking import Record, new_id, read_record, record_file
 
 TITLES = {"wandb": "Weights & Biases", "trackio": "trackio"}
 # Seconds that a training's end waits for a tracker that works, or has not yet begun; its process then goes on alone.
-FAREWELL, UNHEARD = 10.0, 2.0
+FAREWELL, UNHEARD = 5.0, 2.0
 SHOWN = 200  # characters of a tracker's error
 
 

@@ -22,7 +22,7 @@ from nanochat import checkpoint, metrics
 from nanochat.console import UserError
 from nanochat.metrics import read_metrics, training_file
 from nanochat.optim import Optimizer
-from nanochat.train import BaseConfig, train_base
+from nanochat.train import BaseConfig, tracker, train_base
 from nanochat.train import run as run_module
 from nanochat.train.saving import Saver
 from nanochat.train.supervised import Supervised
@@ -333,6 +333,16 @@ def test_a_checkpoint_precedes_every_evaluation(base: Path, monkeypatch: pytest.
     assert seen == [(3, 3), (6, 6), (9, 9), (10, 10)]
 
 
+BROKEN = """
+class Run:
+    url, step = "here", 0
+    def define_metric(self, *given, **more): pass
+    def log(self, *given, **more): raise ConnectionError("the server is gone")
+def Settings(**given): pass
+def init(**given): return Run()
+"""
+
+
 @pytest.mark.parametrize("what", ["evaluation", "tracker", "metrics", "log"])
 def test_nothing_beside_the_training_ends_it(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
@@ -340,15 +350,12 @@ def test_nothing_beside_the_training_ends_it(
     if what == "evaluation":
         monkeypatch.setattr(Supervised, "evaluate", lambda self, on_batch: 1 / 0)
     if what == "tracker":
-
-        class Broken:
-            def init(self, **given: Any) -> Broken:
-                return self
-
-            def log(self, *given: Any, **more: Any) -> None:
-                raise ConnectionError("the server is gone")
-
-        monkeypatch.setitem(sys.modules, "wandb", Broken())
+        (base / "broken").mkdir()
+        (base / "broken" / "wandb.py").write_text(BROKEN)
+        monkeypatch.syspath_prepend(base / "broken")
+        monkeypatch.setenv("PYTHONPATH", f"{base / 'broken'}:{os.environ.get('PYTHONPATH', '')}")
+        monkeypatch.setattr(tracker, "FAREWELL", 60.0)
+        monkeypatch.setattr(tracker, "UNHEARD", 60.0)
         monkeypatch.setenv("WANDB_RUN", "night")
     if what == "metrics":
         calls = [0]
