@@ -131,22 +131,27 @@ clean_addresses() {
 }
 
 get_repository() {
-    local folder="$root/workspace/nanochat" name="${GIT_USERNAME:-originalzen}"
+    local folder="$root/workspace/nanochat" name="${GIT_USERNAME:-originalzen}" found
     unset GIT_TRACE GIT_TRACE_CURL GIT_TRACE_PACKET GIT_CURL_VERBOSE # which can print what is sent
     mkdir -p "$root/workspace" || return
+    if ! command -v git >/dev/null; then
+        warn "git is not installed: nothing is fetched, and nothing changed"
+        return 0
+    fi
     if [ -d "$folder/.git" ]; then
         clean_addresses "$folder" || warn "a token may still be in $folder/.git"
-        if [ ! -O "$folder" ]; then # a volume of another user's
+        if [ ! -O "$folder" ] || [ ! -O "$folder/.git" ]; then # a volume of another user's
             git config --global --get-all safe.directory | grep -qxF -e "$folder" ||
                 git config --global --add safe.directory "$folder" || return
         fi
-        if git -C "$folder" rev-parse -q --verify HEAD >/dev/null 2>&1; then
+        if git -C "$folder" rev-parse -q --verify HEAD >/dev/null 2>&1 ||
+            ! found="$(git -C "$folder" for-each-ref --count=1)" || [ -n "$found" ]; then
             say "nanochat is here already: looking for something newer"
             git_remote -C "$folder" pull --ff-only ||
                 warn "$folder stays as it is: it could not be brought up to date (see above)"
             return 0
         fi
-        mv "$folder" "$folder.unfinished-$(date +%s)" || return # a clone that was cut short
+        mv "$folder" "$folder.unfinished-$(date +%s)" || return # a clone that was cut short has no branch
     elif [ -e "$folder" ] && [ -n "$(ls -A "$folder")" ]; then
         warn "$folder is there and is no git repository: it stays as it is"
         return 0
@@ -156,7 +161,8 @@ get_repository() {
         return 0
     fi
     say "Cloning $github/$name/nanochat.git"
-    git_remote clone "$github/$name/nanochat.git" "$folder" || {
+    rm -rf "$folder.new" # so that a clone which is cut short leaves nothing that looks whole
+    { git_remote clone "$github/$name/nanochat.git" "$folder.new" && mv -T "$folder.new" "$folder"; } || {
         warn "nanochat could not be cloned (see above)$([ -n "${GITHUB_PAT:-}" ] || echo ': a private fork needs GITHUB_PAT')"
         return 0
     }

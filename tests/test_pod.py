@@ -165,7 +165,8 @@ def test_the_pod_comes_up_whatever_fails(pod: Pod, how: str) -> None:
     elif how == "no network":
         pod.github.rename(pod.github.with_name("gone"))
     elif how == "unfinished":
-        (pod.folder / ".git" / "HEAD").write_text("ref: refs/heads/nothing\n")
+        for name in ("packed-refs", "refs/heads/master", "refs/remotes/origin/master", "refs/remotes/origin/HEAD"):
+            (pod.folder / ".git" / name).unlink(missing_ok=True)
     elif how == "not git":
         (pod.folder / ".git").rename(pod.folder / "git")
     else:
@@ -186,6 +187,38 @@ def test_the_pod_comes_up_whatever_fails(pod: Pod, how: str) -> None:
         assert len(tries) == (3 if how == "no update" else 6 + 16)
         assert ("not all packages" if how == "no update" else "not installed: git nano") in said
     holds_no_secret(said, pod)
+
+
+def test_a_repository_stays_where_git_is_missing(pod: Pod) -> None:
+    """As where a pod without a network starts from an image without git."""
+    pod.start()
+    (pod.folder / "mine").write_text("a night's work")
+    bin = pod.root.parent / "without_git"
+    bin.mkdir()
+    for folder in ("/bin", "/usr/bin"):
+        for tool in Path(folder).iterdir():
+            if tool.name != "git" and not (bin / tool.name).is_symlink():
+                (bin / tool.name).symlink_to(tool)
+    (pod.root.parent / "bin" / "git").unlink()
+    (pod.log / "no-update").touch()
+    said = pod.start(PATH=f"{pod.root.parent / 'bin'}:{bin}")
+    assert "git is not installed" in said and (pod.folder / "mine").exists()
+    assert [path.name for path in pod.folder.parent.iterdir()] == ["nanochat"]
+
+
+@pytest.mark.parametrize("what", ["another user's", "without a commit on its branch"])
+def test_a_repository_that_git_will_not_read_stays(pod: Pod, what: str) -> None:
+    pod.start()
+    if what == "another user's":
+        if os.getuid():
+            pytest.skip("needs root")
+        for path in [pod.folder / ".git", *(pod.folder / ".git").rglob("*")]:
+            os.chown(path, 1234, 1234)
+    else:
+        pod.git("checkout", "-q", "--orphan", "mine")
+    said = pod.start()
+    assert "nanochat is here already" in said and ("dubious" not in said)
+    assert [path.name for path in pod.folder.parent.iterdir()] == ["nanochat"]
 
 
 def test_no_network_at_the_first_start(pod: Pod) -> None:
