@@ -124,12 +124,13 @@ def measured(case: Case) -> dict[str, int]:
     ids = torch.randint(0, case.vocab, (case.passes * case.rows, case.seq_len), generator=g)
     batch = Step([MicroBatch(x, x) for x in ids.split(case.rows)], ids.numel(), {})
     schedule = Schedule.pretraining(1000)
-    for number in range(4):  # compile, and make all state; matrices may take turns
+    turns = optimizer.muon_every  # matrices may take turns
+    for number in range(turns):  # compile, and make all state
         stepper(batch, batch.valid, schedule, number)
     process = _status("VmHWM") - before
     held = _held(model, optimizer)
     most = 0
-    for number in (4, 5):
+    for number in range(turns, 2 * turns):
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
             stepper(batch, batch.valid, schedule, number)
         most = max(most, _most(record))
