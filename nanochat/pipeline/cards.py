@@ -37,7 +37,7 @@ def present() -> Cards:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         return Cards(0)
-    name = torch.cuda.get_device_name()
+    name = torch.cuda.get_device_name(0)
     known = gpus.find(name)
     capability, memory = (known.capability, known.memory) if known else (0.0, 0.0)
     with suppress(RuntimeError, AssertionError, AttributeError):  # what the table says is good enough

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from nanochat import scale
-from nanochat.console import UserError, duration, flags_of
+from nanochat.console import UserError, duration, flags_of, warn
 from nanochat.corpus import HUB_CORPORA, TINYWORLD, check_corpus, corpus_name, find_info
+from nanochat.corpus.hub import Unreachable
 from nanochat.machine import cpu_count, cpu_name, peak_flops, setup
 from nanochat.pipeline.cards import Cards, find_cards
 from nanochat.pipeline.recipes import FLOAT8, RECIPES, Recipe
@@ -174,7 +175,10 @@ def _check_inputs(config: SpeedrunConfig, dataset: str, cards: Cards) -> None:
         )
     # Without a dry run the first stage reports it just as early. Another machine's network is not this one's.
     if config.dry_run and not (cards.pretended and dataset in HUB_CORPORA):
-        check_corpus(dataset, GPU_SHARDS if cards.count else CPU_SHARDS, config.skip_bad)
+        try:
+            check_corpus(dataset, GPU_SHARDS if cards.count else CPU_SHARDS, config.skip_bad)
+        except Unreachable as error:  # the stages can be shown all the same
+            warn(f"warning: {error.problem}, and the run needs it. {error.remedies[0] if error.remedies else ''}")
     for path in config.data:
         CustomJSON(path)
 
@@ -204,7 +208,7 @@ def _choose_depth(
 
 
 def _require_sense(config: SpeedrunConfig, recipe: Recipe, depth: int, cards: Cards, nproc: int) -> None:
-    """UserError for years of pretraining on a CPU."""
+    """UserError for years of pretraining on a CPU; a warning in a dry run."""
     if cards.count or config.time_budget:
         return
     s = recipe.shape(depth, config.vocab_size)
@@ -212,12 +216,15 @@ def _require_sense(config: SpeedrunConfig, recipe: Recipe, depth: int, cards: Ca
     days = flops / (scale.EFFICIENCY * peak_flops(setup())) / 86400
     if days * 86400 > LONGEST:
         long = f"{days / 365:,.0f} years" if days > 700 else f"{days:,.0f} days"
-        raise UserError(
+        error = UserError(
             f"there is no GPU here, and pretraining the recipe {recipe.name} at depth {depth} would take about {long}",
             "Add --time-budget or a small --depth",
             "Leave --recipe out for what suits this machine",
             "See what it is elsewhere with --dry-run --gpu h100 --num-gpus 8",
         )
+        if not config.dry_run:
+            raise error
+        warn(f"warning: {error.problem}")  # the stages can be shown all the same
 
 
 def _with_ratio(config: SpeedrunConfig, recipe: Recipe | None) -> Recipe:

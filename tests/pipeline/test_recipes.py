@@ -11,6 +11,7 @@ import tyro
 
 from nanochat import scale
 from nanochat.console import UserError
+from nanochat.corpus.hub import Unreachable
 from nanochat.machine import Machine, Ranks
 from nanochat.model import ModelConfig
 from nanochat.pipeline import SpeedrunConfig, room, settings, speedrun
@@ -159,11 +160,21 @@ def test_other_wishes_beside_a_recipe(
     assert many["dataset"].endswith("-n 1822")  # all there are
 
 
-def test_a_recipe_on_a_cpu_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_on_a_cpu_must_be_meant(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dry run shows it all the same, also where there is no network."""
+
+    def asks(*_: object) -> None:
+        raise Unreachable("cannot get karpathy/fineweb-edu-100b-shuffle", "Check the network")
+
     monkeypatch.setattr(settings, "peak_flops", lambda machine: 3e11)
+    monkeypatch.setattr(settings, "check_corpus", asks)
     for wish in ({"recipe": "gpt2"}, {"recipe": "seed"}, {"recipe": "seed", "depth": 26}):
         with pytest.raises(UserError, match="no GPU here, and pretraining .* would take about .* (years|days)"):
             resolve(SpeedrunConfig(**wish), {})  # type: ignore[arg-type]
+    speedrun(SpeedrunConfig(recipe="seed", dry_run=True))
+    shown = capsys.readouterr()
+    assert "--num_iterations=21400" in shown.out
+    assert "no GPU here" in shown.err and "cannot get karpathy/fineweb-edu-100b-shuffle" in shown.err
     for wish in ({"recipe": "gpt2", "depth": 2}, {"recipe": "seed", "time_budget": "20m"}):
         assert "--arch=" in str(resolve(SpeedrunConfig(**wish), {}).stages)  # type: ignore[arg-type]
 
