@@ -124,7 +124,7 @@ git_remote() {
 # Take a token out of the addresses that git keeps, where an older script left it.
 clean_addresses() {
     local files=()
-    mapfile -t files < <(grep -rlE 'https?://[^/[:space:]"]+@' "$1/.git/config" "$1/.git/FETCH_HEAD" "$1/.git/logs" 2>/dev/null)
+    mapfile -t files < <(grep -rlIE --exclude-dir={objects,hooks} 'https?://[^/[:space:]"]+@' "$1/.git" 2>/dev/null)
     [ ${#files[@]} -gt 0 ] || return 0
     sed -E -i 's#(https?://)[^/[:space:]"]+@#\1#g' "${files[@]}" || return
     say "A token was kept in the address of $1: it is taken out (and best replaced by a new one)"

@@ -233,6 +233,9 @@ def test_a_token_that_an_older_script_left_is_taken_out(pod: Pod) -> None:
     secret = SECRETS["GITHUB_PAT"][:20]
     pod.git("remote", "set-url", "origin", f"https://{secret}@github.com/me/nanochat.git")
     pod.git("remote", "set-url", "--add", "--push", "origin", f"https://me:{secret}@github.com/me/nanochat.git")
+    sub = pod.folder / ".git" / "modules" / "sub" / "config"
+    sub.parent.mkdir(parents=True)
+    sub.write_text(f'[remote "origin"]\n\turl = https://{secret}@github.com/me/sub.git\n')
     log = pod.folder / ".git" / "logs" / "HEAD"
     log.write_text(log.read_text().replace("clone: from ", f"clone: from https://{secret}@github.com/"))
     said = pod.start(http_proxy="http://127.0.0.1:9", https_proxy="http://127.0.0.1:9")  # it must not go out
