@@ -35,14 +35,15 @@ def rented(name: str, count: int, price: float) -> Place:
     return Place(gpu, cards.count, rank_count("", cards.count), price, source)
 
 
-def choose(goal: Goal, recipe: Recipe, place: Place, ratio: float = 0.0) -> Layout:
-    """Depth and tokens per parameter for the goal. ratio: the person's; 0: as published.
+def choose(goal: Goal, recipe: Recipe, place: Place, ratio: float = 0.0, deepest: int = DEPTHS[-1]) -> Layout:
+    """Depth and tokens per parameter for the goal. ratio: the person's; 0: as published. deepest: for goals that leave
+    the depth open.
 
     A budget and hours are kept at our own measured speed, which is slower than the published one. UserError for a goal
     that nothing meets.
     """
     if goal.name == "target":
-        return _cheapest(recipe, place)
+        return _cheapest(recipe, place, deepest)
     if goal.name in ("", "depth"):
         depth = int(goal.value) or recipe.depth
         layout = Layout(place, replace(recipe, ratio=round(ratio, 2) or recipe.ratio), depth)
@@ -57,7 +58,7 @@ def choose(goal: Goal, recipe: Recipe, place: Place, ratio: float = 0.0) -> Layo
     if goal.name == "budget" and not place.price:
         raise UserError("what this machine costs is not known", "Add --price-per-hour")
     low, high = (ratio, ratio) if ratio else LENGTHS[recipe.name]
-    return _fill(goal, recipe, place, low, high)
+    return _fill(goal, recipe, place, low, high, deepest)
 
 
 def holds(layout: Layout) -> bool:
@@ -71,16 +72,18 @@ def _deepest(layout: Layout) -> int:
     return max((d for d in range(1, layout.depth) if holds(replace(layout, depth=d))), default=1)
 
 
-_USES: dict[str, tuple[str, Callable[[Layout], float]]] = {
-    "budget": ("dollars", lambda layout: layout.our_dollars),
-    "hours": ("hours", lambda layout: layout.our_hours),
-    "flops": ("FLOPs", lambda layout: layout.flops),
+# Unit, what a layout takes of it, and what else to do where the goal is too little.
+_USES: dict[str, tuple[str, Callable[[Layout], float], str]] = {
+    "budget": ("dollars", lambda layout: layout.our_dollars, ", or fewer or cheaper GPUs"),
+    "hours": ("hours", lambda layout: layout.our_hours, ", or more or faster GPUs"),
+    "flops": ("FLOPs", lambda layout: layout.flops, ""),
 }
 
 
-def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> Layout:
-    """The deepest model that can be trained on `low` tokens per parameter, on as many up to `high` as still fit."""
-    unit, uses = _USES[goal.name]
+def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float, deepest: int) -> Layout:
+    """Of the depths that can be trained on `low` to `high` tokens per parameter, the one that makes most FLOPs of the
+    goal, so that more money or time never buys less; for a goal of FLOPs the deepest."""
+    unit, uses, else_ = _USES[goal.name]
     # A count of FLOPs is not a limit: where only the depth can be chosen, the nearest may take a little more.
     most_used = goal.value * (NEAR if goal.name == "flops" and low == high else 1.0)
 
@@ -88,7 +91,7 @@ def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> 
         return Layout(place, replace(recipe, ratio=cents / 100), depth)
 
     least, most = round(low * 100), round(high * 100)
-    depths = [d for d in DEPTHS if holds(at(d, least))]
+    depths = [d for d in DEPTHS if d <= deepest and holds(at(d, least))]
     if not depths:
         raise UserError(f"no model fits the memory of one {place.gpu.name}", "Choose another --gpu")
     fit = [d for d in depths if uses(at(d, least)) <= most_used]
@@ -97,19 +100,31 @@ def _fill(goal: Goal, recipe: Recipe, place: Place, low: float, high: float) -> 
         needs = uses(at(depths[0], least))
         raise UserError(
             f"{goal} is too little on {where}: the smallest model, depth {depths[0]}, takes about {_up(needs)} {unit}",
-            f"Give --{goal.name} {_up(needs)} or more, or fewer or cheaper GPUs",
+            f"Give --{goal.name} {_up(needs)} or more{else_}",
         )
     depth = fit[-1]
     if depth == depths[-1] and (could := uses(at(depth, most))) * NEAR < goal.value:
+        why = "is planned" if depth == DEPTHS[-1] else "fits its memory"
         raise UserError(
-            f"{goal} is more than can be used on {where}: depth {depth}, the largest that fits its memory, takes about "
+            f"{goal} is more than can be used on {where}: depth {depth}, the largest that {why}, takes about "
             f"{_up(could)} {unit}",
             f"Give --{goal.name} {_down(could)} or less, or larger GPUs",
         )
-    while least < most:  # the most tokens that fit
-        middle = (least + most + 1) // 2
-        least, most = (middle, most) if uses(at(depth, middle)) <= most_used else (least, middle - 1)
-    return at(depth, least)
+
+    def longest(depth: int) -> Layout:
+        """With the most tokens that fit."""
+        few, many = least, most
+        while few < many:
+            middle = (few + many + 1) // 2
+            few, many = (middle, many) if uses(at(depth, middle)) <= most_used else (few, middle - 1)
+        return at(depth, few)
+
+    best = longest(depth)
+    for shallower in reversed(fit[:-1]):
+        if goal.name == "flops" or uses(at(shallower + 2, most)) <= most_used:
+            break  # it would leave a part unused
+        best = max(best, longest(shallower), key=lambda layout: layout.flops)
+    return best
 
 
 def _up(value: float) -> str:
@@ -123,12 +138,13 @@ def _down(value: float) -> str:
     return f"{math.floor(value / step) * step:.6g}"
 
 
-def _cheapest(recipe: Recipe, place: Place) -> Layout:
+def _cheapest(recipe: Recipe, place: Place, deepest: int) -> Layout:
     """The quickest at the published depths whose expected CORE, the middle of its interval, is GPT-2's or more."""
     least, most = (round(10 * ratio) for ratio in LENGTHS[recipe.name])
     layouts = (
         Layout(place, replace(recipe, ratio=tenths / 10), depth)
         for depth in TARGET_DEPTHS[recipe.name]
+        if depth <= deepest
         for tenths in range(least, most + 1)
     )
     enough = [layout for layout in layouts if holds(layout) and layout.core.value >= published().gpt2]

@@ -17,7 +17,7 @@ from nanochat.pipeline import settings
 from nanochat.pipeline.cards import Cards
 from nanochat.pipeline.choosing import choose
 from nanochat.pipeline.estimate import Estimate
-from nanochat.pipeline.layout import Layout, Place, parameters
+from nanochat.pipeline.layout import Place, parameters
 from nanochat.pipeline.measuring import Measured, measure
 from nanochat.pipeline.plan_config import Goal, PlanConfig, recipe_of
 
@@ -33,8 +33,8 @@ DEEPEST = 12  # that is measured on a CPU: a step of more would take minutes
 LEAST = 30.0  # seconds of pretraining
 
 
-def plan_gpus(config: PlanConfig, goal: Goal, cards: Cards) -> Layout:
-    """The layout for this machine's GPUs: as for rented ones, but at the speed that is measured on one of them."""
+def measured(config: PlanConfig, goal: Goal, cards: Cards) -> Place:
+    """This machine's GPUs, with the speed of a training for this goal that is measured on one of them."""
     from nanochat.machine import setup
 
     machine = setup()
@@ -53,7 +53,7 @@ def plan_gpus(config: PlanConfig, goal: Goal, cards: Cards) -> Layout:
         there = place.speed(gpu, n, model, fp8).value * factor
         return Estimate(there, there * (1 - SURE), there * (1 + SURE), basis)
 
-    return choose(goal, recipe_of(config), replace(place, speed=speed, slower=lambda depth, fp8: 1.0), config.ratio)
+    return replace(place, speed=speed, slower=lambda depth, fp8: 1.0)
 
 
 def _card(machine: Machine, cards: Cards) -> GPU:

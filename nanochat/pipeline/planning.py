@@ -8,10 +8,11 @@ from nanochat.console import say
 from nanochat.paths import write_json
 from nanochat.pipeline.calibration import calibration_dict, calibration_table
 from nanochat.pipeline.cards import present
-from nanochat.pipeline.choosing import choose, rented
-from nanochat.pipeline.plan_config import PlanConfig, check, recipe_of
-from nanochat.pipeline.plan_here import plan_cpu, plan_gpus
-from nanochat.pipeline.plan_text import as_dict, as_text, fitted
+from nanochat.pipeline.choosing import DEPTHS, choose, rented
+from nanochat.pipeline.layout import Layout, Place
+from nanochat.pipeline.plan_config import Goal, PlanConfig, check, recipe_of
+from nanochat.pipeline.plan_here import measured, plan_cpu
+from nanochat.pipeline.plan_text import Fitted, NoRoomError, as_dict, as_text, fitted
 
 
 def run_plan(config: PlanConfig) -> None:
@@ -29,11 +30,23 @@ def _plan(config: PlanConfig) -> tuple[str, dict[str, Any]]:
         return calibration_table(), calibration_dict()
     if config.gpu:
         place = rented(config.gpu, config.num_gpus, config.price_per_hour)
-        layout = choose(goal, recipe_of(config), place, config.ratio)
     elif (cards := present()).count:
-        layout = plan_gpus(config, goal, cards)
+        place = measured(config, goal, cards)
     else:
         plan = plan_cpu(config, goal)
         return plan.text(), plan.to_dict()
-    memory = fitted(layout)
+    layout, memory = laid_out(config, goal, place)
     return as_text(layout, memory, goal), as_dict(layout, memory, goal)
+
+
+def laid_out(config: PlanConfig, goal: Goal, place: Place) -> tuple[Layout, Fitted]:
+    """What meets the goal there and fits, and its memory: arithmetic chooses, the trace of a step has the last word."""
+    deepest = DEPTHS[-1]
+    while True:
+        layout = choose(goal, recipe_of(config), place, config.ratio, deepest)
+        try:
+            return layout, fitted(layout)
+        except NoRoomError:
+            if goal.name in ("", "depth"):
+                raise
+            deepest = layout.depth - 1

@@ -132,8 +132,26 @@ def test_a_budget_is_kept_and_used(name: str, value: float, gpu: str, count: int
 
 
 def test_more_money_buys_no_less() -> None:
-    bought = [plan(budget=dollars)[0].flops for dollars in (20, 50, 100, 200, 500, 1000)]
+    """Also where it begins to be enough for the next depth, from 305 to 325 dollars."""
+    bought = [plan(budget=dollars)[0].flops for dollars in (20, 50, 100, 200, *range(305, 326, 5), 500, 1000)]
     assert bought == sorted(bought) and bought[0] < bought[-1]
+
+
+def test_the_trace_has_the_last_word_on_the_depth(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Money that a depth would meet, which by arithmetic fits, buys the next smaller one if the trace says no."""
+    from nanochat.train.memory import Memory
+
+    def predict(config: ModelConfig, *args: Any, **settings: Any) -> Memory:
+        return Memory(10**12 if config.depth > 38 else 1, 1, 1, 1, 1, 1, 1)
+
+    monkeypatch.setattr("nanochat.train.memory.predict", predict)
+    config = PlanConfig(gpu="h100", budget=1300)
+    place = rented("h100", 1, 0.0)
+    assert choose(check(config), recipe_of(config), place).depth == 40
+    layout, memory = planning.laid_out(config, check(config), place)
+    assert layout.depth == 38 and memory.fits and layout.our_dollars <= 1300
+    with pytest.raises(UserError, match="single sequence"):
+        planning.laid_out(config, check(PlanConfig(gpu="h100", depth=40)), place)
 
 
 def test_what_is_named_in_a_refusal_is_accepted() -> None:
@@ -142,7 +160,7 @@ def test_what_is_named_in_a_refusal_is_accepted() -> None:
             with pytest.raises(UserError) as error:
                 plan(**{goal: value})
             text = error.value.remedy
-            assert words in text
+            assert words in text and ("cheaper" in text) == ((goal, value) == ("budget", tiny))
             plan(**{goal: float(text.split(f"--{goal} ")[1].split()[0])})
 
 
@@ -378,12 +396,15 @@ def test_gpus_that_are_here_are_measured(monkeypatch: pytest.MonkeyPatch, capsys
         half = elsewhere.speed.value / 8 / 2
         asked: list[Any] = []
 
-        def measured(*args: Any, half: float = half, asked: list[Any] = asked) -> Measured:
+        def fake_measure(*args: Any, half: float = half, asked: list[Any] = asked) -> Measured:
             asked.append(args)
             return Measured(half, 10, 30.0)
 
-        monkeypatch.setattr(plan_here, "measure", measured)
-        layout = plan_here.plan_gpus(PlanConfig(), check(PlanConfig()), planning.present())
+        monkeypatch.setattr(plan_here, "measure", fake_measure)
+        nothing = PlanConfig()
+        layout = choose(
+            check(nothing), recipe_of(nothing), plan_here.measured(nothing, check(nothing), planning.present())
+        )
         assert layout.speed.value == pytest.approx(8 * half)
         assert layout.our_hours == layout.all_hours.value and "measured here" in layout.speed.basis
         assert asked[0][0] == elsewhere.config and asked[0][1] == elsewhere.batch // 8
