@@ -211,7 +211,7 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     """Run one stage as a process of its own and return its seconds; a failing stage ends the run with its exit code,
     one that was stopped with KeyboardInterrupt."""
     writer = MetricsWriter(runs_dir("speedrun") / FILE)
-    began = time.monotonic()
+    began, before = time.monotonic(), _written(stage, plan.tag)
     told = {**os.environ, CALLERS_FLAGS: " ".join(plan.flags)}
     process = subprocess.Popen(_command(stage, plan, resume), pass_fds=(handle,), preexec_fn=_end_with_parent, env=told)
 
@@ -247,7 +247,8 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     if code == 0:
         return seconds
     if limit and code in STOPPED:
-        _require_saved(stage, plan.tag, limit)
+        if _written(stage, plan.tag) != before:  # else it took no step: what a killed attempt lost is lost anyway
+            _require_saved(stage, plan.tag, limit)
         raise limit
     if code in STOPPED:  # the stage alone: the next one must not start on half a model
         say(f"the stage {stage.name} was stopped")
@@ -287,10 +288,17 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(patience)
 
 
+def _written(stage: Stage, tag: str) -> tuple[int, int, int]:
+    """Changes whenever a training writes its metrics."""
+    with suppress(OSError):
+        if stage.trains:
+            file = training_file(stage.trains, tag).stat()
+            return file.st_ino, file.st_size, file.st_mtime_ns
+    return 0, 0, 0
+
+
 def _require_saved(stage: Stage, tag: str, limit: LimitReachedError) -> None:
     """UserError when a training took steps that no checkpoint has: then nothing may end this machine."""
-    if not stage.trains:
-        return
     rows = read_metrics(training_file(stage.trains, tag))
     taken = max((row["step"] for row in rows if row["kind"] == "step"), default=0)
     saved = max(checkpoint.steps(stage.trains, tag), default=0)

@@ -108,17 +108,30 @@ def test_the_command_on_finish_runs_when_a_limit_ended_the_run(
     assert "the backup is finished first" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("when", ["in this attempt", "in a killed one"])
 def test_nothing_ends_the_machine_when_steps_are_not_saved(
-    ran: Path, limited: SpeedrunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ran: Path, limited: SpeedrunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
+    """What an earlier attempt lost is no reason for the machine to stay."""
     limited.backup, limited.on_finish = str(tmp_path / "far"), f"touch {tmp_path / 'ended'}"
     begin_run()
     make_step(100)
-    MetricsWriter(training_file("base", "d1")).write("step", step=101)
+    now = when == "in this attempt"
+    unsaved = MetricsWriter(training_file("base", "d1"))
+    if not now:
+        unsaved.write("step", step=101)
+
+    def left(bill: Bill) -> float:
+        if not ran.exists() or "base_train" not in lines(ran):
+            return 0.3
+        if now:
+            unsaved.write("step", step=101)
+        return 0.0
+
     monkeypatch.setattr(checkpoint, "set_aside", lambda *a: None)
-    monkeypatch.setattr(Bill, "left", property(lambda bill: 0.0 if ran.exists() and len(lines(ran)) > 1 else 0.3))
-    assert code_of(limited) == 2
-    assert not (tmp_path / "ended").exists()
+    monkeypatch.setattr(Bill, "left", property(left))
+    assert code_of(limited) == (2 if now else INTERRUPTED)
+    assert (tmp_path / "ended").exists() != now
 
 
 def test_earlier_attempts_count_at_their_price() -> None:
