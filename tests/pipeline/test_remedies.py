@@ -159,7 +159,9 @@ CASES: dict[str, tuple[str, bytes, Callable[[Path, str], list[str]]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[] if name == "a bad row" else [pytest.mark.slow]) for name in CASES]
+)
 def test_remedies_of_stages_work_when_they_are_followed_under_speedrun(tmp_path: Path, case: str) -> None:
     name, data, follow = CASES[case]
     (tmp_path / name).write_bytes(data)
@@ -174,6 +176,7 @@ def test_remedies_of_stages_work_when_they_are_followed_under_speedrun(tmp_path:
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_a_small_text_in_a_folder_of_another_alphabet(tmp_path: Path) -> None:
     """And another folder of the same name beside it; both keep their names when they are asked for again."""
     for place in ("а", "б"):
