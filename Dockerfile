@@ -5,9 +5,9 @@
 #   docker run --rm -it --gpus all -v nanochat:/base -p 127.0.0.1:8000:8000 --entrypoint nanochat nanochat serve --host 0.0.0.0
 # Everything that it makes is in the volume /base. `docker stop -t 60` gives a training time to save.
 FROM python:3.12-slim-bookworm
-# A compiler: for the native code, and for torch.compile while it trains. git: a run notes its commit.
+# A compiler: for the native code, and for torch.compile while it trains.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends build-essential git \
+    && apt-get install -y --no-install-recommends build-essential \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /nanochat
 COPY . .

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nanochat import gpus
 from nanochat.console import UserError
 from nanochat.hub.restore import restore
+from nanochat.pipeline.recipes import FLOAT8
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted([*ROOT.glob("*.sh"), *ROOT.glob("dev/*.sh"), *ROOT.glob("dev/*.sbatch"), ROOT / ".ci" / "run"])
@@ -169,7 +171,11 @@ def test_a_slurm_job_saves_and_queues_again_only_when_it_was_told_to_stop(
 
 def test_the_files_for_skypilot_and_docker_can_be_read() -> None:
     task = yaml.safe_load((ROOT / "dev/skypilot.yaml").read_text())
-    assert task["resources"]["use_spot"] is True and set(task["resources"]["accelerators"]) >= {"H100:8"}
+    cards = set(task["resources"]["accelerators"])
+    assert task["resources"]["use_spot"] is True and cards >= {"H100:8"}
+    for card in cards:  # each can go on with what another one began
+        known = gpus.find(card.partition(":")[0])
+        assert known and known.capability >= FLOAT8, card
     for part in ("setup", "run"):
         subprocess.run(["bash", "-n"], input=task[part], text=True, check=True)
     assert "dev/spot.sh" in task["run"] and task["secrets"] == {"HF_TOKEN": None}
