@@ -137,6 +137,7 @@ def test_those_that_wait_for_servers_go_on_beside_the_others(toys: Path) -> None
     table = [toy("fine"), toy("hang", 2.0, waits=True), toy("refuse", waits=True)]
     found = run(DoctorConfig(), table)
     assert [one.finding.state for one in found] == ["ok", "warning", "stop"]
+    assert "Check the network" in found[1].finding.remedy
     began = time.monotonic()
     apart = Apart("tests.pipeline.doctor_toys:fine", TINY, 20.0)
     apart._process.wait()

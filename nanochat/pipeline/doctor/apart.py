@@ -31,6 +31,7 @@ TAIL = 4000  # bytes of what a crashed check said that are looked at
 LIMIT = 1 << 20  # bytes of a finding
 OF_A_RANK = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"}
 NAMED = re.compile(r"\w(Error|Exception|error)\b.*:|\berror:")  # as Python and most programs name an error
+HANGS = "Look at this part of the machine first: it hangs, or is very slow"
 TICK = 0.02  # seconds between two looks at a process
 GONE = 2.0  # seconds to wait for a killed process; one that waits for a dead disk never goes
 
@@ -51,9 +52,9 @@ class Apart:
                 start_new_session=True,
             )  # fmt: skip
 
-    def collect(self, late: State, most: float) -> tuple[Finding, float]:
+    def collect(self, late: State, most: float, remedy: str = HANGS) -> tuple[Finding, float]:
         """What it found, once it ends or its time is over, and its seconds. late: what a check that hangs is worth.
-        most: seconds from now that may be waited at most."""
+        most: seconds from now that may be waited at most. remedy: what to do about one that hangs."""
         limit = min(self.began + self.seconds, time.monotonic() + max(0.0, most))
         try:
             while self._process.poll() is None and time.monotonic() < limit:
@@ -64,9 +65,7 @@ class Apart:
                 # Cut short by what the others took, it may be as well as they.
                 state: State = late if took >= self.seconds else "warning"
                 problem = f"it did not end within {took:.0f} s and was ended"
-                return Finding(
-                    state, problem, "Look at this part of the machine first: it hangs, or is very slow"
-                ), took
+                return Finding(state, problem, remedy), took
             finding, ended = self._finding()
             return finding, ended - self.began if self.began <= ended else took
         finally:

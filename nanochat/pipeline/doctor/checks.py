@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat.console import Progress, UserError, say
 from nanochat.paths import write_json
-from nanochat.pipeline.doctor.apart import Apart
+from nanochat.pipeline.doctor.apart import HANGS, Apart
 from nanochat.pipeline.doctor.config import DoctorConfig
 from nanochat.pipeline.doctor.driver import device_count
 from nanochat.pipeline.doctor.finding import STATES, Finding, State, warning
@@ -22,6 +22,9 @@ VERSION = 1
 LONGEST = 115.0  # seconds for all checks
 STOPPED = 2  # exit code
 CUDA = "cuda"
+SILENT = (
+    "Check the network and the proxy, and servers that you named (HF_ENDPOINT, --backup): one does not answer in time"
+)
 
 
 @dataclass(frozen=True)
@@ -216,4 +219,4 @@ class _Work:
             remedy = f"Try it alone: nanochat doctor --only={check.name}"
             return Result(check.name, warning("not tried, since the others took too long", remedy), 0.0)
         apart = self.beside.pop(check.name, None) or self.start(check, now)
-        return Result(check.name, *apart.collect(check.late, left))
+        return Result(check.name, *apart.collect(check.late, left, SILENT if check.waits else HANGS))
