@@ -13,6 +13,8 @@ import tyro
 
 from nanochat.console import UserError, command, say
 
+HIGHEST_PRICE = 1e9  # dollars per hour that may be meant
+
 
 @dataclass
 class Config:
@@ -42,8 +44,8 @@ def run(config: Config) -> None:
         aside = report.reset()
         say(f"The old report and metrics are now in {aside}." if aside else "There was no report to clear.")
         return
-    if config.price_per_hour is not None and config.price_per_hour < 0:
-        raise UserError(f"--price_per_hour is {config.price_per_hour}", "Give a price of 0 or more")
+    if config.price_per_hour is not None and not 0 <= config.price_per_hour <= HIGHEST_PRICE:
+        raise UserError(f"--price_per_hour is {config.price_per_hour}", f"Give dollars from 0 to {HIGHEST_PRICE:g}")
     report.generate(config.price_per_hour, copy_to=Path.cwd(), tag=config.model_tag)
 
 

@@ -152,6 +152,8 @@ def test_report_of_the_run(run_dir: Path, capsys: pytest.CaptureFixture) -> None
         (lambda: chat_eval.run(chat_eval.Config(temperature=-1.0)), "cannot be negative"),
         (lambda: chat_eval.run(chat_eval.Config(source="rl", **CPU)), "no rl checkpoint"),
         (lambda: report.run(report.Config("generate", price_per_hour=-1.0)), "--price_per_hour is -1"),
+        (lambda: report.run(report.Config("generate", price_per_hour=float("nan"))), "--price_per_hour is nan"),
+        (lambda: report.run(report.Config("generate", price_per_hour=float("inf"))), "--price_per_hour is inf"),
     ],
 )
 def test_bad_input_is_one_clear_error(run_dir: Path, run: Any, problem: str) -> None:
