@@ -12,4 +12,9 @@
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/dev/setup.sh"
+if [ "${WANDB_RUN:-dummy}" != dummy ] && ! "$here/.venv/bin/python" -c 'import wandb' 2>/dev/null; then
+    echo "Installing wandb, since WANDB_RUN is set ..."
+    "$here/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$here/constraints.txt" wandb ||
+        echo "wandb could not be installed: there will be no curves there" >&2
+fi
 NANOCHAT_CALLED_AS="bash $(printf %q "$0")" exec "$here/.venv/bin/nanochat" speedrun "$@"

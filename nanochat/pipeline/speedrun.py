@@ -55,7 +55,7 @@ def speedrun(config: SpeedrunConfig) -> None:
         run_stages(log, plan, marks, handle)
         bill.note()
         say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")
-        say(f"The report: {report_dir() / 'report.md'}\n")
+        say(f"The report: {report_dir() / 'report.html'}, and report.md beside it\n")
         farewell(plan.corpus, plan.tag, config.world_seed)
 
 
@@ -219,6 +219,13 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         process.send_signal(number)
         raise KeyboardInterrupt
 
+    def record(status: str) -> float:
+        seconds = time.monotonic() - began
+        spent = {"spent_seconds": plan.bill.seconds, "spent_dollars": plan.bill.dollars} if plan.bill else {}
+        facts = {"status": status, "tag": plan.tag, "command": stage.display(plan.nproc), **spent}
+        writer.write("stage", stage=stage.name, seconds=seconds, **facts)
+        return seconds
+
     old = signal.signal(signal.SIGTERM, forward)
     try:
         code, limit = _wait(process, stage, plan.bill)
@@ -229,21 +236,11 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         _end(process)
         if plan.bill:
             plan.bill.note()
+        record("interrupted")
         raise
     finally:
         signal.signal(signal.SIGTERM, old)
-    seconds = time.monotonic() - began
-    status = "done" if code == 0 else "interrupted" if code in STOPPED else f"failed ({code})"
-    spent = {"spent_seconds": plan.bill.seconds, "spent_dollars": plan.bill.dollars} if plan.bill else {}
-    writer.write(
-        "stage",
-        stage=stage.name,
-        seconds=seconds,
-        status=status,
-        tag=plan.tag,
-        command=stage.display(plan.nproc),
-        **spent,
-    )
+    seconds = record("done" if code == 0 else "interrupted" if code in STOPPED else f"failed ({code})")
     if code == 0:
         return seconds
     if limit and code in STOPPED:

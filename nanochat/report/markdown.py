@@ -27,8 +27,10 @@ def plain(text: str, most: int = 1000) -> str:
 
 
 def _section(section: Section) -> str:
+    """"" when nothing of it is for Markdown."""
     head = [f"{'#' * section.level} {plain(section.title)}"] if section.title else []
-    return "\n\n".join([*head, *_drawn(section.blocks)])
+    drawn = _drawn(section.blocks)
+    return "\n\n".join([*head, *drawn]) if drawn else ""
 
 
 def _drawn(blocks: Iterable[Block]) -> list[str]:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -104,6 +105,24 @@ def test_a_stopped_stage_is_neither_done_nor_failed(
     (stages.parent / "fail").unlink()
     speedrun(SpeedrunConfig())
     assert stages.read_text() == "one\ntwo x\ntwo x --resume\nthree\n"
+
+
+def test_what_an_interrupted_stage_took_is_recorded(
+    stages: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C: the report's hours are those of the bill, lost work included."""
+
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_wait", interrupted)
+        patch.setattr(module, "_end", lambda process: process.kill())
+        with pytest.raises(KeyboardInterrupt):
+            speedrun(SpeedrunConfig())
+    [row] = read_metrics(base / "runs/speedrun/metrics.jsonl")
+    assert (row["stage"], row["status"]) == ("one", "interrupted")
+    assert row["seconds"] > 0 and row["spent_seconds"] > 0
 
 
 def test_dry_run_starts_nothing(stages: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,8 @@ def test_absent_runs_leave_no_section() -> None:
         "## Stages",
     ]
     assert rows(text, "torch") and rows(text, "Cores") and rows(text, "Lines")
+    lines = [line for line in text.splitlines() if line]
+    assert not [a for a, b in itertools.pairwise(lines) if a.startswith("### ") and b.startswith("#")]
 
 
 def test_trainings_own_bpb_stands_in() -> None:
