@@ -271,6 +271,7 @@ def test_cards_that_cannot_train_are_named(capsys: pytest.CaptureFixture[str]) -
     assert "4 of the 6 cards train" in text and "18.00 dollars an hour" in text
 
 
+@pytest.mark.slow
 def test_memory_is_of_the_real_step() -> None:
     """A small one: the trace itself is tested in tests/train."""
     layout, _ = plan(gpu="t4", num_gpus=1, depth=1)
