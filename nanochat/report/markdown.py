@@ -27,7 +27,7 @@ def plain(text: str, most: int = 1000) -> str:
 
 
 def _section(section: Section) -> str:
-    """"" when nothing of it is for Markdown."""
+    """Empty when nothing of it is for Markdown."""
     head = [f"{'#' * section.level} {plain(section.title)}"] if section.title else []
     drawn = _drawn(section.blocks)
     return "\n\n".join([*head, *drawn]) if drawn else ""
