@@ -202,7 +202,7 @@ def follow(rows: Rows, path: Path, record: Record, start: Any, over: Any) -> Ite
 def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, group: str, at: str) -> None:
     """Arguments as in `Record`, of a run, and of `Rows`. It ends when its input or its parent does."""
     os.nice(10)
-    tell = os.fdopen(os.dup(1), "w", buffering=1)
+    training = os.dup(1)
     place = Path(folder)
     try:
         log = os.open(place / f"{tracker}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -215,6 +215,10 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
     record = Record(id, of, json.loads(sent))
     path = record_file(place, tracker)
 
+    def tell(message: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # it has ended, and its last rows are still to be sent
+            os.write(training, (json.dumps(message) + "\n").encode())
+
     def start(settings: dict[str, Any]) -> Run:
         config = {k: v for k, v in settings.items() if k not in ("version", "time", "kind")}
         # Names need not be UTF-8 here, and must be there.
@@ -226,7 +230,7 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
         text = str(message)
         sys.stderr.write(f"{text}\n")
         if text.startswith(tracker):
-            tell.write(json.dumps({"warned": text}) + "\n")
+            tell({"warned": text})
 
     warnings.showwarning = warned
     try:
@@ -236,11 +240,11 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
                 record.sent = {**record.sent, **newer.sent}
             write_record(path, record)
             for url in follow(Rows(place / FILE, int(at)), path, record, start, over):
-                tell.write(json.dumps({"url": url}) + "\n")
-        tell.write(json.dumps({"done": True}) + "\n")
+                tell({"url": url})
+        tell({"done": True})
     except Exception as error:
         first = str(error).strip().splitlines() or [repr(error)]
-        tell.write(json.dumps({"failed": first[0]}) + "\n")
+        tell({"failed": first[0]})
         sys.stderr.write(f"{error!r}\n")
         os._exit(1)  # a tracker's own farewell may wait for what has just failed
 

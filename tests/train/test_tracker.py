@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from nanochat.console import UserError
-from nanochat.metrics import read_metrics, rewind
+from nanochat.metrics import MetricsWriter, read_metrics, rewind
 from nanochat.pipeline.settings import SpeedrunConfig, resolve
 from nanochat.train import tracker as trackers
 from nanochat.train import tracking
@@ -25,6 +26,16 @@ from nanochat.train.config import BaseConfig, settings
 from nanochat.train.state import TrainState
 from nanochat.train.tracker import Tracker
 
+SLOW = """
+import time
+from types import SimpleNamespace
+time.sleep(0.2)
+Settings = lambda **given: None
+define_metric = lambda *a, **k: None
+log = lambda numbers, step: print(step, flush=True)
+finish = lambda: print("finished", flush=True)
+init = lambda **given: SimpleNamespace(step=0, url="there", define_metric=define_metric, log=log, finish=finish)
+"""
 TRAINED = {"params": 4, "note": "naïve\ud800"}
 
 
@@ -203,6 +214,29 @@ def test_a_bad_tracker_costs_nothing(
     else:
         assert "Weights & Biases failed, logging to metrics.jsonl only" in said.err
     processes[0].wait()
+
+
+def test_a_tracker_that_begins_after_the_training_has_ended_gets_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a short training, or a killed one: nobody reads what the process says."""
+    file = tmp_path / "runs" / "metrics.jsonl"
+    writer = MetricsWriter(file)
+    writer.write("settings", depth=4)
+    writer.write("step", step=1, loss=2.0)
+    (tmp_path / "wandb.py").write_text(SLOW)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    given = ["wandb", str(file.parent), "ab12", "x", "{}", "night-base", "night", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nanochat.train.tracking", *given], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin and process.stdout
+    process.stdin.close()
+    process.stdout.close()
+    assert process.wait(60) == 0
+    record = tracking.read_record(file.with_name("wandb.json"))
+    assert record and record.sent == {"step": 1}
+    assert (file.parent / "wandb.log").read_text() == "1\nfinished\n"
 
 
 @needs_wandb
