@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 WIDTH = 100
+SIMILAR = 4.0  # times as many FLOPs, or as few, that a published run to compare with may have
 SEEN = 0.994  # share of a card's memory that torch sees
 
 
@@ -217,8 +218,8 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
     disk = layout.disk
     yield from _entry(
         "disk",
-        f"{_gb(sum(disk.values()))} GB: {_gb(disk['shards'])} shards, {_gb(disk['checkpoints'])} checkpoints, "
-        f"{_gb(disk['rest'])} tokenizer and evaluations",
+        f"{_gb(sum(disk.values()))} GB: text {_gb(disk['shards'])}, checkpoints {_gb(disk['checkpoints'])}, "
+        f"tokenizer and evaluations {_gb(disk['rest'])}",
     )
     yield ""
     dollars = place.price > 0
@@ -241,7 +242,8 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
         f", {name} {value:.4f}" for name, value in (("bits per byte", nearest.bpb), ("CORE", nearest.core)) if value
     )
     what = "in all" if nearest.hours_of == "all" else "of pretraining"
-    yield from _entry("published", f"{nearest.name} on 8 x H100: {nearest.hours:.2f} hours {what}{quality}")
+    if 1 / SIMILAR < nearest.flops / layout.flops < SIMILAR:
+        yield from _entry("published", f"{nearest.name} on 8 x H100: {nearest.hours:.2f} hours {what}{quality}")
     yield ""
     yield "What this rests on"
     for name, words in rests_on(layout).items():
@@ -249,6 +251,8 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
     yield ""
     yield "The command"
     yield f"  {command(layout, goal)}"
+    if goal.name in ("budget", "hours"):
+        yield "  At the limit it saves and ends; the same command with a higher one goes on."
 
 
 def _row(name: str, hours: Estimate, price: float, with_range: bool) -> str:
