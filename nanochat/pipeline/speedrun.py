@@ -243,7 +243,7 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
     seconds = record("done" if code == 0 else "interrupted" if code in STOPPED else f"failed ({code})")
     if code == 0:
         return seconds
-    if limit and code in STOPPED:
+    if limit and code in {*STOPPED, -signal.SIGKILL}:
         if _written(stage, plan.tag) != before:  # else it took no step: what a killed attempt lost is lost anyway
             _require_saved(stage, plan.tag, limit)
         raise limit
@@ -277,12 +277,12 @@ def _wait(process: subprocess.Popen[bytes], stage: Stage, bill: Bill | None) -> 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Let a stage save and end."""
-    for patience in (GRACE, None):
+    """Let a stage save and end. One that hangs is killed: a machine costs, and a training saves long before."""
+    for ask in (process.terminate, process.terminate, process.kill):
         if process.poll() is None:
-            process.terminate()
+            ask()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(None if ask == process.kill else GRACE)
 
 
 def _written(stage: Stage, tag: str) -> tuple[int, int, int]:

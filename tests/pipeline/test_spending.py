@@ -108,6 +108,19 @@ def test_the_command_on_finish_runs_when_a_limit_ended_the_run(
     assert "the backup is finished first" in capfd.readouterr().out
 
 
+def test_a_stage_that_hangs_does_not_keep_the_machine(
+    ran: Path, limited: SpeedrunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); open(sys.argv[1], 'w'); "
+    hangs += "time.sleep(100)"
+    monkeypatch.setattr(module, "_command", lambda *a: [sys.executable, "-c", hangs, str(ran)])
+    monkeypatch.setattr(module, "GRACE", 0.2)
+    monkeypatch.setattr(Bill, "left", property(lambda bill: 0.0 if ran.exists() else 0.1))
+    limited.backup, limited.on_finish = str(tmp_path / "far"), f"touch {tmp_path / 'ended'}"
+    assert code_of(limited) == INTERRUPTED
+    assert (tmp_path / "ended").exists()
+
+
 @pytest.mark.parametrize("when", ["in this attempt", "in a killed one"])
 def test_nothing_ends_the_machine_when_steps_are_not_saved(
     ran: Path, limited: SpeedrunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
