@@ -11,8 +11,8 @@ from nanochat.pipeline.speedrun import speedrun
 if TYPE_CHECKING:
     from nanochat.pipeline.doctor import DoctorConfig, examine, quick_checks
     from nanochat.pipeline.miniseries import MiniseriesConfig, run_miniseries
-    from nanochat.pipeline.plan_config import PlanConfig
-    from nanochat.pipeline.planning import run_plan
+    from nanochat.pipeline.plan.config import PlanConfig
+    from nanochat.pipeline.plan.planning import run_plan
 
 __all__ = [
     "DoctorConfig",
@@ -31,7 +31,7 @@ __getattr__ = lazy(
     {
         "doctor": "DoctorConfig examine quick_checks",
         "miniseries": "MiniseriesConfig run_miniseries",
-        "plan_config": "PlanConfig",
-        "planning": "run_plan",
+        "plan.config": "PlanConfig",
+        "plan.planning": "run_plan",
     },
 )

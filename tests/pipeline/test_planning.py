@@ -19,13 +19,16 @@ from nanochat import gpus
 from nanochat.console import UserError
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
-from nanochat.pipeline import PlanConfig, SpeedrunConfig, plan_here, plan_text, planning
+from nanochat.pipeline import PlanConfig, SpeedrunConfig
 from nanochat.pipeline.calibration import calibration_table
 from nanochat.pipeline.cards import Cards
-from nanochat.pipeline.choosing import choose, rented
 from nanochat.pipeline.layout import Layout
-from nanochat.pipeline.measuring import Measured, measure
-from nanochat.pipeline.plan_config import Goal, check, recipe_of
+from nanochat.pipeline.plan import here as plan_here
+from nanochat.pipeline.plan import planning
+from nanochat.pipeline.plan import text as plan_text
+from nanochat.pipeline.plan.choosing import choose, rented
+from nanochat.pipeline.plan.config import Goal, check, recipe_of
+from nanochat.pipeline.plan.measuring import Measured, measure
 from nanochat.pipeline.published import published
 from nanochat.pipeline.recipes import RECIPES
 from nanochat.pipeline.settings import resolve
