@@ -236,7 +236,8 @@ def run_stage(stage: Stage, plan: Plan, resume: bool, handle: int) -> float:
         _end(process)
         if plan.bill:
             plan.bill.note()
-        record("interrupted")
+        with suppress(UserError):  # a full disk
+            record("interrupted")
         raise
     finally:
         signal.signal(signal.SIGTERM, old)

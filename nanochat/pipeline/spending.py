@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from nanochat.console import INTERRUPTED, LimitReachedError, UserError, duration
 
@@ -48,7 +49,8 @@ class Bill:
             dollars=priced + (took / 3600 * self.price),
             unpriced=unpriced + (0.0 if self.price else took),
         )
-        self._save()
+        with suppress(UserError):  # a full disk ends no stage; the next note has all of it
+            self._save()
 
     @property
     def left(self) -> float:

@@ -169,6 +169,20 @@ def test_earlier_attempts_count_at_their_price() -> None:
     assert "--max-hours=2.6 is reached" in str(bill.reached()) and len(saves) == 6
 
 
+def test_a_full_disk_ends_no_stage(ran: Path) -> None:
+    """What was spent is noted each minute, and a night of training must not hang on that."""
+    saves = []
+
+    def full() -> None:
+        saves.append(1)
+        raise UserError("cannot write speedrun.json: No space left on device")
+
+    bill = Bill({}, full, max_hours=0.2 / 3600)
+    with pytest.raises(LimitReachedError):
+        module.run_stage(Stage("base_train", ()), Plan((), 1, "a test", "tinyworld", "d1", bill=bill), False, 1)
+    assert saves and bill.seconds >= 0.2
+
+
 @pytest.mark.parametrize("spent", ["many", -5, True, None, float("nan"), float("inf"), [1]])
 def test_what_a_file_says_of_money_is_believed_only_if_it_can_be(spent: object, base: Path) -> None:
     bill = Bill({"seconds": spent, "dollars": spent}, lambda: None, max_hours=1.0)  # type: ignore[dict-item]
