@@ -64,11 +64,10 @@ CASES = (
         for arch, dtype, compiled in itertools.product(get_args(Arch), ("bfloat16", "float32"), (False, True))
     ),
     *(replace(case, checkpoint_activations=True) for case in (Case(), Case("classic", "float32", compiled=True))),
-    *(Case(depth=8, compiled=compiled) for compiled in (False, True)),
+    *(Case(depth=8, rows=2, compiled=compiled) for compiled in (False, True)),
     *(Case(rows=16, compiled=compiled) for compiled in (False, True)),
-    *(Case(rows=1, seq_len=2048, passes=9, compiled=compiled) for compiled in (False, True)),
-    Case("classic", depth=12, rows=2, vocab=8192, compiled=True),
-    Case(depth=12, rows=2, vocab=8192, compiled=True),
+    Case(depth=2, rows=1, seq_len=2048, passes=9, compiled=True),
+    *(Case(arch, depth=12, rows=1, seq_len=256, compiled=True) for arch in get_args(Arch)),
 )
 
 

@@ -43,9 +43,9 @@ SCATTERS = {"index_put", "scatter", "scatter_add", "index_add", "_unsafe_index_p
 class Compiler:
     """Called like torch.compile. Equal signatures share a graph, as they share compiled code."""
 
-    def __init__(self, counting: Callable[[bool], AbstractContextManager[None]]) -> None:
+    def __init__(self, counting: Callable[[bool], AbstractContextManager[None]], on_cpu: bool) -> None:
         """counting: a context in which allocations count, or do not, as when a graph is traced."""
-        self._counting = counting
+        self._counting, self._on_cpu = counting, on_cpu
         self._tracing = False
         self._graphs: dict[Any, Callable[..., Any]] = {}
 
@@ -95,7 +95,7 @@ class Compiler:
 
     def _allocating(self, gm: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
         """A function that takes what the graph takes, and allocates what its kernels would."""
-        kernels = Kernels(gm.graph)
+        kernels = Kernels(gm.graph, self._on_cpu)
 
         def run(given: list[Any]) -> list[Any]:
             with self._counting(not self._tracing):
@@ -108,7 +108,7 @@ class Compiler:
 class Kernels:
     """A graph's buffers in the order of its kernels."""
 
-    def __init__(self, graph: fx.Graph):
+    def __init__(self, graph: fx.Graph, on_cpu: bool):
         self.nodes = list(graph.nodes)
         self.layouts = {node: tree_map_only(Tensor, _Layout.of, node.meta.get("val")) for node in self.nodes}
         self.output = self.nodes[-1]
@@ -120,6 +120,8 @@ class Kernels:
             if _kind(node) in ("input", "product", "reduction", "scatter")
             or (_kind(node) == "inline" and (node in returned or node in operands))
         }
+        if on_cpu:
+            self.real |= _reused(self.nodes, self.real)
         self.reads: dict[fx.Node, set[fx.Node]] = {}
         for node in self.nodes:
             found: set[fx.Node] = set()
@@ -180,10 +182,37 @@ class Kernels:
         return torch.as_strided(held, value.shape, value.stride, value.offset)
 
 
+def _reused(nodes: list[fx.Node], real: set[fx.Node]) -> set[fx.Node]:
+    """Values that code for a CPU stores: an exponential is in them, and they are needed before a sum and after it."""
+    seen: dict[fx.Node, set[fx.Node]] = {}  # what a node computes from, up to other buffers
+    slow: set[fx.Node] = set()
+    stored: set[fx.Node] = set()
+    for node in nodes:
+        seen[node] = set()
+        for operand in _nodes((node.args, node.kwargs)):
+            if _kind(operand) == "reduction":
+                seen[node].add(operand)
+            elif operand not in real:
+                seen[node] |= {operand, *seen[operand]}
+        if _kind(node) == "inline" and node not in real and (_is_slow(node) or slow & seen[node]):
+            slow.add(node)
+        for reduction in (found for found in seen[node] if _kind(found) == "reduction"):
+            stored |= seen[reduction] & slow & seen[node]
+    return {node for node in stored if len(node.users) > 1}
+
+
+def _is_slow(node: fx.Node) -> bool:
+    return _name(node) in ("exp", "sigmoid")
+
+
+def _name(node: fx.Node) -> str:
+    return getattr(node.target, "_opname", None) or str(getattr(node.target, "__name__", ""))
+
+
 def _kind(node: fx.Node) -> str:
     if node.op != "call_function":
         return {"placeholder": "input", "output": "output"}.get(node.op, "product")
-    name = getattr(node.target, "_opname", None) or str(getattr(node.target, "__name__", ""))
+    name = _name(node)
     if name in VIEWS or name == "getitem":
         return "view"
     if name == "copy_":

@@ -80,7 +80,7 @@ def predict(
     batch_tokens = batch_tokens or rows * world * config.seq_len
     choices = Machine(torch.device(device), getattr(torch, dtype), Ranks(world=world))
     with _ranks(world), FakeTensorMode(), Allocations() as memory:
-        compiler = Compiler(memory.count) if compiled else None
+        compiler = Compiler(memory.count, device == "cpu") if compiled else None
 
         def trial(depth: int) -> _Trial:
             memory.forget()
