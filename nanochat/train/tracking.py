@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ Name = Literal["wandb", "trackio"]
 PROJECT = "nanochat"
 TRACKED = {"step", "eval", "summary"}
 LOOK = 0.5  # seconds between two looks at metrics.jsonl
+SURE = 5.0  # seconds without trouble after which a step counts as sent: trackers keep numbers in the background
 LEAVE = 60.0  # seconds that sending may take after the training has ended
 SETTINGS = 30.0  # seconds to wait for the training's settings
 
@@ -168,10 +170,13 @@ def numbers_of(row: dict[str, Any]) -> dict[str, float]:
     return {k: v for k, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool) and k not in beside}
 
 
-def follow(rows: Rows, path: Path, record: Record, start: Any, over: Any) -> Iterator[str]:
-    """Send all rows that come until `over` (an event) is set. Yields where the run is, once it has begun.
+def follow(
+    rows: Rows, path: Path, record: Record, start: Any, over: threading.Event, trouble: threading.Event
+) -> Iterator[str]:
+    """Send all rows that come until `over` is set. Yields where the run is, once it has begun.
 
-    start: makes the run, from the training's settings. path: of the record.
+    start: makes the run, from the training's settings. path: of the record, which is not written any more once there
+    was `trouble`: what may be lost is sent again by a later process.
     """
     waiting = rows.new()
     deadline = time.monotonic() + SETTINGS
@@ -182,6 +187,7 @@ def follow(rows: Rows, path: Path, record: Record, start: Any, over: Any) -> Ite
     waiting = waiting[begins[-1] if begins else 0 :]  # what is above is another training's
     run: Run = start(waiting[0] if begins else {})
     yield run.url
+    unsure: deque[tuple[float, dict[str, int]]] = deque()
     while True:
         last = over.is_set()  # what is written before it is read below
         for row in waiting or rows.new():
@@ -192,10 +198,16 @@ def follow(rows: Rows, path: Path, record: Record, start: Any, over: Any) -> Ite
         if waiting:
             waiting = []
             continue
-        write_record(path, record)
         if last:
             run.finish()
+            if not trouble.is_set():
+                write_record(path, record)
             return
+        unsure.append((time.monotonic(), dict(record.sent)))
+        while unsure and time.monotonic() - unsure[0][0] > SURE:
+            sent = unsure.popleft()[1]
+            if not trouble.is_set():
+                write_record(path, Record(record.id, record.of, sent))
         over.wait(LOOK)
 
 
@@ -210,7 +222,7 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
         log = os.open(os.devnull, os.O_WRONLY)
     os.dup2(log, 1)  # trackers chat
     os.dup2(log, 2)
-    over = threading.Event()
+    over, trouble = threading.Event(), threading.Event()
     threading.Thread(target=_wait_for_end, args=(over, os.getppid()), daemon=True).start()
     record = Record(id, of, json.loads(sent))
     path = record_file(place, tracker)
@@ -230,6 +242,7 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
         text = str(message)
         sys.stderr.write(f"{text}\n")
         if text.startswith(tracker):
+            trouble.set()
             tell({"warned": text})
 
     warnings.showwarning = warned
@@ -239,7 +252,7 @@ def main(tracker: str, folder: str, id: str, of: str, sent: str, name: str, grou
             if (newer := read_record(path)) and newer.id == id:
                 record.sent = {**record.sent, **newer.sent}
             write_record(path, record)
-            for url in follow(Rows(place / FILE, int(at)), path, record, start, over):
+            for url in follow(Rows(place / FILE, int(at)), path, record, start, over, trouble):
                 tell({"url": url})
         tell({"done": True})
     except Exception as error:

@@ -146,12 +146,55 @@ class Calls:
         self.rows.append(("finish", 0))
 
 
+class Full(Calls):
+    """Takes numbers, and finds at the end that it cannot keep them."""
+
+    def finish(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("how", ["raises", "warns", "works"])
+def test_only_numbers_that_were_kept_count_as_sent(tmp_path: Path, how: str) -> None:
+    file, path = tmp_path / "metrics.jsonl", tmp_path / "wandb.json"
+    file.write_text('{"kind": "settings"}\n{"kind": "step", "step": 1}\n')
+    over, trouble = threading.Event(), threading.Event()
+    over.set()
+    if how == "warns":
+        trouble.set()
+    run = Full() if how == "raises" else Calls()
+    following = tracking.follow(
+        tracking.Rows(file), path, tracking.Record("ab", "x"), lambda config: run, over, trouble
+    )
+    if how == "raises":
+        with pytest.raises(OSError, match="No space"):
+            list(following)
+    else:
+        list(following)
+    record = tracking.read_record(path)
+    assert (record.sent if record else {}) == ({"step": 1} if how == "works" else {})
+
+
+@needs_trackio
+def test_what_a_full_disk_did_not_take_is_sent_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, place = tmp_path / "runs" / "metrics.jsonl", tmp_path / "trackio"
+    place.write_text("no folder")
+    train(file, "trackio", 0, 3)
+    assert "trackio failed" in capsys.readouterr().err
+    place.unlink()
+    train(file, "trackio", 2, 5)
+    with sqlite3.connect(place / "nanochat.db") as db:
+        rows = db.execute("SELECT step, metrics FROM metrics ORDER BY id").fetchall()
+    assert [step for step, metrics in rows if "step/loss" in str(metrics)] == [1, 2, 3, 4, 5]
+
+
 def sent(file: Path, record: tracking.Record) -> tuple[list[tuple[str, int]], list[Any]]:
     """What a process would send of a finished training, and the settings it starts with."""
     calls, configs, over = Calls(), [], threading.Event()
     over.set()
     start = lambda config: configs.append(config) or calls  # noqa: E731
-    list(tracking.follow(tracking.Rows(file), file.with_name("wandb.json"), record, start, over))
+    list(tracking.follow(tracking.Rows(file), file.with_name("wandb.json"), record, start, over, threading.Event()))
     return calls.rows, configs
 
 
@@ -247,13 +290,6 @@ def test_without_a_key_and_a_terminal_nobody_is_asked(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     train(tmp_path / "runs" / "metrics.jsonl", "wandb", 0, 2)
     assert "Weights & Biases failed" in capsys.readouterr().err
-
-
-@needs_trackio
-def test_numbers_that_trackio_cannot_keep_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "trackio").write_text("no folder")
-    train(tmp_path / "runs" / "metrics.jsonl", "trackio", 0, 2)
-    assert "trackio failed" in capsys.readouterr().err
 
 
 def test_other_ranks_track_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
