@@ -15,10 +15,11 @@ import pytest
 
 # Set before torch is imported: small models gain nothing from threads, and lose a lot on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
-# Set before transformers is imported: where it copies and imports the model files of folders. It has one such place for
-# the life of a process.
-os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="nanochat-test-modules-")
-atexit.register(shutil.rmtree, os.environ["HF_MODULES_CACHE"], ignore_errors=True)
+# Set before huggingface_hub and transformers are imported. The one keeps what a server said about itself there for a
+# day, the other copies and imports the model files of folders: neither is for the home of who runs the tests.
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="nanochat-test-hf-")
+os.environ["HF_MODULES_CACHE"] = os.environ["HF_HOME"] + "/modules"
+atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 VOCAB = 600
 EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))

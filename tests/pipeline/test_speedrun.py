@@ -107,9 +107,7 @@ def test_a_stopped_stage_is_neither_done_nor_failed(
     assert stages.read_text() == "one\ntwo x\ntwo x --resume\nthree\n"
 
 
-def test_what_an_interrupted_stage_took_is_recorded(
-    stages: Path, base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_an_interrupted_stage_took_is_recorded(stages: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C: the report's hours are those of the bill, lost work included."""
 
     def interrupted(*_: object) -> NoReturn:
