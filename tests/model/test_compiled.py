@@ -53,7 +53,7 @@ def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None
             assert torch.allclose(a, b, atol=2e-4), (name, frugal)
 
 
-@pytest.mark.parametrize("backend", ["blocked", "flex"])
+@pytest.mark.parametrize("backend", ["blocked", pytest.param("flex", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "config", [CLASSIC, replace(MODERN, kv_heads=1, seq_len=160, windows="SL")], ids=["classic", "modern"]
 )

@@ -309,7 +309,7 @@ def sharded(rank: int, world: int, port: int, folder: str, sparse: bool) -> None
         assert not [name for name in names if "gloo" in name], "threads that abort the interpreter's end"
 
 
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("sparse", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_one_rank_equals_two_equals_four(tmp_path: Path, free_port: int, sparse: bool) -> None:
     """Three of the stacks do not divide by two or four ranks, nor does a vocabulary of 50 by four."""
     sharded(0, 1, 0, str(tmp_path), sparse)

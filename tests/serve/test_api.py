@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -264,12 +265,11 @@ def wait_for(condition: Callable[[], bool]) -> bool:
 
 
 def test_a_client_that_leaves_ends_the_work(scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> None:
-    engine = scripted(lambda request: text(*["word "] * 100_000))
+    engine = scripted(lambda request: itertools.repeat(*text("word ")))  # without end
     address = served(create_app(engine, info))
     with httpx.stream("POST", f"{address}/chat/completions", json=QUESTION, timeout=20) as response:
         next(response.iter_lines())
-    assert engine.ended.wait(15)
-    assert engine.said < 100_000
+    assert engine.ended.wait(60)
     engine.ended.clear()
     engine.script = lambda request: text("fine")
     assert events(httpx.post(f"{address}/chat/completions", json=QUESTION, timeout=20).text)[0]["token"] == "fine"

@@ -276,7 +276,7 @@ def test_spelling_bee_reads_counts_like_these() -> None:
 
 
 @pytest.mark.skipif(not (PACK / "openai/gsm8k").is_dir(), reason="the data pack is not here")
-@pytest.mark.parametrize("split", ["test", "train"])
+@pytest.mark.parametrize("split", ["test", pytest.param("train", marks=pytest.mark.slow)])
 def test_all_real_solutions_are_right(split: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.setenv("NANOCHAT_HUB_DIR", str(PACK.resolve()))

@@ -59,7 +59,9 @@ def test_many_characters_in_context(unicode_differences: set[str], context: str,
     assert not split_otherwise(points, context, digits, unicode_differences)
 
 
-@pytest.mark.parametrize("digits", [1, 2, 3])
+@pytest.mark.parametrize(
+    "digits", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_every_character(unicode_differences: set[str], digits: int) -> None:
     assert not split_otherwise(CHARACTERS, "{}{}", digits, unicode_differences)
 

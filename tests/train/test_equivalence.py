@@ -283,7 +283,7 @@ def test_impossible_settings_of_fine_tuning_are_refused(bad: dict[str, Any], mes
         check_config(ChatConfig(**bad))
 
 
-@pytest.mark.parametrize("door", ["data", "mixture"])
+@pytest.mark.parametrize("door", [pytest.param("data", marks=pytest.mark.slow), "mixture"])
 def test_conversations_are_compared_by_content(door: str, base: Path, tmp_path: Path) -> None:
     """In another folder the same ones go on; edited ones, of the same length and age, begin anew."""
 
@@ -390,7 +390,7 @@ def test_the_seed_is_that_of_the_order_of_conversations(stage: Any, base: Path, 
         assert first[1] == other[1]  # all seeds are validated alike
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: int) -> None:
     values = {**BASE, "num_iterations": 400, "model_tag": "cut", "save_every": -1}
     process = subprocess.Popen(

@@ -237,10 +237,11 @@ def test_a_whole_one_is_read(whole: Path) -> None:
     assert refused(whole) == ""
 
 
-def test_a_thousand_spoilt_ones_give_a_line_each(whole: Path, tmp_path: Path) -> None:
-    said = attack(whole, tmp_path, range(1000))
-    assert sum(map(bool, said)) > 800
-    assert len({line.replace("0", "") for line in said}) > 200  # many different things were wrong
+@pytest.mark.parametrize("count", [250, pytest.param(1000, marks=pytest.mark.slow)])
+def test_spoilt_ones_give_a_line_each(whole: Path, tmp_path: Path, count: int) -> None:
+    said = attack(whole, tmp_path, range(count))
+    assert sum(map(bool, said)) > 0.8 * count
+    assert len({line.replace("0", "") for line in said}) > 0.2 * count  # many different things were wrong
 
 
 @pytest.mark.slow

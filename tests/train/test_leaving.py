@@ -168,11 +168,11 @@ def signalled(tmp_path: Path, patch: str, number: int, again: float = 0.0, **giv
     ("patch", "number", "given", "saved"),
     [
         ("step", signal.SIGTERM, {}, 3),  # a step that does not end: what was before it
-        ("compiler", signal.SIGINT, {}, 3),
+        pytest.param("compiler", signal.SIGINT, {}, 3, marks=pytest.mark.slow),
         ("c", signal.SIGTERM, {}, 3),
-        ("last save", signal.SIGTERM, {}, 10),
+        pytest.param("last save", signal.SIGTERM, {}, 10, marks=pytest.mark.slow),
         ("save", signal.SIGTERM, {"save_every": 2}, 0),
-        ("validation", signal.SIGTERM, {"eval_every": 4}, 4),
+        pytest.param("validation", signal.SIGTERM, {"eval_every": 4}, 4, marks=pytest.mark.slow),
         ("validation", signal.SIGINT, {}, 10),  # the last one, after the last step
     ],
 )
@@ -433,7 +433,9 @@ def test_minutes_are_a_schedule_too(base: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(checkpoint.steps("base", "x")) == list(range(1, 11))
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "state", "manifest", "all"])
+@pytest.mark.parametrize(
+    "damage", ["flip", "all", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "state", "manifest"))]
+)
 def test_damaged_checkpoints_are_named_and_passed_over(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:

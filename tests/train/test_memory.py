@@ -38,7 +38,7 @@ def test_compiled_too(arch: str, dtype: str) -> None:
     ("arch", "windows", "depth", "how"),
     [
         ("modern", "SL", 9, {"compiled": False, "checkpoint_activations": True}),
-        ("classic", "L", 7, {"compiled": True}),
+        pytest.param("classic", "L", 7, {"compiled": True}, marks=pytest.mark.slow),
         pytest.param("modern", "SSL", 19, {"compiled": True}, marks=pytest.mark.slow),
         ("classic", "L", 7, {"compiled": False, "device": "cpu"}),
     ],

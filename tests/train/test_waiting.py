@@ -131,7 +131,7 @@ def assert_same_weights(one: str, other: str) -> None:
     assert all(bool((a[name] == b[name]).all()) for name in a)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_stop_while_waiting_saves_and_leaves(
     arriving: Arriving, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -251,7 +251,7 @@ run_command(BaseConfig, train_base)
 """
 
 
-@pytest.mark.parametrize(("then", "code"), [("fail", 2), ("stop", 130)])
+@pytest.mark.parametrize(("then", "code"), [pytest.param("fail", 2, marks=pytest.mark.slow), ("stop", 130)])
 def test_two_ranks_wait_fail_and_stop_together(
     arriving: Arriving, tmp_path: Path, free_port: int, then: str, code: int
 ) -> None:
