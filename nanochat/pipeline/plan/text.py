@@ -14,7 +14,7 @@ from nanochat.pipeline.layout import Layout
 from nanochat.pipeline.plan.config import Goal
 from nanochat.pipeline.published import FAMILIES, published
 from nanochat.pipeline.recipes import RECIPES
-from nanochat.pipeline.room import USABLE
+from nanochat.pipeline.room import USABLE, held
 
 if TYPE_CHECKING:
     from nanochat.train.memory import Memory
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 VERSION = 1
 WIDTH = 100
 SIMILAR = 4.0  # times as many FLOPs, or as few, that a published run to compare with may have
+LEAST_KEPT = 24.0  # bytes per token, layer and channel that a pass in bfloat16 holds at the very least (traced: 31+)
 SEEN = 0.994  # share of a card's memory that torch sees
 
 
@@ -68,6 +69,9 @@ def fitted(layout: Layout) -> Fitted:
     dtype = "float32" if place.gpu.fp32_peak else "bfloat16"
     asked = choose_rows(layout.batch // config.seq_len, config.shape, layout.recipe.rows(layout.depth), there)
     rows = asked
+    least = LEAST_KEPT * config.depth * config.width * config.seq_len * (2 if place.gpu.fp32_peak else 1)
+    while rows > 1 and held(config, place.used) + least * rows > USABLE * place.gpu.memory:  # each trace takes seconds
+        rows //= 2
     while True:
         # In float8 it would take up to 5% less, and a third longer to find out: only for the last try.
         fp8 = layout.fp8 and rows == 1
@@ -84,7 +88,7 @@ def fitted(layout: Layout) -> Fitted:
         passing = (memory.activations + memory.temporaries) / rows
         always = memory.peak - passing * rows
         rows //= 2
-        while rows > 1 and always + passing * rows > USABLE * found.card:  # each trace takes seconds
+        while rows > 1 and always + passing * rows > USABLE * found.card:
             rows //= 2
 
 
