@@ -19,6 +19,7 @@ from nanochat.metrics import MetricsWriter, evaluation_file
 from nanochat.paths import write_json
 
 RESULT_VERSION = 1
+SUBJECT = 80  # characters of a commit's subject, as in the seed
 
 
 def version_hash(parts: Iterable[str | bytes]) -> str:
@@ -30,18 +31,28 @@ def version_hash(parts: Iterable[str | bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
-def code_commit() -> str:
-    """The commit of this code, marked if files have local changes; "" outside of git."""
+def git_state() -> dict[str, Any]:
+    """commit, branch, dirty (tracked files have changes) and message (its first line); {} outside of a checkout."""
     root = Path(nanochat.__file__).parents[1]
     if not (root / ".git").exists():
-        return ""
-    git = ["git", "-C", str(root)]
+        return {}
+
+    def git(*args: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=10, check=True)
+        return done.stdout.decode(errors="replace").strip()
+
     try:
-        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return head.stdout.strip() + (" (with local changes)" if changes.stdout.strip() else "")
+        commit, _, message = git("log", "-1", "--abbrev=12", "--format=%h%n%s").partition("\n")
+        branch, changes = git("rev-parse", "--abbrev-ref", "HEAD"), git("status", "--porcelain", "-uno")
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, "branch": branch, "dirty": bool(changes), "message": message[:SUBJECT]}
+
+
+def code_commit() -> str:
+    """The commit of this code, marked if files have local changes; "" outside of git."""
+    git = git_state()
+    return git["commit"] + " (with local changes)" * git["dirty"] if git else ""
 
 
 def code() -> dict[str, str]:

@@ -9,7 +9,7 @@ from nanochat.pipeline.settings import SpeedrunConfig
 from nanochat.pipeline.speedrun import speedrun
 
 if TYPE_CHECKING:
-    from nanochat.pipeline.doctor import DoctorConfig, examine, quick_checks
+    from nanochat.pipeline.doctor import DoctorConfig, examine
     from nanochat.pipeline.miniseries import MiniseriesConfig, run_miniseries
     from nanochat.pipeline.plan.config import PlanConfig
     from nanochat.pipeline.plan.planning import run_plan
@@ -20,7 +20,6 @@ __all__ = [
     "PlanConfig",
     "SpeedrunConfig",
     "examine",
-    "quick_checks",
     "run_miniseries",
     "run_plan",
     "speedrun",
@@ -29,7 +28,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "doctor": "DoctorConfig examine quick_checks",
+        "doctor": "DoctorConfig examine",
         "miniseries": "MiniseriesConfig run_miniseries",
         "plan.config": "PlanConfig",
         "plan.planning": "run_plan",

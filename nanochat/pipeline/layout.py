@@ -13,7 +13,7 @@ from nanochat.model import ModelConfig
 from nanochat.pipeline import estimate
 from nanochat.pipeline.estimate import SHARD_BYTES, Estimate
 from nanochat.pipeline.recipes import FLOAT8, Recipe
-from nanochat.pipeline.room import held
+from nanochat.pipeline.room import checkpoint_bytes, parameters
 
 FEWEST_STEPS = 20  # as in train/base.py
 OTHERS = (0.5, 2.0)  # what the hours of the stages beside pretraining may be off by
@@ -22,12 +22,6 @@ REST_BYTES = 2e9  # tokenizer, evaluation bundle, conversations: assumed
 
 
 Speed = Callable[[GPU, int, ModelConfig, bool], Estimate]
-
-
-def parameters(c: ModelConfig) -> int:
-    """All of a model, but for some thousand gates and scalars."""
-    tables = sum(c.has_value_embedding(i) for i in range(c.depth)) * c.vocab_size * c.kv_heads * c.head_dim
-    return c.shape.scaling_params + c.vocab_size * c.width + tables + c.bigram * c.width
 
 
 @dataclass(frozen=True)
@@ -94,8 +88,7 @@ class Layout:
     @property
     def disk(self) -> dict[str, float]:
         """Bytes of the text, of the checkpoints that are kept, and of the rest."""
-        checkpoint = held(self.config, 1) - 4.0 * self.parameters  # all but the gradients
-        checkpoints = (KEPT * STAGES + WRITING) * checkpoint
+        checkpoints = (KEPT * STAGES + WRITING) * checkpoint_bytes(self.config)
         return {"shards": (self.shards + 1) * SHARD_BYTES, "checkpoints": checkpoints, "rest": REST_BYTES}
 
     @cached_property

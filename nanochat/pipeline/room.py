@@ -46,12 +46,25 @@ def require_room(
     )
 
 
+def parameters(c: ModelConfig) -> int:
+    """All of a model, but for some thousand gates and scalars."""
+    tables = sum(c.has_value_embedding(i) for i in range(c.depth)) * c.vocab_size * c.kv_heads * c.head_dim
+    return c.shape.scaling_params + c.vocab_size * c.width + tables + c.bigram * c.width
+
+
+def _moments(config: ModelConfig) -> float:
+    """Bytes: one moment of each matrix, two of the others."""
+    matrices = config.shape.matrix_params
+    return 4.0 * matrices + 8.0 * (parameters(config) - matrices)
+
+
+def checkpoint_bytes(config: ModelConfig) -> float:
+    return 4.0 * parameters(config) + _moments(config)
+
+
 def held(config: ModelConfig, ranks: int) -> float:
     """Bytes that a card holds all the time, at least: weights and gradients in float32, its part of the moments."""
-    tables = sum(config.has_value_embedding(layer) for layer in range(config.depth)) * config.kv_heads * config.head_dim
-    others = config.vocab_size * (2 * config.width + tables) + config.bigram * config.width
-    matrices = config.shape.matrix_params
-    return 8.0 * (matrices + others) + (4.0 * matrices + 8.0 * others) / ranks
+    return 8.0 * parameters(config) + _moments(config) / ranks
 
 
 def surely(config: ModelConfig, ranks: int) -> float:

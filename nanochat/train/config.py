@@ -294,12 +294,16 @@ def run_name(run: str) -> str:
     return "" if name == "dummy" else name
 
 
-def tracker_of(run: str, tracker: str) -> str:
-    """wandb, trackio, or "" for none, by --run, --tracker and WANDB_RUN. UserError when the one that was asked for is
-    not installed."""
+def asked_tracker(run: str, tracker: str) -> str:
+    """wandb, trackio, or "" for none, by --run, --tracker and WANDB_RUN."""
     if run == "dummy" or tracker == "none":
         return ""
-    chosen = tracker or ("wandb" if run_name(run) else "")
+    return tracker or ("wandb" if run_name(run) else "")
+
+
+def tracker_of(run: str, tracker: str) -> str:
+    """The tracker that was asked for. UserError when it is not installed."""
+    chosen = asked_tracker(run, tracker)
     if not chosen or _is_installed(chosen):
         return chosen
     if tracker or run:

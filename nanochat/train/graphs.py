@@ -235,7 +235,7 @@ def _which(node: fx.Node) -> int:
     """Which of an operation's several results a node is or shows."""
     while True:
         if getattr(node.target, "__name__", "") == "getitem":
-            return int(node.args[1])  # type: ignore[arg-type]
+            return int(node.args[1])  # type: ignore[arg-type]  # a getitem's second argument is its index
         node = next(iter(_nodes(node.args)))
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import platform
-import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import nanochat
 from nanochat.console import is_main_rank
+from nanochat.eval import git_state
 from nanochat.machine import cpu_count, cpu_name, memory_bytes
 
 if TYPE_CHECKING:
     import torch
-
-LONGEST = 80  # characters of a commit's subject, as in the seed
 
 
 def host(device: torch.device | None = None) -> dict[str, Any]:
@@ -36,25 +32,3 @@ def host(device: torch.device | None = None) -> dict[str, Any]:
         count = torch.cuda.device_count()
         found |= {"gpu": gpu.name, "gpus": count, "gpu_memory": gpu.total_memory, "cuda": torch.version.cuda}
     return {**found, **(git_state() if is_main_rank() else {})}
-
-
-@functools.cache
-def git_state() -> dict[str, Any]:
-    """commit, branch, dirty (tracked files have changes) and message (its first line); {} outside of a checkout."""
-    root = Path(nanochat.__file__).parents[1]
-    if not (root / ".git").exists():
-        return {}
-
-    def git(*args: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *args], capture_output=True, timeout=10, check=True)
-        return done.stdout.decode(errors="replace").strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "--short=12", "HEAD"),
-            "branch": git("rev-parse", "--abbrev-ref", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "-uno")),
-            "message": git("log", "-1", "--format=%s")[:LONGEST],
-        }
-    except (OSError, subprocess.SubprocessError):
-        return {}

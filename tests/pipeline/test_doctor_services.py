@@ -176,6 +176,7 @@ def test_wandb_counts_only_if_it_is_asked_for(installed: set[str], monkeypatch: 
     monkeypatch.setenv("WANDB_RUN", "mine")
     assert trackers.wandb(PLAIN).state == "warning"  # a name in the environment stops no training
     assert trackers.wandb(Situation(tracker="none")).state == "ok"
+    assert trackers.wandb(Situation(run="dummy", tracker="wandb")).state == "ok"  # as in a training
     assert trackers.wandb(Situation(run="mine")).state == "stop"
     assert "pip install trackio" in trackers.wandb(Situation(tracker="trackio")).remedy
 

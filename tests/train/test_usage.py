@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import nanochat
+from nanochat.eval import git_state
 from nanochat.machine import Machine, Ranks
 from nanochat.metrics import read_metrics, training_file
 from nanochat.train import BaseConfig, train_base
-from nanochat.train.host import git_state, host
+from nanochat.train.host import host
 from nanochat.train.usage import Usage
 
 CPU = Machine(torch.device("cpu"), torch.float32, Ranks())

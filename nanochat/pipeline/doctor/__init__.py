@@ -8,8 +8,8 @@ from nanochat.doors import lazy
 from nanochat.pipeline.doctor.config import DoctorConfig
 
 if TYPE_CHECKING:
-    from nanochat.pipeline.doctor.checks import examine, quick_checks
+    from nanochat.pipeline.doctor.checks import examine
 
-__all__ = ["DoctorConfig", "examine", "quick_checks"]
+__all__ = ["DoctorConfig", "examine"]
 
-__getattr__ = lazy(__name__, {"checks": "examine quick_checks"})
+__getattr__ = lazy(__name__, {"checks": "examine"})

@@ -59,7 +59,6 @@ CHECKS = (
     Check("port", "port:port", 10, depends=False),
     Check("system", "host:system", 15, waits=True, depends=False),
 )
-QUICK = ("python", "disk", "memory", "driver")
 
 
 @dataclass(frozen=True)
@@ -107,14 +106,6 @@ def examine(config: DoctorConfig) -> None:
         sys.exit(STOPPED)
 
 
-def quick_checks(config: DoctorConfig, gpus: int = 0, names: Sequence[str] = QUICK) -> list[Result]:
-    """Checks that take a few seconds together and need neither torch nor the network; nothing is printed.
-
-    gpus: of the machine, as torch counts them.
-    """
-    return run(config, [check for check in CHECKS if check.name in names], {"gpus": gpus})
-
-
 def report(results: Sequence[Result]) -> dict[str, Any]:
     return {"version": VERSION, "checks": [result.to_dict() for result in results], "verdict": worst(results)}
 
@@ -149,13 +140,12 @@ def _refuse_nonsense(config: DoctorConfig) -> None:
 def run(
     config: DoctorConfig,
     checks: Sequence[Check],
-    facts: Mapping[str, Any] | None = None,
     tell: Callable[[str], object] = lambda line: None,
     enter: Callable[[str], object] = lambda name: None,
 ) -> list[Result]:
     """The results, in the order of the checks.
 
-    facts: about the GPUs; None: what the check of CUDA finds. tell: called with each line. enter: called with the name
+    tell: called with each line. enter: called with the name
     of each check that begins.
     """
     end = time.monotonic() + LONGEST
@@ -164,7 +154,8 @@ def run(
     with _scratch() as folder:
         work = _Work(folder, end, found, beside)
         try:
-            if facts is None and any(check.depends for check in checks):
+            facts: Mapping[str, Any] = {}
+            if any(check.depends for check in checks):
                 # What the others look for depends on the GPUs, even if nobody asks for this check.
                 enter(CUDA)
                 found[CUDA] = work.make(next(check for check in CHECKS if check.name == CUDA), situation(config, 0))

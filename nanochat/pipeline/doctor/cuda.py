@@ -15,7 +15,6 @@ from nanochat.pipeline.doctor.situation import Situation
 
 SIZE, CLOSE = 512, 0.02  # side of the matrices that are multiplied on each card; relative error of bfloat16
 FREE = 0.9  # of a card's memory
-HALF = 8.0  # compute capability from which a card has bfloat16 and flash attention
 
 
 def cuda(now: Situation) -> Finding:

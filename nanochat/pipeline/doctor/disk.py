@@ -18,7 +18,8 @@ from nanochat.paths import STAGES, base_dir, sync_folder
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
 from nanochat.pipeline.estimate import SHARD_BYTES
-from nanochat.pipeline.layout import REST_BYTES, parameters
+from nanochat.pipeline.layout import REST_BYTES
+from nanochat.pipeline.room import parameters
 
 MOUNTS = Path("/proc/self/mountinfo")
 OCTAL = re.compile(r"\\([0-7]{3})")  # how a mount's path has its spaces

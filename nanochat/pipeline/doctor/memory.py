@@ -10,7 +10,7 @@ from nanochat.console import file_size
 from nanochat.machine import memory_bytes
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
-from nanochat.pipeline.layout import parameters
+from nanochat.pipeline.room import parameters
 
 MEMINFO, CGROUPS, OWN_CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 SHARED = Path("/dev/shm")

@@ -9,8 +9,8 @@ from nanochat import scale
 from nanochat.corpus.names import HUB_CORPORA, TINYWORLD
 from nanochat.model.config import ModelConfig
 from nanochat.pipeline.doctor.config import DoctorConfig
-from nanochat.pipeline.layout import parameters
 from nanochat.pipeline.recipes import RECIPES
+from nanochat.pipeline.room import checkpoint_bytes
 from nanochat.pipeline.settings import CPU_SHARDS, TINY_CONTEXT, TINY_DEPTH, TINY_VOCAB, rank_count
 
 CPU_DEPTH = 6  # what a CPU's time budget usually comes to, with other text than the tiny world
@@ -45,9 +45,7 @@ class Situation:
 
     @property
     def checkpoint_bytes(self) -> float:
-        """Of one checkpoint: weights, one moment of each matrix's, two of the others'."""
-        weights, matrices = parameters(self.model), self.model.shape.matrix_params
-        return 4.0 * weights + 4.0 * matrices + 8.0 * (weights - matrices)
+        return checkpoint_bytes(self.model)
 
     @property
     def what(self) -> str:

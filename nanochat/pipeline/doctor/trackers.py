@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, warning
 from nanochat.pipeline.doctor.situation import Situation
+from nanochat.train.config import asked_tracker
 
 SERVER = "https://api.wandb.ai"
 TIMEOUT = 8.0  # seconds
@@ -21,9 +22,8 @@ TIMEOUT = 8.0  # seconds
 
 def wandb(now: Situation) -> Finding:
     """Package, key, and whether the server answers. Only a package that was asked for by a flag stops a training."""
-    name = now.run or os.environ.get("WANDB_RUN", "")
-    tracker = now.tracker or ("wandb" if name not in ("", "dummy") else "none")
-    if tracker == "none":
+    tracker = asked_tracker(now.run, now.tracker)
+    if not tracker:
         return ok("not asked for (WANDB_RUN names no run)")
     by_flag = bool(now.tracker or now.run)
     if not find_spec(tracker):

@@ -16,10 +16,11 @@ from nanochat.gpus import GPU
 from nanochat.pipeline import settings
 from nanochat.pipeline.cards import Cards
 from nanochat.pipeline.estimate import Estimate
-from nanochat.pipeline.layout import Place, parameters
+from nanochat.pipeline.layout import Place
 from nanochat.pipeline.plan.choosing import choose
 from nanochat.pipeline.plan.config import Goal, PlanConfig, recipe_of
 from nanochat.pipeline.plan.measuring import Measured, measure
+from nanochat.pipeline.room import parameters
 
 if TYPE_CHECKING:
     from nanochat.machine import Machine
