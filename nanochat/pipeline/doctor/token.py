@@ -45,11 +45,11 @@ def token(now: Situation) -> Finding:
 
 def target(backup: str) -> tuple[str, str]:
     """Owner and name of the repository that a backup goes to; "" when it is not on the Hub."""
-    if not backup.startswith("hf://"):
-        return "", ""
-    parts = backup.removeprefix("hf://").split("/")
-    parts = parts[1:] if parts[0] in ("models", "datasets", "spaces") else parts
-    return parts[0], parts[1].partition("@")[0] if len(parts) > 1 else ""
+    from nanochat.hub.hub_target import URL
+
+    found = URL.fullmatch(backup)
+    owner, _, name = found[2].partition("/") if found else ("", "", "")
+    return owner, name
 
 
 def _ask(secret: str) -> Any:
