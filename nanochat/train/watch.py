@@ -96,6 +96,7 @@ class Watch:
             if now - self._last > self.limit and not self.stop.asked and not self._ended.is_set():
                 try:
                     within(2 * ANSWER, partial(self._report, now - self._last))
+                    self._let_others_report()
                 finally:
                     end(1)
 
@@ -119,6 +120,12 @@ class Watch:
         problem += f": {found[0] if found else 'rank 0, which keeps what the ranks say, does not answer'}"
         print(f"error: {problem}. Ending this run; the same command goes on from its last checkpoint.", file=sys.stderr)
         faulthandler.dump_traceback(all_threads=True)
+
+    def _let_others_report(self) -> None:
+        """torchrun ends all ranks when the first one ends, and the traceback that counts is the hanging rank's. It may
+        have begun its step later than this rank, by a step at most."""
+        if self._store:
+            time.sleep(ANSWER + (statistics.median(self._times) if self._times else 0))
 
     def _ask(self, found: list[str]) -> None:
         with suppress(RuntimeError):
