@@ -16,7 +16,7 @@ fi
     echo "error: cannot make $root/.venv. Install Python's venv module (Debian: apt install python3-venv)." >&2
     exit 2
 }
-wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*.*} | cksum) $(command -v c++ || true) ${EXTRAS:-}"
+wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*.*,csrc/*/*.*} | cksum) $(command -v c++ || true) ${EXTRAS:-}"
 mark="$root/.venv/installed${EXTRAS:-}"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing nanochat${EXTRAS:-} into .venv (a minute or two) ..."
