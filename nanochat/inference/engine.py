@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from nanochat.console import UserError
 from nanochat.inference.batch import Batch
 from nanochat.inference.generation import Generation
+from nanochat.inference.quantize import Quantize
 from nanochat.inference.request import Completion, Request, Token
 from nanochat.inference.toolcalls import Grammar
 from nanochat.inference.window import fit_ids
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 class Engine:
     """Decodes up to `max_batch` samples at once. One thread at a time."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 32) -> None:
+    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 32, quantize: Quantize = "") -> None:
+        if quantize:
+            raise UserError("matrices in eight bits cannot be used yet", "Leave --quantize out")
         if max_batch < 1:
             raise UserError(f"max_batch is {max_batch}", "Decode at least one sample at a time")
         if model.config.vocab_size < tokenizer.vocab_size:

@@ -10,10 +10,17 @@ from nanochat.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from nanochat.checkpoint import Manifest
     from nanochat.inference.engine import Engine
+    from nanochat.inference.quantize import Quantize
 
 
 def load_engine(
-    stage: str, tag: str | None = None, step: int | None = None, device: str = "auto", dtype: str = "auto"
+    stage: str,
+    tag: str | None = None,
+    step: int | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: Quantize = "",
+    max_batch: int = 32,
 ) -> tuple[Engine, Manifest]:
     """The newest whole checkpoint of a stage, or the one named, on the device, ready to answer."""
     folder = checkpoint.find(stage, tag, step)  # before torch is imported: a wrong name is reported at once
@@ -24,5 +31,7 @@ def load_engine(
 
     here = machine.setup(device, dtype)
     gpt = model.load(folder, here.device, here.dtype)
-    # Weights in the compute dtype: decoding reads them all for every token, and need not cast them.
-    return Engine(gpt.to(here.dtype), Tokenizer.load(folder / "tokenizer")), manifest
+    # Weights in the compute dtype: decoding reads them all for every token, and need not cast them. Eight bits are
+    # made of the weights as they were saved, as where their loss is measured.
+    gpt = gpt if quantize else gpt.to(here.dtype)
+    return Engine(gpt, Tokenizer.load(folder / "tokenizer"), max_batch, quantize), manifest
