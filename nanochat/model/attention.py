@@ -56,7 +56,7 @@ def attend(
     if not torch.is_grad_enabled() and (backend == "blocked" or (backend == "flex" and not whole)):
         return forward_only(q, k, v, window, scale)
     if whole and (backend != "blocked" or q.size(2) > LONGEST):
-        return _torchs(q, k, v, scale, None)
+        return _torchs(q, k, v, scale)
     if backend == "flash":
         return _flash(q, k, v, window, scale)
     if backend == "flex":
@@ -168,17 +168,25 @@ def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:
 
 def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int, scale: float) -> Tensor:
     """q (B, H, n, D) at `positions` (B, n), k and v (B, G, length, D), where a row may fill only the front."""
-    distance = positions[:, None, :, None] - torch.arange(k.size(2), device=q.device)
     # A row sees its own past only: if another row is longer, stale positions follow this row's end.
-    mask = (distance >= 0) & (distance <= window)
-    return _torchs(q, k, v, scale, mask)
+    return attend_seen(q, k, v, seen(positions, 0, k.size(2), window), scale)
 
 
-def _torchs(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """scaled_dot_product_attention, causal without a mask."""
+def seen(positions: Tensor, begin: int, end: int, window: int) -> Tensor:
+    """(B, 1, n, end - begin): whether queries at `positions` (B, n) see the keys at begin, ..., end - 1."""
+    distance = positions[:, None, :, None] - torch.arange(begin, end, device=positions.device)
+    return (distance >= 0) & (distance <= window)
+
+
+def attend_seen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """q (B, H, n, D), k and v (B, G, keys, D); mask as `seen` makes it, or None: all queries see all keys."""
+    return _torchs(q, k, v, scale, mask, causal=False)
+
+
+def _torchs(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, causal: bool = True) -> Tensor:
     with _without_plans(q.device):
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.size(1) != k.size(1)
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.size(1) != k.size(1)
         )
 
 

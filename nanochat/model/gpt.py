@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import Backend, Parts, attend, attend_cached, softmax, softmax_slopes
-from nanochat.model.cache import KVCache
+from nanochat.model.attention import Backend, Parts, attend, softmax, softmax_slopes
+from nanochat.model.cache import KVCache, Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import float8_linear, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
@@ -80,13 +80,11 @@ def pair_hash(before: Tensor, ids: Tensor, size: int) -> Tensor:
 
 @dataclass
 class Place:
-    """Rotary tables of a forward pass's tokens; with a cache, their positions (B, T) and the end of the longest row."""
+    """Rotary tables of a forward pass's tokens, and what their sequences hold already (None: nothing)."""
 
     cos: Tensor
     sin: Tensor
-    cache: KVCache | None = None
-    positions: Tensor | None = None
-    end: int = 0
+    past: Past | None = None
 
 
 class Attention(nn.Module):
@@ -126,12 +124,9 @@ class Attention(nn.Module):
 
     def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
         """Attention on the result of `project` -> (B, H, T, D)."""
-        held = None
-        if place.cache is not None and place.positions is not None:
-            held = place.cache.put(self.layer, place.positions, k, v, place.end)
-        if held is None or place.positions is None or place.end == q.size(2):  # there are no older tokens
+        if place.past is None:
             return attend(q, k, v, self.window, self.scale, self.parts, self.backend)
-        return attend_cached(q, *held, place.positions, self.window, self.scale)
+        return place.past.attend(self.layer, q, k, v, self.window, self.scale)
 
 
 class _ReluSquared(torch.autograd.Function):
@@ -307,9 +302,12 @@ class GPT(nn.Module):
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Final normalised states (B, T, width) of ids (B, T); with a cache, ids continue every row."""
-        place = self._place(ids.size(1), cache)
+    def hidden(self, ids: Tensor, past: Past | KVCache | None = None) -> Tensor:
+        """Final normalised states (B, T, width) of ids (B, T), which continue what `past` holds."""
+        cache = past if isinstance(past, KVCache) else None
+        if isinstance(past, KVCache):
+            past = past.continued(ids.size(1))
+        place = self._place(ids.size(1), past)
         x = norm(self._rows(self.embed, ids), self.eps)
         if self.config.modern:
             x = self._modern(ids, x, place)
@@ -321,7 +319,7 @@ class GPT(nn.Module):
         return norm(x, self.eps)
 
     def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
-        first = ids.new_full((ids.size(0),), -1) if place.cache is None else place.cache.last
+        first = ids.new_full((ids.size(0),), -1) if place.past is None else place.past.before
         before = torch.cat((first[:, None], ids[:, :-1]), 1)  # (B, T) the token before each, -1 where there is none
         # Smear: add a gated share of the token before.
         gate = self.smear_lambda.to(x.dtype) * torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))
@@ -357,19 +355,18 @@ class GPT(nn.Module):
         start = norm(self._rows(self.embed, first.clamp_min(0)), self.eps) * (first >= 0).to(x.dtype)[:, None]
         return torch.cat((start[:, None], x[:, :-1]), 1)
 
-    def _place(self, T: int, cache: KVCache | None) -> Place:
-        needed = T if cache is None else cache.max_len
+    def _place(self, T: int, past: Past | None) -> Place:
+        needed = T if past is None else past.length
         if self.cos.size(0) < needed:
             self._set_rope(needed)
-        if cache is None:
+        if past is None:
             return Place(self.cos[None, None, :T].to(self.dtype), self.sin[None, None, :T].to(self.dtype))
-        positions = cache.positions(T)
-        cos, sin = (table[positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
-        return Place(cos, sin, cache, positions, cache.longest + T)
+        cos, sin = (table[past.positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
+        return Place(cos, sin, past)
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None, last_only: bool = False) -> Tensor:
+    def forward(self, ids: Tensor, past: Past | KVCache | None = None, last_only: bool = False) -> Tensor:
         """Logits, float32 (float64 in a float64 model), (B, T, vocab), or (B, 1, vocab) with `last_only`."""
-        h = self.hidden(ids, cache)
+        h = self.hidden(ids, past)
         if last_only:
             h = h[:, -1:]
         return self.logits(h)
