@@ -1,0 +1,269 @@
+#include "decoder.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace {
+
+int whole(int n, int panel) { return (n + panel - 1) / panel * panel; }
+
+void read_row(const Table &table, size_t row, float *out) {
+    if (table.half) {
+        auto *at = static_cast<const uint16_t *>(table.data) + row * table.width;
+        for (int i = 0; i < table.width; i++) out[i] = widen(at[i]);
+    } else {
+        std::memcpy(out, static_cast<const float *>(table.data) + row * table.width, table.width * sizeof(float));
+    }
+}
+
+float dot(const float *a, const float *b, int n) {
+    float sum = 0;
+    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
+
+}  // namespace
+
+Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(threads), m(std::move(model)) {
+    const Sizes &s = m.sizes;
+    int panel = kernels.panel, width = s.width;
+    padded_dim = whole(s.head_dim, LANES);
+    qkv_width = whole((s.heads + 2 * s.kv_heads) * s.head_dim, panel);
+    hidden = whole(4 * width, panel);
+    int padded = whole(width, panel);
+    for (auto *b : {&x, &x0, &middle, &pairs, &seen}) *b = buffer<float>(size_t(ROWS) * width);
+    qkv = buffer<float>(size_t(ROWS) * qkv_width);
+    looked = buffer<float>(size_t(ROWS) * s.heads * s.head_dim);
+    y = buffer<float>(size_t(ROWS) * padded);
+    h = buffer<float>(size_t(ROWS) * hidden);
+    raw = buffer<float>(size_t(ROWS) * whole(s.vocab, panel));
+    scores.resize(pool.size);
+    for (int t = 0; t < pool.size; t++) scratch.push_back(buffer<uint16_t>(size_t(ROWS) * std::max(4 * width, s.heads * s.head_dim)));
+}
+
+uint8_t *Decoder::keys(Slot &slot, int layer, int head) const {
+    size_t row = size_t(m.sizes.head_dim) * (m.sizes.half ? 2 : 4);
+    return slot.keys.get() + (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row;
+}
+
+uint8_t *Decoder::values(Slot &slot, int layer, int head) const {
+    size_t row = size_t(padded_dim) * (m.sizes.half ? 2 : 4);
+    return slot.values.get() + (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row;
+}
+
+void Decoder::reserve(int index, int positions) {
+    if (index >= int(slots.size())) slots.resize(index + 1);
+    Slot &slot = slots[index];
+    if (positions <= slot.capacity) return;
+    const Sizes &s = m.sizes;
+    Slot larger;
+    larger.capacity = std::max({whole(positions, LANES), 2 * slot.capacity, 128});
+    size_t size = s.half ? 2 : 4, heads = size_t(s.depth) * s.kv_heads;
+    larger.keys = buffer<uint8_t>(heads * larger.capacity * s.head_dim * size);
+    larger.values = buffer<uint8_t>(heads * larger.capacity * padded_dim * size);
+    for (int l = 0; l < s.depth; l++)
+        for (int g = 0; g < s.kv_heads && slot.capacity; g++) {
+            std::memcpy(keys(larger, l, g), keys(slot, l, g), slot.capacity * s.head_dim * size);
+            std::memcpy(values(larger, l, g), values(slot, l, g), slot.capacity * padded_dim * size);
+        }
+    slot = std::move(larger);
+}
+
+void Decoder::copy(int source, const std::vector<int> &targets, int length) {
+    const Sizes &s = m.sizes;
+    size_t size = s.half ? 2 : 4;
+    reserve(source, length);
+    for (int target : targets) {
+        reserve(target, length);
+        for (int l = 0; l < s.depth; l++)
+            for (int g = 0; g < s.kv_heads; g++) {
+                std::memcpy(keys(slots[target], l, g), keys(slots[source], l, g), whole(length, LANES) * s.head_dim * size);
+                std::memcpy(values(slots[target], l, g), values(slots[source], l, g), length * padded_dim * size);
+            }
+    }
+}
+
+size_t Decoder::cache_bytes() const {
+    size_t bytes = 0;
+    for (auto &slot : slots)
+        bytes += size_t(slot.capacity) * m.sizes.depth * m.sizes.kv_heads * (m.sizes.head_dim + padded_dim) * (m.sizes.half ? 2 : 4);
+    return bytes;
+}
+
+void Decoder::step(const std::vector<Row> &all, float *out) {
+    size_t longest = 0;
+    for (const Row &row : all) {
+        reserve(row.slot, row.position + 1);
+        longest = std::max(longest, size_t(row.position) + 1);
+    }
+    if (longest > scores_room) {
+        scores_room = 2 * longest;
+        for (auto &s : scores) s = buffer<float>(scores_room + 8 * LANES);
+    }
+    std::function<void(int)> job = [this](int thread) { work(thread); };
+    for (size_t first = 0; first < all.size(); first += ROWS) {
+        rows = all.data() + first;
+        n = int(std::min(all.size() - first, size_t(ROWS)));
+        wanted.clear();
+        for (int i = 0; i < n; i++)
+            if (rows[i].wanted) wanted.push_back(i);
+        logits = out;
+        pool.run(job);
+        out += wanted.size() * m.sizes.vocab;
+    }
+}
+
+// The panels of a product are shared among the threads; `after` then sees a row's columns [from, to).
+template <typename After>
+void Decoder::multiply(int thread, const Matrix &w, const float *in, int ldx, int count, float *out, int ldy, After after) {
+    int first = share(thread, w.panels()), last = share(thread + 1, w.panels());
+    kernels.product(w.weights, in, ldx, count, out, ldy, first, last, scratch[thread].get());
+    int from = std::min(first * w.panel, w.outputs), to = std::min(last * w.panel, w.outputs);
+    for (int i = 0; i < count && from < to; i++) after(i, from, to);
+}
+
+void Decoder::work(int thread) {
+    const Sizes &s = m.sizes;
+    int width = s.width, threads = pool.size, padded = whole(width, kernels.panel), inner = s.heads * s.head_dim;
+    auto each = [&](int count, auto what) {
+        for (int i = thread; i < count; i += threads) what(i);
+        pool.meet();
+    };
+    auto add_to_x = [&](int i, int from, int to) {
+        kernels.add(at(x, i, width) + from, at(y, i, padded) + from, to - from);
+    };
+
+    for (int i = thread; i < n; i += threads) embed(i);
+    for (int l = 0; l < s.depth; l++) {
+        const Layer &layer = m.layers[l];
+        each(n, [&](int i) { mix(i, layer); });
+        multiply(thread, *layer.qkv, seen.get(), width, n, qkv.get(), qkv_width, [](int, int, int) {});
+        pool.meet();
+        int heads = s.heads + 2 * s.kv_heads;
+        each(n * heads, [&](int i) { place(i / heads, l, i % heads); });
+        each(n * s.heads, [&](int i) { attend(i / s.heads, l, i % s.heads, scores[thread].get()); });
+        multiply(thread, *layer.out, looked.get(), inner, n, y.get(), padded, add_to_x);
+        pool.meet();
+        each(n, [&](int i) { kernels.norm(at(x, i, width), at(seen, i, width), width, s.eps); });
+        multiply(thread, *layer.up, seen.get(), width, n, h.get(), hidden, [&](int i, int from, int to) {
+            kernels.relu_squared(at(h, i, hidden) + from, to - from);
+        });
+        pool.meet();
+        multiply(thread, *layer.down, h.get(), hidden, n, y.get(), padded, [&](int i, int from, int to) {
+            add_to_x(i, from, to);
+            if (m.modern && l == s.depth / 2)
+                std::memcpy(at(middle, i, width) + from, at(x, i, width) + from, (to - from) * sizeof(float));
+        });
+        pool.meet();
+    }
+
+    int count = int(wanted.size()), raw_width = whole(s.vocab, kernels.panel);
+    each(count, [&](int k) {
+        float *state = at(x, wanted[k], width);
+        if (m.modern) kernels.add_scaled(state, -m.backout, at(middle, wanted[k], width), width);
+        kernels.norm(state, at(seen, k, width), width, s.eps);
+    });
+    multiply(thread, *m.head, seen.get(), width, count, raw.get(), raw_width, [&](int k, int from, int to) {
+        kernels.softcap(at(raw, k, raw_width) + from, logits + size_t(k) * s.vocab + from, to - from, s.softcap);
+    });
+}
+
+// The token's vector; in the modern model with a gated share of the token before, and what later layers add again.
+void Decoder::embed(int i) {
+    const Row &row = rows[i];
+    int width = m.sizes.width;
+    float *state = at(x, i, width), *other = at(seen, i, width);
+    read_row(m.embed, row.id, state);
+    kernels.norm(state, state, width, m.sizes.eps);
+    if (!m.modern) return;
+    if (row.before >= 0) {
+        float gate = m.smear_by * sigmoid(dot(m.smear.data(), state, int(m.smear.size())));
+        read_row(m.embed, row.before, other);
+        kernels.norm(other, other, width, m.sizes.eps);
+        kernels.add_scaled(state, gate, other, width);
+    }
+    std::memcpy(at(x0, i, width), state, width * sizeof(float));
+    std::memcpy(at(middle, i, width), state, width * sizeof(float));
+    if (!m.pairs) return;
+    int64_t size = int64_t(m.pairs.rows), hash = ((int64_t(row.before) + 1) * 36313 ^ int64_t(row.id) * 27191) % size;
+    read_row(m.pairs, size_t(hash), at(pairs, i, width));
+}
+
+void Decoder::mix(int i, const Layer &layer) {
+    int width = m.sizes.width;
+    float *state = at(x, i, width);
+    if (m.modern) {
+        kernels.scale(state, layer.resid, width);
+        kernels.add_scaled(state, layer.first, at(x0, i, width), width);
+        if (m.pairs) kernels.add_scaled(state, layer.pairs, at(pairs, i, width), width);
+    }
+    kernels.norm(state, at(seen, i, width), width, m.sizes.eps);
+}
+
+// Turn and normalise a head's query or key; put key or value into the cache.
+void Decoder::place(int i, int l, int head) {
+    const Sizes &s = m.sizes;
+    const Row &row = rows[i];
+    int d = s.head_dim, half = d / 2;
+    float *v = at(qkv, i, qkv_width) + head * d;
+    Slot &slot = slots[row.slot];
+    size_t position = size_t(row.position);
+    if (head < s.heads + s.kv_heads) {
+        const float *cosines = cos.data() + position * half, *sines = sin.data() + position * half;
+        for (int j = 0; j < half; j++) {
+            float a = v[j], b = v[j + half];
+            v[j] = a * cosines[j] + b * sines[j];
+            v[j + half] = b * cosines[j] - a * sines[j];
+        }
+        kernels.norm(v, v, d, s.eps);
+        if (head < s.heads) {
+            for (int j = 0; j < d; j++) v[j] = (s.half ? widen(narrow(v[j])) : v[j]) * s.scale;
+            return;
+        }
+        uint8_t *at = keys(slot, l, head - s.heads);
+        size_t block = position / LANES * LANES * d, lane = position % LANES;
+        if (s.half)
+            for (int j = 0; j < d; j++) reinterpret_cast<uint16_t *>(at)[block + (j / 2 * LANES + lane) * 2 + j % 2] = narrow(v[j]);
+        else
+            for (int j = 0; j < d; j++) reinterpret_cast<float *>(at)[block + j * LANES + lane] = v[j];
+        return;
+    }
+    int g = head - s.heads - s.kv_heads;
+    const Layer &layer = m.layers[l];
+    if (layer.values) {
+        int channels = int(layer.gate.size()) / s.kv_heads;
+        float gate = 3 * sigmoid(dot(layer.gate.data() + g * channels, at(seen, i, s.width), channels));
+        const Table &table = layer.values;
+        size_t from = size_t(row.id) * table.width + size_t(g) * d;  // this head's part of the row
+        for (int j = 0; j < d; j++)
+            v[j] += gate * (table.half ? widen(static_cast<const uint16_t *>(table.data)[from + j])
+                                       : static_cast<const float *>(table.data)[from + j]);
+    }
+    uint8_t *at = values(slot, l, g);
+    if (s.half) {
+        auto *to = reinterpret_cast<uint16_t *>(at) + position * padded_dim;
+        for (int j = 0; j < padded_dim; j++) to[j] = j < d ? narrow(v[j]) : 0;
+    } else {
+        auto *to = reinterpret_cast<float *>(at) + position * padded_dim;
+        for (int j = 0; j < padded_dim; j++) to[j] = j < d ? v[j] : 0;
+    }
+}
+
+void Decoder::attend(int i, int l, int head, float *found) {
+    const Sizes &s = m.sizes;
+    const Row &row = rows[i];
+    Slot &slot = slots[row.slot];
+    int g = head / (s.heads / s.kv_heads), window = m.layers[l].window;
+    int begin = row.position > window ? row.position - window : 0;
+    const float *q = at(qkv, i, qkv_width) + head * s.head_dim;
+    float *out = at(looked, i, s.heads * s.head_dim) + head * s.head_dim;
+    if (padded_dim == s.head_dim) {
+        kernels.attend(q, keys(slot, l, g), values(slot, l, g), s.half, s.head_dim, begin, row.position + 1, out, found);
+        return;
+    }
+    std::vector<float> wide(padded_dim);  // or the last vector would run into the next head's result
+    kernels.attend(q, keys(slot, l, g), values(slot, l, g), s.half, s.head_dim, begin, row.position + 1, wide.data(), found);
+    std::memcpy(out, wide.data(), s.head_dim * sizeof(float));
+}

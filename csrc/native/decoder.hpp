@@ -1,0 +1,108 @@
+// A model's forward pass over rows: tokens of any sequences, each at its position in its sequence's slot.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels.hpp"
+#include "matrix.hpp"
+#include "pool.hpp"
+
+struct Sizes {
+    int depth, width, heads, kv_heads, vocab, head_dim;
+    bool half;  // keys and values are kept in bf16
+    float eps, softcap, scale;  // scale: of the scores
+};
+
+// Rows of a table of token vectors, in float32 or bf16.
+struct Table {
+    const void *data = nullptr;
+    std::shared_ptr<void> owner;  // of the memory
+    bool half = false;
+    int width = 0;
+    size_t rows = 0;
+    explicit operator bool() const { return data; }
+};
+
+struct Layer {
+    std::shared_ptr<Matrix> qkv, out, up, down;  // q, k and v are one matrix
+    int window;                                  // positions before its own that a row sees
+    Table values;                                // token vectors that are added to v ...
+    std::vector<float> gate;                     // ... by this gate (kv_heads, channels)
+    float resid = 1, first = 0, pairs = 0;       // x = resid * x + first * x0 + pairs * (token pair's vector)
+};
+
+struct Model {
+    Sizes sizes;
+    Table embed, pairs;  // pairs: empty if there are none
+    std::shared_ptr<Matrix> head;
+    std::vector<Layer> layers;
+    bool modern = false;
+    std::vector<float> smear;  // the gate's weights
+    float smear_by = 0, backout = 0;
+};
+
+struct Row {
+    int slot, position, id, before;
+    bool wanted;
+};
+
+class Decoder {
+  public:
+    static constexpr int ROWS = 128;  // at once
+
+    Decoder(Model model, const Kernels &kernels, int threads);
+
+    // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order.
+    void step(const std::vector<Row> &rows, float *logits);
+    void copy(int source, const std::vector<int> &targets, int length);
+    size_t cache_bytes() const;
+    const Model &model() const { return m; }
+
+    // Rotary tables (positions, head_dim / 2); a sequence may have so many positions.
+    void set_rope(std::vector<float> cosines, std::vector<float> sines) {
+        cos = std::move(cosines);
+        sin = std::move(sines);
+    }
+    size_t positions() const { return cos.size() / (m.sizes.head_dim / 2); }
+
+    const Kernels &kernels;
+    Pool pool;
+
+  private:
+    // Keys and values of one sequence: (layer, kv head, positions), with room for `capacity` positions.
+    struct Slot {
+        int capacity = 0;
+        Buffer<uint8_t> keys, values;
+    };
+
+    void reserve(int slot, int positions);
+    uint8_t *keys(Slot &slot, int layer, int head) const;
+    uint8_t *values(Slot &slot, int layer, int head) const;
+
+    void work(int thread);
+    void embed(int i);
+    void mix(int i, const Layer &layer);
+    void place(int i, int l, int head);
+    void attend(int i, int l, int head, float *scores);
+    template <typename After>
+    void multiply(int thread, const Matrix &w, const float *x, int ldx, int rows, float *y, int ldy, After after);
+
+    float *at(Buffer<float> &b, int i, int width) { return b.get() + size_t(i) * width; }
+    int share(int thread, int n) const { return int(int64_t(n) * thread / pool.size); }
+
+    Model m;
+    std::vector<float> cos, sin;
+    int qkv_width, padded_dim, hidden;  // row lengths of the buffers: whole panels
+    std::vector<Slot> slots;
+    Buffer<float> x, x0, middle, pairs, seen, qkv, looked, y, h, raw;
+    std::vector<Buffer<float>> scores;      // of each thread
+    std::vector<Buffer<uint16_t>> scratch;  // of each thread
+    size_t scores_room = 0;
+
+    // Of the present step.
+    const Row *rows = nullptr;
+    int n = 0;
+    std::vector<int> wanted;
+    float *logits = nullptr;
+};

@@ -1,0 +1,50 @@
+// The arithmetic of a step, for one set of the processor's instructions.
+//
+// Every sum has one order, whatever else is computed beside it: that of the inputs, in 16 lanes where a vector is summed.
+// So a row's numbers do not depend on the other rows, on the number of threads or on how a prompt was cut.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+constexpr int LANES = 16;  // positions of the cache that are scored together
+
+enum class Kind { full, half, eight };  // float32, bfloat16, int8 with a scale per output
+
+struct Weights {  // of a Matrix
+    Kind kind;
+    int inputs;  // even
+    size_t panel_bytes;
+    const uint8_t *data;
+    const float *scale;
+};
+
+struct Kernels {
+    const char *name;
+    int panel;  // outputs in a panel of a Matrix
+
+    // y (rows, ldy) = x (rows, ldx) times the panels [first, last) of w; the other columns of y stay. y has room for
+    // whole panels. scratch: rows * inputs of bf16.
+    void (*product)(const Weights &w, const float *x, int ldx, int rows, float *y, int ldy, int first, int last,
+                    uint16_t *scratch);
+
+    // y = x / sqrt(mean(x^2) + eps); n: a multiple of 16, or the rest is taken one by one.
+    void (*norm)(const float *x, float *y, int n, float eps);
+
+    // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16 positions,
+    // (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d rounded up to 16). scores: end rounded up to 64, + 64.
+    void (*attend)(const float *q, const void *keys, const void *values, bool half, int d, int begin, int end,
+                   float *out, float *scores);
+
+    void (*relu_squared)(float *x, int n);
+    void (*add)(float *x, const float *y, int n);                 // x += y
+    void (*add_scaled)(float *x, float by, const float *y, int n);  // x += by * y
+    void (*scale)(float *x, float by, int n);
+    void (*softcap)(const float *x, float *y, int n, float cap);  // y = cap * tanh(x / cap)
+    uint64_t (*sum)(const uint8_t *bytes, size_t n);              // reads n bytes, a multiple of 256
+};
+
+// Null where the compiler could not make them.
+const Kernels *kernels_avx2();
+const Kernels *kernels_avx512();
+const Kernels *kernels_avx512_bf16();

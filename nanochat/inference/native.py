@@ -1,0 +1,157 @@
+"""The Runner in native code (csrc/native), on a CPU.
+
+A token's numbers do not depend on what is computed beside it, bit for bit: neither on the other sequences of a step, nor
+on how its prompt was cut into chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from nanochat.console import UserError
+from nanochat.inference.quantize import quantize_rows
+from nanochat.inference.runner import Chunk
+
+if TYPE_CHECKING:
+    from nanochat.model import GPT
+
+LEVELS = ("avx512_bf16", "avx512", "avx2")
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+@cache
+def native() -> ModuleType | None:
+    """The native module; None where it was not built."""
+    try:
+        from nanochat.inference import _native
+    except ImportError:
+        return None
+    module: ModuleType = _native
+    return module
+
+
+def level() -> str | None:
+    """The set of instructions to use: NANOCHAT_CPU's, or else the best that there is; None: torch's products."""
+    module = native()
+    found: list[str] = module.levels() if module else []
+    asked = os.environ.get("NANOCHAT_CPU", "")
+    if not asked:
+        return found[0] if found else None
+    plain = asked.lower().replace("-", "").replace("_", "")
+    known = {name.replace("_", ""): name for name in LEVELS}
+    if plain == "torch":
+        return None
+    if plain not in known:
+        raise UserError(f"NANOCHAT_CPU is {asked!r}", f"Set it to {', '.join(LEVELS)} or torch, or to nothing")
+    if known[plain] not in found:
+        why = "this processor or this installation lacks its instructions" if module else "no compiler was there"
+        here = f"Set it to {' or '.join([*found, 'torch'])}, or to nothing"
+        raise UserError(f"NANOCHAT_CPU is {asked}, which cannot be used here: {why}", here)
+    return known[plain]
+
+
+class NativeRunner:
+    """A `Runner` on packed copies of the model's matrices. quantize: "int8" for weights in 8 bits.
+
+    A slot's keys and values take memory as its sequence grows, so that `slots` and `length` cost nothing.
+    """
+
+    chunk = 128
+
+    def __init__(self, model: GPT, level: str, quantize: str = "", threads: int = 0) -> None:
+        self.model, self.level, self.quantize = model, level, quantize
+        self.threads = threads or torch.get_num_threads()
+        self.slots, self.length = 0, model.config.seq_len
+        self.refresh()
+
+    def step(self, chunks: Sequence[Chunk]) -> Tensor:
+        wanted = 0
+        given = []
+        for c in chunks:
+            wanted += c.wanted
+            given.append((c.slot, c.start, c.ids, c.before, c.wanted))
+        if wanted > len(self._logits):
+            self._logits = torch.empty(wanted, self.model.config.vocab_size)
+        self._decoder.step(given, self._logits.numpy())
+        return self._logits[:wanted]
+
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        self._decoder.copy(source, list(targets), length)
+
+    def grow(self, slots: int, length: int) -> None:
+        self.slots = max(self.slots, slots)
+        if length > self.length:
+            self.length = length
+            self._set_rope()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        module = native()
+        assert module
+        self._decoder = module.Decoder(self._make(module), self.level, self.threads)
+        self._set_rope()
+        self._logits = torch.empty(0, self.model.config.vocab_size)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What keys and values take now."""
+        size: int = self._decoder.cache_bytes
+        return size
+
+    def _set_rope(self) -> None:
+        model = self.model
+        if len(model.cos) < self.length:
+            model._set_rope(self.length)
+        cos, sin = (t[: self.length].to(model.dtype).float().contiguous() for t in (model.cos, model.sin))
+        self._decoder.set_rope(cos, sin)
+
+    def _make(self, module: ModuleType) -> object:
+        """The model for the native module: matrices packed, tables shared, small weights as numbers."""
+        model, c = self.model, self.model.config
+        dtype = model.dtype
+        attention = model.layers[0].attn
+
+        def pack(*matrices: torch.nn.Linear) -> object:
+            rows = [m.weight.detach() for m in matrices]
+            if self.quantize:
+                parts, scales = zip(*map(quantize_rows, rows), strict=True)
+                return module.pack(self.level, list(parts), list(scales))
+            return module.pack(self.level, [row.to(dtype).contiguous() for row in rows])
+
+        def table(t: Tensor) -> Tensor:
+            return t.detach().to(dtype).contiguous()
+
+        def numbers(t: Tensor) -> list[float]:
+            found: list[float] = t.detach().to(dtype).float().flatten().tolist()  # rounded as the plain model does
+            return found
+
+        made = module.Model(
+            c.depth, c.width, c.heads, c.kv_heads, c.vocab_size, dtype == torch.bfloat16,
+            c.norm_eps or torch.finfo(torch.float32).eps, c.softcap, attention.scale, table(model.embed.weight),
+            pack(model.head),
+        )  # fmt: skip
+        resid, first, pairs = (
+            numbers(getattr(model, name)) if hasattr(model, name) else [fallback] * c.depth
+            for name, fallback in (("resid_lambdas", 1.0), ("x0_lambdas", 0.0), ("bigram_lambdas", 0.0))
+        )
+        for i, block in enumerate(model.layers):
+            attn, mlp = block.attn, block.mlp
+            values = model.value_embeds[str(i)].weight if c.has_value_embedding(i) else None
+            made.add_layer(
+                pack(attn.q, attn.k, attn.v), pack(attn.out), pack(mlp.up), pack(mlp.down), attn.window,
+                (resid[i], first[i], pairs[i]), None if values is None else table(values),
+                [] if values is None else numbers(attn.gate.weight),
+            )  # fmt: skip
+        if c.modern:
+            made.make_modern(
+                numbers(model.smear_gate.weight), numbers(model.smear_lambda)[0], numbers(model.backout_lambda)[0],
+                table(model.bigram.weight) if c.bigram else None,
+            )  # fmt: skip
+        return made
