@@ -1,8 +1,8 @@
 """Runs karpathy/nanochat from a checkout, as a separate script, since its package has the same name as this one.
 
-    PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|tokenizer|core|base_train ...
+    PYTHONPATH=CHECKOUT NANOCHAT_BASE_DIR=... python benchmarks/upstream.py step|logits|core|generate|base_train|... ...
 
-Only benchmarks.train and benchmarks.core start it.
+Only benchmarks.train, benchmarks.generate and benchmarks.core start it.
 Types of upstream's package are ignored below: it is not installed where types are checked.
 """
 
@@ -72,6 +72,55 @@ def logits(folder: str) -> dict[str, Any]:
         ids = torch.randint(0, 256, (2, 64), generator=g)
         torch.save({"weights": model.state_dict(), "ids": ids, "logits": model(ids)}, f"{folder}/logits.pt")
     return {}
+
+
+def generate(
+    depth: int, vocab: int, seq_len: int, rows: int, prompt: list[int], new: int, *tokens: Any
+) -> dict[str, Any]:
+    """Seconds to each token of `rows` answers, drawn from the 50 likeliest tokens, after a short one that does not
+    count; and as much as our benchmarks.generate.timing says of them."""
+    engine = _engine(_random(depth, vocab, seq_len, 0.02), *tokens)
+
+    def answer(new: int) -> list[float]:
+        began, stamps = time.perf_counter(), []
+        for column, _ in engine.generate(prompt, rows, new, 1.0, 50):
+            stamps += [time.perf_counter() - began] * len(column)
+        return stamps
+
+    answer(16)
+    stamps = answer(new)
+    decode = (stamps[-1] - stamps[rows - 1]) * rows / (len(stamps) - rows)
+    return {"tokens": len(stamps), "seconds": stamps[-1], "first_s": stamps[rows - 1], "decode_s": decode}
+
+
+def answer(folder: str, *tokens: Any) -> dict[str, Any]:
+    """Write a small model with only random weights, and its greedy answer to a prompt, to compare with ours."""
+    import torch
+
+    model = _random(3, 320, 128, 0.05)
+    prompt = torch.randint(0, 311, (20,), generator=torch.Generator().manual_seed(2)).tolist()
+    ids = [column[0] for column, _ in _engine(model, *tokens).generate(prompt, 1, 60, 0.0)]
+    torch.save({"weights": model.state_dict(), "prompt": prompt, "ids": ids}, f"{folder}/answer.pt")
+    return {}
+
+
+def _random(depth: int, vocab: int, seq_len: int, noise: float) -> Any:
+    """A model with noise on all weights, and logits of 0 for the special tokens."""
+    import torch
+
+    model = model_of(depth, vocab, seq_len)
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_((torch.randn(p.shape, generator=g) * noise).to(p.dtype))
+        model.lm_head.weight[vocab - 9 :] = 0
+    return model.eval()
+
+
+def _engine(model: Any, *tokens: Any) -> Any:
+    from nanochat.engine import Engine  # type: ignore[import-not-found, unused-ignore]
+
+    return Engine(model, _tokenizer(*tokens))
 
 
 def core(folder: str, bundle: str, limit: int, sizes: list[int], tokens: list[Any]) -> dict[str, Any]:
@@ -157,7 +206,9 @@ def main() -> None:
         sys.argv = ["base_train", *given]
         runpy.run_module("scripts.base_train", run_name="__main__")
         return
-    tasks: dict[str, Callable[..., dict[str, Any]]] = {f.__name__: f for f in (step, logits, tokenizer, core)}
+    tasks: dict[str, Callable[..., dict[str, Any]]] = {
+        f.__name__: f for f in (step, logits, tokenizer, core, generate, answer)
+    }
     result = tasks[what](*(json.loads(x) for x in given))
     print(json.dumps({**result, "peak_mb": _peak_mb()}))
 
