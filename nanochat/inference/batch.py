@@ -1,109 +1,218 @@
-"""Answers decoded together: finished ones leave their row of the KV cache, waiting ones take it over."""
+"""Continuous batching: answers join and leave between steps, and a beginning that is known is not computed again."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nanochat.conversation import PartType
+from nanochat.console import UserError
 from nanochat.inference.generation import Generation
-from nanochat.inference.request import Token
-from nanochat.inference.sampling import sample
-from nanochat.model import KVCache
+from nanochat.inference.runner import Chunk, Runner
+from nanochat.inference.sampling import Choice, Draw, choose
 
-if TYPE_CHECKING:
-    from nanochat.model import GPT
+KEPT = 4  # sequences that are remembered before the first is overwritten, even if one answer at a time is asked for
+WORTH = 8  # tokens for which it pays to copy the beginning of another slot, or to wait for it
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A sequence, of which the runner holds the first `known` tokens. A busy slot's ids are its generation's own."""
+
+    number: int
+    ids: list[int]
+    known: int = 0
+    generation: Generation | None = None
+    used: int = 0  # the step that left it
 
 
 class Batch:
-    """Call `step` until `done`. The model has not yet seen the newest token of a row's generation."""
+    """Generations side by side in a runner's slots, at most `rows` at once, the others waiting in the order they came.
 
-    def __init__(
-        self, model: GPT, penalties: dict[PartType, Tensor], generations: Iterable[Generation], max_rows: int
-    ) -> None:
-        self.model = model
-        self.penalties = penalties
-        self.waiting = deque(generations)  # the samples of a request one after another
-        self.rows: list[Generation | None] = [None] * min(max_rows, len(self.waiting))
-        longest = max(len(generation.request.prompt) + generation.room for generation in self.waiting)
-        self.cache = self._new_cache(len(self.rows), longest)
-        self._prefilled: tuple[int, KVCache, Tensor] | None = None
+    Every step gives each answer that has begun a token. Prompts are computed piece by piece beside them, and together
+    no more than `runner.chunk` tokens of them in a step. What a slot holds is kept when its answer has ended: a prompt
+    that begins alike is computed from where they differ, at least its last token. window: positions of a sequence.
+    """
+
+    def __init__(self, runner: Runner, rows: int, window: int) -> None:
+        self.runner = runner
+        self.rows = rows
+        self.window = window
+        self.waiting: deque[Generation] = deque()
+        self._slots: list[_Slot] = []
+        self._busy: list[_Slot] = []  # in the order in which they began
+        self._steps = 0
 
     @property
     def done(self) -> bool:
-        return not self.waiting and all(generation is None for generation in self.rows)
+        """Whether nobody waits for a token."""
+        return not any(s.generation and s.generation.open for s in self._busy) and not any(
+            generation.open for generation in self.waiting
+        )
+
+    def add(self, generation: Generation) -> None:
+        self.waiting.append(generation)
+
+    def cancel(self, generation: Generation) -> None:
+        """Give it no more tokens; its slot is free for the next step."""
+        generation.cancelled = True
+
+    def forget(self) -> None:
+        """The model has changed: nothing that was computed counts, and answers go on from their ids."""
+        for slot in self._slots:
+            slot.known = 0
 
     @torch.inference_mode()
-    def step(self) -> list[Token]:
-        """Admit waiting generations, with their first token, or else give every row one more token."""
-        return self._admit() or self._decode()
+    def step(self) -> None:
+        """One pass of the model. New tokens are in the generations' `ready`.
 
-    def _admit(self) -> list[Token]:
-        tokens = []
-        while self.waiting and None in self.rows:
-            generation = self.waiting.popleft()
-            cache, logits = self._prefill(generation)
-            tokens += self._extend([generation], logits)
-            if generation.finish is None:
-                row = self.rows.index(None)
-                self.rows[row] = generation
-                self.cache.insert(torch.tensor([row], device=self.model.device), cache)
-        return tokens
+        An error ends every answer that has begun, as their `error`, and is raised.
+        """
+        try:
+            self._step()
+        except BaseException as error:
+            for slot in self._busy:
+                if slot.generation and slot.generation.open:
+                    slot.generation.error = error
+            self._leave()
+            self.forget()  # what the runner was doing is not known
+            raise
 
-    def _prefill(self, generation: Generation) -> tuple[KVCache, Tensor]:
-        """A one-row cache of the prompt, and the logits (1, V) after it; computed once per request."""
-        if self._prefilled is None or self._prefilled[0] != generation.index:
-            prompt = generation.request.prompt
-            cache = self._new_cache(1, len(prompt))
-            logits = self.model(self._ids([prompt]), cache, last_only=True)[:, 0]
-            self._prefilled = (generation.index, cache, logits)
-        return self._prefilled[1:]
+    def _step(self) -> None:
+        self._leave()
+        if self.waiting:
+            self._admit()
+        if not self._busy:
+            return
+        self._steps += 1
+        moved, asked, chunks = [], [], []
+        budget = self.runner.chunk
+        for slot in self._busy:
+            ids, known = slot.ids, slot.known
+            left = len(ids) - known
+            if left == 1:
+                piece = [ids[-1]]
+            elif budget:
+                piece = ids[known : known + min(left, budget)]
+                budget -= len(piece)
+            else:
+                continue
+            whole = len(piece) == left
+            chunks.append(Chunk(slot.number, known, piece, ids[known - 1] if known else -1, whole))
+            moved.append(slot)
+            if whole:
+                asked.append(slot)
+        logits = self.runner.step(chunks)
+        for slot, chunk in zip(moved, chunks, strict=True):
+            slot.known += len(chunk.ids)
+        if asked:
+            self._choose(asked, logits)
 
-    def _decode(self) -> list[Token]:
-        """Feed every row its newest token, and choose the next."""
-        live = [row for row, generation in enumerate(self.rows) if generation is not None]
-        if not live:
-            return []
-        if len(live) <= len(self.rows) // 2:
-            # Copying the cache costs as much as a few steps, so it waits until half of the rows have ended.
-            self.cache = self.cache.select(torch.tensor(live, device=self.model.device))
-            self.rows = [self.rows[row] for row in live]
-            live = list(range(len(self.rows)))
-        newest = [[0 if generation is None else generation.ids[-1]] for generation in self.rows]
-        logits = self.model(self._ids(newest), self.cache, last_only=True)[:, 0]
-        if len(live) < len(self.rows):
-            empty = [row for row, generation in enumerate(self.rows) if generation is None]
-            self.cache.reset(torch.tensor(empty, device=self.model.device))
-            logits = logits[torch.tensor(live, device=self.model.device)]
-        tokens = self._extend([row for row in self.rows if row is not None], logits)
-        self.rows = [
-            generation if generation is not None and generation.finish is None else None for generation in self.rows
-        ]
-        return tokens
+    def _choose(self, slots: list[_Slot], logits: Tensor) -> None:
+        """Give each slot's answer the next token, chosen from its row of logits (n, V)."""
+        generations = [slot.generation for slot in slots if slot.generation]
+        draws = [generation.draw() for generation in generations]
+        choices: Sequence[Choice | UserError]
+        try:
+            choices = choose(logits, draws)
+        except UserError:  # one bad row must not end the others
+            choices = [_choose_alone(logits[row : row + 1], draw) for row, draw in enumerate(draws)]
+        for generation, choice in zip(generations, choices, strict=True):
+            if isinstance(choice, UserError):
+                generation.error = choice
+            else:
+                generation.push(choice.id, choice.logprob, choice.top)
 
-    def _extend(self, generations: list[Generation], logits: Tensor) -> list[Token]:
-        """Give every generation its next token: the forced one, or one chosen from its row of logits (B, V)."""
-        logits = logits + torch.stack([self.penalties[generation.kind] for generation in generations])
-        free = [not generation.forced for generation in generations]
-        chosen = sample(
-            logits,
-            [s.request.temperature if open else 0.0 for s, open in zip(generations, free, strict=True)],
-            [s.request.top_k or 0 for s in generations],
-            [_draw(s) if open else 0.0 for s, open in zip(generations, free, strict=True)],
-        )
-        tokens = (s.push(s.forced[0] if s.forced else id) for s, id in zip(generations, chosen, strict=True))
-        return [token for token in tokens if token is not None]
+    def _leave(self) -> None:
+        """Free the slots of answers that are complete, failed or not wanted any more."""
+        for slot in self._busy:
+            assert slot.generation
+            if not slot.generation.open:
+                slot.generation, slot.used = None, self._steps
+        self._busy = [slot for slot in self._busy if slot.generation]
 
-    def _new_cache(self, rows: int, length: int) -> KVCache:
-        return KVCache(self.model.config, rows, length, self.model.device, self.model.dtype)
+    def _admit(self) -> None:
+        """Let waiting generations begin while there are slots, and prompt tokens left in this step's budget."""
+        budget = self.runner.chunk - sum(left for s in self._busy if (left := len(s.ids) - s.known) > 1)
+        while self.waiting and budget > 0 and len(self._busy) < self.rows:
+            generation = self.waiting[0]
+            if generation.open:
+                slot = self._seat(generation)
+                if slot is None:
+                    break
+                slot.ids, slot.generation = generation.sequence, generation
+                self._busy.append(slot)
+                budget -= len(slot.ids) - slot.known
+            self.waiting.popleft()
 
-    def _ids(self, ids: list[list[int]]) -> Tensor:
-        return torch.tensor(ids, dtype=torch.long, device=self.model.device)
+    def _seat(self, generation: Generation) -> _Slot | None:
+        """A free slot that knows as much of the generation's prompt as any; None while others are computing more."""
+        self._make_room(generation)
+        prompt = generation.sequence
+        most = len(prompt) - 1  # of its last token the logits are needed
+        shared, soon, source = [], 0, 0
+        for slot in self._slots:
+            common = _shared(prompt, slot.ids, most)
+            if slot.generation:
+                soon = max(soon, common)
+            shared.append(min(common, slot.known))
+            if shared[-1] > shared[source]:
+                source = slot.number
+        longest = shared[source]
+        if soon >= longest + WORTH:
+            return None
+        free = [slot for slot in self._slots if not slot.generation]
+        target = max(free, key=lambda slot: shared[slot.number])
+        if 2 * shared[target.number] < target.known:  # much would be lost
+            target = min(free, key=lambda slot: (slot.known > 0, slot.used))
+            if target.known and len(self._slots) < min(KEPT, self.rows):
+                target = self._grow(len(self._slots) + 1, 0)
+                shared.append(0)
+        target.known = shared[target.number]
+        if longest >= target.known + WORTH:
+            self.runner.copy(source, [target.number], longest)
+            target.known = longest
+        return target
+
+    def _make_room(self, generation: Generation) -> None:
+        """Slots for all that may begin, long enough for them."""
+        wanted = min(self.rows, len(self._busy) + len(self.waiting))
+        # The last token is never computed.
+        if wanted > len(self._slots) or generation.end - 1 > self.runner.length:
+            self._grow(max(wanted, len(self._slots)), max(waiting.end - 1 for waiting in self.waiting))
+
+    def _grow(self, slots: int, length: int) -> _Slot:
+        """Twice as much as there was, or more: growing copies. The first new slot, if there is one."""
+        if slots > len(self._slots):
+            slots = min(self.rows, max(slots, 2 * len(self._slots)))
+        if length > self.runner.length:
+            length = min(self.window, max(length, 2 * self.runner.length))
+        first = len(self._slots)
+        self.runner.grow(slots, max(length, self.runner.length))
+        self._slots += [_Slot(number, []) for number in range(first, slots)]
+        return self._slots[min(first, slots - 1)]
 
 
-def _draw(generation: Generation) -> float:
-    return torch.rand((), generator=generation.random).item() if generation.request.temperature > 0 else 0.0
+def _choose_alone(logits: Tensor, draw: Draw) -> Choice | UserError:
+    try:
+        return choose(logits, [draw])[0]
+    except UserError as error:
+        return error
+
+
+def _shared(a: list[int], b: list[int], most: int) -> int:
+    """How many ids two sequences have in common at their beginning, `most` at most."""
+    most = min(most, len(a), len(b))
+    if a[:most] == b[:most]:
+        return most
+    same, different = 0, most  # a[:same] equals b[:same]; a[:different] does not
+    while different - same > 1:
+        middle = (same + different) // 2
+        if a[same:middle] == b[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same

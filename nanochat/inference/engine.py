@@ -1,13 +1,15 @@
-"""The engine: requests in, completions or a stream of tokens out."""
+"""The engine: requests in, completions or streams of tokens out."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
 from nanochat.inference.batch import Batch
+from nanochat.inference.choosing import runner_for
 from nanochat.inference.generation import Generation
 from nanochat.inference.quantize import Quantize
 from nanochat.inference.request import Completion, Request, Token
@@ -16,15 +18,24 @@ from nanochat.inference.window import fit_ids
 from nanochat.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from nanochat.inference.runner import Runner
     from nanochat.model import GPT
 
 
 class Engine:
-    """Decodes up to `max_batch` samples at once. One thread at a time."""
+    """Decodes up to `max_batch` samples side by side, of however many requests and streams. One thread at a time.
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 32, quantize: Quantize = "") -> None:
-        if quantize:
-            raise UserError("matrices in eight bits cannot be used yet", "Leave --quantize out")
+    Weights that have changed since the last request are noticed. runner: instead of the fastest for this model.
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        max_batch: int = 32,
+        quantize: Quantize = "",
+        runner: Runner | None = None,
+    ) -> None:
         if max_batch < 1:
             raise UserError(f"max_batch is {max_batch}", "Decode at least one sample at a time")
         if model.config.vocab_size < tokenizer.vocab_size:
@@ -37,6 +48,9 @@ class Engine:
         self.max_batch = max_batch
         self.grammar = Grammar(tokenizer)
         self.penalties = self.grammar.penalties(model.config.vocab_size, model.device)
+        self.runner = runner or runner_for(model, quantize)
+        self._batch = Batch(self.runner, max_batch, self.window)
+        self._weights = self._state_of_weights()
 
     @property
     def window(self) -> int:
@@ -45,29 +59,108 @@ class Engine:
 
     def generate(self, requests: list[Request], on_token: Callable[[], object] = lambda: None) -> list[Completion]:
         """All samples of all requests, in the order of the requests, then of the samples. on_token: called for each."""
+        ready: deque[Token] = deque()
         generations = [
-            generation for index, request in enumerate(requests) for generation in self._start(request, index)
+            generation for index, request in enumerate(requests) for generation in self._start(request, index, ready)
         ]
-        for _ in self._run(generations):
-            on_token()
+        self._add(generations)
+        try:
+            for generation in generations:
+                while generation.open:
+                    self.step()
+                    while ready:
+                        ready.popleft()
+                        on_token()
+                if generation.error is not None:
+                    raise generation.error
+        finally:
+            for generation in generations:
+                self._batch.cancel(generation)
         return [generation.completion() for generation in generations]
 
-    def stream(self, request: Request) -> Iterator[Token]:
-        """Tokens as they come, without the stop token; closing the iterator ends the work."""
-        return self._run(self._start(request, 0))
+    def stream(self, request: Request) -> Stream:
+        """Tokens as they come, without the stop token. The work begins with the next step, whoever takes it."""
+        ready: deque[Token] = deque()
+        generations = self._start(request, 0, ready)
+        self._add(generations)
+        return Stream(self, generations, ready)
 
-    def _start(self, request: Request, index: int) -> list[Generation]:
+    def step(self) -> None:
+        """One token more for all that is asked for, or less than one while a prompt is long; nothing when idle."""
+        self._batch.step()
+
+    def _start(self, request: Request, index: int, ready: deque[Token]) -> list[Generation]:
         outside = next((id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size), None)
         if outside is not None:
             raise UserError(f"the prompt holds the id {outside}", f"Ids go from 0 to {self.tokenizer.vocab_size - 1}")
         prompt = fit_ids(request.prompt, self.tokenizer.bos, self.window, request.max_tokens)
         request = replace(request, prompt=prompt)
         room = max(1, min(request.max_tokens, self.window - len(prompt)))
-        return [Generation(request, index, sample, room, self.tokenizer, self.grammar) for sample in range(request.n)]
+        return [
+            Generation(request, index, sample, room, self.tokenizer, self.grammar, self.penalties, ready)
+            for sample in range(request.n)
+        ]
 
-    def _run(self, generations: list[Generation]) -> Iterator[Token]:
-        if not generations:
-            return
-        batch = Batch(self.model, self.penalties, generations, self.max_batch)
-        while not batch.done:
-            yield from batch.step()
+    def _add(self, generations: list[Generation]) -> None:
+        weights = self._state_of_weights()
+        if weights != self._weights:
+            self._weights = weights
+            self.runner.refresh()
+            self._batch.forget()
+        for generation in generations:
+            self._batch.add(generation)
+
+    def _state_of_weights(self) -> list[tuple[int, int]]:
+        """Changes when a weight does. (Writing to an inference tensor leaves no trace.)"""
+        return [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()]
+
+
+class Stream(Iterator[Token]):
+    """The tokens of a request. Several may be read in turns: each waits for its next token, and keeps the others'.
+
+    Closing it, or dropping it, ends the work.
+    """
+
+    def __init__(self, engine: Engine, generations: list[Generation], ready: deque[Token]) -> None:
+        self._engine = engine
+        self._generations = generations
+        self._ready = ready
+
+    def __next__(self) -> Token:
+        try:
+            while not self._ready:
+                if self.error is not None:
+                    raise self.error
+                if self.done:
+                    raise StopIteration
+                self._engine.step()
+            return self._ready.popleft()
+        except BaseException:
+            self.close()
+            raise
+
+    def take(self) -> list[Token]:
+        """The tokens that have come. Takes no step."""
+        taken = list(self._ready)
+        self._ready.clear()
+        return taken
+
+    @property
+    def done(self) -> bool:
+        """Whether no more tokens are computed; some may not have been read."""
+        return not any(generation.open for generation in self._generations)
+
+    @property
+    def error(self) -> BaseException | None:
+        """Why the answer will never be complete."""
+        return next((generation.error for generation in self._generations if generation.error), None)
+
+    def close(self) -> None:
+        """No more tokens, from the next step on."""
+        self._ready.clear()
+        for generation in self._generations:
+            generation.cancelled = True
+        self._generations = []
+
+    def __del__(self) -> None:
+        self.close()

@@ -3,76 +3,181 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
 
 from nanochat.conversation import Part, PartType
-from nanochat.inference.request import Completion, Finish, Kind, Request, Token
-from nanochat.inference.sampling import generator
+from nanochat.inference.request import Completion, Finish, Likely, Request, Token
+from nanochat.inference.sampling import Draw, generator
+from nanochat.inference.stops import StopStrings
 from nanochat.inference.toolcalls import Grammar
 from nanochat.tokenizer import StreamDecoder, Tokenizer
 from nanochat.tools import calculate
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-@dataclass(slots=True)
-class _OpenPart:
-    type: PartType
-    text: str = ""
+RANDOM_NUMBERS = 64  # drawn at once: one by one they cost as much as the rest of a token
 
 
 class Generation:
-    """A sample of a request. `room` is how many tokens it may get; `finish` is set when it is complete."""
+    """A sample of a request. `room`: how many tokens it may get.
+
+    sequence: prompt and answer. ready: gets the tokens that may be shown; samples of a request share one. finish: set
+    when the answer is complete; error: when it never will be; cancelled: when nobody wants it any more.
+    """
 
     def __init__(
-        self, request: Request, index: int, sample: int, room: int, tokenizer: Tokenizer, grammar: Grammar
+        self,
+        request: Request,
+        index: int,
+        sample: int,
+        room: int,
+        tokenizer: Tokenizer,
+        grammar: Grammar,
+        penalties: Mapping[PartType, Tensor],
+        ready: deque[Token] | None = None,
     ) -> None:
         self.request = request
         self.index = index
         self.sample = sample
-        self.room = room
-        self.ids: list[int] = []
+        self.prompt_length = len(request.prompt)
+        self.end = self.prompt_length + room  # of the sequence
+        self.sequence = list(request.prompt)
+        self.ready: deque[Token] = deque() if ready is None else ready
+        self.kind: PartType = "text"  # of the part that the next ordinary token belongs to
         self.finish: Finish | None = None
         self.stop: int | None = None
-        self.forced: deque[int] = deque()  # tool output, to be added before sampling goes on
-        self.random = generator(request.seed, sample)
+        self.error: BaseException | None = None
+        self.cancelled = False
         self._tokenizer = tokenizer
         self._grammar = grammar
+        self._penalties = penalties
         self._decoder = StreamDecoder(tokenizer)
-        self._parts = [_OpenPart("text")]
+        self._parts: list[tuple[PartType, list[str]]] = [("text", [])]
+        self._pieces = self._parts[0][1]  # the newest part's text
+        self._stops = StopStrings(request.stop) if request.stop else None
+        self._held: deque[Token] = deque()  # their text may be the beginning of a stop string
+        self._held_characters = 0
+        self._logprobs: list[tuple[float | None, Likely]] = []
+        self._random = generator(request.seed, sample) if request.temperature > 0 else None
+        self._numbers: list[float] = []  # the next random numbers, the last one first
+        self._draw = Draw(
+            request.temperature,
+            request.top_k or 0,
+            request.top_p,
+            request.min_p,
+            request.repetition_penalty,
+            self.sequence,
+            penalties["text"],
+            0.0,
+            request.logprobs,
+        )
 
     @property
-    def kind(self) -> PartType:
-        """The kind of part that the next ordinary token belongs to."""
-        return self._parts[-1].type
+    def ids(self) -> list[int]:
+        return self.sequence[self.prompt_length :]
 
-    def push(self, id: int) -> Token | None:
-        """Take one token in, sampled or forced; None when it is the stop token."""
+    @property
+    def open(self) -> bool:
+        """Whether more tokens are to come."""
+        return self.finish is None and self.error is None and not self.cancelled
+
+    def draw(self) -> Draw:
+        """How the next token is to be chosen. Takes a random number."""
+        if self._random is not None:
+            if not self._numbers:
+                self._numbers = torch.rand(RANDOM_NUMBERS, generator=self._random).tolist()[::-1]
+            self._draw.uniform = self._numbers.pop()
+        return self._draw
+
+    def push(self, id: int, logprob: float | None = None, top: Likely = ()) -> None:
+        """Take in the chosen token, and the tool's output that follows it."""
         if id in self._grammar.stops:
             self.finish, self.stop = "stop", id
-            return None
-        if self.forced:
-            self.forced.popleft()
-        self.ids.append(id)
-        if len(self.ids) >= self.room:
-            self.finish = "length"
-        opens = self._grammar.opens.get(id)
-        if opens is None:
-            kind: Kind = self.kind
-            text = self._decoder.feed(id)
-            self._parts[-1].text += text
-            return Token(id, text, kind, self.sample)
-        self._decoder.finish()  # bytes of a character that was never completed are dropped
-        if id == self._grammar.python_end:
-            self._call_tool(self._parts[-1].text)
-        self._parts.append(_OpenPart(opens))
-        return Token(id, "", "special", self.sample)
+        elif id in self._grammar.opens:
+            self._special(id, logprob, top)
+        else:
+            self._ordinary(id, logprob, top)
+        if self.finish is not None and self._held:
+            self._release(0)
 
-    def _call_tool(self, code: str) -> None:
+    def _ordinary(self, id: int, logprob: float | None = None, top: Likely = ()) -> None:
+        text = self._decoder.feed(id)
+        token = Token(id, text, self.kind, self.sample, logprob, top)
+        self._append(token)
+        self._pieces.append(text)
+        if self._stops is None or self.kind != "text":
+            self.ready.append(token)
+            return
+        self._held.append(token)
+        self._held_characters += len(text)
+        found = self._stops.feed(text)
+        if found is None:
+            self._release(self._stops.held)
+        else:
+            place, length = found
+            self._cut(len(text) - place + length)
+            self.finish = "stop"
+
+    def _special(self, id: int, logprob: float | None = None, top: Likely = ()) -> None:
+        """A token that begins the next part."""
+        self._decoder.finish()  # bytes of a character that was never completed are dropped
+        if self._stops is not None:
+            self._release(0)
+            self._stops.reset()
+        token = Token(id, "", "special", self.sample, logprob, top)
+        self._append(token)
+        self.ready.append(token)
+        code = "".join(self._pieces) if id == self._grammar.python_end else None
+        self.kind = self._grammar.opens[id]
+        self._pieces = []
+        self._parts.append((self.kind, self._pieces))
+        self._draw.penalties = self._penalties[self.kind]
+        if code is not None and self.finish is None:
+            self._add_output(code)
+
+    def _add_output(self, code: str) -> None:
+        """What the tool says, as far as there is room."""
         result = calculate(code)
         if result is not None:
-            grammar = self._grammar
-            self.forced.extend([grammar.output_start, *self._tokenizer.encode(result), grammar.output_end])
+            self._special(self._grammar.output_start)
+            for id in self._tokenizer.encode(result):
+                if self.finish is None:
+                    self._ordinary(id)
+            if self.finish is None:
+                self._special(self._grammar.output_end)
+
+    def _append(self, token: Token) -> None:
+        self.sequence.append(token.id)
+        if len(self.sequence) >= self.end:
+            self.finish = "length"
+        if self.request.logprobs is not None:
+            self._logprobs.append((token.logprob, token.top))
+
+    def _release(self, keep: int) -> None:
+        """Let go of held tokens until the others have `keep` characters or a few more."""
+        while self._held and self._held_characters - len(self._held[0].text) >= keep:
+            token = self._held.popleft()
+            self._held_characters -= len(token.text)
+            self.ready.append(token)
+
+    def _cut(self, characters: int) -> None:
+        """Take that many away from the end of the newest part; the tokens that they were in are all held."""
+        text = "".join(self._pieces)
+        self._pieces[:] = [text[: len(text) - characters]]
+        for token in reversed(self._held):
+            taken = min(characters, len(token.text))
+            token.text = token.text[: len(token.text) - taken]
+            characters -= taken
 
     def completion(self) -> Completion:
-        parts = [Part(part.type, part.text) for part in self._parts if part.text]
+        parts = [Part(kind, text) for kind, pieces in self._parts if (text := "".join(pieces))]
         text = "".join(part.text for part in parts if part.type == "text")
-        return Completion(self.ids, text, parts, self.finish or "length", self.index, self.sample, self.stop)
+        done = Completion(self.ids, text, parts, self.finish or "length", self.index, self.sample, self.stop)
+        if self.request.logprobs is not None:
+            done.logprobs = [logprob for logprob, _ in self._logprobs]
+            done.top = [top for _, top in self._logprobs]
+        return done

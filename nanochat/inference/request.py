@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +12,17 @@ from nanochat.conversation import Part
 
 Finish = Literal["stop", "length"]
 Kind = Literal["text", "python", "python_output", "special"]
+Likely = Sequence[tuple[int, float]]  # ids and their log-probabilities, likeliest first
+
+MOST_LOGPROBS = 20
 
 
 @dataclass(slots=True)
 class Request:
-    """Token ids to continue, and how. Equal requests get equal answers, whatever else runs beside them."""
+    """Token ids to continue, and how. Equal requests get equal answers, whatever else runs beside them.
+
+    logprobs are natural logarithms of the model's own probabilities, before every setting here.
+    """
 
     prompt: list[int]
     max_tokens: int = 256  # of every sample, tool output included
@@ -22,23 +30,45 @@ class Request:
     top_k: int | None = 50  # None or 0: the whole vocabulary
     seed: int = 0
     n: int = 1  # samples
+    top_p: float = 1.0  # the fewest tokens that have this share of the probability; 1: all
+    min_p: float = 0.0  # tokens at least this likely, compared with the likeliest; 0: all
+    repetition_penalty: float = 1.0  # above 1, tokens of prompt and answer come less often again; 1: none
+    stop: Sequence[str] = ()  # the text ends before the first of these strings
+    logprobs: int | None = None  # 0: of each chosen token; k: and of the k likeliest; None: none
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise UserError("the prompt holds no tokens", "Start it with <|bos|>")
-        if self.max_tokens < 1:
+        if not self.max_tokens >= 1:
             raise UserError(f"max_tokens is {self.max_tokens}", "Ask for at least one token")
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}", "Use 0 (greedy) or a positive number")
-        if self.top_k is not None and self.top_k < 0:
+        if self.top_k is not None and not self.top_k >= 0:
             raise UserError(f"top_k is {self.top_k}", "Use a positive number, or 0 for the whole vocabulary")
-        if self.n < 1:
+        if not self.n >= 1:
             raise UserError(f"n is {self.n}", "Ask for at least one sample")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}", "Use a number above 0 and up to 1 (everything)")
+        if not 0 <= self.min_p <= 1:
+            raise UserError(f"min_p is {self.min_p}", "Use a number from 0 (everything) to 1")
+        if not 0 < self.repetition_penalty < math.inf:
+            raise UserError(
+                f"repetition_penalty is {self.repetition_penalty}", "Use a positive number, 1 for no penalty"
+            )
+        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+            raise UserError(f"stop is {self.stop!r:.60}", "Give a list of strings that are not empty")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
+            raise UserError(f"logprobs is {self.logprobs}", f"Use a number from 0 to {MOST_LOGPROBS}")
 
 
 @dataclass(slots=True)
 class Completion:
-    """One finished sample. `ids` is all after the prompt, with tool output, without the stop token."""
+    """One finished sample.
+
+    ids: all after the prompt, with tool output, without the stop token. Where a stop string ended the answer, they go
+    to the token that completed it, but text and parts end before it.
+    logprobs, top: of each id, where asked for; None and () for tool output, which was not chosen.
+    """
 
     ids: list[int]
     text: str  # the text parts alone
@@ -46,7 +76,9 @@ class Completion:
     finish: Finish
     request: int  # index in the list given to generate()
     sample: int
-    stop: int | None = None  # the token that ended it; None: the length did
+    stop: int | None = None  # the token that ended it; None: a stop string or the length did
+    logprobs: list[float | None] | None = None
+    top: list[Likely] | None = None
 
 
 @dataclass(slots=True)
@@ -57,3 +89,5 @@ class Token:
     text: str
     kind: Kind
     sample: int
+    logprob: float | None = None
+    top: Likely = ()

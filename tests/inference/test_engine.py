@@ -30,11 +30,11 @@ def greedy_by_full_forward(model: GPT, tokenizer: Tokenizer, request: Request) -
     """Argmax over a full forward for every token; what may come next is the tool grammar's business."""
     grammar = Grammar(tokenizer)
     penalties = grammar.penalties(model.config.vocab_size, model.device)
-    generation = Generation(request, 0, 0, request.max_tokens, tokenizer, grammar)
+    generation = Generation(request, 0, 0, request.max_tokens, tokenizer, grammar, penalties)
     with torch.no_grad():
-        while generation.finish is None:
-            logits = model(torch.tensor([[*request.prompt, *generation.ids]]))[0, -1] + penalties[generation.kind]
-            generation.push(generation.forced[0] if generation.forced else int(logits.argmax()))
+        while generation.open:
+            logits = model(torch.tensor([generation.sequence]))[0, -1] + penalties[generation.kind]
+            generation.push(int(logits.argmax()))
     return generation.ids
 
 

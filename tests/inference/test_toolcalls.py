@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-import torch
 
 from nanochat.conversation import Part
-from nanochat.inference import Engine, Request
-from nanochat.model import KVCache, ModelConfig
+from nanochat.inference import Request
 from nanochat.tokenizer import Tokenizer
-
-
-@dataclass
-class Parrot:
-    """A model whose next token depends on the position alone: `script`, from position `start` on."""
-
-    script: list[int]
-    config: ModelConfig
-    start: int
-    device = torch.device("cpu")
-    dtype = torch.float32
-
-    def __call__(self, ids: torch.Tensor, cache: KVCache, last_only: bool) -> torch.Tensor:
-        cache.advance(ids)
-        logits = torch.zeros(len(ids), 1, self.config.vocab_size)
-        for row, length in enumerate(cache.length.tolist()):
-            logits[row, 0, self.script[min(max(length - self.start, 0), len(self.script) - 1)]] = 50.0
-        return logits
-
-
-def parrot(tokenizer: Tokenizer, script: list[int], prompt: int = 1) -> Engine:
-    config = ModelConfig(depth=1, width=4, heads=1, kv_heads=1, vocab_size=tokenizer.vocab_size, seq_len=128)
-    return Engine(Parrot(script, config, prompt), tokenizer)  # type: ignore[arg-type]
+from tests.inference.fakes import parrot
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from nanochat.conversation import Conversation
 from nanochat.feed.loader import Step
 from nanochat.inference import Completion, Engine, Request, load_engine
 from nanochat.inference import batch as batch_module
-from nanochat.inference.generation import Generation
+from nanochat.inference.sampling import Choice, Draw
 from nanochat.inference.toolcalls import Grammar
 from nanochat.machine import Machine, Ranks
 from nanochat.metrics import read_metrics
@@ -203,28 +203,22 @@ def test_advantages_of_a_question_add_up_to_nothing(tokenizer: Tokenizer, reward
     assert advantages([same] * len(rewards)) == [0.0] * len(rewards)
 
 
-def test_what_was_sampled_is_what_the_engine_says(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_sampled_is_what_the_engine_says(tokenizer: Tokenizer) -> None:
     """Hot enough for tool blocks; a digit is nearly all that can stand in one, so that it often has a value."""
     model = random_model(tokenizer, dtype=torch.float32).eval()
-    forced: dict[int, list[bool]] = {}
-    real = Generation.push
-
-    def push(self: Generation, id: int) -> Any:
-        forced.setdefault(self.sample, []).append(bool(self.forced))
-        return real(self, id)
-
-    monkeypatch.setattr(Generation, "push", push)
     engine = Engine(model, tokenizer)
     engine.penalties["python"] = torch.full_like(engine.penalties["python"], -torch.inf)
     engine.penalties["python"][[tokenizer.encode("7")[0], engine.grammar.python_end]] = 0
     engine.penalties["text"][engine.grammar.python_start] = 60
     prompt = [tokenizer.bos, *tokenizer.encode("12")]
-    samples = engine.generate([Request(prompt, 40, temperature=30.0, top_k=0, n=60)])
+    samples = engine.generate([Request(prompt, 40, temperature=30.0, top_k=0, n=60, logprobs=0)])
     answers = rollouts_of(engine.grammar, prompt, samples, [0.0] * 60)
     for sample, answer in zip(samples, answers, strict=True):
+        assert sample.logprobs is not None
+        drawn = [*(logprob is not None for logprob in sample.logprobs), *[True] * (sample.stop is not None)]
         assert answer.kinds[: len(prompt)] == [-1] * len(prompt)
-        assert [kind < 0 for kind in answer.kinds[len(prompt) :]] == forced[sample.sample]
-    assert any(any(flags) for flags in forced.values())
+        assert [kind >= 0 for kind in answer.kinds[len(prompt) :]] == drawn
+    assert any(None in (sample.logprobs or []) for sample in samples)
     assert {sample.stop for sample in samples} > {None}
 
 
@@ -233,13 +227,13 @@ def test_log_probabilities_are_those_that_the_engine_drew_from(
 ) -> None:
     model = random_model(tokenizer, dtype=torch.float32).eval()
     seen: list[torch.Tensor] = []
-    real = batch_module.sample
+    real = batch_module.choose
 
-    def sample(logits: torch.Tensor, *settings: Any) -> list[int]:
-        seen.append(logits.clone())
-        return real(logits, *settings)
+    def choose(logits: torch.Tensor, draws: list[Draw]) -> list[Choice]:
+        seen.append(logits + torch.stack([draw.penalties for draw in draws]))
+        return real(logits, draws)
 
-    monkeypatch.setattr(batch_module, "sample", sample)
+    monkeypatch.setattr(batch_module, "choose", choose)
     prompt = [tokenizer.bos, *tokenizer.encode("How much is")]
     engine = Engine(model, tokenizer)
     for seed in range(5):
@@ -249,8 +243,7 @@ def test_log_probabilities_are_those_that_the_engine_drew_from(
         [batch] = batches([answer], 1, 0, tokenizer.bos)
         with torch.no_grad():
             ours = policy_of(tokenizer, model).log_probs(model, batch.ids, batch.targets, batch.kinds)
-        drawn = [logits for logits, kind in zip(seen, answer.kinds[len(prompt) :], strict=True) if kind >= 0]
-        theirs = (torch.cat(drawn) / TEMPERATURE).log_softmax(-1)
+        theirs = (torch.cat(seen) / TEMPERATURE).log_softmax(-1)  # of tool output none is drawn
         assert torch.equal(ours.isinf(), theirs.isinf())
         torch.testing.assert_close(ours.exp(), theirs.exp(), rtol=1e-3, atol=1e-5)
 
