@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -35,6 +35,8 @@ class Config:
     """auto, cpu, cuda or mps"""
     dtype: str = "auto"
     """compute dtype: auto, float32, bfloat16 or float16"""
+    quantize: Literal["", "int8"] = ""
+    """int8: measure again with matrices in eight bits, and say what that costs (docs/inference.md)"""
     json: Path | None = None
     """file for the results"""
 
@@ -42,6 +44,7 @@ class Config:
 def run(config: Config) -> None:
     from nanochat.eval import (
         EvalResult,
+        cost_of_int8,
         measure_bpb,
         open_subject,
         require_counts,
@@ -54,9 +57,12 @@ def run(config: Config) -> None:
     require_counts(device_batch_size=config.device_batch_size, split_tokens=config.split_tokens)
     began = time.monotonic()
     subject = open_subject("base", config.model_tag, config.step, config.device, config.dtype)
-    bpb, versions = measure_bpb(subject, config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    asked = (config.data, config.dataset, config.split_tokens, config.device_batch_size)
+    bpb, versions = measure_bpb(subject, *asked)
+    int8 = {"bpb": cost_of_int8(subject, bpb, *asked)} if config.quantize else {}
     texts = sample_texts(subject, sample_openings(config.dataset or subject.dataset))
-    result = EvalResult("base_loss", subject.facts, bpb=bpb, bpb_version=versions, seconds=time.monotonic() - began)
+    seconds = time.monotonic() - began
+    result = EvalResult("base_loss", subject.facts, bpb=bpb, bpb_version=versions, int8=int8, seconds=seconds)
     result.finish(config.json, texts)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from nanochat.console import UserError, command
+from nanochat.console import UserError, command, say
 
 
 @dataclass
@@ -45,6 +45,8 @@ class Config:
     """auto, cpu, cuda or mps"""
     dtype: str = "auto"
     """compute dtype: auto, float32, bfloat16 or float16"""
+    quantize: Literal["", "int8"] = ""
+    """int8: ask again with matrices in eight bits, on a CPU, and compare (docs/inference.md)"""
     require_sandbox: bool = False
     """run the model's code only where files, network and processes are out of its reach (docs/sandbox.md)"""
     json: Path | None = None
@@ -64,6 +66,7 @@ def run(config: Config) -> None:
         EvalResult,
         chatcore,
         choose_tasks,
+        equal_answers,
         evaluate_task,
         open_subject,
         require_writable,
@@ -88,12 +91,18 @@ def run(config: Config) -> None:
         task_names(config.task)  # report an unknown name before the model is loaded
     began = time.monotonic()
     subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
-    results = {}
+    results, int8 = {}, {}
     for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks, subject.world_seed).items():
         results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)
         show_task(name, results[name])
+        if config.quantize:
+            again = evaluate_task(subject.model, subject.tokenizer, task, settings, config.quantize)
+            same, score = equal_answers(results[name], again), again.score
+            int8[name] = {"accuracy": score.accuracy, "n": score.n, "equal_answers": same}
+            say(f"{name} in int8: {score.accuracy:.4f} of {score.n:,}, {same:.2%} of the answers are the same")
     seconds = time.monotonic() - began
-    result = EvalResult("chat_eval", subject.facts, results, chatcore=chatcore(results), seconds=seconds)
+    compared = {"tasks": int8} if int8 else {}
+    result = EvalResult("chat_eval", subject.facts, results, chatcore=chatcore(results), int8=compared, seconds=seconds)
     result.finish(config.json, [sample for found in results.values() for sample in found.samples])
 
 

@@ -21,10 +21,10 @@ from nanochat.eval.results import (
 )
 
 if TYPE_CHECKING:
-    from nanochat.eval.base import measure_bpb, sample_openings, sample_texts
+    from nanochat.eval.base import cost_of_int8, measure_bpb, sample_openings, sample_texts
     from nanochat.eval.bpb import bits_per_byte, count_bits, text_batches, text_bpb
     from nanochat.eval.bundle import missing_bundle
-    from nanochat.eval.chat import AnswerSettings, chatcore, evaluate_task, evenly_spread, show_task
+    from nanochat.eval.chat import AnswerSettings, chatcore, equal_answers, evaluate_task, evenly_spread, show_task
     from nanochat.eval.choosing import choose_tasks, task_names
     from nanochat.eval.core import BATCH_TOKENS, evaluate_core, evaluate_items, read_questions, read_tasks
     from nanochat.eval.core_passes import answer_scores
@@ -52,8 +52,10 @@ __all__ = [
     "chosen_parts",
     "code_commit",
     "corpus_overlap",
+    "cost_of_int8",
     "count_bits",
     "describe_checkpoint",
+    "equal_answers",
     "evaluate_core",
     "evaluate_items",
     "evaluate_task",
@@ -84,10 +86,10 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "base": "measure_bpb sample_openings sample_texts",
+        "base": "cost_of_int8 measure_bpb sample_openings sample_texts",
         "bpb": "bits_per_byte count_bits text_batches text_bpb",
         "bundle": "missing_bundle",
-        "chat": "AnswerSettings chatcore evaluate_task evenly_spread show_task",
+        "chat": "AnswerSettings chatcore equal_answers evaluate_task evenly_spread show_task",
         "choosing": "choose_tasks task_names",
         "core": "BATCH_TOKENS evaluate_core evaluate_items read_questions read_tasks",
         "core_passes": "answer_scores",

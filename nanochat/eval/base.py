@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from nanochat.corpus import Shards, documents, find_info, text_files
 from nanochat.eval.bpb import text_bpb
 from nanochat.eval.results import version_hash
 from nanochat.eval.subject import Subject
-from nanochat.inference import Engine, Request
+from nanochat.inference import Engine, Request, rounded
 
 TOKENS_GPU, TOKENS_CPU = 20 * 524288, 131072  # per split
 OPENING_WORDS = 6
@@ -24,10 +25,10 @@ PROMPTS = (
 
 
 def measure_bpb(
-    subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0
+    subject: Subject, data: Path | None = None, dataset: str = "", tokens: int = 0, batch: int = 0, what: str = "bpb"
 ) -> tuple[dict[str, float], dict[str, str]]:
     """Bits per byte of the corpus ("train", "val") and of `data`, at most `tokens` tokens of each; and the
-    `version_hash` of what was measured.
+    `version_hash` of what was measured. what: the name that is printed with it.
 
     The default corpus is the one the model was trained on; with `data` it may be missing.
     """
@@ -46,7 +47,7 @@ def measure_bpb(
     found, versions = {}, {}
     for split, documents_ in texts.items():
         read: list[str] = []
-        with Progress(tokens / subject.machine.ranks.world, f"{split} bpb", unit="tokens") as bar:
+        with Progress(tokens / subject.machine.ranks.world, f"{split} {what}", unit="tokens") as bar:
             noted = _noted(documents_, read)
             found[split], size = text_bpb(subject.model, subject.tokenizer, noted, tokens, batch, bar.advance)
         where = data if split == "data" else corpus
@@ -57,10 +58,21 @@ def measure_bpb(
                 f"the {split} text of {where}: the model's losses are not finite",
                 "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
             )
-        say(f"{split} bpb: {found[split]:.6f}")
+        say(f"{split} {what}: {found[split]:.6f}")
         # Equal documents, byte count and seq_len mean the same text, whatever the tokenizer.
         versions[split] = version_hash([str(size), str(subject.model.config.seq_len), *read])
     return found, versions
+
+
+def cost_of_int8(
+    subject: Subject, plain: Mapping[str, float], data: Path | None, dataset: str, tokens: int, batch: int
+) -> dict[str, float]:
+    """The same as `plain`, which measure_bpb found, with matrices in eight bits; prints the differences."""
+    small = replace(subject, model=rounded(subject.model))
+    found, _ = measure_bpb(small, data, dataset, tokens, batch, "bpb in int8")
+    for split, value in found.items():
+        say(f"{split} bpb in int8: {value / plain[split] - 1:+.3%}")
+    return found
 
 
 def _noted(texts: Iterable[str], hashes: list[str]) -> Iterator[str]:

@@ -14,12 +14,13 @@ import torch.distributed as dist
 
 from nanochat.console import Progress, UserError, say, warn
 from nanochat.eval.results import Score, TaskResult, centered, version_hash
-from nanochat.inference import Engine, Request, fit_ids
+from nanochat.inference import Engine, Request, fit_ids, rounded
 from nanochat.machine import Ranks, ranks
 from nanochat.tasks import WithBaseline, WithGrading, WithLetters, pass_at_k
 from nanochat.tokenizer import render_prompt
 
 if TYPE_CHECKING:
+    from nanochat.inference.quantize import Quantize
     from nanochat.model import GPT
     from nanochat.tasks import Task
     from nanochat.tokenizer import Tokenizer
@@ -36,9 +37,11 @@ RANDOM = {
 
 Grades = Mapping[str, bool]  # the first one decides the accuracy; each is also counted under its name
 Graded = dict[int, list[Grades]]  # question -> the grades of each of its answers
+Answers = dict[int, list[str]]  # question -> its answers, in words
 Prompts = Mapping[int, list[int]]  # a question's number -> ids
 SAMPLES = 8  # answers of a task that are kept for the report
 LONGEST = 2000  # characters of a kept question
+AT_ONCE = 1024  # answers that the engine is asked for together
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,11 @@ class AnswerSettings:
 
 
 def evaluate_task(
-    model: GPT, tokenizer: Tokenizer, task: Task, settings: AnswerSettings = AnswerSettings()
+    model: GPT,
+    tokenizer: Tokenizer,
+    task: Task,
+    settings: AnswerSettings = AnswerSettings(),
+    quantize: Quantize = "",
 ) -> TaskResult:
     """Ask every question of the task, shared among the ranks, and count the grades.
 
@@ -81,29 +88,42 @@ def evaluate_task(
     me, window = ranks(), model.config.seq_len
     chosen = evenly_spread(len(task), settings.max_problems)
     prompts = {i: render_prompt(tokenizer, task[i].without_last()) for i in chosen[me.rank :: me.world]}
-    said: dict[int, str] = {}  # this rank's answers in words
     with Progress(len(prompts), task.name, unit="questions") as bar:
         if task.kind == "generative":
-            graded = _generate(model, tokenizer, task, prompts, settings, bar, said)
+            engine = Engine(model, tokenizer, settings.batch, quantize)
+            graded, said = _generate(engine, task, prompts, settings, bar)
         else:
-            graded = _choose(model, tokenizer, task, prompts, settings, bar)
-    graded, too_long = _gather(graded, {i for i, ids in prompts.items() if len(ids) >= window}, me)
+            model = rounded(model) if quantize else model
+            graded, said = _choose(model, tokenizer, task, prompts, settings, bar)
+    graded, said, too_long = _gather(graded, said, {i for i, ids in prompts.items() if len(ids) >= window}, me)
     if too_long:
         cut = f"{len(too_long)} of {len(chosen)} questions are longer than the context of {window} tokens"
         warn(f"{task.name}: {cut} and lose their beginning")
     used = settings.of_answers() if task.kind == "generative" else {}
-    found = replace(count(task, graded), version=version(task, chosen), settings=used, truncated=len(too_long))
-    return replace(found, samples=_samples(task, graded, said))
+    return replace(
+        count(task, graded),
+        version=version(task, chosen),
+        settings=used,
+        truncated=len(too_long),
+        answers=said,
+        samples=_samples(task, graded, said) if task.kind == "generative" else [],
+    )
 
 
-def _samples(task: Task, graded: Graded, said: Mapping[int, str]) -> list[dict[str, Any]]:
+def equal_answers(a: TaskResult, b: TaskResult) -> float:
+    """The share of answers, to the same questions, that are the same in both."""
+    pairs = [pair for i in a.answers for pair in zip(a.answers[i], b.answers[i], strict=True)]
+    return sum(one == other for one, other in pairs) / len(pairs)
+
+
+def _samples(task: Task, graded: Graded, said: Answers) -> list[dict[str, Any]]:
     """Some answers, evenly spread over the questions that stand alone."""
     alone = sorted(i for i in said if [m.role for m in task[i].messages] == ["user", "assistant"])
     return [
         {
             "task": task.name,
             "prompt": task[i].messages[0].text[:LONGEST],
-            "text": said[i],
+            "text": said[i][0],
             "right": next(iter(graded[i][0].values())),
         }
         for i in (alone[place] for place in evenly_spread(len(alone), SAMPLES))
@@ -163,21 +183,14 @@ def chatcore(tasks: Mapping[str, TaskResult]) -> float | None:
 
 
 def _generate(
-    model: GPT,
-    tokenizer: Tokenizer,
-    task: Task,
-    prompts: Prompts,
-    settings: AnswerSettings,
-    bar: Progress,
-    said: dict[int, str],
-) -> Graded:
-    """said: gets the first answer to each question."""
-    engine = Engine(model, tokenizer, max_batch=settings.batch)
+    engine: Engine, task: Task, prompts: Prompts, settings: AnswerSettings, bar: Progress
+) -> tuple[Graded, Answers]:
     graded: Graded = {i: [] for i in prompts}
+    said: Answers = {i: [] for i in prompts}
     right = done = 0
-    # More than one batch of answers, so that the engine can start a new one when a short one ends.
-    at_once = -(-4 * settings.batch // settings.num_samples)
-    for some in _by_length(prompts, tokenizer.bos, model.config.seq_len, settings.max_tokens, at_once):
+    # Many times a batch of answers, so that the engine seldom has but a few long ones left.
+    at_once = -(-max(AT_ONCE, 4 * settings.batch) // settings.num_samples)
+    for some in _by_length(prompts, engine.tokenizer.bos, engine.window, settings.max_tokens, at_once):
         requests = [
             Request(
                 prompt=prompt,
@@ -190,23 +203,24 @@ def _generate(
             )
             for i, prompt in some
         ]
-        for completion in engine.generate(requests):
+        for completion in engine.generate(requests, lambda: bar.advance(0)):
             i = some[completion.request][0]
             graded[i].append(task.grade(i, completion.text))
-            said.setdefault(i, completion.text)
+            said[i].append(completion.text)
             right += next(iter(graded[i][-1].values()))
             done += 1
         bar.advance(len(some), accuracy=f"{right / done:.3f}")
-    return graded
+    return graded, said
 
 
 @torch.inference_mode()
 def _choose(
     model: GPT, tokenizer: Tokenizer, task: Task, prompts: Prompts, settings: AnswerSettings, bar: Progress
-) -> Graded:
+) -> tuple[Graded, Answers]:
     if not isinstance(task, WithLetters):
         raise TypeError(f"categorical task {task.name} has no letters")
     graded: Graded = {}
+    said: Answers = {}
     right = 0
     for some in _by_length(prompts, tokenizer.bos, model.config.seq_len, 1, settings.batch):
         width = max(len(ids) for _, ids in some)
@@ -222,10 +236,11 @@ def _choose(
                     f"{task.name}, question {i}: the model's logits are not finite",
                     "Set NANOCHAT_DTYPE=float32, or take another checkpoint",
                 )
-            graded[i] = [task.grade(i, letters[likely.index(max(likely))])]
+            said[i] = [letters[likely.index(max(likely))]]
+            graded[i] = [task.grade(i, said[i][0])]
             right += next(iter(graded[i][0].values()))
         bar.advance(len(some), accuracy=f"{right / len(graded):.3f}")
-    return graded
+    return graded, said
 
 
 def _by_length(
@@ -246,12 +261,14 @@ def letter_id(tokenizer: Tokenizer, letter: str) -> int:
     return ids[0]
 
 
-def _gather(graded: Graded, too_long: set[int], me: Ranks) -> tuple[Graded, set[int]]:
+def _gather(graded: Graded, said: Answers, too_long: set[int], me: Ranks) -> tuple[Graded, Answers, set[int]]:
     if me.world == 1:
-        return graded, too_long
+        return graded, said, too_long
     shares: list[Any] = [None] * me.world
-    dist.all_gather_object(shares, (graded, too_long))
-    return {i: answers for share, _ in shares for i, answers in share.items()}, {i for _, x in shares for i in x}
+    dist.all_gather_object(shares, (graded, said, too_long))
+    for grades, answers, long in shares:
+        graded, said, too_long = {**graded, **grades}, {**said, **answers}, too_long | long
+    return graded, said, too_long
 
 
 def show_task(name: str, result: TaskResult) -> None:

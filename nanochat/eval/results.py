@@ -145,7 +145,8 @@ class TaskResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     pass_at_k: Mapping[int, float] = field(default_factory=dict)
     truncated: int = 0  # questions cut at the beginning because they are longer than the context
-    samples: Sequence[Mapping[str, Any]] = ()  # some answers, for the report; not in the JSON file
+    answers: Mapping[int, Sequence[str]] = field(default_factory=dict)  # to each question; not in the JSON file
+    samples: Sequence[Mapping[str, Any]] = ()  # some of them, for the report; not in the JSON file either
 
     @property
     def centered_ci95(self) -> tuple[float, float] | None:
@@ -195,7 +196,8 @@ def core_interval(tasks: Mapping[str, TaskResult]) -> tuple[float, float] | None
 class EvalResult:
     """One evaluation of one checkpoint. `checkpoint` holds path, stage, tag, step and hash.
 
-    bpb_version: by split, `version_hash` of the tokens measured.
+    bpb_version: by split, `version_hash` of the tokens measured. int8: what matrices in eight bits give, as "bpb" by
+    split or as "tasks" by name, with `accuracy`, `n` and `equal_answers`, the share of answers that are the same.
     """
 
     command: str
@@ -206,6 +208,7 @@ class EvalResult:
     bpb: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     bpb_version: Mapping[str, str] = field(default_factory=dict)
+    int8: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     made: Mapping[str, Any] = field(default_factory=made)
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,6 +230,8 @@ class EvalResult:
             record["bpb"] = dict(self.bpb)
         if self.bpb_version:
             record["bpb_version"] = dict(self.bpb_version)
+        if self.int8:
+            record["int8"] = dict(self.int8)
         return {**record, "made": dict(self.made), "seconds": round(self.seconds, 3)}
 
     def save(self, path: Path) -> None:

@@ -11,8 +11,19 @@ from nanochat.inference.window import fit_conversation, fit_ids
 
 if TYPE_CHECKING:
     from nanochat.inference.engine import Engine
+    from nanochat.inference.quantize import rounded
     from nanochat.inference.toolcalls import Grammar
 
-__all__ = ["Completion", "Engine", "Grammar", "Request", "Token", "fit_conversation", "fit_ids", "load_engine"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "Grammar",
+    "Request",
+    "Token",
+    "fit_conversation",
+    "fit_ids",
+    "load_engine",
+    "rounded",
+]
 
-__getattr__ = lazy(__name__, {"engine": "Engine", "toolcalls": "Grammar"})
+__getattr__ = lazy(__name__, {"engine": "Engine", "quantize": "rounded", "toolcalls": "Grammar"})

@@ -59,6 +59,17 @@ def test_base_loss_on_the_corpus_and_on_a_folder(run_dir: Path, tmp_path: Path, 
     assert not set(results(Path("t.json"))["bpb_version"].values()) & set(again.values())
 
 
+def test_base_loss_says_what_eight_bits_cost(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    base_loss.run(base_loss.Config(split_tokens=600, quantize="int8", json=Path("r.json"), **CPU))
+    found = results(Path("r.json"))
+    small, plain = found["int8"]["bpb"], found["bpb"]
+    assert small.keys() == plain.keys() == {"train", "val"}
+    assert all(
+        small[split] != value and small[split] == pytest.approx(value, rel=0.01) for split, value in plain.items()
+    )
+    assert f"val bpb in int8: {small['val'] / plain['val'] - 1:+.3%}\n" in capsys.readouterr().out
+
+
 def test_base_loss_of_any_text_without_the_corpus(run_dir: Path, tmp_path: Path) -> None:
     shutil.rmtree(run_dir / "data")
     (tmp_path / "a.txt").write_text("Some words.")
