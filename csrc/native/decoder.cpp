@@ -40,7 +40,7 @@ Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(
     h = buffer<float>(size_t(ROWS) * hidden);
     raw = buffer<float>(size_t(ROWS) * whole(s.vocab, panel));
     scores.resize(pool.size);
-    for (int t = 0; t < pool.size; t++) scratch.push_back(buffer<uint16_t>(size_t(ROWS) * std::max(4 * width, s.heads * s.head_dim)));
+    for (int t = 0; t < pool.size; t++) scratch.push_back(buffer<float>(size_t(ROWS) * std::max(4 * width, s.heads * s.head_dim)));
 }
 
 uint8_t *Decoder::keys(Slot &slot, int layer, int head) const {

@@ -97,7 +97,7 @@ class Decoder {
     std::vector<Slot> slots;
     Buffer<float> x, x0, middle, pairs, seen, qkv, looked, y, h, raw;
     std::vector<Buffer<float>> scores;      // of each thread
-    std::vector<Buffer<uint16_t>> scratch;  // of each thread
+    std::vector<Buffer<float>> scratch;  // of each thread
     size_t scores_room = 0;
 
     // Of the present step.

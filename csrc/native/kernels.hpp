@@ -24,9 +24,9 @@ struct Kernels {
     int panel;  // outputs in a panel of a Matrix
 
     // y (rows, ldy) = x (rows, ldx) times the panels [first, last) of w; the other columns of y stay. y has room for
-    // whole panels. scratch: rows * inputs of bf16.
+    // whole panels. scratch: rows * inputs floats.
     void (*product)(const Weights &w, const float *x, int ldx, int rows, float *y, int ldy, int first, int last,
-                    uint16_t *scratch);
+                    void *scratch);
 
     // y = x / sqrt(mean(x^2) + eps); n: a multiple of 16, or the rest is taken one by one.
     void (*norm)(const float *x, float *y, int n, float eps);

@@ -12,6 +12,10 @@
 #include <memory>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kernels.hpp"
 
 inline float widen(uint16_t half) {
@@ -35,16 +39,22 @@ struct Free {
 template <typename T>
 using Buffer = std::unique_ptr<T[], Free>;
 
-// Not initialised, and aligned to a cache line.
+// Not initialised, and aligned to a cache line. Large ones lie in large pages, where Linux has them: memory is fetched
+// ahead within a page only.
 template <typename T>
 Buffer<T> buffer(size_t n) {
-    size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
+    constexpr size_t PAGE = 2 << 20;
+    size_t bytes = n * sizeof(T), alignment = bytes < PAGE ? 64 : PAGE;
+    bytes = (bytes + alignment - 1) / alignment * alignment;
 #if defined(_WIN32)
     void *p = std::malloc(bytes);
 #else
-    void *p = std::aligned_alloc(64, bytes ? bytes : 64);
+    void *p = std::aligned_alloc(alignment, bytes ? bytes : alignment);
 #endif
     if (!p) throw std::bad_alloc();
+#if defined(__linux__)
+    if (bytes >= PAGE) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
     return Buffer<T>(static_cast<T *>(p));
 }
 

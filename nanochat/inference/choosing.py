@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
+from nanochat.inference.native import DTYPES, NativeRunner, level, native
 from nanochat.inference.torch_runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -14,7 +15,20 @@ if TYPE_CHECKING:
 
 
 def runner_for(model: GPT, quantize: Quantize = "") -> Runner:
-    """The fastest one for this model on this machine."""
+    """Native code on a CPU that has its instructions (see NANOCHAT_CPU), torch elsewhere."""
+    chosen = level() if model.device.type == "cpu" and model.dtype in DTYPES else None
+    if chosen:
+        return NativeRunner(model, chosen, quantize)
     if quantize:
-        raise UserError("matrices in eight bits cannot be used yet", "Leave --quantize out")
+        raise UserError(f"weights in eight bits cannot be used here: {_why_not(model)}", "Leave --quantize out")
     return TorchRunner(model)
+
+
+def _why_not(model: GPT) -> str:
+    if model.device.type != "cpu":
+        return f"the native code that reads them is for CPUs, and the model is on {model.device.type}"
+    if model.dtype not in DTYPES:
+        return f"the native code computes in float32 and bfloat16, not in {str(model.dtype).removeprefix('torch.')}"
+    if native() is None:
+        return "nanochat was installed without its native code, since there was no C++ compiler"
+    return "NANOCHAT_CPU asks for torch, or the processor has no AVX2"

@@ -1,7 +1,7 @@
 """The Runner in native code (csrc/native), on a CPU.
 
-A token's numbers do not depend on what is computed beside it, bit for bit: neither on the other sequences of a step, nor
-on how its prompt was cut into chunks.
+A token's numbers do not depend on what is computed beside it, bit for bit: neither on the other sequences of a step,
+nor on how its prompt was cut into chunks.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ class NativeRunner:
         self.model, self.level, self.quantize = model, level, quantize
         self.threads = threads or torch.get_num_threads()
         self.slots, self.length = 0, model.config.seq_len
+        self._logits = torch.empty(0, model.config.vocab_size)
         self.refresh()
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
@@ -97,7 +98,6 @@ class NativeRunner:
         assert module
         self._decoder = module.Decoder(self._make(module), self.level, self.threads)
         self._set_rope()
-        self._logits = torch.empty(0, self.model.config.vocab_size)
 
     @property
     def cache_bytes(self) -> int:
@@ -143,7 +143,7 @@ class NativeRunner:
         )
         for i, block in enumerate(model.layers):
             attn, mlp = block.attn, block.mlp
-            values = model.value_embeds[str(i)].weight if c.has_value_embedding(i) else None
+            values = model.get_parameter(f"value_embeds.{i}.weight") if c.has_value_embedding(i) else None
             made.add_layer(
                 pack(attn.q, attn.k, attn.v), pack(attn.out), pack(mlp.up), pack(mlp.down), attn.window,
                 (resid[i], first[i], pairs[i]), None if values is None else table(values),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Chunk:
     """Tokens that continue the sequence in a slot: a piece of a prompt, or the newest token of an answer.
 
-    Whatever the slot holds from `start` on is overwritten. So a sequence is cut short by continuing it further in front.
+    Whatever the slot holds from `start` on is overwritten. So a sequence is cut short by continuing it
+    further in front.
     """
 
     slot: int

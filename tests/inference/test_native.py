@@ -1,0 +1,315 @@
+"""The native runner: equal to the plain model, and every row independent of what is beside it, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nanochat.console import UserError
+from nanochat.inference import native as native_module
+from nanochat.inference.choosing import runner_for
+from nanochat.inference.native import LEVELS, NativeRunner, level, native
+from nanochat.inference.quantize import quantize_rows, rounded
+from nanochat.inference.runner import Chunk
+from nanochat.inference.torch_runner import TorchRunner
+from nanochat.model import GPT, ModelConfig
+
+FOUND: list[str] = sorted(native().levels()) if native() else []  # type: ignore[union-attr]
+pytestmark = pytest.mark.skipif(not FOUND, reason="no native kernels for this machine")
+# An odd number of heads per key head, head sizes that fill no vector, outputs that fill no panel.
+CLASSIC = ModelConfig(3, 96, 6, 2, 301, 160)
+MODERN = ModelConfig(4, 144, 4, 2, 270, 160, arch="modern", windows="SSSL", bigram=101, rope_base=1e5)
+ROUND = ModelConfig(2, 128, 2, 2, 512, 160, arch="modern", windows="SL", rope_base=1e5)
+CONFIGS = {"classic": CLASSIC, "modern": MODERN, "round": ROUND}
+each_level = pytest.mark.parametrize("name", LEVELS)
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+def model_of(config: ModelConfig, dtype: torch.dtype = torch.float32, seed: int = 0) -> GPT:
+    """Random weights, large enough for logits between -4 and 4."""
+    model = GPT(config, dtype).init_weights(seed).eval().requires_grad_(False)
+    random = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.add_(torch.randn(p.shape, generator=random), alpha=0.1)
+    return model
+
+
+def runner_of(model: GPT, name: str, quantize: str = "", threads: int = 2) -> NativeRunner:
+    if name not in FOUND:
+        pytest.skip(f"no {name} here")
+    runner = NativeRunner(model, name, quantize, threads)
+    runner.grow(40, 0)
+    return runner
+
+
+def ids_of(config: ModelConfig, n: int, seed: int = 0) -> list[int]:
+    found: list[int] = torch.randint(0, config.vocab_size, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return found
+
+
+def one_by_one(runner: NativeRunner, slot: int, ids: list[int], start: int = 0) -> torch.Tensor:
+    """(n, V) logits after every token."""
+    given = [Chunk(slot, i, [ids[i]], ids[i - 1] if i else -1) for i in range(start, len(ids))]
+    return torch.cat([runner.step([chunk]).clone() for chunk in given])
+
+
+@each_level
+@each_config
+def test_float32_equals_the_plain_model(config: ModelConfig, name: str) -> None:
+    model, ids = model_of(config), ids_of(config, 150)
+    wanted = model(torch.tensor([ids]))[0]
+    assert wanted.abs().max() > 1
+    torch.testing.assert_close(one_by_one(runner_of(model, name), 0, ids), wanted, atol=2e-5, rtol=0)
+
+
+@each_level
+@each_config
+def test_bfloat16_is_within_a_hundredth_of_the_same_weights_in_float32(config: ModelConfig, name: str) -> None:
+    """Nearer than the plain model in bfloat16, which rounds after every operation."""
+    model, ids = model_of(config, torch.bfloat16), ids_of(config, 150)
+    exact = GPT(config).eval()
+    exact.load_state_dict({key: value.bfloat16().float() for key, value in model.state_dict().items()})
+    exact.cos, exact.sin = (t.bfloat16().float() for t in (exact.cos, exact.sin))
+    wanted = exact(torch.tensor([ids]))[0]
+    far = (one_by_one(runner_of(model, name), 0, ids) - wanted).abs()
+    plain = (model(torch.tensor([ids]))[0] - wanted).abs()
+    spread = wanted.std()
+    assert far.mean() < 0.01 * spread and far.max() < 0.05 * spread
+    assert far.mean() < plain.mean()
+
+
+@each_level
+@each_config
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_does_not_depend_on_the_others(config: ModelConfig, name: str, dtype: torch.dtype) -> None:
+    """1 to 32 rows, at different positions, on one thread or three, with prompts beside them: the same bits."""
+    model = model_of(config, dtype)
+    texts = [ids_of(config, 20 + 3 * i, seed=i) for i in range(32)]
+    alone = runner_of(model, name, threads=1)
+    wanted = [one_by_one(alone, 0, text)[-1] for text in texts]
+    for rows, threads in ((1, 3), (2, 2), (5, 2), (6, 1), (7, 3), (13, 2), (16, 2), (29, 3), (32, 2)):
+        runner = runner_of(model, name, threads=threads)
+        runner.step([Chunk(i, 0, text[:-1], -1, False) for i, text in enumerate(texts[:rows])])
+        beside = [Chunk(39, 0, ids_of(config, 77), -1)]
+        chunks = [Chunk(i, len(text) - 1, text[-1:], text[-2]) for i, text in enumerate(texts[:rows])]
+        found = runner.step(beside + chunks)[1:]
+        for i in range(rows):
+            assert torch.equal(found[i], wanted[i]), (rows, i)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_cut_of_prompts_and_any_order_of_slots_gives_the_same_bits(data: st.DataObject) -> None:
+    config = data.draw(st.sampled_from(sorted(CONFIGS)).map(CONFIGS.__getitem__))
+    model = model_of(config, data.draw(st.sampled_from([torch.float32, torch.bfloat16])))
+    runner = NativeRunner(model, data.draw(st.sampled_from(FOUND)), threads=2)
+    runner.grow(8, 0)
+    texts = [ids_of(config, data.draw(st.integers(1, 150)), seed=i) for i in range(data.draw(st.integers(1, 4)))]
+    wanted = [NativeRunnerOnce(model, runner.level).last(text) for text in texts]
+    slots = data.draw(st.permutations(range(8)))
+    done = [0] * len(texts)
+    while left := [i for i, text in enumerate(texts) if done[i] < len(text)]:
+        chunks, ends = [], []
+        for i in data.draw(st.lists(st.sampled_from(left), min_size=1, unique=True)):
+            if done[i] and data.draw(st.integers(0, 5)) == 0:
+                done[i] = data.draw(st.integers(0, done[i] - 1))  # go back: overwritten
+            text, start = texts[i], done[i]
+            end = data.draw(st.integers(start + 1, len(text)))
+            chunks.append(Chunk(slots[i], start, text[start:end], text[start - 1] if start else -1, end == len(text)))
+            ends.append((i, end))
+        rows = iter(runner.step(chunks).clone())
+        for i, end in ends:
+            done[i] = end
+            if end == len(texts[i]):
+                assert torch.equal(next(rows), wanted[i])
+
+
+class NativeRunnerOnce:
+    """The logits after a text that is computed token by token, alone, on one thread."""
+
+    def __init__(self, model: GPT, name: str) -> None:
+        self.runner = NativeRunner(model, name, threads=1)
+
+    def last(self, ids: list[int]) -> torch.Tensor:
+        return one_by_one(self.runner, 0, ids)[-1]
+
+
+@each_level
+def test_copies_go_on_like_the_original(name: str) -> None:
+    model = model_of(MODERN, torch.bfloat16)
+    runner, ids = runner_of(model, name), ids_of(MODERN, 140)
+    wanted = one_by_one(runner, 0, ids)
+    runner.copy(0, [7, 3], 45)
+    for slot in (7, 3):
+        assert torch.equal(one_by_one(runner, slot, ids, start=45), wanted[45:])
+
+
+@each_level
+@each_config
+def test_eight_bits_equal_the_rounded_plain_model(config: ModelConfig, name: str) -> None:
+    model, ids = model_of(config), ids_of(config, 60)
+    wanted = rounded(model)(torch.tensor([ids]))[0]
+    found = one_by_one(runner_of(model, name, "int8"), 0, ids)
+    torch.testing.assert_close(found, wanted, atol=3e-5, rtol=0)
+    assert (found - model(torch.tensor([ids]))[0]).abs().max() > 1e-3  # it is rounded
+
+
+@each_level
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_products_equal_float64(kind: str, name: str) -> None:
+    module = native()
+    assert module
+    if name not in FOUND:
+        pytest.skip(f"no {name} here")
+    random = torch.Generator().manual_seed(0)
+    for outputs, inputs in ((1, 2), (17, 30), (64, 128), (100, 130), (200, 256), (130, 514)):
+        weight = torch.randn(outputs, inputs, generator=random)
+        x = torch.randn(32, inputs, generator=random)
+        if kind == "int8":
+            whole, scales = quantize_rows(weight)
+            matrix, exact = module.pack(name, [whole], [scales]), whole.double() * scales.double()[:, None]
+        else:
+            weight = weight.to(getattr(torch, kind))
+            matrix, exact = module.pack(name, [weight]), weight.double()
+        halved = kind == "bfloat16" and name == "avx512_bf16"  # inputs are rounded, too
+        wanted = (x.bfloat16() if halved else x).double() @ exact.mT
+        bound = 2e-6 * (x.double().abs() @ exact.abs().mT) + 1e-30
+        whole_y = torch.empty(32, outputs)
+        module.product(name, matrix, x.numpy(), whole_y.numpy())
+        assert ((whole_y.double() - wanted).abs() <= bound).all(), (outputs, inputs)
+        for rows in (1, 2, 3, 4, 5, 6, 7, 11, 16, 31):
+            y = torch.empty(rows, outputs)
+            module.product(name, matrix, x[:rows].contiguous().numpy(), y.numpy())
+            assert torch.equal(y, whole_y[:rows]), (outputs, inputs, rows)
+
+
+def test_weights_that_are_no_numbers_give_logits_that_are_none() -> None:
+    for name in FOUND:
+        for place in ("embed.weight", "blocks.1.mlp.up.weight", "blocks.0.attn.k.weight", "head.weight"):
+            model = model_of(CLASSIC, torch.bfloat16)
+            model.get_parameter(place).view(-1)[:] = torch.nan
+            assert runner_of(model, name).step([Chunk(0, 0, [1, 2, 3], -1)]).isnan().any(), (name, place)
+
+
+def test_changed_weights_are_taken_on_refresh() -> None:
+    model = model_of(CLASSIC)
+    runner, ids = NativeRunner(model, FOUND[0]), ids_of(CLASSIC, 9)
+    before = one_by_one(runner, 0, ids)
+    model.load_state_dict(model_of(CLASSIC, seed=5).state_dict())
+    runner.refresh()
+    after = one_by_one(runner, 0, ids)
+    assert not torch.allclose(before, after, atol=0.1)
+    torch.testing.assert_close(after, model(torch.tensor([ids]))[0], atol=2e-5, rtol=0)
+
+
+def test_a_longer_context_than_the_models_goes_on() -> None:
+    model = model_of(CLASSIC)
+    runner, ids = NativeRunner(model, FOUND[0]), ids_of(CLASSIC, 200)
+    first = one_by_one(runner, 0, ids[:100])
+    runner.grow(1, 200)
+    found = torch.cat((first, one_by_one(runner, 0, ids, start=100)))
+    torch.testing.assert_close(found, model(torch.tensor([ids]))[0], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        Chunk(0, 0, [301], -1), Chunk(0, 0, [-1], -1), Chunk(0, 0, [], -1), Chunk(-1, 0, [1], -1), Chunk(0, -1, [1], 1),
+        Chunk(0, 160, [1], 1), Chunk(0, 159, [1, 1], 1), Chunk(0, 1, [1], 301), Chunk(0, 1, [1], -2),
+    ],
+    ids=lambda chunk: f"{chunk.slot} {chunk.start} {chunk.ids} {chunk.before}",
+)  # fmt: skip
+def test_what_lies_outside_is_refused(chunk: Chunk) -> None:
+    runner = NativeRunner(model_of(CLASSIC), FOUND[0])
+    with pytest.raises(ValueError, match="outside"):
+        runner.step([chunk])
+
+
+@pytest.mark.parametrize("name", LEVELS)
+@pytest.mark.parametrize(
+    "spelling", [str.upper, lambda name: name.replace("_", "-"), lambda name: name.replace("_", "")]
+)
+def test_the_environment_forces_a_level(name: str, spelling: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert callable(spelling)
+    monkeypatch.setenv("NANOCHAT_CPU", spelling(name))
+    if name not in FOUND:
+        with pytest.raises(UserError, match="cannot be used here"):
+            level()
+        return
+    assert level() == name
+    runner = runner_for(model_of(CLASSIC))
+    assert isinstance(runner, NativeRunner) and runner.level == name
+
+
+def test_the_environment_can_ask_for_torch_or_for_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(CLASSIC)
+    assert isinstance(runner_for(model), NativeRunner)
+    assert isinstance(runner_for(model_of(CLASSIC, torch.float16)), TorchRunner)
+    monkeypatch.setenv("NANOCHAT_CPU", "torch")
+    assert isinstance(runner_for(model), TorchRunner)
+    with pytest.raises(UserError, match="eight bits"):
+        runner_for(model, "int8")
+    monkeypatch.setenv("NANOCHAT_CPU", "sse2")
+    with pytest.raises(UserError, match="NANOCHAT_CPU is 'sse2'"):
+        runner_for(model)
+
+
+def test_without_the_native_module_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_module, "native", lambda: None)
+    assert isinstance(runner_for(model_of(CLASSIC)), TorchRunner)
+    monkeypatch.setenv("NANOCHAT_CPU", "avx2")
+    with pytest.raises(UserError, match="no compiler"):
+        runner_for(model_of(CLASSIC))
+
+
+def test_idle_threads_do_not_spin() -> None:
+    runner = NativeRunner(model_of(CLASSIC), FOUND[0], threads=4)
+    one_by_one(runner, 0, ids_of(CLASSIC, 5))
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_computes_too() -> None:
+    """In a process of its own: forking one that runs torch and pytest is not what is tested."""
+    code = (
+        "import os, torch\n"
+        "from tests.inference.test_native import CLASSIC, FOUND, NativeRunner, ids_of, model_of, one_by_one\n"
+        "runner = NativeRunner(model_of(CLASSIC), FOUND[0], threads=3)\n"
+        "ids = ids_of(CLASSIC, 30)\n"
+        "wanted = one_by_one(runner, 0, ids)\n"
+        "child = os.fork()\n"
+        "same = torch.equal(one_by_one(runner, 1, ids), wanted)\n"
+        "del runner\n"
+        "if not child: os._exit(0 if same else 1)\n"
+        "assert same and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0\n"
+    )
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
+def test_two_runners_in_two_threads() -> None:
+    model, ids = model_of(MODERN), ids_of(MODERN, 60)
+    runners = [NativeRunner(model, FOUND[0], threads=2) for _ in range(2)]
+    wanted = one_by_one(runners[0], 0, ids)
+    found: list[torch.Tensor] = []
+
+    def work(runner: NativeRunner) -> None:
+        found.append(one_by_one(runner, 1, ids))
+
+    threads = [threading.Thread(target=work, args=(runner,)) for runner in runners]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and all(torch.equal(logits, wanted) for logits in found)
