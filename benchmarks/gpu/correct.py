@@ -228,17 +228,19 @@ def cache(sizes: Sizes) -> dict[str, Any]:
     """Logits token by token through the KV cache, and all at once, in float32."""
     import torch
 
-    from nanochat.model import KVCache
+    from nanochat.model.cache import KVCache
 
     _, exact = small_models(sizes)
     model = type(exact)(exact.config)
     model.load_state_dict(exact.state_dict())
     model = model.to(sizes.device)
     ids = torch.randint(0, 512, (2, 40), generator=torch.Generator().manual_seed(3)).to(sizes.device)
+    last = [[-1, -1], *ids.T.tolist()]  # the tokens before each position
     with torch.no_grad():
         expected = exact(ids.cpu())
         held = KVCache(model.config, 2, 40, sizes.device, torch.float32)
-        steps = [model(ids[:, :30], held), *(model(ids[:, i : i + 1], held) for i in range(30, 40))]
+        spans = [(0, 30), *((i, i + 1) for i in range(30, 40))]
+        steps = [model(ids[:, a:b], held.continued([0, 1], [a, a], last[a], b - a)) for a, b in spans]
     return judged(
         {"all at once": distance(model(ids), expected), "cached": distance(torch.cat(steps, 1), expected)}, FLOAT32
     )

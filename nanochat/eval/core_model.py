@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nanochat.model import GPT, KVCache
+from nanochat.model import GPT
+from nanochat.model.cache import KVCache, Rows
 
 Span = tuple[int, int, int]  # a tail's number, its first place, and the one after its last place
 
@@ -92,19 +94,21 @@ class CachedGPT:
 
     def answer_logits(self, groups: Sequence[Group]) -> Tensor:
         tails = padded([tail for group in groups for tail in group.tails], self.model.device)
-        cache = self._cache(groups, tails.size(1)) if groups[0].front else None
-        return self.model.logits(picked(self.model.hidden(tails, cache), groups))
+        past = self._past(groups, tails.size(1)) if groups[0].front else None
+        return self.model.logits(picked(self.model.hidden(tails, past), groups))
 
-    def _cache(self, groups: Sequence[Group], room: int) -> KVCache:
-        """A cache with a row for every tail, which holds its front and has room for `room` more ids."""
+    def _past(self, groups: Sequence[Group], room: int) -> Rows:
+        """Rows of `room` ids for all tails, behind their fronts."""
         device = self.model.device
         fronts = padded([group.front for group in groups], device)
-        cache = KVCache(self.config, len(groups), fronts.size(1) + room, device, self.dtype)
-        self.model.hidden(fronts, cache)
-        # Drop the padding: the ids that follow overwrite it.
-        cache.length = torch.tensor([len(group.front) for group in groups], device=device)
-        cache.last = fronts[torch.arange(len(groups), device=device), cache.length - 1]
-        return cache.select(torch.tensor([n for n, group in enumerate(groups) for _ in group.tails], device=device))
+        tails = [group.front for group in groups for _ in group.tails]
+        cache = KVCache(self.config, len(tails), fronts.size(1) + room, device, self.dtype)
+        # A front runs where its first tail will. The ids that follow overwrite its padding.
+        firsts = list(accumulate((len(group.tails) for group in groups[:-1]), initial=0))
+        self.model.hidden(fronts, cache.continued(firsts, [0] * len(groups), [-1] * len(groups), fronts.size(1)))
+        for first, group in zip(firsts, groups, strict=True):
+            cache.copy(first, range(first + 1, first + len(group.tails)), len(group.front))
+        return cache.continued(range(len(tails)), [len(front) for front in tails], [front[-1] for front in tails], room)
 
 
 def core_model(model: GPT | CoreModel) -> CoreModel:

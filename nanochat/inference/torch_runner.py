@@ -1,79 +1,103 @@
 """The Runner on torch: any device, any dtype.
 
-Chunks of one length run side by side: all newest tokens in one forward pass, a prompt's piece mostly in its own.
-A row's logits may differ in their last bits with the rows beside it, and with how its prompt was cut.
+Chunks of one length run side by side: all newest tokens in one forward pass, a prompt's piece mostly in its own. On a
+GPU the newest tokens' passes are recorded (see graphs.py). A row's logits may differ in their last bits with the rows
+beside it, and with how its prompt was cut.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from nanochat.inference.graphs import CudaRecorder, Graphs, Record
 from nanochat.inference.runner import Chunk
-from nanochat.model.cache import Bounds, Rows, Slots
+from nanochat.model.attention import PAGE
+from nanochat.model.cache import Bounds, KVCache, Rows, sent
 
 if TYPE_CHECKING:
     from nanochat.model import GPT
 
 CHUNK_CPU, CHUNK_GPU = 256, 2048
-PAGE = 256  # the cache's length is a multiple of it
 
 
 class TorchRunner:
-    def __init__(self, model: GPT) -> None:
+    """record: how the work on newest tokens is recorded; None: not at all; "auto": as CUDA graphs on a GPU.
+
+    Logits are made in torch's inference mode: outside of it, they cannot be changed in place. Float64 in a float64
+    model.
+    """
+
+    def __init__(self, model: GPT, record: Record | Literal["auto"] | None = "auto") -> None:
         self.model = model
+        on_gpu = model.device.type == "cuda"
+        self.chunk = CHUNK_GPU if on_gpu else CHUNK_CPU
         self.slots = self.length = 0
-        self.chunk = CHUNK_CPU if model.device.type == "cpu" else CHUNK_GPU
-        self.cache = self._new_cache()
+        self._record: Record | None = (CudaRecorder() if on_gpu else None) if record == "auto" else record
+        self._make()
 
     def grow(self, slots: int, length: int) -> None:
         if slots <= self.slots and length <= self.length:
             return
-        self.slots, self.length = max(self.slots, slots), max(self.length, -(-length // PAGE) * PAGE)
-        old, self.cache = self.cache, self._new_cache()
+        self.slots, self.length = max(self.slots, slots), max(self.length, length)
+        self.graphs = None  # they hold the old cache
+        old = self.cache
+        self._make()
         self.cache.take(old)
+
+    def _make(self) -> None:
+        model = self.model
+        self.cache = KVCache(model.config, self.slots, self.length, model.device, model.dtype, PAGE)
+        self.length = self.cache.length
+        self.graphs = Graphs(model, self.cache, self._record) if self._record else None
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         self.cache.copy(source, targets, length)
 
     def refresh(self) -> None:
-        """Nothing is kept of the weights."""
+        if self.graphs is not None and self.graphs.stale and self._record:
+            self.graphs = Graphs(self.model, self.cache, self._record)
 
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         by_length: dict[int, list[int]] = {}
         for number, chunk in enumerate(chunks):
             by_length.setdefault(len(chunk.ids), []).append(number)
-        states: list[Tensor] = []
-        order: list[int] = []
-        for numbers in by_length.values():
-            numbers.sort(key=lambda number: chunks[number].slot)
-            state = self._last_states([chunks[number] for number in numbers])
-            wanted = [row for row, number in enumerate(numbers) if chunks[number].wanted]
-            states.append(state if len(wanted) == len(numbers) else state[self._tensor(wanted)])
-            order += [numbers[row] for row in wanted]
-        state = torch.cat(states) if len(states) > 1 else states[0]
+        logits: list[Tensor] = []
+        order: list[int] = []  # the number of the chunk of each row of logits
+        for length, numbers in by_length.items():
+            found = self._decoded([chunks[n] for n in numbers]) if length == 1 else None
+            if found is None:
+                numbers.sort(key=lambda n: chunks[n].slot)  # neighbours in the cache need not be gathered
+                found = self._computed([chunks[n] for n in numbers])
+            wanted = [n for n in numbers if chunks[n].wanted]
+            logits.append(found)
+            order += wanted
+        made = torch.cat(logits) if len(logits) > 1 else logits[0]
         if order != sorted(order):
-            state = state[self._tensor(sorted(range(len(order)), key=order.__getitem__))]
-        return self.model.logits(state)
+            places: list[int] = sorted(range(len(order)), key=order.__getitem__)
+            made = made[self._tensor(places)]
+        return made
 
-    def _last_states(self, chunks: Sequence[Chunk]) -> Tensor:
-        """(n, width) after each of n chunks of one length."""
-        given = self._tensor([[chunk.slot, chunk.start, chunk.before, *chunk.ids] for chunk in chunks])
-        slots, starts, before = given[:, :3].unbind(1)
-        bounds = Bounds.of([chunk.slot for chunk in chunks], [chunk.start for chunk in chunks], len(chunks[0].ids))
+    def _decoded(self, chunks: list[Chunk]) -> Tensor | None:
+        """By a recording."""
+        if self.graphs is None or not all(chunk.wanted for chunk in chunks):
+            return None
+        return self.graphs.step(chunks)
+
+    def _computed(self, chunks: list[Chunk]) -> Tensor:
+        """Logits (wanted, V) after those of the chunks, all of one length, that want them."""
+        slots, starts = [chunk.slot for chunk in chunks], [chunk.start for chunk in chunks]
+        bounds = Bounds.of(slots, starts, len(chunks[0].ids))
         if bounds.high > self.length:
             raise ValueError(f"{bounds.high} positions do not fit in a cache of {self.length}")
-        return self.model.hidden(given[:, 3:], Rows(self.cache, slots, starts, before, bounds))[:, -1]
-
-    def _new_cache(self) -> Slots:
-        return Slots(self.model.config, self.slots, self.length, self.model.device, self.model.dtype)
+        given = self._tensor([[chunk.slot, chunk.start, chunk.before, *chunk.ids] for chunk in chunks])
+        h = self.model.hidden(given[:, 3:], Rows(self.cache, given[:, :3], bounds))[:, -1]
+        wanted = [row for row, chunk in enumerate(chunks) if chunk.wanted]
+        return self.model.logits(h if len(wanted) == len(chunks) else h[self._tensor(wanted)])
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
-        """On the model's device, without waiting for it."""
-        made = torch.tensor(values, dtype=torch.long)
-        device = self.model.device
-        return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)
+        return sent(values, self.model.device)

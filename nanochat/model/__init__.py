@@ -9,7 +9,6 @@ from nanochat.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from nanochat.model.attention import Backend, choose_attention
-    from nanochat.model.cache import KVCache
     from nanochat.model.float8 import ACTIVATION, float8_linear, product, require_float8, to_float8
     from nanochat.model.gpt import GPT
     from nanochat.model.loss import chunk_rows, linear_cross_entropy
@@ -19,7 +18,6 @@ __all__ = [
     "ACTIVATION",
     "GPT",
     "Backend",
-    "KVCache",
     "ModelConfig",
     "choose_attention",
     "chunk_rows",
@@ -38,7 +36,6 @@ __getattr__ = lazy(
     __name__,
     {
         "attention": "Backend choose_attention",
-        "cache": "KVCache",
         "float8": "ACTIVATION float8_linear product require_float8 to_float8",
         "gpt": "GPT",
         "loss": "chunk_rows linear_cross_entropy",

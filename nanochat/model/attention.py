@@ -5,6 +5,7 @@ A window of W lets a token see itself and the W tokens before it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 Backend = Literal["flash", "flex", "blocked"]
-FLASH_SHARES_KEYS = "enable_gqa" in inspect.signature(varlen_attn).parameters  # grouped queries: from torch 2.13 on
+_CAN = inspect.signature(varlen_attn).parameters
+FLASH_SHARES_KEYS = "enable_gqa" in _CAN  # grouped queries: from torch 2.13 on
+READS_PAGES = {"block_table", "seqused_k", "num_splits"} <= set(_CAN)  # from torch 2.13 on
+PAGE = 256  # FlashAttention 2 wants pages of a multiple of it
 BLOCK = 256  # queries at a time: 3x as fast as scaled_dot_product_attention at T 512 on 2 cores, forward and backward
 # cuDNN makes a plan for every number of keys: 5 ms a call on an H100, 71% of decoding. Training has one length.
 NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -166,12 +170,6 @@ def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:
     return [(slice(s, min(s + block, T)), slice(max(0, s - window), min(s + block, T))) for s in starts]
 
 
-def attend_cached(q: Tensor, k: Tensor, v: Tensor, positions: Tensor, window: int, scale: float) -> Tensor:
-    """q (B, H, n, D) at `positions` (B, n), k and v (B, G, length, D), where a row may fill only the front."""
-    # A row sees its own past only: if another row is longer, stale positions follow this row's end.
-    return attend_seen(q, k, v, seen(positions, 0, k.size(2), window), scale)
-
-
 def seen(positions: Tensor, begin: int, end: int, window: int) -> Tensor:
     """(B, 1, n, end - begin): whether queries at `positions` (B, n) see the keys at begin, ..., end - 1."""
     distance = positions[:, None, :, None] - torch.arange(begin, end, device=positions.device)
@@ -181,6 +179,60 @@ def seen(positions: Tensor, begin: int, end: int, window: int) -> Tensor:
 def attend_seen(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """q (B, H, n, D), k and v (B, G, keys, D); mask as `seen` makes it, or None: all queries see all keys."""
     return _torchs(q, k, v, scale, mask, causal=False)
+
+
+class Pages:
+    """Where the keys of B sequences stand among pages: what FlashAttention reads of a paged cache.
+
+    table: (B, pages of a sequence) their numbers in order. used: (B,) positions that a sequence holds, its new ones
+    included. length: positions of a sequence's pages.
+    """
+
+    def __init__(self, table: Tensor, used: Tensor, length: int) -> None:
+        self.table, self.used, self.length = table.int(), used.int(), length
+        self.rows = torch.arange(len(table) + 1, device=table.device, dtype=torch.int32)
+        self.ends = self.rows * length
+
+
+def reads_pages(device: torch.device, dtype: torch.dtype, head_dim: int, page: int) -> bool:
+    """Whether `attend_pages` can be used."""
+    flash = choose_attention(device, dtype) == "flash" and not torch.version.hip
+    fits = page % PAGE == 0 and head_dim % 8 == 0 and head_dim <= 256
+    return flash and READS_PAGES and fits and pages_are_read_right(device, dtype)
+
+
+@functools.cache
+def pages_are_read_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Try it once: it is new in torch, and was wrong for some cards in some ways (see `attend_pages`)."""
+    g = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 4, 1, 64, generator=g).to(device, dtype)
+    keys, values = torch.randn(2, 4, PAGE, 2, 64, generator=g).to(device, dtype)
+    used = torch.tensor([PAGE + 40, 3], device=device)
+    pages = Pages(torch.tensor([[2, 0], [3, 1]], device=device), used, 2 * PAGE)
+    k, v = (held[pages.table.long()].flatten(1, 2).transpose(1, 2).float() for held in (keys, values))
+    for window in (2 * PAGE, 16):
+        expected = attend_seen(q.float(), k, v, seen(used[:, None] - 1, 0, 2 * PAGE, window), 0.125)
+        try:
+            found = attend_pages(q, keys, values, pages, window, 0.125).float()
+        except RuntimeError:
+            return False
+        if not torch.allclose(found, expected, atol=0.05, rtol=0.05):
+            return False
+    return True
+
+
+def attend_pages(q: Tensor, k: Tensor, v: Tensor, pages: Pages, window: int, scale: float) -> Tensor:
+    """q (B, H, n, D), the last n positions of B sequences; k and v (all pages, page, G, D) -> (B, H, n, D)."""
+    B, _, n, _ = q.shape
+    y = varlen_attn(
+        q.transpose(1, 2).flatten(0, 1), k, v, pages.rows * n, pages.ends, n, pages.length, scale=scale,
+        window_size=(window if window < pages.length else -1, 0), enable_gqa=q.size(1) != k.size(2),
+        seqused_k=pages.used, block_table=pages.table,
+        # With more, rows after the first are left unwritten (pytorch #194167), or a few become NaN.
+        num_splits=1,
+    )  # fmt: skip
+    assert isinstance(y, Tensor)
+    return y.unflatten(0, (B, n)).transpose(1, 2)
 
 
 def _torchs(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None = None, causal: bool = True) -> Tensor:

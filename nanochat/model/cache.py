@@ -1,15 +1,16 @@
-"""The KV cache: keys and values of the positions already seen, for every row."""
+"""The KV cache: keys and values of the positions already seen, for many sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nanochat.model.attention import attend, attend_cached, attend_seen, seen
+from nanochat.model.attention import Pages, attend, attend_pages, attend_seen, reads_pages, seen
 from nanochat.model.config import ModelConfig
 
 
@@ -38,157 +39,118 @@ class Past(Protocol):
 class Bounds:
     """What the host knows of a forward pass's rows, so that it need not wait for the device.
 
-    low: the first new position, of all rows. high: one past the last. new: tokens of every row. level: all rows are at
-    the same position. rows: where the slots are neighbours in order, else None.
+    new: new tokens of every row. low: no position is smaller. high: all positions are smaller. level: all rows are at
+    the same position. rows: the slots, where they are neighbours in order, else None.
     """
 
+    new: int
     low: int
     high: int
-    new: int
-    level: bool
-    rows: slice | None
+    level: bool = False
+    rows: slice | None = None
 
     @classmethod
     def of(cls, slots: Sequence[int], starts: Sequence[int], new: int) -> Bounds:
         low, high, first = min(starts), max(starts), slots[0]
-        neighbours = list(slots) == list(range(first, first + len(slots)))
-        return cls(low, high + new, new, low == high, slice(first, first + len(slots)) if neighbours else None)
+        neighbours = all(slot == place for place, slot in enumerate(slots, first))
+        return cls(new, low, high + new, low == high, slice(first, first + len(slots)) if neighbours else None)
 
 
-class Slots:
+class KVCache:
     """Keys and values of many sequences of up to `length` positions, each in a slot of its own.
 
-    keys, values: (depth, slots, length, kv_heads, head_dim).
+    keys, values: (depth, slots * length + page, kv_heads, head_dim). length: a multiple of `page`, the positions that
+    attention finds by one number. The page behind all slots, at slot number `slots`, is for rows that only fill up.
     """
 
-    def __init__(self, config: ModelConfig, slots: int, length: int, device: torch.device | str, dtype: torch.dtype):
-        self.slots, self.length = slots, length
-        shape = (config.depth, slots, length, config.kv_heads, config.head_dim)
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int,
+        length: int,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        page: int = 1,
+    ) -> None:
+        self.slots, self.length, self.page = slots, -(-length // page) * page, page
+        shape = (config.depth, slots * self.length + page, config.kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.paged = reads_pages(self.keys.device, dtype, config.head_dim, page)
+
+    def continued(self, slots: Sequence[int], starts: Sequence[int], before: Sequence[int], new: int) -> Rows:
+        """Rows of `new` tokens each, which continue these slots at `starts`; before: as in `Past`."""
+        given = sent(list(zip(slots, starts, before, strict=True)), self.keys.device)
+        bounds = Bounds.of(slots, starts, new)
+        if bounds.high > self.length:
+            raise ValueError(f"{bounds.high} positions do not fit in a cache of {self.length}")
+        return Rows(self, given, bounds)
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         """Copy the first `length` positions of a slot to others."""
         for held in (self.keys, self.values):
+            by_slot = self.by_slot(held)
             for target in targets:
-                held[:, target, :length] = held[:, source, :length]
+                by_slot[:, target, :length] = by_slot[:, source, :length]
 
-    def take(self, other: Slots) -> None:
-        """Copy all of a smaller cache into the front of this one."""
-        self.keys[:, : other.slots, : other.length] = other.keys
-        self.values[:, : other.slots, : other.length] = other.values
+    def take(self, other: KVCache) -> None:
+        """Copy all slots of a smaller cache into the first of this one."""
+        for mine, held in ((self.keys, other.keys), (self.values, other.values)):
+            self.by_slot(mine)[:, : other.slots, : other.length] = other.by_slot(held)
+
+    def by_slot(self, held: Tensor) -> Tensor:
+        """keys or values as (depth, slots, length, kv_heads, head_dim)."""
+        return held[:, : self.slots * self.length].unflatten(1, (self.slots, self.length))
 
 
 class Rows:
-    """A `Past`: rows side by side that continue the sequences in `slots` (B,) of a cache at `starts` (B,).
+    """A `Past`: rows side by side, of one length, which overwrite what their slots hold from their starts on.
 
-    All of one length, which overwrites what a slot holds from there on. Masks are made once, for all layers.
+    given: (B, 3) slot, start and the token before of every row. Masks and page tables are made once, for all layers.
     """
 
-    def __init__(self, cache: Slots, slots: Tensor, starts: Tensor, before: Tensor, bounds: Bounds) -> None:
-        self.cache, self.slots, self.before, self.bounds = cache, slots, before, bounds
-        self.length = cache.length
-        self.positions = starts[:, None] + torch.arange(bounds.new, device=starts.device)
-        self._places = (slots[:, None] * cache.length + self.positions).flatten()
+    def __init__(self, cache: KVCache, given: Tensor, bounds: Bounds) -> None:
+        self.cache, self.bounds, self.length = cache, bounds, cache.length
+        self.slots, self.starts, self.before = given.unbind(1)
+        self.positions = self.starts[:, None] + torch.arange(bounds.new, device=given.device)
+        self._places = (self.slots[:, None] * cache.length + self.positions).flatten()
         self._masks: dict[int, Tensor] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
         cache, bounds = self.cache, self.bounds
         for held, new in ((cache.keys[layer], k), (cache.values[layer], v)):
-            held.flatten(0, 1).index_copy_(0, self._places, new.transpose(1, 2).flatten(0, 1))
+            held.index_copy_(0, self._places, new.transpose(1, 2).flatten(0, 1))
         if bounds.high == bounds.new:  # there are no older tokens
             return attend(q, k, v, window, scale)
+        if cache.paged:
+            keys, values = (held[layer].unflatten(0, (-1, cache.page)) for held in (cache.keys, cache.values))
+            return attend_pages(q, keys, values, self._pages, window, scale)
         begin = max(0, bounds.low - window)
-        k, v = (self._held(held[layer], begin) for held in (cache.keys, cache.values))
+        k, v = (self._held(cache.by_slot(held)[layer, :, begin : bounds.high]) for held in (cache.keys, cache.values))
         return attend_seen(q, k, v, self._mask(begin, window), scale)
 
-    def _held(self, held: Tensor, begin: int) -> Tensor:
-        """(B, G, keys, D) of a layer's keys or values (slots, length, G, D)."""
-        held = held[:, begin : self.bounds.high]
-        chosen = held[self.slots] if self.bounds.rows is None else held[self.bounds.rows]
-        return chosen.transpose(1, 2)
+    def _held(self, held: Tensor) -> Tensor:
+        """(B, G, keys, D) of one layer's keys or values (slots, keys, G, D)."""
+        if self.bounds.rows is not None:
+            return held[self.bounds.rows].transpose(1, 2)
+        return held[self.slots.clamp_max(self.cache.slots - 1)].transpose(1, 2)  # rows that only fill up see any
 
     def _mask(self, begin: int, window: int) -> Tensor | None:
         if self.bounds.level and self.bounds.new == 1:
-            return None  # the window's keys are all there are
+            return None  # there are no keys but those it sees
         if window not in self._masks:
             self._masks[window] = seen(self.positions, begin, self.bounds.high, window)
         return self._masks[window]
 
-
-class KVCache:
-    """Keys and values for `batch` rows of up to `max_len` positions; rows may have different lengths.
-
-    keys, values: (depth, batch, kv_heads, max_len, head_dim). length: (batch,) positions held per row. last: (batch,)
-    the newest token of every row (-1: none), which the modern model mixes into the next one.
-    """
-
-    def __init__(self, config: ModelConfig, batch: int, max_len: int, device: torch.device | str, dtype: torch.dtype):
-        self.config = config
-        self.max_len = max_len
-        shape = (config.depth, batch, config.kv_heads, max_len, config.head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
-        self.length = torch.zeros(batch, device=device, dtype=torch.long)
-        self.last = torch.full_like(self.length, -1)
-
-    @property
-    def batch(self) -> int:
-        return self.length.numel()
-
-    @property
-    def longest(self) -> int:
-        """Positions held in the longest row."""
-        return int(self.length.max())
-
-    def positions(self, new: int) -> Tensor:
-        """(batch, new) positions of the next `new` tokens of every row."""
-        if self.longest + new > self.max_len:
-            raise ValueError(f"{self.longest} + {new} positions do not fit in a cache of {self.max_len}")
-        return self.length[:, None] + torch.arange(new, device=self.length.device)
-
-    def continued(self, new: int) -> Past:
-        return _Continued(self, self.positions(new), self.longest + new)
-
-    def advance(self, ids: Tensor) -> None:
-        """Count the tokens ids (batch, new), now that all layers have stored them."""
-        self.length += ids.size(1)
-        self.last = ids[:, -1].clone()
-
-    def reset(self, rows: Tensor | None = None) -> None:
-        """Forget the given rows, or all."""
-        if rows is None:
-            self.length.zero_()
-            self.last.fill_(-1)
-        else:
-            self.length[rows] = 0
-            self.last[rows] = -1
-
-    def select(self, rows: Tensor) -> KVCache:
-        """A new cache made of the given rows of this one, in that order; a row may be repeated."""
-        other = object.__new__(KVCache)
-        other.config, other.max_len = self.config, self.max_len
-        other.keys, other.values = self.keys[:, rows], self.values[:, rows]
-        other.length, other.last = self.length[rows], self.last[rows]
-        return other
-
-    def insert(self, rows: Tensor, other: KVCache) -> None:
-        """Overwrite the given rows with those of `other`, which has as many rows, or one for all."""
-        end = other.longest
-        self.keys[:, rows, :, :end] = other.keys[:, :, :, :end]
-        self.values[:, rows, :, :end] = other.values[:, :, :, :end]
-        self.length[rows], self.last[rows] = other.length, other.last
+    @cached_property
+    def _pages(self) -> Pages:
+        each = self.cache.length // self.cache.page
+        table = self.slots[:, None] * each + torch.arange(each, device=self.slots.device)
+        last = self.cache.slots * each  # the page behind all slots
+        return Pages(table.clamp_max(last), self.starts + self.bounds.new, self.cache.length)
 
 
-class _Continued:
-    def __init__(self, cache: KVCache, positions: Tensor, end: int) -> None:
-        self.cache, self.positions, self.end = cache, positions, end
-        self.before, self.length = cache.last, cache.max_len
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-        rows = torch.arange(self.cache.batch, device=self.positions.device)[:, None]
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[rows, :, self.positions], values[rows, :, self.positions] = k.transpose(1, 2), v.transpose(1, 2)
-        if self.end == q.size(2):  # there are no older tokens
-            return attend(q, k, v, window, scale)
-        return attend_cached(q, keys[:, :, : self.end], values[:, :, : self.end], self.positions, window, scale)
+def sent(values: Sequence[object], device: torch.device) -> Tensor:
+    """Integers on a device, without waiting for it."""
+    made = torch.tensor(values, dtype=torch.long)
+    return made.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else made.to(device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nanochat.model.attention import Backend, Parts, attend, softmax, softmax_slopes
-from nanochat.model.cache import KVCache, Past
+from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import float8_linear, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
@@ -302,11 +302,8 @@ class GPT(nn.Module):
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def hidden(self, ids: Tensor, past: Past | KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, past: Past | None = None) -> Tensor:
         """Final normalised states (B, T, width) of ids (B, T), which continue what `past` holds."""
-        cache = past if isinstance(past, KVCache) else None
-        if isinstance(past, KVCache):
-            past = past.continued(ids.size(1))
         place = self._place(ids.size(1), past)
         x = norm(self._rows(self.embed, ids), self.eps)
         if self.config.modern:
@@ -314,8 +311,6 @@ class GPT(nn.Module):
         else:
             for block in self.blocks:
                 x = self._layer(block, x, place)
-        if cache is not None:
-            cache.advance(ids)
         return norm(x, self.eps)
 
     def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
@@ -364,7 +359,7 @@ class GPT(nn.Module):
         cos, sin = (table[past.positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
         return Place(cos, sin, past)
 
-    def forward(self, ids: Tensor, past: Past | KVCache | None = None, last_only: bool = False) -> Tensor:
+    def forward(self, ids: Tensor, past: Past | None = None, last_only: bool = False) -> Tensor:
         """Logits, float32 (float64 in a float64 model), (B, T, vocab), or (B, 1, vocab) with `last_only`."""
         h = self.hidden(ids, past)
         if last_only:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from nanochat.console import UserError
-from nanochat.model import GPT, KVCache, ModelConfig
+from nanochat.model import GPT, ModelConfig
+from nanochat.model.cache import KVCache
 from nanochat.model.gpt import MLP, norm
 
 SMALL = ModelConfig(depth=3, width=64, heads=4, kv_heads=4, vocab_size=97, seq_len=32)
@@ -32,6 +33,18 @@ def make(config: ModelConfig, dtype: torch.dtype = torch.float64) -> GPT:
     return model.eval()
 
 
+def parts(model: GPT, ids: torch.Tensor, cuts: list[int]) -> list[torch.Tensor]:
+    """Logits of ids (rows, length), which a cache is given piece by piece: from each cut to the next."""
+    rows = len(ids)
+    cache = KVCache(model.config, rows, ids.size(1), "cpu", model.dtype)
+    return [
+        model(
+            ids[:, a:b], cache.continued(range(rows), [a] * rows, ids[:, a - 1].tolist() if a else [-1] * rows, b - a)
+        )
+        for a, b in itertools.pairwise(cuts)
+    ]
+
+
 def ids_of(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(0, 97, (rows, length), generator=torch.Generator().manual_seed(seed))
 
@@ -43,10 +56,8 @@ def test_cached_decoding_equals_the_full_forward(config: ModelConfig) -> None:
     model, length = make(config), min(config.seq_len, 200)
     ids = ids_of(2, length)
     full = model(ids)
-    cache = KVCache(config, 2, length, "cpu", torch.float64)
-    cuts = [0, 7, 8, 12, length - 8, *range(length - 7, length + 1)]
-    parts = [model(ids[:, a:b], cache) for a, b in itertools.pairwise(cuts)]
-    assert (torch.cat(parts, 1) - full).abs().max() < 1e-8
+    found = parts(model, ids, [0, 7, 8, 12, length - 8, *range(length - 7, length + 1)])
+    assert (torch.cat(found, 1) - full).abs().max() < 1e-8
 
 
 PARTS = [
@@ -62,8 +73,7 @@ def test_every_part_of_the_modern_model_matters_cached_as_uncached(name: str) ->
     model, ids = make(PAIRS), ids_of(2, 12)
 
     def decoded() -> torch.Tensor:
-        cache = KVCache(PAIRS, 2, 12, "cpu", torch.float64)
-        return torch.cat([model(ids[:, t : t + 1], cache) for t in range(12)], 1)
+        return torch.cat(parts(model, ids, list(range(13))), 1)
 
     before_full, before_cached = model(ids), decoded()
     model.get_parameter(name).mul_(1.5).add_(0.1)
@@ -96,57 +106,15 @@ def test_greedy_ids_are_the_same_cached_and_full_in_float32() -> None:
     model = make(SMALL, torch.float32)
     ids = ids_of(1, 5)
     cache = KVCache(SMALL, 1, 40, "cpu", torch.float32)
-    logits, cached = model(ids, cache), ids
-    for _ in range(30):
+    logits, cached = model(ids, cache.continued([0], [0], [-1], 5)), ids
+    for length in range(5, 35):
         new = logits[:, -1:].argmax(-1)
+        logits = model(new, cache.continued([0], [length], cached[0, -1:].tolist(), 1))
         cached = torch.cat((cached, new), 1)
-        logits = model(new, cache)
     full = ids
     for _ in range(30):
         full = torch.cat((full, model(full)[:, -1:].argmax(-1)), 1)
     assert cached.tolist() == full.tolist()
-
-
-@pytest.mark.parametrize("config", [SMALL, PAIRS])
-@torch.no_grad()
-def test_rows_of_different_lengths_do_not_see_each_other(config: ModelConfig) -> None:
-    model = make(config)
-    ids = ids_of(2, 12)
-    cache = KVCache(config, 1, 16, "cpu", torch.float64)
-    model(ids[:1, :9], cache)
-    short = KVCache(config, 1, 16, "cpu", torch.float64)
-    model(ids[1:, :4], short)
-    both = KVCache(config, 2, 16, "cpu", torch.float64)
-    both.keys = torch.cat((cache.keys, short.keys), 1)
-    both.values = torch.cat((cache.values, short.values), 1)
-    both.length = torch.cat((cache.length, short.length))
-    both.last = torch.cat((cache.last, short.last))
-    together = model(torch.stack((ids[0, 9:10], ids[1, 4:5])), both)
-    assert (together[0] - model(ids[:1, :10])[0, -1:]).abs().max() < 1e-8
-    assert (together[1] - model(ids[1:, :5])[0, -1:]).abs().max() < 1e-8
-
-
-@pytest.mark.parametrize("config", [SMALL, PAIRS])
-@torch.no_grad()
-def test_select_repeats_and_reorders_rows_and_reset_forgets_them(config: ModelConfig) -> None:
-    model, ids = make(config), ids_of(2, 6)
-    cache = KVCache(config, 2, 16, "cpu", torch.float64)
-    model(ids, cache)
-    chosen = cache.select(torch.tensor([1, 0, 1]))
-    nxt = torch.tensor([[3], [4], [5]])
-    out = model(nxt, chosen)
-    for row, source in enumerate((1, 0, 1)):
-        alone = model(torch.cat((ids[source : source + 1], nxt[row : row + 1]), 1))[:, -1]
-        assert (out[row] - alone).abs().max() < 1e-8
-    cache.reset(torch.tensor([0]))
-    assert cache.length.tolist() == [0, 6]
-    assert cache.last.tolist() == [-1, int(ids[1, -1])]
-
-
-def test_a_full_cache_is_refused() -> None:
-    cache = KVCache(SMALL, 1, 4, "cpu", torch.float32)
-    with pytest.raises(ValueError, match="do not fit"):
-        make(SMALL, torch.float32)(ids_of(1, 5), cache)
 
 
 @pytest.mark.parametrize("config", EVERY)
