@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nanochat.console import UserError
+from nanochat.inference.native import native
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -46,11 +47,22 @@ class Choice:
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """The next token of each row of `logits` (n, V). UserError where one has nan, inf, or no possible token."""
-    return choose_by_torch(logits, draws)
+    module = native()
+    if module is None or logits.dtype is not torch.float32 or logits.device.type != "cpu":
+        return choose_by_torch(logits, draws)
+    choices = []
+    for chosen in module.choose(logits.contiguous(), list(draws)):
+        choice = Choice(*chosen) if type(chosen) is tuple else Choice(chosen)
+        if choice.id < 0:
+            raise _not_finite()
+        choices.append(choice)
+    return choices
 
 
 def choose_by_torch(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """`choose` on any device. The host waits for the device once, for the result."""
+    """`choose` in torch, on any device. The host waits for the device once, for the result."""
+    if len(draws) != len(logits):
+        raise ValueError("there must be one draw for each row")
     rows = _Rows(logits, draws)
     ids = rows.values.argmax(dim=-1)  # of equal ones the first
     # Only the whole vocabulary without top_p needs no order.
@@ -72,7 +84,7 @@ def choose_by_torch(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     numbers = torch.cat([result.flatten() for result in results]).tolist()  # the one time that the host waits
     n = len(draws)
     if not all(numbers[:n]):
-        raise not_finite()
+        raise _not_finite()
     choices = [Choice(int(id)) for id in numbers[n : 2 * n]]
     for i, row in enumerate(asked):
         choices[row].logprob = numbers[2 * n + i]
@@ -82,7 +94,7 @@ def choose_by_torch(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     return choices
 
 
-def not_finite() -> UserError:
+def _not_finite() -> UserError:
     return UserError("the model's logits are not finite", "Set NANOCHAT_DTYPE=float32, or take another checkpoint")
 
 
@@ -168,15 +180,3 @@ def generator(seed: int, sample: int) -> torch.Generator:
     """The random numbers of one sample: a function of (seed, sample) alone, the same on every device."""
     digest = hashlib.blake2b(f"{seed}:{sample}".encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-
-
-def sample(
-    logits: Tensor, temperatures: Sequence[float], top_ks: Sequence[int], uniforms: Sequence[float]
-) -> list[int]:
-    """Next ids of the rows of `logits` (B, V), drawn with these settings alone."""
-    nothing = logits.new_zeros(logits.shape[-1], dtype=torch.float32)
-    draws = [
-        Draw(temperature, top_k, 1.0, 0.0, 1.0, (), nothing, uniform)
-        for temperature, top_k, uniform in zip(temperatures, top_ks, uniforms, strict=True)
-    ]
-    return [choice.id for choice in choose(logits, draws)]
