@@ -143,7 +143,8 @@ void Decoder::work(int thread) {
         pool.meet();
         int heads = s.heads + 2 * s.kv_heads;
         each(n * heads, [&](int i) { place(i / heads, l, i % heads); });
-        each(n * s.heads, [&](int i) { attend(i / s.heads, l, i % s.heads, scores[thread].get()); });
+        for (int i = thread; i < n * s.heads; i += threads) attend(i, l, i + threads < n * s.heads ? i + threads : -1, scores[thread].get());
+        pool.meet();
         multiply(thread, *layer.out, looked.get(), inner, n, y.get(), padded, add_to_x);
         pool.meet();
         each(n, [&](int i) { kernels.norm(at(x, i, width), at(seen, i, width), width, s.eps); });
@@ -251,19 +252,18 @@ void Decoder::place(int i, int l, int head) {
     }
 }
 
-void Decoder::attend(int i, int l, int head, float *found) {
+// i: a head of a row; next: the one that this thread looks at afterwards, or -1.
+void Decoder::attend(int i, int l, int next, float *found) {
     const Sizes &s = m.sizes;
-    const Row &row = rows[i];
-    Slot &slot = slots[row.slot];
-    int g = head / (s.heads / s.kv_heads), window = m.layers[l].window;
-    int begin = row.position > window ? row.position - window : 0;
-    const float *q = at(qkv, i, qkv_width) + head * s.head_dim;
-    float *out = at(looked, i, s.heads * s.head_dim) + head * s.head_dim;
-    if (padded_dim == s.head_dim) {
-        kernels.attend(q, keys(slot, l, g), values(slot, l, g), s.half, s.head_dim, begin, row.position + 1, out, found);
-        return;
-    }
-    std::vector<float> wide(padded_dim);  // or the last vector would run into the next head's result
-    kernels.attend(q, keys(slot, l, g), values(slot, l, g), s.half, s.head_dim, begin, row.position + 1, wide.data(), found);
-    std::memcpy(out, wide.data(), s.head_dim * sizeof(float));
+    int head = i % s.heads, shared = s.heads / s.kv_heads;
+    const Row &row = rows[i / s.heads];
+    uint8_t *own_keys = keys(slots[row.slot], l, head / shared), *own_values = values(slots[row.slot], l, head / shared);
+    uint8_t *next_keys = next < 0 ? nullptr : keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
+    int begin = std::max(0, row.position - m.layers[l].window);
+    const float *q = at(qkv, i / s.heads, qkv_width) + head * s.head_dim;
+    float *out = at(looked, i / s.heads, s.heads * s.head_dim) + head * s.head_dim;
+    std::vector<float> wide(padded_dim > s.head_dim ? padded_dim : 0);  // or its last vector would run into the next head
+    kernels.attend(q, own_keys, own_values, s.half, s.head_dim, begin, row.position + 1, wide.empty() ? out : wide.data(), found,
+                   next_keys == own_keys ? nullptr : next_keys);
+    if (!wide.empty()) std::memcpy(out, wide.data(), s.head_dim * sizeof(float));
 }

@@ -84,7 +84,7 @@ class Decoder {
     void embed(int i);
     void mix(int i, const Layer &layer);
     void place(int i, int l, int head);
-    void attend(int i, int l, int head, float *scores);
+    void attend(int i, int l, int next, float *scores);
     template <typename After>
     void multiply(int thread, const Matrix &w, const float *x, int ldx, int rows, float *y, int ldy, After after);
 

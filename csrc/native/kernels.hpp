@@ -33,8 +33,9 @@ struct Kernels {
 
     // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16 positions,
     // (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d rounded up to 16). scores: end rounded up to 64, + 64.
+    // next: keys that are read after these, or null; so many bytes of them are fetched as are here.
     void (*attend)(const float *q, const void *keys, const void *values, bool half, int d, int begin, int end,
-                   float *out, float *scores);
+                   float *out, float *scores, const void *next);
 
     void (*relu_squared)(float *x, int n);
     void (*add)(float *x, const float *y, int n);                 // x += y
