@@ -37,7 +37,7 @@ class Config:
     """tokens of the random model; 0: as many as base_train would give it"""
     batches: str = "1,4,16,32"
     """answers at once, separated by commas"""
-    prompt: int = 512
+    prompt: int = 128
     """tokens of a prompt, at most half of the context"""
     tokens: int = 64
     """tokens of an answer"""
@@ -85,7 +85,7 @@ def run(config: Config) -> None:
     say(f"{subject} ({model}{', int8' * bool(config.quantize)}) on {describe(meter.machine)}")
     say(f"memory gives {meter.bandwidth / 1e9:.1f} GB/s, products {meter.peak / 1e9:,.0f} GFLOP/s")
     began, speeds = time.monotonic(), []
-    with Progress(len(batches) * (config.repeats + 1), "measuring") as bar:
+    with Progress(len(batches) * config.repeats, "measuring") as bar:
         for rows in batches:
             speeds.append(meter.measure(rows, lambda: bar.advance(1)))
     for line in table(speeds):

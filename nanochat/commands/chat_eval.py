@@ -93,11 +93,14 @@ def run(config: Config) -> None:
     subject = open_subject(config.source, config.model_tag, config.step, config.device, config.dtype)
     results, int8 = {}, {}
     for name, task in choose_tasks(config.task, subject.dataset, subject.machine.ranks, subject.world_seed).items():
-        results[name] = evaluate_task(subject.model, subject.tokenizer, task, settings)
+        asked = (subject.model, subject.tokenizer, task, settings)
+        small = (
+            evaluate_task(*asked, config.quantize) if config.quantize else None
+        )  # refused at once where it cannot run
+        results[name] = evaluate_task(*asked)
         show_task(name, results[name])
-        if config.quantize:
-            again = evaluate_task(subject.model, subject.tokenizer, task, settings, config.quantize)
-            same, score = equal_answers(results[name], again), again.score
+        if small:
+            same, score = equal_answers(results[name], small), small.score
             int8[name] = {"accuracy": score.accuracy, "n": score.n, "equal_answers": same}
             say(f"{name} in int8: {score.accuracy:.4f} of {score.n:,}, {same:.2%} of the answers are the same")
     seconds = time.monotonic() - began

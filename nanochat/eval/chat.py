@@ -88,7 +88,7 @@ def evaluate_task(
     me, window = ranks(), model.config.seq_len
     chosen = evenly_spread(len(task), settings.max_problems)
     prompts = {i: render_prompt(tokenizer, task[i].without_last()) for i in chosen[me.rank :: me.world]}
-    with Progress(len(prompts), task.name, unit="questions") as bar:
+    with Progress(len(prompts), task.name + " in int8" * bool(quantize), unit="questions") as bar:
         if task.kind == "generative":
             engine = Engine(model, tokenizer, settings.batch, quantize)
             graded, said = _generate(engine, task, prompts, settings, bar)

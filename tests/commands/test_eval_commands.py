@@ -14,6 +14,7 @@ import pytest
 
 from nanochat.commands import base_eval, base_loss, chat_eval, report
 from nanochat.console import UserError
+from nanochat.inference.native import level
 
 CPU = {"device": "cpu", "dtype": "float32"}
 
@@ -132,6 +133,34 @@ def test_chat_eval_by_default_asks_what_the_model_was_taught(
     assert "baseline" in out
     with pytest.raises(UserError, match="cannot get allenai/ai2_arc"):  # asked for by name, it may not be left out
         chat_eval.run(chat_eval.Config(task="ARC-Easy", **CPU))
+
+
+def test_chat_eval_says_what_eight_bits_cost(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    config = chat_eval.Config(task="TinyWorld", max_problems=16, max_new_tokens=4, quantize="int8", **CPU)
+    config.json = Path("r.json")
+    if not level():
+        with pytest.raises(UserError, match="eight bits cannot be used here"):
+            chat_eval.run(config)
+        return
+    chat_eval.run(config)
+    found = results(Path("r.json"))
+    task, small = found["tasks"]["TinyWorld"], found["int8"]["tasks"]["TinyWorld"]
+    assert (task["n"], small["n"]) == (16, 16) and 0 < small["equal_answers"] <= 1
+    assert f"TinyWorld in int8: {small['accuracy']:.4f} of 16, {small['equal_answers']:.2%}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["chat_cli", "chat_eval", "bench"])
+def test_eight_bits_are_refused_where_they_cannot_run(run_dir: Path, command: str) -> None:
+    flags = {"chat_cli": ["-p", "hi"], "chat_eval": ["-a", "TinyWorld"], "bench": []}[command]
+    done = subprocess.run(
+        [sys.executable, "-m", f"nanochat.commands.{command}", *flags, "--quantize=int8", "--device=cpu"],
+        env={**os.environ, "NANOCHAT_CPU": "torch"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "weights in eight bits cannot be used here" in done.stderr and "--quantize" in done.stderr
 
 
 def test_report_of_the_run(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
