@@ -15,7 +15,7 @@ from nanochat.inference.runner import Chunk, Runner
 from nanochat.inference.sampling import Choice, Draw, choose
 
 KEPT = 4  # sequences that are remembered before the first is overwritten, even if one answer at a time is asked for
-WORTH = 8  # tokens for which it pays to copy the beginning of another slot, or to wait for it
+WORTH = 8  # tokens for which it pays to copy another request's beginning, or to wait for it
 
 
 @dataclass(slots=True)
@@ -153,47 +153,46 @@ class Batch:
         self._make_room(generation)
         prompt = generation.sequence
         most = len(prompt) - 1  # of its last token the logits are needed
-        shared, soon, source = [], 0, 0
+        shared, soon, source, worth = [], 0, 0, WORTH
         for slot in self._slots:
             common = _shared(prompt, slot.ids, most)
             if slot.generation:
                 soon = max(soon, common)
+                if slot.generation.request is generation.request:
+                    worth = 1
             shared.append(min(common, slot.known))
             if shared[-1] > shared[source]:
                 source = slot.number
         longest = shared[source]
-        if soon >= longest + WORTH:
+        if soon >= longest + worth:
             return None
         free = [slot for slot in self._slots if not slot.generation]
         target = max(free, key=lambda slot: shared[slot.number])
         if 2 * shared[target.number] < target.known:  # much would be lost
             target = min(free, key=lambda slot: (slot.known > 0, slot.used))
             if target.known and len(self._slots) < min(KEPT, self.rows):
-                target = self._grow(len(self._slots) + 1, 0)
+                self._grow(len(self._slots) + 1, self.runner.length)
+                target = self._slots[-1]
                 shared.append(0)
         target.known = shared[target.number]
-        if longest >= target.known + WORTH:
+        if longest >= target.known + worth:
             self.runner.copy(source, [target.number], longest)
             target.known = longest
         return target
 
     def _make_room(self, generation: Generation) -> None:
-        """Slots for all that may begin, long enough for them."""
-        wanted = min(self.rows, len(self._busy) + len(self.waiting))
-        # The last token is never computed.
-        if wanted > len(self._slots) or generation.end - 1 > self.runner.length:
-            self._grow(max(wanted, len(self._slots)), max(waiting.end - 1 for waiting in self.waiting))
+        """Slots for all that may begin, long enough for them; twice as much as there was, since growing copies."""
+        slots, length = len(self._slots), self.runner.length
+        if (wanted := min(self.rows, len(self._busy) + len(self.waiting))) > slots:
+            slots = min(self.rows, max(wanted, 2 * slots))
+        if generation.end - 1 > length:  # the last token is never computed
+            length = min(self.window, max(2 * length, *(waiting.end - 1 for waiting in self.waiting)))
+        if (slots, length) != (len(self._slots), self.runner.length):
+            self._grow(slots, length)
 
-    def _grow(self, slots: int, length: int) -> _Slot:
-        """Twice as much as there was, or more: growing copies. The first new slot, if there is one."""
-        if slots > len(self._slots):
-            slots = min(self.rows, max(slots, 2 * len(self._slots)))
-        if length > self.runner.length:
-            length = min(self.window, max(length, 2 * self.runner.length))
-        first = len(self._slots)
-        self.runner.grow(slots, max(length, self.runner.length))
-        self._slots += [_Slot(number, []) for number in range(first, slots)]
-        return self._slots[min(first, slots - 1)]
+    def _grow(self, slots: int, length: int) -> None:
+        self.runner.grow(slots, length)
+        self._slots += [_Slot(number, []) for number in range(len(self._slots), slots)]
 
 
 def _choose_alone(logits: Tensor, draw: Draw) -> Choice | UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -134,20 +135,50 @@ def test_nothing_asked(engine: Engine) -> None:
     assert engine.generate([]) == []
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"prompt": []},
-        {"max_tokens": 0},
-        {"temperature": -1.0},
-        {"temperature": float("nan")},
-        {"top_k": -1},
-        {"n": 0},
-    ],
-)
-def test_bad_settings(settings: dict[str, object]) -> None:
-    with pytest.raises(UserError):
-        Request(**{"prompt": [1], **settings})  # type: ignore[arg-type]
+BAD: dict[str, list[object]] = {
+    "prompt": [[]],
+    "max_tokens": [0, -5],
+    "temperature": [-0.1, math.nan, math.inf],
+    "top_k": [-1],
+    "n": [0],
+    "top_p": [0, 0.0, -0.1, 1.01, math.nan, math.inf],
+    "min_p": [-0.1, 1.01, math.nan, math.inf],
+    "repetition_penalty": [0, -1.0, math.nan, math.inf],
+    "stop": ["a word", [""], ["a", 1]],
+    "logprobs": [-1, 21],
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_settings(name: str) -> None:
+    for value in BAD[name]:
+        with pytest.raises(UserError, match=name) as caught:
+            Request(**{"prompt": [1], name: value})  # type: ignore[arg-type]
+        assert caught.value.remedy
+
+
+def test_extreme_settings(engine: Engine, tokenizer: Tokenizer) -> None:
+    prompt = [tokenizer.bos, *tokenizer.encode("The dog")]
+    best = engine.generate([Request(prompt, 9, temperature=0.0)])[0].ids
+    for settings in (
+        {"min_p": 1.0},
+        {"top_p": 1e-9},
+        {"temperature": 1e-6},
+        {"top_k": 1, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.0, "logprobs": 20},
+    ):
+        assert engine.generate([Request(prompt, 9, **settings)])[0].ids == best  # type: ignore[arg-type]
+    assert engine.generate([Request(prompt, 9, temperature=1e6, top_k=10**6, repetition_penalty=1e6)])
+
+
+def test_what_was_said_comes_less_often(tokenizer: Tokenizer, engine: Engine) -> None:
+    """Of the prompt and of the answer itself."""
+    prompt = [tokenizer.bos, *tokenizer.encode("The")]
+    plain, varied = (
+        engine.generate([Request(prompt, 40, temperature=0.0, repetition_penalty=by)])[0].ids for by in (1.0, 1e9)
+    )
+    assert len(plain) > len(set(plain))
+    assert len(varied) == len(set(varied))
+    assert not set(varied) & set(prompt)
 
 
 def test_ids_outside_the_vocabulary(engine: Engine, tokenizer: Tokenizer) -> None:
