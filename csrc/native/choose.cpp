@@ -15,14 +15,14 @@ constexpr float kMost = std::numeric_limits<float>::max(), kNever = -std::numeri
 
 // The passes with the best instructions of this processor that they gain from.
 struct Instructions {
-    bool (*find_maxima)(const float*, const float*, size_t, size_t, float*) = Passes<kPlain>::find_maxima;
+    float (*find_maxima)(const float*, const float*, size_t, size_t, float*) = Passes<kPlain>::find_maxima;
     void (*weigh)(const float*, const float*, size_t, float, float, float*, float*, double*) = Passes<kPlain>::weigh;
     void (*add_up)(const float*, const float*, size_t, float, double*) = Passes<kPlain>::add_up;
 };
 
 #if defined(__GNUC__) && defined(__x86_64__)
-#define WITH_AVX2 __attribute__((target("avx2")))
-WITH_AVX2 bool find_maxima(const float* logits, const float* penalties, size_t size, size_t step, float* maxima) {
+#define WITH_AVX2 __attribute__((target("avx2,fma")))
+WITH_AVX2 float find_maxima(const float* logits, const float* penalties, size_t size, size_t step, float* maxima) {
     return Passes<32>::find_maxima(logits, penalties, size, step, maxima);
 }
 WITH_AVX2 void weigh(const float* logits, const float* penalties, size_t size, float most, float scale, float* values,
@@ -34,7 +34,8 @@ WITH_AVX2 void add_up(const float* values, const float* weights, size_t size, fl
 }
 Instructions best() {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") ? Instructions{find_maxima, weigh, add_up} : Instructions{};
+    const bool usable = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return usable ? Instructions{find_maxima, weigh, add_up} : Instructions{};
 }
 const Instructions passes = best();
 #else
@@ -92,14 +93,14 @@ bool Chooser::look(const float* logits, const float* penalties, size_t vocab) {
     padded_ = whole_ + (whole_ < vocab ? kBlock : 0);
     step_ = vocab > 8192 ? kBlock : 16;  // the maxima should be several times as many as a usual top_k
     maxima_.resize(padded_ / step_);
-    bool good = passes.find_maxima(logits, penalties, whole_, step_, maxima_.data());
+    most_ = passes.find_maxima(logits, penalties, whole_, step_, maxima_.data());
     if (whole_ < vocab) {
         end_.assign(kBlock, kNever), nothing_.assign(kBlock, 0.0f);
         for (size_t id = whole_; id < vocab; ++id) end_[id - whole_] = logits[id] + penalties[id];
-        good &= passes.find_maxima(end_.data(), nothing_.data(), kBlock, step_, maxima_.data() + whole_ / step_);
+        const float most = passes.find_maxima(end_.data(), nothing_.data(), kBlock, step_, maxima_.data() + whole_ / step_);
+        if (most > most_ || std::isnan(most)) most_ = most;
     }
-    most_ = *std::max_element(maxima_.begin(), maxima_.end());
-    return good && most_ != kNever;
+    return std::isfinite(most_);
 }
 
 // The tokens whose values are at least `least`, by id.
@@ -162,6 +163,7 @@ double Chooser::weigh(double temperature) {
 
 // Fills sums_ with the weights of values that are at least `least`, and returns the sum of all.
 double Chooser::add_up(float least) {
+    sums_.resize(padded_ / kBlock);
     passes.add_up(values_.data(), weights_.data(), padded_, least, sums_.data());
     return std::accumulate(sums_.begin(), sums_.end(), 0.0);
 }
@@ -176,22 +178,31 @@ float Chooser::least_of_top_p(const Draw& draw, double total) {
     float low = below(std::min(std::log(static_cast<double>(vocab_) / (total - need)), 88.0));
     double low_sum = add_up(low);
     if (low_sum < need) low_sum = add_up(low = below(88));  // by rounding
+    low_sums_.swap(sums_);
     float high = std::nextafter(most_, std::numeric_limits<float>::infinity());
     double high_sum = 0;
-    // Halved until few are left between: each of those weighs at least as much as the lowest.
-    while (low_sum - high_sum > 64 * std::exp((low - most) / draw.temperature)) {
-        const auto middle = static_cast<float>(low + (static_cast<double>(high) - low) / 2);
+    high_sums_.assign(low_sums_.size(), 0.0);
+    // Narrowed until few are left between: each of those weighs at least as much as the lowest. The next bound is where a
+    // line between the sums meets the need (an end that stays counts half, so that both ends move), or every third time
+    // the middle, which takes few steps whatever the sums are like.
+    double above = low_sum - need, under = need - high_sum;
+    for (int step = 1; low_sum - high_sum > 64 * std::exp((low - most) / draw.temperature); ++step) {
+        const double width = static_cast<double>(high) - low, share = step % 3 ? above / (above + under) : 0.5;
+        auto middle = static_cast<float>(low + width * share);
+        if (!(middle > low && middle < high)) middle = static_cast<float>(low + width / 2);
         if (!(middle > low && middle < high)) break;
         const double sum = add_up(middle);
-        (sum < need ? high : low) = middle;
-        (sum < need ? high_sum : low_sum) = sum;
+        if (sum < need) {
+            high = middle, high_sum = sum, under = need - sum, above /= 2;
+            high_sums_.swap(sums_);
+        } else {
+            low = middle, low_sum = sum, above = sum - need, under /= 2;
+            low_sums_.swap(sums_);
+        }
     }
-    add_up(low);
-    low_sums_ = sums_;
-    add_up(high);
     tokens_.clear();
-    for (size_t block = 0; block < sums_.size(); ++block) {
-        if (low_sums_[block] == sums_[block]) continue;
+    for (size_t block = 0; block < low_sums_.size(); ++block) {
+        if (low_sums_[block] == high_sums_[block]) continue;
         for (size_t id = block * kBlock; id < (block + 1) * kBlock; ++id)
             if (values_[id] >= low && values_[id] < high) tokens_.push_back({weights_[id], values_[id], static_cast<int32_t>(id)});
     }

@@ -43,9 +43,10 @@ private:
     size_t step_ = 0;
     float most_ = 0;
 
-    std::vector<Token> tokens_;             // some of the row's
-    std::vector<float> values_, weights_;   // all of them
-    std::vector<double> sums_, low_sums_;   // of each block of weights
+    std::vector<Token> tokens_;            // some of the row's
+    std::vector<float> values_, weights_;  // all of them
+    std::vector<double> sums_;             // of each block of weights
+    std::vector<double> low_sums_, high_sums_;
     std::vector<float> repeated_, bounds_;
 
     bool look(const float* logits, const float* penalties, size_t vocab);

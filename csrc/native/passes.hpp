@@ -1,5 +1,5 @@
 // The passes over a whole row of logits that choosing a token needs, in vectors of W bytes. Sums have one order whatever
-// W is, so all processors of a family choose alike.
+// W is.
 #pragma once
 
 #include <cstddef>
@@ -37,27 +37,26 @@ struct Passes {
     using Whole = typename Vector<W>::Whole;
     static constexpr size_t kSums = 16, kWidth = W / 4, kParts = kSums / kWidth;
 
-    // logits + penalties: the largest of every `step` values into maxima. False where one is nan or inf.
-    static INLINE bool find_maxima(const float* logits, const float* penalties, size_t size, size_t step, float* maxima) {
+    // logits + penalties: the largest of every `step` values into maxima, and of all. nan where one is nan or inf.
+    static INLINE float find_maxima(const float* logits, const float* penalties, size_t size, size_t step, float* maxima) {
+        constexpr float kNever = -std::numeric_limits<float>::infinity();
         const Floats largest = Floats{} + std::numeric_limits<float>::max();
+        Floats top = Floats{} + kNever;
         Whole bad = {};
         for (size_t begin = 0; begin < size; begin += step) {
-            Floats most = Floats{} - std::numeric_limits<float>::infinity();
+            Floats most = Floats{} + kNever;
             for (size_t i = begin; i < begin + step; i += kWidth) {
                 const Floats value = at(logits + i) + at(penalties + i);
                 most = value > most ? value : most;
                 bad |= value <= largest ? Whole{} : Whole{} + 1;
             }
-            float lanes[kWidth];
-            std::memcpy(lanes, &most, sizeof most);
-            float one = lanes[0];
-            for (float lane : lanes) one = lane > one ? lane : one;
-            *maxima++ = one;
+            top = most > top ? most : top;
+            *maxima++ = largest_of(most);
         }
         int32_t lanes[kWidth], any = 0;
         std::memcpy(lanes, &bad, sizeof bad);
         for (int32_t lane : lanes) any |= lane;
-        return !any;
+        return any ? std::numeric_limits<float>::quiet_NaN() : largest_of(top);
     }
 
     // values = logits + penalties, weights = 2^((value - most) * scale) and the sum of each block of weights.
@@ -96,9 +95,8 @@ private:
 
     // For x <= 0, to 2e-7 of the result, and 1 at 0; 0 where that is below the smallest normal number.
     static INLINE void power_of_2(Floats& x) {
-        const Floats least = Floats{} - 126.0f;
         constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: only whole numbers are left when it is added
-        const Floats bounded = x > least ? x : least, shifted = bounded + kRound, rest = bounded - (shifted - kRound);
+        const Floats shifted = x + kRound, rest = x - (shifted - kRound);
         // Of all polynomials with 1 at 0 the one nearest to 2^rest between -1/2 and 1/2.
         Floats power = rest * 1.3264715e-3f + 9.671513e-3f;
         power = power * rest + 5.550734e-2f;
@@ -110,7 +108,15 @@ private:
         std::memcpy(&bits, &power, sizeof bits);
         bits += whole << 23;
         std::memcpy(&power, &bits, sizeof bits);
-        x = x > least ? power : Floats{};
+        x = x > Floats{} - 126.0f ? power : Floats{};
+    }
+
+    static INLINE float largest_of(const Floats& values) {
+        float lanes[kWidth];
+        std::memcpy(lanes, &values, sizeof values);
+        float one = lanes[0];
+        for (float lane : lanes) one = lane > one ? lane : one;
+        return one;
     }
 
     static INLINE double sum_of(const Floats (&parts)[kParts]) {
