@@ -9,7 +9,10 @@ import copy
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -17,6 +20,8 @@ import torch
 from nanochat.eval.bpb import bits_per_byte
 from nanochat.feed.loader import MicroBatch, Step
 from nanochat.inference import Engine, Request
+from nanochat.inference.runner import Chunk
+from nanochat.inference.torch_runner import TorchRunner
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig, attention
 from nanochat.optim import Optimizer, Schedule
@@ -144,19 +149,82 @@ def test_greedy_answers_are_those_of_float64(device: str) -> None:
     assert [engine.generate([request])[0].ids for request in requests] == expected
 
 
+@contextmanager
+def no_waiting(device: str) -> Iterator[None]:
+    """For the GPU, which torch then refuses."""
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def decoded(made: GPT, record: Literal["auto"] | None) -> list[torch.Tensor]:
+    """Logits behind prompts of several lengths, then of fewer and fewer rows, two tokens each, in mixed slots."""
+    runner = TorchRunner(made, record)
+    runner.grow(6, 200)
+    held = {slot: ids(1, slot)[0, :length].tolist() for slot, length in ((4, 3), (0, 150), (2, 40), (5, 1), (1, 77))}
+    found = [runner.step([Chunk(slot, 0, past, -1) for slot, past in held.items()]).cpu()]
+    for step in range(10):
+        chunks = [Chunk(slot, len(past), [step + slot], past[-1]) for slot, past in list(held.items())[step // 2 :]]
+        # The first step of so many rows may be recorded.
+        with no_waiting(made.device.type) if step % 2 else nullcontext():
+            logits = runner.step(chunks)
+        found.append(logits.cpu())
+        for chunk in chunks:
+            held[chunk.slot] += chunk.ids
+    return found
+
+
 @devices
 def test_decoding_makes_no_plans(device: str) -> None:
     """cuDNN's attention makes one for every length, which takes longer than all the rest of a step."""
-    engine = Engine(model(torch.bfloat16, device), BYTES)
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities) as prof:
-        engine.generate([Request([BYTES.bos, 65], max_tokens=4, temperature=0.0)])
+        decoded(model(torch.bfloat16, device), None)
     called = {event.key for event in prof.key_averages()}
     assert any("scaled_dot_product" in name for name in called) and not any("cudnn" in name for name in called)
     with torch.no_grad(), attention._without_plans(torch.device("cuda")):
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     with attention._without_plans(torch.device("cuda")):
         assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@devices
+@pytest.mark.parametrize("record", ["auto", None])
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 0.03), ("bfloat16", 0.3)])
+def test_the_runners_logits_are_those_of_float64(
+    device: str, record: Literal["auto"] | None, dtype: str, close: float
+) -> None:
+    """Recorded as CUDA graphs and not, with attention by pages (bfloat16, where torch can) and by masks."""
+    made = model(getattr(torch, dtype), device)
+    expected = decoded(model(torch.float64, "cpu"), None)
+    for got, exact in zip(decoded(made, record), expected, strict=True):
+        torch.testing.assert_close(got.double(), exact, atol=close, rtol=0)
+
+
+@devices
+def test_recorded_steps_take_weights_that_change_in_place(device: str) -> None:
+    made = model(torch.float32, device)
+    runner = TorchRunner(made)
+    runner.grow(1, 20)
+
+    def after(ids: list[int]) -> torch.Tensor:
+        runner.step([Chunk(0, 0, ids[:-1], -1)])
+        return runner.step([Chunk(0, len(ids) - 1, ids[-1:], ids[-2])]).clone()
+
+    before = after([1, 2, 3])
+    with torch.no_grad():
+        for p in made.parameters():
+            p.mul_(1.2)
+    runner.refresh()
+    now = after([1, 2, 3])
+    assert runner.recordings == (device == "cuda")
+    with torch.no_grad():
+        torch.testing.assert_close(now[0], made(torch.tensor([[1, 2, 3]], device=device))[0, -1], atol=0.03, rtol=0)
+    assert (now - before).abs().max() > 0.1
 
 
 @devices

@@ -11,7 +11,7 @@ piece, and unused time goes to the next parts. The file is rewritten after every
     correct  attention kernels, loss, gradients, an update, float8 and the KV cache against float64; tests marked `cuda`
     train    steps at the dial's depths, bfloat16 then float8: ms, tokens/s, MFU, memory, seconds to compile
     same     50 steps of the tiny world: the same as on the CPU, and the same when killed and resumed
-    decode   the engine at several batches: tokens/s, share of the memory's bandwidth
+    decode   the runner with CUDA graphs and without, prompts, the engine: tokens/s, share of the memory's bandwidth
     trace    5 steps under the profiler: time by kind, longest kernels
 
 It runs from a source tree and needs torch 2.11 or newer, numpy, pyarrow, safetensors, tiktoken and rich; nothing else
@@ -35,7 +35,7 @@ from benchmarks.result import BenchmarkResult
 from nanochat.console import UserError, say
 
 # Shares of the time that the parts before have left.
-PARTS = {"facts": 0.05, "correct": 0.3, "train": 0.38, "same": 0.08, "decode": 0.06, "trace": 0.13}
+PARTS = {"facts": 0.05, "correct": 0.3, "train": 0.36, "same": 0.08, "decode": 0.1, "trace": 0.11}
 SHOWN = 160  # characters of an error
 
 

@@ -38,6 +38,7 @@ class Sizes:
     same_seq_len: int = 256
     same_steps: int = 48
     decode_depths: tuple[int, ...] = (12, 20)
+    decode_rows: tuple[int, ...] = (1, 16)
     decode_batches: tuple[int, ...] = (1, 16, 64)
     decode_prompt: int = 128
     decode_tokens: int = 64
@@ -51,8 +52,8 @@ class Sizes:
         return cls(
             device, vocab=512, seq_len=64, depths=(1, 2), batch=2048, rows=16, passes=1, steps=2, check_seq_len=160,
             heads=((2, 2, 16), (4, 2, 16)), lengths=(96, 40), window=24, side=256, copied=1 << 22, same_depth=1,
-            same_batch=512, same_seq_len=64, same_steps=24, decode_depths=(1, 2), decode_batches=(1, 4),
-            decode_prompt=16, decode_tokens=8, trace_depth=1, trace_steps=2,
+            same_batch=512, same_seq_len=64, same_steps=24, decode_depths=(1, 2), decode_rows=(1, 8),
+            decode_batches=(1, 4), decode_prompt=16, decode_tokens=8, trace_depth=1, trace_steps=2,
         )  # fmt: skip
 
     @property

@@ -73,6 +73,11 @@ class Graphs:
         return step
 
     @property
+    def count(self) -> int:
+        """Recordings made."""
+        return len(self._steps)
+
+    @property
     def stale(self) -> bool:
         """Whether weights are elsewhere than they were."""
         return self._weights != _addresses(self.model)

@@ -61,6 +61,10 @@ class TorchRunner:
         if self.graphs is not None and self.graphs.stale and self._record:
             self.graphs = Graphs(self.model, self.cache, self._record)
 
+    @property
+    def recordings(self) -> int:
+        return self.graphs.count if self.graphs is not None else 0
+
     @torch.inference_mode()
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         by_length: dict[int, list[int]] = {}

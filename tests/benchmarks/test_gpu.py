@@ -93,7 +93,8 @@ def test_every_part_runs_small_on_a_bare_machine(tmp_path: Path) -> None:
     assert step["ms"] == pytest.approx(2 * step["pass_ms"] + step["update_ms"])
     assert step["losses"][-1] < step["losses"][0]
     assert ours["same"]["killed and resumed"]["same_bits"]
-    assert {"d1 batch 1", "d2 batch 4"} <= set(ours["decode"])
+    assert {"d1 batch 1", "d2 batch 4", "d1 rows 8 recorded", "d2 rows 1 plain", "d1 prefill"} <= set(ours["decode"])
+    assert ours["decode"]["d2 recorded"]["ok"]
     [traced] = ours["trace"].values()
     assert sum(traced["by_kind_ms"].values()) == pytest.approx(traced["ms"], rel=0.1)
     assert {"matmul", "attention", "optimiser", "idle"} & set(traced["by_kind_ms"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nanochat.inference.graphs import Work, padded_keys, padded_rows
+from nanochat.inference.graphs import CudaRecorder, Work, padded_keys, padded_rows
 from nanochat.inference.runner import Chunk
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import attention
@@ -132,15 +133,22 @@ def test_new_weights_in_place_are_used_and_new_tensors_recorded_anew() -> None:
 
 
 def test_longer_rotary_tables_leave_the_recorded_ones() -> None:
+    """A recording knows addresses only: somebody has to keep what is there."""
     model = random_model(CONFIGS["classic"])
-    runner = TorchRunner(model, Recorder())
+    runner = TorchRunner(model, lambda work: (work(), lambda: None)[1])
     runner.grow(1, 40)
-    follower = Follower(model, runner)
-    follower.check([follower.chunk(0, ids_of(5, 0))])
-    follower.check([follower.chunk(0, [3])])
+    runner.step([Chunk(0, 0, [1, 2], -1)])
+    runner.step([Chunk(0, 2, [3], 2)])
+    recorded = weakref.ref(model.cos)
     with torch.no_grad():
         model(torch.zeros(1, 600, dtype=torch.long))
-    follower.check([follower.chunk(0, [4])])
+    assert runner.recordings == 1 and recorded() is not None and recorded() is not model.cos
+
+
+def test_short_memory_is_not_recorded_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (300 << 20, 80 << 30))
+    with pytest.raises(RuntimeError, match="only 300 MB of the GPU's memory are free"):
+        CudaRecorder()(lambda: None)
 
 
 def test_a_grown_cache_is_recorded_anew_and_keeps_what_it_holds() -> None:
