@@ -10,7 +10,7 @@ from nanochat.inference.request import Completion, Request, Token
 from nanochat.inference.window import fit_conversation, fit_ids
 
 if TYPE_CHECKING:
-    from nanochat.inference.engine import Engine
+    from nanochat.inference.engine import Engine, Stream
     from nanochat.inference.quantize import rounded
     from nanochat.inference.toolcalls import Grammar
 
@@ -19,6 +19,7 @@ __all__ = [
     "Engine",
     "Grammar",
     "Request",
+    "Stream",
     "Token",
     "fit_conversation",
     "fit_ids",
@@ -26,4 +27,4 @@ __all__ = [
     "rounded",
 ]
 
-__getattr__ = lazy(__name__, {"engine": "Engine", "quantize": "rounded", "toolcalls": "Grammar"})
+__getattr__ = lazy(__name__, {"engine": "Engine Stream", "quantize": "rounded", "toolcalls": "Grammar"})

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from typing import cast
 
 import pytest
 import torch
 from fastapi import FastAPI
 
-from nanochat.inference import Engine, Token
+from nanochat.inference import Engine, Stream, Token
 from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
 from nanochat.serve import ModelInfo, create_app, listen, url
@@ -38,27 +39,58 @@ def app(engine: Engine) -> FastAPI:
 Script = Callable[[EngineRequest], Iterable[Token]]
 
 
+class Said:
+    """A stream that says what a script says, a token a step."""
+
+    def __init__(self, engine: Scripted, tokens: Iterator[Token]) -> None:
+        self.engine, self.tokens = engine, tokens
+        self.ready: list[Token] = []
+        self.done = False
+        self.error: Exception | None = None
+
+    def advance(self) -> None:
+        try:
+            self.ready.append(next(self.tokens))
+            self.engine.said += 1
+        except StopIteration:
+            self.close()
+        except Exception as error:
+            self.error = error
+            self.close()
+
+    def take(self) -> list[Token]:
+        taken, self.ready = self.ready, []
+        return taken
+
+    def close(self) -> None:
+        if not self.done:
+            self.done = True
+            self.engine.live.remove(self)
+            self.engine.ended.set()
+
+
 class Scripted(Engine):
-    """An engine that says what it is told to, and waits between tokens until it may go on."""
+    """An engine that says what it is told to, and waits in a step until it may go on."""
 
     def __init__(self, engine: Engine, script: Script) -> None:
         super().__init__(engine.model, engine.tokenizer)
         self.script = script
         self.prompts: list[list[int]] = []
+        self.live: list[Said] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.said = 0
         self.ended = threading.Event()
 
-    def stream(self, request: EngineRequest) -> Iterator[Token]:
+    def stream(self, request: EngineRequest) -> Stream:
         self.prompts.append(request.prompt)
-        try:
-            for token in self.script(request):
-                self.may_go_on.wait(20)
-                self.said += 1
-                yield token
-        finally:
-            self.ended.set()
+        self.live.append(Said(self, iter(self.script(request))))
+        return cast(Stream, self.live[-1])
+
+    def step(self) -> None:
+        self.may_go_on.wait(20)
+        for said in list(self.live):
+            said.advance()
 
 
 @pytest.fixture
