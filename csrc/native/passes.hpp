@@ -16,7 +16,7 @@ constexpr size_t kBlock = 64;  // a row is looked at in whole blocks
 template <int W>
 struct Vector {
     typedef float Floats __attribute__((vector_size(W), aligned(4), may_alias));
-    typedef int32_t Whole __attribute__((vector_size(W), aligned(4), may_alias));
+    typedef uint32_t Whole __attribute__((vector_size(W), aligned(4), may_alias));
 };
 constexpr int kPlain = 16;
 #else
@@ -28,7 +28,7 @@ constexpr int kPlain = 4;
 template <>
 struct Vector<4> {
     typedef float Floats;
-    typedef int32_t Whole;
+    typedef uint32_t Whole;
 };
 
 template <int W>
@@ -53,9 +53,9 @@ struct Passes {
             top = most > top ? most : top;
             *maxima++ = largest_of(most);
         }
-        int32_t lanes[kWidth], any = 0;
+        uint32_t lanes[kWidth], any = 0;
         std::memcpy(lanes, &bad, sizeof bad);
-        for (int32_t lane : lanes) any |= lane;
+        for (uint32_t lane : lanes) any |= lane;
         return any ? std::numeric_limits<float>::quiet_NaN() : largest_of(top);
     }
 
