@@ -105,24 +105,26 @@ def _addresses(model: GPT) -> list[int]:
 
 
 class CudaRecorder:
-    """Records CUDA graphs, whose memory is shared: no two run at once."""
+    """Records the CUDA graphs of one cache, whose memory is shared: no two run at once."""
 
     def __init__(self) -> None:
         self._pool: Any = None
+        self._stream: Any = None
 
     def __call__(self, work: Work) -> Work:
+        torch.cuda.empty_cache()
         free, _ = torch.cuda.mem_get_info()
         if free < LEAST:
             raise RuntimeError(f"only {free >> 20} MB of the GPU's memory are free")
-        # As torch's notes on CUDA graphs want it: what is made at the first call, on another stream.
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        if self._pool is None:
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+        # Libraries make what they need at the first calls, which must not be recorded. On another stream, as torch's
+        # notes on CUDA graphs want it.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(2):
                 work()
-        torch.cuda.current_stream().wait_stream(stream)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.current_stream().wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         # Other threads may allocate meanwhile: a loader that pins memory, say.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):

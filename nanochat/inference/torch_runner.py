@@ -33,33 +33,37 @@ class TorchRunner:
 
     def __init__(self, model: GPT, record: Record | Literal["auto"] | None = "auto") -> None:
         self.model = model
-        on_gpu = model.device.type == "cuda"
-        self.chunk = CHUNK_GPU if on_gpu else CHUNK_CPU
-        self.slots = self.length = 0
-        self._record: Record | None = (CudaRecorder() if on_gpu else None) if record == "auto" else record
-        self._make()
+        self.chunk = CHUNK_GPU if model.device.type == "cuda" else CHUNK_CPU
+        self._record: Record | Literal["auto"] | None = record
+        self._use(self._new_cache(0, 0))
 
     def grow(self, slots: int, length: int) -> None:
-        if slots <= self.slots and length <= self.length:
-            return
-        self.slots, self.length = max(self.slots, slots), max(self.length, length)
-        self.graphs = None  # they hold the old cache
-        old = self.cache
-        self._make()
-        self.cache.take(old)
+        if slots > self.slots or length > self.length:
+            cache = self._new_cache(max(self.slots, slots), max(self.length, length))
+            cache.take(self.cache)
+            self._use(cache)
 
-    def _make(self) -> None:
-        model = self.model
-        self.cache = KVCache(model.config, self.slots, self.length, model.device, model.dtype, PAGE)
-        self.length = self.cache.length
-        self.graphs = Graphs(model, self.cache, self._record) if self._record else None
+    def _new_cache(self, slots: int, length: int) -> KVCache:
+        return KVCache(self.model.config, slots, length, self.model.device, self.model.dtype, PAGE)
+
+    def _use(self, cache: KVCache) -> None:
+        self.cache, self.slots, self.length = cache, cache.slots, cache.length
+        self.graphs = self._new_graphs()
+
+    def _new_graphs(self) -> Graphs | None:
+        record: Record | None
+        if self._record == "auto":
+            record = CudaRecorder() if self.model.device.type == "cuda" else None
+        else:
+            record = self._record
+        return Graphs(self.model, self.cache, record) if record is not None else None
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         self.cache.copy(source, targets, length)
 
     def refresh(self) -> None:
-        if self.graphs is not None and self.graphs.stale and self._record:
-            self.graphs = Graphs(self.model, self.cache, self._record)
+        if self.graphs is not None and self.graphs.stale:
+            self.graphs = self._new_graphs()
 
     @property
     def recordings(self) -> int:
