@@ -29,12 +29,13 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(threads), m(std::move(model)) {
     const Sizes &s = m.sizes;
     int panel = kernels.panel, width = s.width;
-    padded_dim = whole(s.head_dim, LANES);
+    dim = whole(s.head_dim, LANES);
     qkv_width = whole((s.heads + 2 * s.kv_heads) * s.head_dim, panel);
     hidden = whole(4 * width, panel);
     int padded = whole(width, panel);
     for (auto *b : {&x, &x0, &middle, &pairs, &seen}) *b = buffer<float>(size_t(ROWS) * width);
     qkv = buffer<float>(size_t(ROWS) * qkv_width);
+    q = buffer<float>(size_t(ROWS) * (s.heads + 2 * s.kv_heads) * dim);
     looked = buffer<float>(size_t(ROWS) * s.heads * s.head_dim);
     y = buffer<float>(size_t(ROWS) * padded);
     h = buffer<float>(size_t(ROWS) * hidden);
@@ -43,52 +44,45 @@ Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(
     for (int t = 0; t < pool.size; t++) scratch.push_back(buffer<float>(size_t(ROWS) * std::max(4 * width, s.heads * s.head_dim)));
 }
 
-uint8_t *Decoder::keys(Slot &slot, int layer, int head) const {
-    size_t row = size_t(m.sizes.head_dim) * (m.sizes.half ? 2 : 4);
-    return slot.keys.get() + (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row;
-}
+size_t Decoder::row_bytes() const { return size_t(dim) * (m.sizes.half ? 2 : 4); }
 
-uint8_t *Decoder::values(Slot &slot, int layer, int head) const {
-    size_t row = size_t(padded_dim) * (m.sizes.half ? 2 : 4);
-    return slot.values.get() + (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row;
+size_t Decoder::offset(const Slot &slot, int layer, int head) const {
+    return (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row_bytes();
 }
 
 void Decoder::reserve(int index, int positions) {
     if (index >= int(slots.size())) slots.resize(index + 1);
     Slot &slot = slots[index];
     if (positions <= slot.capacity) return;
-    const Sizes &s = m.sizes;
     Slot larger;
     larger.capacity = std::max({whole(positions, LANES), 2 * slot.capacity, 128});
-    size_t size = s.half ? 2 : 4, heads = size_t(s.depth) * s.kv_heads;
-    larger.keys = buffer<uint8_t>(heads * larger.capacity * s.head_dim * size);
-    larger.values = buffer<uint8_t>(heads * larger.capacity * padded_dim * size);
-    for (int l = 0; l < s.depth; l++)
-        for (int g = 0; g < s.kv_heads && slot.capacity; g++) {
-            std::memcpy(keys(larger, l, g), keys(slot, l, g), slot.capacity * s.head_dim * size);
-            std::memcpy(values(larger, l, g), values(slot, l, g), slot.capacity * padded_dim * size);
-        }
+    size_t bytes = m.sizes.depth * m.sizes.kv_heads * larger.capacity * row_bytes();
+    larger.keys = buffer<uint8_t>(bytes);
+    larger.values = buffer<uint8_t>(bytes);
+    if (slot.capacity) copy(slot, larger, slot.capacity);
     slot = std::move(larger);
 }
 
+void Decoder::copy(Slot &source, Slot &target, int length) {
+    size_t bytes = whole(length, LANES) * row_bytes();  // keys lie in blocks
+    for (int l = 0; l < m.sizes.depth; l++)
+        for (int g = 0; g < m.sizes.kv_heads; g++) {
+            std::memcpy(keys(target, l, g), keys(source, l, g), bytes);
+            std::memcpy(values(target, l, g), values(source, l, g), bytes);
+        }
+}
+
 void Decoder::copy(int source, const std::vector<int> &targets, int length) {
-    const Sizes &s = m.sizes;
-    size_t size = s.half ? 2 : 4;
     reserve(source, length);
     for (int target : targets) {
         reserve(target, length);
-        for (int l = 0; l < s.depth; l++)
-            for (int g = 0; g < s.kv_heads; g++) {
-                std::memcpy(keys(slots[target], l, g), keys(slots[source], l, g), whole(length, LANES) * s.head_dim * size);
-                std::memcpy(values(slots[target], l, g), values(slots[source], l, g), length * padded_dim * size);
-            }
+        copy(slots[source], slots[target], length);
     }
 }
 
 size_t Decoder::cache_bytes() const {
     size_t bytes = 0;
-    for (auto &slot : slots)
-        bytes += size_t(slot.capacity) * m.sizes.depth * m.sizes.kv_heads * (m.sizes.head_dim + padded_dim) * (m.sizes.half ? 2 : 4);
+    for (auto &slot : slots) bytes += 2 * m.sizes.depth * m.sizes.kv_heads * slot.capacity * row_bytes();
     return bytes;
 }
 
@@ -203,67 +197,49 @@ void Decoder::mix(int i, const Layer &layer) {
     kernels.norm(state, at(seen, i, width), width, m.sizes.eps);
 }
 
-// Turn and normalise a head's query or key; put key or value into the cache.
+// One head of a row: its query is turned, normalised and scaled, its key or value goes into the cache.
 void Decoder::place(int i, int l, int head) {
     const Sizes &s = m.sizes;
     const Row &row = rows[i];
-    int d = s.head_dim, half = d / 2;
-    float *v = at(qkv, i, qkv_width) + head * d;
-    Slot &slot = slots[row.slot];
-    size_t position = size_t(row.position);
-    if (head < s.heads + s.kv_heads) {
-        const float *cosines = cos.data() + position * half, *sines = sin.data() + position * half;
-        for (int j = 0; j < half; j++) {
-            float a = v[j], b = v[j + half];
-            v[j] = a * cosines[j] + b * sines[j];
-            v[j + half] = b * cosines[j] - a * sines[j];
-        }
-        kernels.norm(v, v, d, s.eps);
-        if (head < s.heads) {
-            for (int j = 0; j < d; j++) v[j] = (s.half ? widen(narrow(v[j])) : v[j]) * s.scale;
-            return;
-        }
-        uint8_t *at = keys(slot, l, head - s.heads);
-        size_t block = position / LANES * LANES * d, lane = position % LANES;
-        if (s.half)
-            for (int j = 0; j < d; j++) reinterpret_cast<uint16_t *>(at)[block + (j / 2 * LANES + lane) * 2 + j % 2] = narrow(v[j]);
-        else
-            for (int j = 0; j < d; j++) reinterpret_cast<float *>(at)[block + j * LANES + lane] = v[j];
-        return;
-    }
-    int g = head - s.heads - s.kv_heads;
-    const Layer &layer = m.layers[l];
-    if (layer.values) {
-        int channels = int(layer.gate.size()) / s.kv_heads;
-        float gate = 3 * sigmoid(dot(layer.gate.data() + g * channels, at(seen, i, s.width), channels));
-        const Table &table = layer.values;
-        size_t from = size_t(row.id) * table.width + size_t(g) * d;  // this head's part of the row
-        for (int j = 0; j < d; j++)
-            v[j] += gate * (table.half ? widen(static_cast<const uint16_t *>(table.data)[from + j])
-                                       : static_cast<const float *>(table.data)[from + j]);
-    }
-    uint8_t *at = values(slot, l, g);
-    if (s.half) {
-        auto *to = reinterpret_cast<uint16_t *>(at) + position * padded_dim;
-        for (int j = 0; j < padded_dim; j++) to[j] = j < d ? narrow(v[j]) : 0;
+    int d = s.head_dim, half = d / 2, query = s.heads, key = query + s.kv_heads;
+    const float *x = at(qkv, i, qkv_width) + head * d, *c = cos.data() + size_t(row.position) * half;
+    float *v = at(q, i * (key + s.kv_heads) + head, dim);  // filled up with zeros to whole vectors
+    std::memcpy(v, x, d * sizeof(float));
+    std::memset(v + d, 0, (dim - d) * sizeof(float));
+    if (head < key) kernels.turn(v, c, sin.data() + (c - cos.data()), d, s.eps);
+    if (head < query) {
+        if (s.half) kernels.round(v, dim);
+        kernels.scale(v, s.scale, dim);
+    } else if (head < key) {
+        kernels.keep_key(v, keys(slots[row.slot], l, head - query), s.half, dim, row.position);
     } else {
-        auto *to = reinterpret_cast<float *>(at) + position * padded_dim;
-        for (int j = 0; j < padded_dim; j++) to[j] = j < d ? v[j] : 0;
+        const Layer &layer = m.layers[l];
+        int g = head - key;
+        if (layer.values) {
+            int channels = int(layer.gate.size()) / s.kv_heads;
+            float gate = 3 * sigmoid(dot(layer.gate.data() + g * channels, at(seen, i, s.width), channels));
+            const Table &table = layer.values;
+            size_t from = size_t(row.id) * table.width + size_t(g) * d;  // this head's part of the row
+            for (int j = 0; j < d; j++)
+                v[j] += gate * (table.half ? widen(static_cast<const uint16_t *>(table.data)[from + j])
+                                           : static_cast<const float *>(table.data)[from + j]);
+        }
+        kernels.keep_value(v, values(slots[row.slot], l, g), s.half, dim, row.position);
     }
 }
 
 // i: a head of a row; next: the one that this thread looks at afterwards, or -1.
 void Decoder::attend(int i, int l, int next, float *found) {
     const Sizes &s = m.sizes;
-    int head = i % s.heads, shared = s.heads / s.kv_heads;
-    const Row &row = rows[i / s.heads];
-    uint8_t *own_keys = keys(slots[row.slot], l, head / shared), *own_values = values(slots[row.slot], l, head / shared);
-    uint8_t *next_keys = next < 0 ? nullptr : keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
+    int r = i / s.heads, head = i % s.heads, shared = s.heads / s.kv_heads;
+    const Row &row = rows[r];
+    uint8_t *own = keys(slots[row.slot], l, head / shared), *other = nullptr;
+    if (next >= 0) other = keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
     int begin = std::max(0, row.position - m.layers[l].window);
-    const float *q = at(qkv, i / s.heads, qkv_width) + head * s.head_dim;
-    float *out = at(looked, i / s.heads, s.heads * s.head_dim) + head * s.head_dim;
-    std::vector<float> wide(padded_dim > s.head_dim ? padded_dim : 0);  // or its last vector would run into the next head
-    kernels.attend(q, own_keys, own_values, s.half, s.head_dim, begin, row.position + 1, wide.empty() ? out : wide.data(), found,
-                   next_keys == own_keys ? nullptr : next_keys);
+    const float *query = at(q, r * (s.heads + 2 * s.kv_heads) + head, dim);
+    float *out = at(looked, r, s.heads * s.head_dim) + head * s.head_dim;
+    std::vector<float> wide(dim > s.head_dim ? dim : 0);  // or its last vector would run into the next head
+    kernels.attend(query, own, values(slots[row.slot], l, head / shared), s.half, dim, begin, row.position + 1,
+                   wide.empty() ? out : wide.data(), found, other == own ? nullptr : other);
     if (!wide.empty()) std::memcpy(out, wide.data(), s.head_dim * sizeof(float));
 }

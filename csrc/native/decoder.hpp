@@ -77,8 +77,11 @@ class Decoder {
     };
 
     void reserve(int slot, int positions);
-    uint8_t *keys(Slot &slot, int layer, int head) const;
-    uint8_t *values(Slot &slot, int layer, int head) const;
+    void copy(Slot &source, Slot &target, int length);
+    size_t row_bytes() const;  // of a key or a value
+    size_t offset(const Slot &slot, int layer, int head) const;
+    uint8_t *keys(Slot &slot, int layer, int head) const { return slot.keys.get() + offset(slot, layer, head); }
+    uint8_t *values(Slot &slot, int layer, int head) const { return slot.values.get() + offset(slot, layer, head); }
 
     void work(int thread);
     void embed(int i);
@@ -93,9 +96,10 @@ class Decoder {
 
     Model m;
     std::vector<float> cos, sin;
-    int qkv_width, padded_dim, hidden;  // row lengths of the buffers: whole panels
+    int qkv_width, hidden;  // row lengths of the buffers: whole panels
+    int dim;                // of a head, rounded up to whole vectors
     std::vector<Slot> slots;
-    Buffer<float> x, x0, middle, pairs, seen, qkv, looked, y, h, raw;
+    Buffer<float> x, x0, middle, pairs, seen, qkv, q, looked, y, h, raw;
     std::vector<Buffer<float>> scores;      // of each thread
     std::vector<Buffer<float>> scratch;  // of each thread
     size_t scores_room = 0;

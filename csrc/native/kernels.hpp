@@ -31,8 +31,19 @@ struct Kernels {
     // y = x / sqrt(mean(x^2) + eps); n: a multiple of 16, or the rest is taken one by one.
     void (*norm)(const float *x, float *y, int n, float eps);
 
+    // Turn a head's vector by the angles (d / 2) of its position, and normalise it. Here d is the head's own size, elsewhere
+    // rounded up to a multiple of 16.
+    void (*turn)(float *x, const float *cos, const float *sin, int d, float eps);
+
+    // Keep a key or a value (d) at a position of the cache, laid out as for `attend`.
+    void (*keep_key)(const float *x, void *keys, bool half, int d, int position);
+    void (*keep_value)(const float *x, void *values, bool half, int d, int position);
+
+    // Round to bf16.
+    void (*round)(float *x, int d);
+
     // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16 positions,
-    // (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d rounded up to 16). scores: end rounded up to 64, + 64.
+    // (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d). scores: end rounded up to 64, + 64.
     // next: keys that are read after these, or null; so many bytes of them are fetched as are here.
     void (*attend)(const float *q, const void *keys, const void *values, bool half, int d, int begin, int end,
                    float *out, float *scores, const void *next);

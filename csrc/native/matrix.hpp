@@ -5,7 +5,6 @@
 // filled up with zeros.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -23,13 +22,6 @@ inline float widen(uint16_t half) {
     float value;
     std::memcpy(&value, &bits, 4);
     return value;
-}
-
-inline uint16_t narrow(float value) {  // to nearest, ties to even
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (std::isnan(value)) return uint16_t(bits >> 16 | 0x40);
-    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 struct Free {

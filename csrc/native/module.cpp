@@ -239,6 +239,6 @@ NB_MODULE(_native, m) {
                 throw nb::value_error("the rotary tables do not fit");
             self.set_rope({cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()});
         }, "cos"_a, "sin"_a)
-        .def("copy", &Decoder::copy, "source"_a, "targets"_a, "length"_a)
+        .def("copy", nb::overload_cast<int, const std::vector<int> &, int>(&Decoder::copy), "source"_a, "targets"_a, "length"_a)
         .def_prop_ro("cache_bytes", &Decoder::cache_bytes);
 }

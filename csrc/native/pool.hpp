@@ -1,7 +1,8 @@
-// Threads that compute a step together. They wait for each other by spinning for some microseconds, and then asleep.
+// Threads that compute a step together. They wait for each other by spinning for half a millisecond, and then asleep.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -21,21 +22,20 @@ inline long process() { return getpid(); }
 inline long process() { return 0; }
 #endif
 
-// Waits until `word` is no longer `old`.
-inline void await_change(std::atomic<uint32_t> &word, uint32_t old, int spins) {
-    for (int i = 0; i < spins; i++) {
-        if (word.load(std::memory_order_acquire) != old) return;
-        relax();
-    }
+// Waits until `word` is no longer `old`. A thread that sleeps is woken in some 50 microseconds, a hundred times what a
+// phase's end costs those that spin. So it sleeps only when a person, a client or another program lets it wait.
+inline void await_change(std::atomic<uint32_t> &word, uint32_t old) {
+    using Clock = std::chrono::steady_clock;
+    for (auto until = Clock::now() + std::chrono::microseconds(500); Clock::now() < until;)
+        for (int i = 0; i < 64; i++) {
+            if (word.load(std::memory_order_acquire) != old) return;
+            relax();
+        }
     while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
 
 class Pool {
   public:
-    // A pause takes 40 to 140 cycles, so this is some tens of microseconds: longer than what one thread does alone
-    // between two phases of a step, and much shorter than what a person or a client takes.
-    static constexpr int BETWEEN_PHASES = 2000, BETWEEN_STEPS = 2000;
-
     explicit Pool(int threads) : size(threads < 1 ? 1 : threads) {}
     ~Pool() { end(); }
 
@@ -58,7 +58,7 @@ class Pool {
             phase.store(before + 1, std::memory_order_release);
             phase.notify_all();
         } else {
-            await_change(phase, before, BETWEEN_PHASES);
+            await_change(phase, before);
         }
     }
 
@@ -73,7 +73,7 @@ class Pool {
         for (int t = 1; t < size; t++)
             threads.emplace_back([this, t, seen = begin.load()]() mutable {
                 while (true) {
-                    await_change(begin, seen, BETWEEN_STEPS);
+                    await_change(begin, seen);
                     seen++;
                     if (!current) return;
                     (*current)(t);
