@@ -65,14 +65,14 @@ class Batch:
         for slot in self._slots:
             slot.known = 0
 
-    @torch.inference_mode()
     def step(self) -> None:
         """One pass of the model. New tokens are in the generations' `ready`.
 
         An error ends every answer that has begun, as their `error`, and is raised.
         """
         try:
-            self._step()
+            with torch.inference_mode():
+                self._step()
         except BaseException as error:
             for slot in self._busy:
                 if slot.generation and slot.generation.open:
