@@ -341,7 +341,7 @@ def first_token(engine: Engine, request: Any) -> tuple[float, int]:
 
 
 OLDER = """
-import importlib.machinery, importlib.util, runpy, sys
+import importlib.machinery, importlib.util, sys
 checkout, native = sys.argv[1:3]
 # Otherwise an editable installation of ours would be found before the path is searched.
 sys.meta_path[:] = [f for f in sys.meta_path if str(getattr(f, "__module__", "")).startswith("_frozen_importlib")]
@@ -352,7 +352,8 @@ if native:
     loader.exec_module(module)
     sys.modules[loader.name] = module
 sys.argv = ["chat_eval", *sys.argv[3:]]
-runpy.run_module("nanochat.commands.chat_eval", run_name="__main__")
+from nanochat.commands.chat_eval import main
+main()
 """
 
 
