@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import Tensor
 from nanochat.console import UserError
 from nanochat.inference.native import native
 from nanochat.inference.sampling import Choice, Draw, choose, choose_by_torch, generator
+from tests.inference.test_torch_runner import Reads
 
 Chooser = Callable[[Tensor, Sequence[Draw]], list[Choice]]
 NATIVE = pytest.param(choose, id="native", marks=pytest.mark.skipif(native() is None, reason="no native module"))
@@ -217,8 +219,8 @@ def test_what_may_not_come_never_comes(chooser: Chooser) -> None:
         chooser(torch.zeros(1, 5), [draw(5, penalties=torch.full((5,), -math.inf))])
 
 
-@each_chooser
-def test_a_row_is_chosen_alike_alone_and_among_others(chooser: Chooser) -> None:
+def mixed_rows() -> tuple[Tensor, list[Draw]]:
+    """32 rows, each with other settings."""
     random = torch.Generator().manual_seed(1)
     logits = torch.randn(32, 3000, generator=random) * 3
     draws = [
@@ -228,9 +230,38 @@ def test_a_row_is_chosen_alike_alone_and_among_others(chooser: Chooser) -> None:
         )
         for i in range(32)
     ]  # fmt: skip
+    return logits, draws
+
+
+@each_chooser
+def test_a_row_is_chosen_alike_alone_and_among_others(chooser: Chooser) -> None:
+    logits, draws = mixed_rows()
     together = chooser(logits, draws)
     assert [chooser(logits[i : i + 1], [draws[i]])[0] for i in range(32)] == together
     assert [choice.id for choice in together] == [choice.id for choice in choose_by_torch(logits, draws)]
+
+
+def test_the_host_waits_once() -> None:
+    logits, draws = mixed_rows()
+    with Reads() as reads:
+        choose_by_torch(logits, draws)
+    assert reads.seen == []  # the result itself, which is read as a whole, is not counted
+
+
+@pytest.mark.cuda
+def test_a_gpu_chooses_alike_and_is_waited_for_once() -> None:
+    logits, draws = mixed_rows()
+    wanted = [choice.id for choice in choose_by_torch(logits, draws)]
+    there = [replace(draw, penalties=draw.penalties.cuda()) for draw in draws]
+    logits = logits.cuda()
+    assert [choice.id for choice in choose(logits, there)] == wanted
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with pytest.warns(UserWarning, match="synchronizing") as warned:
+            choose(logits, there)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([w for w in warned if "synchronizing" in str(w.message)]) == 1
 
 
 def test_other_types_of_logits_are_taken() -> None:
