@@ -236,6 +236,14 @@ def test_pages_are_read_where_the_slots_have_them(name: str, recorded: bool, pag
         follower.check([*chunks, follower.chunk(2, ids_of(5, turn))])
 
 
+@pytest.mark.skipif(not attention.READS_PAGES, reason="this torch reads no pages")
+def test_torch_takes_what_it_is_given_of_pages() -> None:
+    """On `meta`, which has shapes and types only; nothing but a card computes it."""
+    q, k = torch.empty(3, 4, 2, 64, device="meta"), torch.empty(10, 256, 2, 64, device="meta")
+    table, used = torch.empty(3, 2, device="meta"), torch.empty(3, device="meta")
+    assert attention.attend_pages(q, k, k, attention.Pages(table, used, 512), 100, 0.1).shape == q.shape
+
+
 def test_pages_that_are_read_wrong_are_not_used(paged: pytest.MonkeyPatch) -> None:
     """As by torch 2.13 on some cards, if keys are split."""
     cpu = torch.device("cpu")
