@@ -106,9 +106,10 @@ class _Rows:
         logits = logits.float()
         penalties = torch.stack([draw.penalties for draw in draws])
         self.own = self.values = logits + penalties
-        seen = [(row, id) for row, draw in enumerate(draws) if draw.repetition_penalty != 1 for id in draw.seen]
+        seen = {row: set(draw.seen) for row, draw in enumerate(draws) if draw.repetition_penalty != 1 and draw.seen}
         if seen:
-            row, id = self.on_device(list(zip(*seen, strict=True)))
+            id = self.on_device([id for ids in seen.values() for id in ids])
+            row = self.on_device([row for row, ids in seen.items() for _ in ids])
             by = self.on_device([draw.repetition_penalty for draw in draws], torch.float64)[row]
             value = logits[row, id].double()
             bounded = torch.where(value > 0, value / by, value * by).clamp(-_LARGEST, _LARGEST)
