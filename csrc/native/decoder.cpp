@@ -26,7 +26,7 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
 }  // namespace
 
-Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(threads), m(std::move(model)) {
+Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(threads, 8 * model.sizes.depth + 4), m(std::move(model)) {
     const Sizes &s = m.sizes;
     int panel = kernels.panel, width = s.width;
     dim = whole(s.head_dim, LANES);
@@ -36,12 +36,11 @@ Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(
     for (auto *b : {&x, &x0, &middle, &pairs, &seen}) *b = buffer<float>(size_t(ROWS) * width);
     qkv = buffer<float>(size_t(ROWS) * qkv_width);
     q = buffer<float>(size_t(ROWS) * (s.heads + 2 * s.kv_heads) * dim);
-    looked = buffer<float>(size_t(ROWS) * s.heads * s.head_dim);
     y = buffer<float>(size_t(ROWS) * padded);
     h = buffer<float>(size_t(ROWS) * hidden);
     raw = buffer<float>(size_t(ROWS) * whole(s.vocab, panel));
-    scores.resize(pool.size);
-    for (int t = 0; t < pool.size; t++) scratch.push_back(buffer<float>(size_t(ROWS) * std::max(4 * width, s.heads * s.head_dim)));
+    inputs = buffer<float>(size_t(ROWS) * width);
+    inner = buffer<float>(size_t(ROWS) * 4 * width);
 }
 
 size_t Decoder::row_bytes() const { return size_t(dim) * (m.sizes.half ? 2 : 4); }
@@ -87,17 +86,10 @@ size_t Decoder::cache_bytes() const {
 }
 
 void Decoder::step(const std::vector<Row> &all, float *out) {
-    size_t longest = 0;
-    for (const Row &row : all) {
-        reserve(row.slot, row.position + 1);
-        longest = std::max(longest, size_t(row.position) + 1);
-    }
-    if (longest > scores_room) {
-        scores_room = 2 * longest;
-        for (auto &s : scores) s = buffer<float>(scores_room + 8 * LANES);
-    }
-    std::function<void(int)> job = [this](int thread) { work(thread); };
+    pool.settle();
+    for (const Row &row : all) reserve(row.slot, row.position + 1);
     for (size_t first = 0; first < all.size(); first += ROWS) {
+        pool.settle();
         rows = all.data() + first;
         n = int(std::min(all.size() - first, size_t(ROWS)));
         wanted.clear();
@@ -109,58 +101,72 @@ void Decoder::step(const std::vector<Row> &all, float *out) {
     }
 }
 
-// The panels of a product are shared among the threads; `after` then sees a row's columns [from, to).
-template <typename After>
-void Decoder::multiply(int thread, const Matrix &w, const float *in, int ldx, int count, float *out, int ldy, After after) {
-    int first = share(thread, w.panels()), last = share(thread + 1, w.panels());
-    kernels.product(w.weights, in, ldx, count, out, ldy, first, last, scratch[thread].get());
-    int from = std::min(first * w.panel, w.outputs), to = std::min(last * w.panel, w.outputs);
-    for (int i = 0; i < count && from < to; i++) after(i, from, to);
+// what(i, end) for every i below `count`, in runs, of which `end` is the present one's: few, since taking one takes time,
+// but enough for a thread to take over from another.
+template <typename What>
+void Decoder::in_runs(Pool::Turn &turn, int count, What what) {
+    int run = std::max(1, count / (4 * pool.size));
+    turn.share((count + run - 1) / run, [&](int piece) {
+        int end = std::min(count, (piece + 1) * run);
+        for (int i = piece * run; i < end; i++) what(i, end);
+    });
 }
 
-void Decoder::work(int thread) {
+// Runs of panels are shared among the threads; `after` then sees a row's columns [from, to).
+template <typename After>
+void Decoder::multiply(Pool::Turn &turn, const Matrix &w, const Buffer<float> &in, int count, float *out,
+                       int ldy, After after) {
+    int panels = w.panels(), run = std::max(1, panels / (4 * pool.size));
+    turn.share((panels + run - 1) / run, [&](int i) {
+        int first = i * run, last = std::min(panels, first + run);
+        kernels.product(w.weights, in.get(), count, out, ldy, first, last);
+        int from = first * w.panel, to = std::min(last * w.panel, w.outputs);
+        for (int r = 0; r < count; r++) after(r, from, to);
+    });
+}
+
+void Decoder::work(Pool::Turn &turn) {
     const Sizes &s = m.sizes;
-    int width = s.width, threads = pool.size, padded = whole(width, kernels.panel), inner = s.heads * s.head_dim;
-    auto each = [&](int count, auto what) {
-        for (int i = thread; i < count; i += threads) what(i);
-        pool.meet();
-    };
+    int width = s.width, padded = whole(width, kernels.panel), heads = s.heads + 2 * s.kv_heads;
     auto add_to_x = [&](int i, int from, int to) {
         kernels.add(at(x, i, width) + from, at(y, i, padded) + from, to - from);
     };
 
-    for (int i = thread; i < n; i += threads) embed(i);
+    turn.share(n, [&](int i) { embed(i); });
     for (int l = 0; l < s.depth; l++) {
         const Layer &layer = m.layers[l];
-        each(n, [&](int i) { mix(i, layer); });
-        multiply(thread, *layer.qkv, seen.get(), width, n, qkv.get(), qkv_width, [](int, int, int) {});
-        pool.meet();
-        int heads = s.heads + 2 * s.kv_heads;
-        each(n * heads, [&](int i) { place(i / heads, l, i % heads); });
-        for (int i = thread; i < n * s.heads; i += threads) attend(i, l, i + threads < n * s.heads ? i + threads : -1, scores[thread].get());
-        pool.meet();
-        multiply(thread, *layer.out, looked.get(), inner, n, y.get(), padded, add_to_x);
-        pool.meet();
-        each(n, [&](int i) { kernels.norm(at(x, i, width), at(seen, i, width), width, s.eps); });
-        multiply(thread, *layer.up, seen.get(), width, n, h.get(), hidden, [&](int i, int from, int to) {
-            kernels.relu_squared(at(h, i, hidden) + from, to - from);
+        turn.share(n, [&](int i) {
+            mix(i, layer);
+            kernels.take(layer.qkv->weights, at(seen, i, width), i, n, 0, width, inputs.get());
         });
-        pool.meet();
-        multiply(thread, *layer.down, h.get(), hidden, n, y.get(), padded, [&](int i, int from, int to) {
+        multiply(turn, *layer.qkv, inputs, n, qkv.get(), qkv_width, [](int, int, int) {});
+        in_runs(turn, n * heads, [&](int i, int) { place(i / heads, l, i % heads); });
+        in_runs(turn, n * s.heads, [&](int i, int end) { attend(i, l, i + 1 < end ? i + 1 : -1); });
+        multiply(turn, *layer.out, inputs, n, y.get(), padded, add_to_x);
+        turn.share(n, [&](int i) {
+            kernels.norm(at(x, i, width), at(seen, i, width), width, s.eps);
+            kernels.take(layer.up->weights, at(seen, i, width), i, n, 0, width, inputs.get());
+        });
+        multiply(turn, *layer.up, inputs, n, h.get(), hidden, [&](int i, int from, int to) {
+            float *part = at(h, i, hidden) + from;
+            kernels.relu_squared(part, to - from);
+            kernels.take(layer.down->weights, part, i, n, from, to, inner.get());
+        });
+        multiply(turn, *layer.down, inner, n, y.get(), padded, [&](int i, int from, int to) {
             add_to_x(i, from, to);
             if (m.modern && l == s.depth / 2)
                 std::memcpy(at(middle, i, width) + from, at(x, i, width) + from, (to - from) * sizeof(float));
         });
-        pool.meet();
     }
 
     int count = int(wanted.size()), raw_width = whole(s.vocab, kernels.panel);
-    each(count, [&](int k) {
+    turn.share(count, [&](int k) {
         float *state = at(x, wanted[k], width);
         if (m.modern) kernels.add_scaled(state, -m.backout, at(middle, wanted[k], width), width);
         kernels.norm(state, at(seen, k, width), width, s.eps);
+        kernels.take(m.head->weights, at(seen, k, width), k, count, 0, width, inputs.get());
     });
-    multiply(thread, *m.head, seen.get(), width, count, raw.get(), raw_width, [&](int k, int from, int to) {
+    multiply(turn, *m.head, inputs, count, raw.get(), raw_width, [&](int k, int from, int to) {
         kernels.softcap(at(raw, k, raw_width) + from, logits + size_t(k) * s.vocab + from, to - from, s.softcap);
     });
 }
@@ -229,17 +235,17 @@ void Decoder::place(int i, int l, int head) {
 }
 
 // i: a head of a row; next: the one that this thread looks at afterwards, or -1.
-void Decoder::attend(int i, int l, int next, float *found) {
+void Decoder::attend(int i, int l, int next) {
     const Sizes &s = m.sizes;
-    int r = i / s.heads, head = i % s.heads, shared = s.heads / s.kv_heads;
+    int r = i / s.heads, head = i % s.heads, shared = s.heads / s.kv_heads, d = s.head_dim;
     const Row &row = rows[r];
     uint8_t *own = keys(slots[row.slot], l, head / shared), *other = nullptr;
     if (next >= 0) other = keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
     int begin = std::max(0, row.position - m.layers[l].window);
-    const float *query = at(q, r * (s.heads + 2 * s.kv_heads) + head, dim);
-    float *out = at(looked, r, s.heads * s.head_dim) + head * s.head_dim;
-    std::vector<float> wide(dim > s.head_dim ? dim : 0);  // or its last vector would run into the next head
-    kernels.attend(query, own, values(slots[row.slot], l, head / shared), s.half, dim, begin, row.position + 1,
-                   wide.empty() ? out : wide.data(), found, other == own ? nullptr : other);
-    if (!wide.empty()) std::memcpy(out, wide.data(), s.head_dim * sizeof(float));
+    thread_local std::vector<float> scores, out;
+    scores.resize(std::max(scores.size(), size_t(row.position) + 9 * LANES));
+    out.resize(dim);
+    kernels.attend(at(q, r * (s.heads + 2 * s.kv_heads) + head, dim), own, values(slots[row.slot], l, head / shared), s.half,
+                   dim, begin, row.position + 1, out.data(), scores.data(), other == own ? nullptr : other);
+    kernels.take(m.layers[l].out->weights, out.data(), r, n, head * d, (head + 1) * d, inputs.get());
 }

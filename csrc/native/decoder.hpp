@@ -83,26 +83,27 @@ class Decoder {
     uint8_t *keys(Slot &slot, int layer, int head) const { return slot.keys.get() + offset(slot, layer, head); }
     uint8_t *values(Slot &slot, int layer, int head) const { return slot.values.get() + offset(slot, layer, head); }
 
-    void work(int thread);
+    void work(Pool::Turn &turn);
     void embed(int i);
     void mix(int i, const Layer &layer);
     void place(int i, int l, int head);
-    void attend(int i, int l, int next, float *scores);
+    void attend(int i, int l, int next);
+    template <typename What>
+    void in_runs(Pool::Turn &turn, int count, What what);
     template <typename After>
-    void multiply(int thread, const Matrix &w, const float *x, int ldx, int rows, float *y, int ldy, After after);
+    void multiply(Pool::Turn &turn, const Matrix &w, const Buffer<float> &inputs, int rows, float *y, int ldy, After after);
 
     float *at(Buffer<float> &b, int i, int width) { return b.get() + size_t(i) * width; }
-    int share(int thread, int n) const { return int(int64_t(n) * thread / pool.size); }
 
     Model m;
     std::vector<float> cos, sin;
     int qkv_width, hidden;  // row lengths of the buffers: whole panels
     int dim;                // of a head, rounded up to whole vectors
     std::vector<Slot> slots;
-    Buffer<float> x, x0, middle, pairs, seen, qkv, q, looked, y, h, raw;
-    std::vector<Buffer<float>> scores;      // of each thread
-    std::vector<Buffer<float>> scratch;  // of each thread
-    size_t scores_room = 0;
+    Buffer<float> x, x0, middle, pairs, seen, qkv, q, y, h, raw;
+    Buffer<float> inputs, inner;  // of the next product; inner: of `down`
+
+    std::function<void(Pool::Turn &)> job = [this](Pool::Turn &turn) { work(turn); };
 
     // Of the present step.
     const Row *rows = nullptr;

@@ -23,10 +23,12 @@ struct Kernels {
     const char *name;
     int panel;  // outputs in a panel of a Matrix
 
-    // y (rows, ldy) = x (rows, ldx) times the panels [first, last) of w; the other columns of y stay. y has room for
-    // whole panels. scratch: rows * inputs floats.
-    void (*product)(const Weights &w, const float *x, int ldx, int rows, float *y, int ldy, int first, int last,
-                    void *scratch);
+    // Lay out columns [from, to) of one row's inputs x, all of them even numbers, for a product of `rows` rows with w.
+    void (*take)(const Weights &w, const float *x, int row, int rows, int from, int to, void *inputs);
+
+    // y (rows, ldy) = these inputs times the panels [first, last) of w; the other columns of y stay. y has room for whole
+    // panels.
+    void (*product)(const Weights &w, const void *inputs, int rows, float *y, int ldy, int first, int last);
 
     // y = x / sqrt(mean(x^2) + eps); n: a multiple of 16, or the rest is taken one by one.
     void (*norm)(const float *x, float *y, int n, float eps);

@@ -30,11 +30,12 @@ bool is_half(const Array &a) { return is(a, nb::dlpack::dtype_code::Bfloat, 16);
 double cost(const Kernels &k) {
     constexpr int INPUTS = 128, ROWS = 6;
     Matrix w(Kind::half, k.panel, INPUTS, k.panel);
-    std::vector<float> x(INPUTS * ROWS, 1), y(k.panel * ROWS), scratch(INPUTS * ROWS);
+    std::vector<float> x(INPUTS, 1), inputs(INPUTS * ROWS), y(k.panel * ROWS);
+    for (int row = 0; row < ROWS; row++) k.take(w.weights, x.data(), row, ROWS, 0, INPUTS, inputs.data());
     double best = 1;
     for (int i = 0; i < 100; i++) {
         auto began = std::chrono::steady_clock::now();
-        for (int j = 0; j < 4; j++) k.product(w.weights, x.data(), INPUTS, ROWS, y.data(), k.panel, 0, 1, scratch.data());
+        for (int j = 0; j < 4; j++) k.product(w.weights, inputs.data(), ROWS, y.data(), k.panel, 0, 1);
         std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
         best = std::min(best, took.count() / k.panel);
     }
@@ -145,13 +146,17 @@ double read_speed(int megabytes, int threads) {
     size_t part = size_t(megabytes) * (1 << 20) / threads / 256 * 256;
     auto bytes = buffer<uint8_t>(part * threads);
     std::memset(bytes.get(), 1, part * threads);
-    Pool pool(threads);
+    Pool pool(threads, 1);
     std::vector<uint64_t> sums(threads * 8);
     double best = 0;
     for (int i = 0; i < 10; i++) {
         auto began = std::chrono::steady_clock::now();
-        pool.run([&](int t) { sums[t * 8] = levels[0]->sum(bytes.get() + part * t, part); });
+        std::function<void(Pool::Turn &)> read = [&](Pool::Turn &turn) {
+            turn.share(threads, [&](int t) { sums[t * 8] = levels[0]->sum(bytes.get() + part * t, part); });
+        };
+        pool.run(read);
         std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+        pool.settle();
         best = std::max(best, double(part) * threads / took.count());
     }
     return best;
@@ -184,8 +189,10 @@ NB_MODULE(_native, m) {
         if (int(x.shape(1)) != w.weights.inputs || y.shape(0) != x.shape(0) || int(y.shape(1)) != w.outputs || w.panel != k.panel)
             throw nb::value_error("the shapes do not fit");
         auto out = buffer<float>(size_t(rows) * room);
-        auto scratch = buffer<float>(size_t(rows) * w.weights.inputs);
-        k.product(w.weights, x.data(), w.weights.inputs, rows, out.get(), room, 0, w.panels(), scratch.get());
+        auto inputs = buffer<float>(size_t(rows) * w.weights.inputs);
+        for (int r = 0; r < rows; r++)
+            k.take(w.weights, x.data() + size_t(r) * w.weights.inputs, r, rows, 0, w.weights.inputs, inputs.get());
+        k.product(w.weights, inputs.get(), rows, out.get(), room, 0, w.panels());
         for (int r = 0; r < rows; r++) std::memcpy(y.data() + size_t(r) * w.outputs, out.get() + size_t(r) * room, w.outputs * 4);
     }, "level"_a, "matrix"_a, "x"_a, "y"_a, "y (rows, outputs) = x (rows, inputs) times a matrix, on one thread: for tests.");
 

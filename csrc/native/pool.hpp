@@ -1,4 +1,7 @@
-// Threads that compute a step together. They wait for each other by spinning for half a millisecond, and then asleep.
+// Threads that compute a step together, phase by phase.
+//
+// A phase is a number of pieces of work that any thread may take. It ends when all pieces are done, not when all threads
+// have come: a thread that the system lets wait, for the sake of other programs, holds nobody up unless it holds a piece.
 #pragma once
 
 #include <atomic>
@@ -7,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -22,64 +26,96 @@ inline long process() { return getpid(); }
 inline long process() { return 0; }
 #endif
 
-// Waits until `word` is no longer `old`. A thread that sleeps is woken in some 50 microseconds, a hundred times what a
-// phase's end costs those that spin. So it sleeps only when a person, a client or another program lets it wait.
-inline void await_change(std::atomic<uint32_t> &word, uint32_t old) {
+// Waits until `word`, which was `old`, is something else, and returns that. A sleeping thread is woken in some 50
+// microseconds, a hundred times what it takes to notice while spinning. So it sleeps only when there is more to wait for
+// than another thread's piece, or the choice of the next token.
+inline uint32_t await_change(std::atomic<uint32_t> &word, uint32_t old) {
     using Clock = std::chrono::steady_clock;
-    for (auto until = Clock::now() + std::chrono::microseconds(500); Clock::now() < until;)
+    uint32_t now;
+    for (auto until = Clock::now() + std::chrono::microseconds(300); Clock::now() < until;)
         for (int i = 0; i < 64; i++) {
-            if (word.load(std::memory_order_acquire) != old) return;
+            if ((now = word.load(std::memory_order_acquire)) != old) return now;
             relax();
         }
-    while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+    while ((now = word.load(std::memory_order_acquire)) == old) word.wait(old, std::memory_order_acquire);
+    return now;
 }
 
 class Pool {
   public:
-    explicit Pool(int threads) : size(threads < 1 ? 1 : threads) {}
+    explicit Pool(int threads, int most_phases) : size(threads < 1 ? 1 : threads), phases(most_phases) {}
     ~Pool() { end(); }
 
-    // Calls work(thread) on every thread, this one included, which may call `meet` equally often.
-    void run(const std::function<void(int)> &work) {
+    // One thread's way through the phases of a step.
+    class Turn {
+      public:
+        explicit Turn(Pool &pool) : pool(pool) {}
+
+        // work(piece) for every piece below `count`, by whichever thread. All threads call this in the same order.
+        template <typename Work>
+        void share(int count, Work work) {
+            Phase &phase = pool.phases[index++];
+            uint32_t pieces = uint32_t(count), piece;
+            while ((piece = phase.next.fetch_add(1, std::memory_order_relaxed)) < pieces) {
+                work(int(piece));
+                if (phase.done.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces) phase.done.notify_all();
+            }
+            uint32_t done = phase.done.load(std::memory_order_acquire);
+            while (done != pieces) done = await_change(phase.done, done);
+        }
+
+      private:
+        Pool &pool;
+        size_t index = 0;
+    };
+
+    // Lets all threads go through `work`. What it reads must not change before `settle` has been called.
+    void run(const std::function<void(Turn &)> &work) {
         if (process() != owner) start();  // also in a forked child, where the threads are missing
+        for (auto &phase : phases) phase.next.store(0, std::memory_order_relaxed), phase.done.store(0, std::memory_order_relaxed);
         current = &work;
-        begin.fetch_add(1, std::memory_order_release);
-        begin.notify_all();
-        work(0);
-        meet();
+        state.fetch_add(1);  // open
+        if (size > 1) state.notify_all();
+        Turn turn(*this);
+        work(turn);
+        state.fetch_add(1);  // closed: who comes now is late
     }
 
-    // Returns when all threads have called it.
-    void meet() {
-        if (size == 1) return;
-        uint32_t before = phase.load(std::memory_order_acquire);
-        if (arrived.fetch_add(1, std::memory_order_acq_rel) + 1 == uint32_t(size)) {
-            arrived.store(0, std::memory_order_relaxed);
-            phase.store(before + 1, std::memory_order_release);
-            phase.notify_all();
-        } else {
-            await_change(phase, before);
-        }
+    // Waits for threads that still have to notice that nothing is left to do.
+    void settle() {
+        if (process() != owner) return;
+        uint32_t now = inside.load();
+        while (now) now = await_change(inside, now);
     }
 
     const int size;
 
   private:
+    struct alignas(64) Phase {
+        std::atomic<uint32_t> next{0}, done{0};
+    };
+
     void start() {
         for (auto &thread : threads) thread.detach();  // the parent's
         threads.clear();
-        arrived = 0;
+        inside = 0;
         owner = process();
-        for (int t = 1; t < size; t++)
-            threads.emplace_back([this, t, seen = begin.load()]() mutable {
-                while (true) {
-                    await_change(begin, seen);
-                    seen++;
-                    if (!current) return;
-                    (*current)(t);
-                    meet();
-                }
-            });
+        for (int t = 1; t < size; t++) threads.emplace_back([this, seen = state.load()]() mutable { wait_for_work(seen); });
+    }
+
+    void wait_for_work(uint32_t seen) {
+        while (true) {
+            seen = await_change(state, seen);
+            if (seen % 2 == 0) continue;
+            inside.fetch_add(1);
+            bool here = state.load() == seen, ends = !current;
+            if (here && !ends) {
+                Turn turn(*this);
+                (*current)(turn);
+            }
+            if (inside.fetch_sub(1) == 1) inside.notify_all();
+            if (here && ends) return;
+        }
     }
 
     void end() {
@@ -87,14 +123,17 @@ class Pool {
             for (auto &thread : threads) thread.detach();
             return;
         }
+        settle();
         current = nullptr;
-        begin.fetch_add(1, std::memory_order_release);
-        begin.notify_all();
+        state.fetch_add(1);
+        state.notify_all();
         for (auto &thread : threads) thread.join();
     }
 
     long owner = -1;
     std::vector<std::thread> threads;
-    const std::function<void(int)> *current = nullptr;
-    std::atomic<uint32_t> begin{0}, phase{0}, arrived{0};
+    std::vector<Phase> phases;
+    const std::function<void(Turn &)> *current = nullptr;
+    std::atomic<uint32_t> state{0};   // odd: there is work
+    std::atomic<uint32_t> inside{0};  // threads, but for the one that calls `run`, in the present work
 };
