@@ -29,9 +29,9 @@ def padded_rows(rows: int) -> int:
     return 1 << (rows - 1).bit_length()
 
 
-def padded_keys(end: int, page: int, length: int) -> int:
+def padded_keys(end: int, page: int, room: int) -> int:
     """Positions that it looks at, where attention cannot stop at a row's end: pages, doubled as often as it takes."""
-    return min(length, page * padded_rows(-(-end // page)))
+    return min(room, page * padded_rows(-(-end // page)))
 
 
 class Graphs:
@@ -49,7 +49,7 @@ class Graphs:
         if self._off:
             return None
         end = max(chunk.start for chunk in chunks) + 1
-        keys = self.cache.length if self.cache.paged else padded_keys(end, self.cache.page, self.cache.length)
+        keys = self.cache.room if self.cache.paged else padded_keys(end, self.cache.page, self.cache.room)
         rows = padded_rows(len(chunks))
         filling = [[self.cache.slots, 0, -1, 0]] * (rows - len(chunks))
         table = [[chunk.slot, chunk.start, chunk.before, *chunk.ids] for chunk in chunks] + filling

@@ -37,9 +37,12 @@ class TorchRunner:
         self._record: Record | Literal["auto"] | None = record
         self._use(self._new_cache(0, 0))
 
+    @torch.inference_mode()
     def grow(self, slots: int, length: int) -> None:
         if slots > self.slots or length > self.length:
-            cache = self._new_cache(max(self.slots, slots), max(self.length, length))
+            # The last page is there as a whole. But beyond the model's context it would need longer rotary tables.
+            whole = min(-(-length // PAGE) * PAGE, self.model.config.seq_len)
+            cache = self._new_cache(max(self.slots, slots), max(self.length, length, whole))
             cache.take(self.cache)
             self._use(cache)
 
@@ -58,6 +61,7 @@ class TorchRunner:
             record = self._record
         return Graphs(self.model, self.cache, record) if record is not None else None
 
+    @torch.inference_mode()
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         self.cache.copy(source, targets, length)
 
@@ -73,22 +77,21 @@ class TorchRunner:
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
         by_length: dict[int, list[int]] = {}
         for number, chunk in enumerate(chunks):
+            if not 0 <= chunk.slot < self.slots or chunk.start + len(chunk.ids) > self.length:
+                raise ValueError(
+                    f"{len(chunk.ids)} tokens after {chunk.start} do not fit in slot {chunk.slot} of {self.slots}"
+                    f" slots of {self.length} positions"
+                )
             by_length.setdefault(len(chunk.ids), []).append(number)
         logits: list[Tensor] = []
         order: list[int] = []  # the number of the chunk of each row of logits
         for length, numbers in by_length.items():
-            found = self._decoded([chunks[n] for n in numbers]) if length == 1 else None
-            if found is None:
-                numbers.sort(key=lambda n: chunks[n].slot)  # neighbours in the cache need not be gathered
-                found = self._computed([chunks[n] for n in numbers])
-            wanted = [n for n in numbers if chunks[n].wanted]
-            logits.append(found)
-            order += wanted
+            alike = [chunks[number] for number in numbers]
+            found = self._decoded(alike) if length == 1 else None
+            logits.append(self._computed(alike) if found is None else found)
+            order += [number for number in numbers if chunks[number].wanted]
         made = torch.cat(logits) if len(logits) > 1 else logits[0]
-        if order != sorted(order):
-            places: list[int] = sorted(range(len(order)), key=order.__getitem__)
-            made = made[self._tensor(places)]
-        return made
+        return made if order == sorted(order) else made[self._tensor(_places(order))]
 
     def _decoded(self, chunks: list[Chunk]) -> Tensor | None:
         """By a recording."""
@@ -98,14 +101,18 @@ class TorchRunner:
 
     def _computed(self, chunks: list[Chunk]) -> Tensor:
         """Logits (wanted, V) after those of the chunks, all of one length, that want them."""
-        slots, starts = [chunk.slot for chunk in chunks], [chunk.start for chunk in chunks]
-        bounds = Bounds.of(slots, starts, len(chunks[0].ids))
-        if bounds.high > self.length:
-            raise ValueError(f"{bounds.high} positions do not fit in a cache of {self.length}")
-        given = self._tensor([[chunk.slot, chunk.start, chunk.before, *chunk.ids] for chunk in chunks])
+        by_slot = sorted(range(len(chunks)), key=lambda number: chunks[number].slot)  # neighbours are not gathered
+        rows = [chunks[number] for number in by_slot]
+        bounds = Bounds.of([row.slot for row in rows], [row.start for row in rows], len(rows[0].ids))
+        given = self._tensor([[row.slot, row.start, row.before, *row.ids] for row in rows])
         h = self.model.hidden(given[:, 3:], Rows(self.cache, given[:, :3], bounds))[:, -1]
-        wanted = [row for row, chunk in enumerate(chunks) if chunk.wanted]
-        return self.model.logits(h if len(wanted) == len(chunks) else h[self._tensor(wanted)])
+        wanted = [place for place, chunk in zip(_places(by_slot), chunks, strict=True) if chunk.wanted]
+        return self.model.logits(h if wanted == list(range(len(rows))) else h[self._tensor(wanted)])
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return sent(values, self.model.device)
+
+
+def _places(order: list[int]) -> list[int]:
+    """Where each of 0, 1, ... stands in `order`, or the places of its numbers by size."""
+    return sorted(range(len(order)), key=order.__getitem__)

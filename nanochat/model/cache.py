@@ -59,8 +59,9 @@ class Bounds:
 class KVCache:
     """Keys and values of many sequences of up to `length` positions, each in a slot of its own.
 
-    keys, values: (depth, slots * length + page, kv_heads, head_dim). length: a multiple of `page`, the positions that
-    attention finds by one number. The page behind all slots, at slot number `slots`, is for rows that only fill up.
+    keys, values: (depth, slots * room + page, kv_heads, head_dim). page: positions that attention finds by one number.
+    room: positions of a slot, in whole pages. The page behind all slots, at slot number `slots`, is for rows that only
+    fill up.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class KVCache:
         dtype: torch.dtype,
         page: int = 1,
     ) -> None:
-        self.slots, self.length, self.page = slots, -(-length // page) * page, page
-        shape = (config.depth, slots * self.length + page, config.kv_heads, config.head_dim)
+        self.slots, self.length, self.page = slots, length, page
+        self.room = -(-length // page) * page
+        shape = (config.depth, slots * self.room + page, config.kv_heads, config.head_dim)
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros(shape, device=device, dtype=dtype)
         self.paged = reads_pages(self.keys.device, dtype, config.head_dim, page)
@@ -96,11 +98,11 @@ class KVCache:
     def take(self, other: KVCache) -> None:
         """Copy all slots of a smaller cache into the first of this one."""
         for mine, held in ((self.keys, other.keys), (self.values, other.values)):
-            self.by_slot(mine)[:, : other.slots, : other.length] = other.by_slot(held)
+            self.by_slot(mine)[:, : other.slots, : other.room] = other.by_slot(held)
 
     def by_slot(self, held: Tensor) -> Tensor:
-        """keys or values as (depth, slots, length, kv_heads, head_dim)."""
-        return held[:, : self.slots * self.length].unflatten(1, (self.slots, self.length))
+        """keys or values as (depth, slots, room, kv_heads, head_dim)."""
+        return held[:, : self.slots * self.room].unflatten(1, (self.slots, self.room))
 
 
 class Rows:
@@ -113,7 +115,7 @@ class Rows:
         self.cache, self.bounds, self.length = cache, bounds, cache.length
         self.slots, self.starts, self.before = given.unbind(1)
         self.positions = self.starts[:, None] + torch.arange(bounds.new, device=given.device)
-        self._places = (self.slots[:, None] * cache.length + self.positions).flatten()
+        self._places = (self.slots[:, None] * cache.room + self.positions).flatten()
         self._masks: dict[int, Tensor] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
@@ -144,10 +146,10 @@ class Rows:
 
     @cached_property
     def _pages(self) -> Pages:
-        each = self.cache.length // self.cache.page
+        each = self.cache.room // self.cache.page
         table = self.slots[:, None] * each + torch.arange(each, device=self.slots.device)
         last = self.cache.slots * each  # the page behind all slots
-        return Pages(table.clamp_max(last), self.starts + self.bounds.new, self.cache.length)
+        return Pages(table.clamp_max(last), self.starts + self.bounds.new, self.cache.room)
 
 
 def sent(values: Sequence[object], device: torch.device) -> Tensor:

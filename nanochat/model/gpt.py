@@ -248,6 +248,7 @@ class GPT(nn.Module):
                 module.sparse = True
         return self
 
+    @torch.inference_mode(False)  # training uses them, too
     def _set_rope(self, length: int) -> None:
         c = self.config
         # Rounded tables were computed in float32: from exact angles, some would be rounded otherwise.

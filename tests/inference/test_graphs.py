@@ -96,6 +96,7 @@ def test_any_rows_by_recordings_are_those_without(steps: list[list[int]], starts
         follower.check([follower.chunk(slot, ids_of(1, number + 10 * slot)) for slot in slots])
 
 
+@torch.inference_mode()
 def test_rows_that_fill_up_change_nothing() -> None:
     """Whatever stands in the page that they write to."""
     model = MODELS["modern"]
@@ -105,7 +106,7 @@ def test_rows_that_fill_up_change_nothing() -> None:
     follower.check([follower.chunk(slot, ids_of(5, slot)) for slot in range(3)])
     held = runner.cache.by_slot(runner.cache.keys).clone()
     follower.check([follower.chunk(slot, [slot]) for slot in range(3)])
-    runner.cache.keys[:, runner.cache.slots * runner.length :] = 1e3
+    runner.cache.keys[:, runner.cache.slots * runner.cache.room :] = 1e3
     follower.check([follower.chunk(slot, [slot + 3]) for slot in range(3)])
     assert torch.equal(runner.cache.by_slot(runner.cache.keys)[:, :, :5], held[:, :, :5])
 
@@ -227,7 +228,7 @@ def test_pages_are_read_where_the_slots_have_them(name: str, recorded: bool, pag
     # The reference reads lengths, so only its caller can be recorded: by doing the work again.
     runner = TorchRunner(MODELS[name], (lambda work: (work(), work)[1]) if recorded else None)
     runner.grow(4, 300)
-    assert runner.length == 512 and runner.cache.paged
+    assert runner.cache.room == 512 and runner.cache.paged
     paged.setattr(attention, "choose_attention", lambda device, dtype: "blocked")
     follower = Follower(MODELS[name], runner)
     follower.check([follower.chunk(slot, ids_of(n, slot)) for slot, n in ((3, 3), (0, 252), (1, 8))])

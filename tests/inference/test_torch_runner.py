@@ -132,11 +132,39 @@ def test_a_step_in_which_no_logits_are_wanted() -> None:
     follower.check([follower.chunk(0, [3])])
 
 
-def test_positions_beyond_the_cache_are_refused() -> None:
-    runner = TorchRunner(MODELS["classic"])
-    runner.grow(1, 32)
-    with pytest.raises(ValueError, match="do not fit"):
-        runner.step([Chunk(0, 0, [1] * (runner.length + 1), -1)])
+@pytest.mark.parametrize("chunk", [Chunk(0, 40, [1], 1), Chunk(0, 0, [1] * 41, -1), Chunk(2, 0, [1], -1)])
+@pytest.mark.parametrize("record", [None, lambda work: (work(), work)[1]])
+def test_what_is_outside_the_cache_is_refused(chunk: Chunk, record: Any) -> None:
+    runner = TorchRunner(MODELS["classic"], record)
+    runner.grow(2, 40)
+    with pytest.raises(ValueError, match="do not fit in slot . of 2 slots of 40 positions"):
+        runner.step([chunk])
+
+
+def test_whole_pages_are_used_within_the_models_context() -> None:
+    """And no further: its rotary tables stay as they are, for which a training was compiled."""
+    model = random_model(CLASSIC)
+    assert model.config.seq_len == len(model.cos) == 32
+    runner = TorchRunner(model)
+    runner.grow(1, 20)
+    assert runner.length == 32
+    runner.step([Chunk(0, 0, [1] * 32, -1)])
+    assert len(model.cos) == 32
+    runner.grow(1, 40)
+    assert runner.length == 40
+
+
+def test_a_model_can_be_trained_after_it_has_answered() -> None:
+    model = random_model(CLASSIC, torch.float32)
+    with torch.inference_mode():
+        runner = TorchRunner(model)
+        runner.grow(1, 40)
+    runner.step([Chunk(0, 0, [1] * 40, -1)])
+    runner.grow(3, 60)
+    runner.copy(0, [1, 2], 40)
+    runner.step([Chunk(1, 40, [1], 1)])
+    ids = torch.tensor([[1] * 60])
+    model.loss(ids, ids).backward()
 
 
 def test_the_logits_of_one_step_outlive_neither_it_nor_the_weights() -> None:

@@ -85,9 +85,9 @@ def test_what_the_host_knows_of_rows() -> None:
 
 def test_pages_are_whole_and_one_more_is_for_rows_that_fill_up() -> None:
     held = KVCache(CLASSIC, 3, 20, "cpu", torch.float32, page=8)
-    assert held.length == 24 and held.keys.shape == (2, 3 * 24 + 8, 2, 8)
-    pages = held.continued([2, 0], [5, 20], [1, 1], 1)._pages
-    assert pages.table.tolist() == [[6, 7, 8], [0, 1, 2]] and pages.used.tolist() == [6, 21]
+    assert held.room == 24 and held.keys.shape == (2, 3 * 24 + 8, 2, 8)
+    pages = held.continued([2, 0], [5, 19], [1, 1], 1)._pages
+    assert pages.table.tolist() == [[6, 7, 8], [0, 1, 2]] and pages.used.tolist() == [6, 20]
     pages = held.continued([3], [0], [-1], 1)._pages
     assert pages.table.tolist() == [[9, 9, 9]] and pages.used.tolist() == [1]
     assert held.keys.unflatten(1, (-1, 8)).size(1) == 10
