@@ -56,7 +56,9 @@ float penalised(float logit, double penalty) {
 }
 
 // Of two tokens the larger comes first, of equal ones the smaller id.
-constexpr auto is_before = [](const auto& a, const auto& b) { return a.value != b.value ? a.value > b.value : a.id < b.id; };
+constexpr auto is_before = [](const auto& a, const auto& b) {
+    return a.value != b.value ? a.value > b.value : a.id < b.id;
+};
 
 // Where a uniform number in [0, 1) falls on a sum: below it, so that it falls on a token.
 double place_on(double total, double uniform) { return std::min(uniform * total, std::nextafter(total, 0.0)); }
@@ -97,7 +99,8 @@ bool Chooser::look(const float* logits, const float* penalties, size_t vocab) {
     if (whole_ < vocab) {
         end_.assign(kBlock, kNever), nothing_.assign(kBlock, 0.0f);
         for (size_t id = whole_; id < vocab; ++id) end_[id - whole_] = logits[id] + penalties[id];
-        const float most = passes.find_maxima(end_.data(), nothing_.data(), kBlock, step_, maxima_.data() + whole_ / step_);
+        const float most =
+            passes.find_maxima(end_.data(), nothing_.data(), kBlock, step_, maxima_.data() + whole_ / step_);
         if (most > most_ || std::isnan(most)) most_ = most;
     }
     return std::isfinite(most_);
@@ -109,7 +112,8 @@ void Chooser::find_at_least(float least) {
     for (size_t block = 0; block < maxima_.size(); ++block) {
         if (maxima_[block] < least) continue;
         for (size_t id = block * step_, end = std::min(id + step_, vocab_); id < end; ++id)
-            if (const float value = logits_[id] + penalties_[id]; value >= least) tokens_.push_back({0, value, static_cast<int32_t>(id)});
+            if (const float value = logits_[id] + penalties_[id]; value >= least)
+                tokens_.push_back({0, value, static_cast<int32_t>(id)});
     }
 }
 
@@ -156,8 +160,8 @@ double Chooser::weigh(double temperature) {
     const auto scale = static_cast<float>(std::min(1.4426950408889634 / temperature, kMost / 4.0));
     passes.weigh(logits_, penalties_, whole_, most_, scale, values_.data(), weights_.data(), sums_.data());
     if (whole_ < padded_)
-        passes.weigh(end_.data(), nothing_.data(), kBlock, most_, scale, values_.data() + whole_, weights_.data() + whole_,
-                     sums_.data() + whole_ / kBlock);
+        passes.weigh(end_.data(), nothing_.data(), kBlock, most_, scale, values_.data() + whole_,
+                     weights_.data() + whole_, sums_.data() + whole_ / kBlock);
     return std::accumulate(sums_.begin(), sums_.end(), 0.0);
 }
 
@@ -168,13 +172,13 @@ double Chooser::add_up(float least) {
     return std::accumulate(sums_.begin(), sums_.end(), 0.0);
 }
 
-// The least value of the fewest tokens that have the share top_p of the weights, whose sum is `total`. Tokens that equal
-// it but are not among them lose their weights.
+// The least value of the fewest tokens that have the share top_p of the weights, whose sum is `total`. Tokens that
+// equal it but are not among them lose their weights.
 float Chooser::least_of_top_p(const Draw& draw, double total) {
     const double most = most_, need = draw.top_p * total;
     const auto below = [&](double by) { return std::nextafter(at_least(most - draw.temperature * by), kNever); };
-    // All tokens together that are less likely than this have less than what is left out. None is 88 less: 2^-126 is the
-    // least weight there is.
+    // All tokens together that are less likely than this have less than what is left out. None is 88 less: 2^-126 is
+    // the least weight there is.
     float low = below(std::min(std::log(static_cast<double>(vocab_) / (total - need)), 88.0));
     double low_sum = add_up(low);
     if (low_sum < need) low_sum = add_up(low = below(88));  // by rounding
@@ -182,9 +186,9 @@ float Chooser::least_of_top_p(const Draw& draw, double total) {
     float high = std::nextafter(most_, std::numeric_limits<float>::infinity());
     double high_sum = 0;
     high_sums_.assign(low_sums_.size(), 0.0);
-    // Narrowed until few are left between: each of those weighs at least as much as the lowest. The next bound is where a
-    // line between the sums meets the need (an end that stays counts half, so that both ends move), or every third time
-    // the middle, which takes few steps whatever the sums are like.
+    // Narrowed until few are left between: each of those weighs at least as much as the lowest. The next bound is where
+    // a line between the sums meets the need (an end that stays counts half, so that both ends move), or every third
+    // time the middle, which takes few steps whatever the sums are like.
     double above = low_sum - need, under = need - high_sum;
     for (int step = 1; low_sum - high_sum > 64 * std::exp((low - most) / draw.temperature); ++step) {
         const double width = static_cast<double>(high) - low, share = step % 3 ? above / (above + under) : 0.5;
@@ -204,7 +208,8 @@ float Chooser::least_of_top_p(const Draw& draw, double total) {
     for (size_t block = 0; block < low_sums_.size(); ++block) {
         if (low_sums_[block] == high_sums_[block]) continue;
         for (size_t id = block * kBlock; id < (block + 1) * kBlock; ++id)
-            if (values_[id] >= low && values_[id] < high) tokens_.push_back({weights_[id], values_[id], static_cast<int32_t>(id)});
+            if (values_[id] >= low && values_[id] < high)
+                tokens_.push_back({weights_[id], values_[id], static_cast<int32_t>(id)});
     }
     std::sort(tokens_.begin(), tokens_.end(), is_before);
     size_t kept = 0;

@@ -15,8 +15,9 @@ struct Names {
     nb::handle temperature = name("temperature"), top_k = name("top_k"), top_p = name("top_p"), min_p = name("min_p"),
                repetition_penalty = name("repetition_penalty"), seen = name("seen"), penalties = name("penalties"),
                uniform = name("uniform"), logprobs = name("logprobs");
-    nb::handle dtype = name("dtype"), is_cpu = name("is_cpu"), is_contiguous = name("is_contiguous"), shape = name("shape"),
-               data_ptr = name("data_ptr"), full = nb::object(nb::module_::import_("torch").attr("float32")).release();
+    nb::handle dtype = name("dtype"), is_cpu = name("is_cpu"), is_contiguous = name("is_contiguous"),
+               shape = name("shape"), data_ptr = name("data_ptr"),
+               full = nb::object(nb::module_::import_("torch").attr("float32")).release();
     static const Names& known() {
         static const Names names;
         return names;
@@ -34,7 +35,8 @@ const float* numbers_of(nb::handle tensor, const nb::tuple& shape) {
     if (!tensor.attr(names.dtype).is(names.full) || !nb::cast<bool>(tensor.attr(names.is_cpu)) ||
         !nb::cast<bool>(tensor.attr(names.is_contiguous)()))
         throw nb::type_error("tensors must be float32, contiguous and on the CPU");
-    if (!tensor.attr(names.shape).equal(shape)) throw nb::value_error("the shapes of logits, draws and penalties do not fit");
+    if (!tensor.attr(names.shape).equal(shape))
+        throw nb::value_error("the shapes of logits, draws and penalties do not fit");
     return reinterpret_cast<const float*>(nb::cast<uintptr_t>(tensor.attr(names.data_ptr)()));
 }
 
@@ -43,7 +45,8 @@ std::vector<int64_t> ids_below(const nb::object& seen, size_t vocab) {
     ids.reserve(nb::len(seen));
     for (nb::handle item : seen) {
         const auto id = nb::cast<int64_t>(item);
-        if (id < 0 || static_cast<size_t>(id) >= vocab) throw nb::index_error("a token that was seen is not in the vocabulary");
+        if (id < 0 || static_cast<size_t>(id) >= vocab)
+            throw nb::index_error("a token that was seen is not in the vocabulary");
         ids.push_back(id);
     }
     return ids;
@@ -68,7 +71,8 @@ nb::list choose(nb::handle logits, const nb::list& rows) {
         draw.uniform = number(names.uniform);
         const auto top_k = nb::cast<int64_t>(from.attr(names.top_k));
         draw.top_k = top_k > 0 ? static_cast<size_t>(top_k) : 0;
-        if (const nb::object logprobs = from.attr(names.logprobs); !logprobs.is_none()) draw.logprobs = nb::cast<int>(logprobs);
+        if (const nb::object logprobs = from.attr(names.logprobs); !logprobs.is_none())
+            draw.logprobs = nb::cast<int>(logprobs);
         if (draw.repetition_penalty != 1) draw.seen = ids_below(from.attr(names.seen), vocab);
         nb::object penalties = from.attr(names.penalties);
         size_t known = 0;
@@ -83,7 +87,8 @@ nb::list choose(nb::handle logits, const nb::list& rows) {
     {
         nb::gil_scoped_release unlocked;
         thread_local Chooser chooser;
-        for (size_t row = 0; row < count; ++row) choices[row] = chooser.choose(numbers + row * vocab, vocab, draws[row]);
+        for (size_t row = 0; row < count; ++row)
+            choices[row] = chooser.choose(numbers + row * vocab, vocab, draws[row]);
     }
     nb::list made;
     for (size_t row = 0; row < count; ++row) {
@@ -102,8 +107,9 @@ nb::list choose(nb::handle logits, const nb::list& rows) {
 }  // namespace
 
 void bind_choose(nb::module_& module) {
-    module.def("choose", &choose, nb::arg("logits"), nb::arg("draws"),
-               "For each row the next id, or (id, logprob, [(id, logprob), ...]) where the draw asks; -1: none is possible.");
+    module.def(
+        "choose", &choose, nb::arg("logits"), nb::arg("draws"),
+        "For each row the next id, or (id, logprob, [(id, logprob), ...]) where the draw asks; -1: none is possible.");
 }
 
 }  // namespace nanochat

@@ -3,20 +3,22 @@
 #include <algorithm>
 #include <cmath>
 
+namespace nanochat {
+
 namespace {
 
 int whole(int n, int panel) { return (n + panel - 1) / panel * panel; }
 
-void read_row(const Table &table, size_t row, float *out) {
+void read_row(const Table& table, size_t row, float* out) {
     if (table.half) {
-        auto *at = static_cast<const uint16_t *>(table.data) + row * table.width;
+        auto* at = static_cast<const uint16_t*>(table.data) + row * table.width;
         for (int i = 0; i < table.width; i++) out[i] = widen(at[i]);
     } else {
-        std::memcpy(out, static_cast<const float *>(table.data) + row * table.width, table.width * sizeof(float));
+        std::memcpy(out, static_cast<const float*>(table.data) + row * table.width, table.width * sizeof(float));
     }
 }
 
-float dot(const float *a, const float *b, int n) {
+float dot(const float* a, const float* b, int n) {
     float sum = 0;
     for (int i = 0; i < n; i++) sum += a[i] * b[i];
     return sum;
@@ -26,14 +28,15 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 
 }  // namespace
 
-Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(threads, 8 * model.sizes.depth + 4), m(std::move(model)) {
-    const Sizes &s = m.sizes;
+Decoder::Decoder(Model model, const Kernels& k, int threads)
+    : kernels(k), pool(threads, 8 * model.sizes.depth + 4), m(std::move(model)) {
+    const Sizes& s = m.sizes;
     int panel = kernels.panel, width = s.width;
     dim = whole(s.head_dim, LANES);
     qkv_width = whole((s.heads + 2 * s.kv_heads) * s.head_dim, panel);
     hidden = whole(4 * width, panel);
     int padded = whole(width, panel);
-    for (auto *b : {&x, &x0, &middle, &pairs, &seen}) *b = buffer<float>(size_t(ROWS) * width);
+    for (auto* b : {&x, &x0, &middle, &pairs, &seen}) *b = buffer<float>(size_t(ROWS) * width);
     qkv = buffer<float>(size_t(ROWS) * qkv_width);
     q = buffer<float>(size_t(ROWS) * (s.heads + 2 * s.kv_heads) * dim);
     y = buffer<float>(size_t(ROWS) * padded);
@@ -45,13 +48,13 @@ Decoder::Decoder(Model model, const Kernels &k, int threads) : kernels(k), pool(
 
 size_t Decoder::row_bytes() const { return size_t(dim) * (m.sizes.half ? 2 : 4); }
 
-size_t Decoder::offset(const Slot &slot, int layer, int head) const {
+size_t Decoder::offset(const Slot& slot, int layer, int head) const {
     return (size_t(layer) * m.sizes.kv_heads + head) * slot.capacity * row_bytes();
 }
 
 void Decoder::reserve(int index, int positions) {
     if (index >= int(slots.size())) slots.resize(index + 1);
-    Slot &slot = slots[index];
+    Slot& slot = slots[index];
     if (positions <= slot.capacity) return;
     Slot larger;
     larger.capacity = std::max({whole(positions, LANES), 2 * slot.capacity, 128});
@@ -62,7 +65,7 @@ void Decoder::reserve(int index, int positions) {
     slot = std::move(larger);
 }
 
-void Decoder::copy(Slot &source, Slot &target, int length) {
+void Decoder::copy(Slot& source, Slot& target, int length) {
     size_t bytes = whole(length, LANES) * row_bytes();  // keys lie in blocks
     for (int l = 0; l < m.sizes.depth; l++)
         for (int g = 0; g < m.sizes.kv_heads; g++) {
@@ -71,7 +74,7 @@ void Decoder::copy(Slot &source, Slot &target, int length) {
         }
 }
 
-void Decoder::copy(int source, const std::vector<int> &targets, int length) {
+void Decoder::copy(int source, const std::vector<int>& targets, int length) {
     reserve(source, length);
     for (int target : targets) {
         reserve(target, length);
@@ -81,13 +84,13 @@ void Decoder::copy(int source, const std::vector<int> &targets, int length) {
 
 size_t Decoder::cache_bytes() const {
     size_t bytes = 0;
-    for (auto &slot : slots) bytes += 2 * m.sizes.depth * m.sizes.kv_heads * slot.capacity * row_bytes();
+    for (auto& slot : slots) bytes += 2 * m.sizes.depth * m.sizes.kv_heads * slot.capacity * row_bytes();
     return bytes;
 }
 
-void Decoder::step(const std::vector<Row> &all, float *out) {
+void Decoder::step(const std::vector<Row>& all, float* out) {
     pool.settle();
-    for (const Row &row : all) reserve(row.slot, row.position + 1);
+    for (const Row& row : all) reserve(row.slot, row.position + 1);
     for (size_t first = 0; first < all.size(); first += ROWS) {
         pool.settle();
         rows = all.data() + first;
@@ -101,10 +104,10 @@ void Decoder::step(const std::vector<Row> &all, float *out) {
     }
 }
 
-// what(i, end) for every i below `count`, in runs, of which `end` is the present one's: few, since taking one takes time,
-// but enough for a thread to take over from another.
+// what(i, end) for every i below `count`, in runs, of which `end` is the present one's: few, since taking one takes
+// time, but enough for a thread to take over from another.
 template <typename What>
-void Decoder::in_runs(Pool::Turn &turn, int count, What what) {
+void Decoder::in_runs(Pool::Turn& turn, int count, What what) {
     int run = std::max(1, count / (4 * pool.size));
     turn.share((count + run - 1) / run, [&](int piece) {
         int end = std::min(count, (piece + 1) * run);
@@ -114,8 +117,8 @@ void Decoder::in_runs(Pool::Turn &turn, int count, What what) {
 
 // Runs of panels are shared among the threads; `after` then sees a row's columns [from, to).
 template <typename After>
-void Decoder::multiply(Pool::Turn &turn, const Matrix &w, const Buffer<float> &in, int count, float *out,
-                       int ldy, After after) {
+void Decoder::multiply(Pool::Turn& turn, const Matrix& w, const Buffer<float>& in, int count, float* out, int ldy,
+                       After after) {
     int panels = w.panels(), run = std::max(1, panels / (4 * pool.size));
     turn.share((panels + run - 1) / run, [&](int i) {
         int first = i * run, last = std::min(panels, first + run);
@@ -125,8 +128,8 @@ void Decoder::multiply(Pool::Turn &turn, const Matrix &w, const Buffer<float> &i
     });
 }
 
-void Decoder::work(Pool::Turn &turn) {
-    const Sizes &s = m.sizes;
+void Decoder::work(Pool::Turn& turn) {
+    const Sizes& s = m.sizes;
     int width = s.width, padded = whole(width, kernels.panel), heads = s.heads + 2 * s.kv_heads;
     auto add_to_x = [&](int i, int from, int to) {
         kernels.add(at(x, i, width) + from, at(y, i, padded) + from, to - from);
@@ -134,7 +137,7 @@ void Decoder::work(Pool::Turn &turn) {
 
     turn.share(n, [&](int i) { embed(i); });
     for (int l = 0; l < s.depth; l++) {
-        const Layer &layer = m.layers[l];
+        const Layer& layer = m.layers[l];
         turn.share(n, [&](int i) {
             mix(i, layer);
             kernels.take(layer.qkv->weights, at(seen, i, width), i, n, 0, width, inputs.get());
@@ -148,7 +151,7 @@ void Decoder::work(Pool::Turn &turn) {
             kernels.take(layer.up->weights, at(seen, i, width), i, n, 0, width, inputs.get());
         });
         multiply(turn, *layer.up, inputs, n, h.get(), hidden, [&](int i, int from, int to) {
-            float *part = at(h, i, hidden) + from;
+            float* part = at(h, i, hidden) + from;
             kernels.relu_squared(part, to - from);
             kernels.take(layer.down->weights, part, i, n, from, to, inner.get());
         });
@@ -161,7 +164,7 @@ void Decoder::work(Pool::Turn &turn) {
 
     int count = int(wanted.size()), raw_width = whole(s.vocab, kernels.panel);
     turn.share(count, [&](int k) {
-        float *state = at(x, wanted[k], width);
+        float* state = at(x, wanted[k], width);
         if (m.modern) kernels.add_scaled(state, -m.backout, at(middle, wanted[k], width), width);
         kernels.norm(state, at(seen, k, width), width, s.eps);
         kernels.take(m.head->weights, at(seen, k, width), k, count, 0, width, inputs.get());
@@ -173,7 +176,7 @@ void Decoder::work(Pool::Turn &turn) {
 
 // The token's vector; in the modern model with a gated share of the token before, and what later layers add again.
 void Decoder::embed(int i) {
-    const Row &row = rows[i];
+    const Row& row = rows[i];
     int width = m.sizes.width;
     float *state = at(x, i, width), *other = at(seen, i, width);
     read_row(m.embed, row.id, state);
@@ -192,9 +195,9 @@ void Decoder::embed(int i) {
     read_row(m.pairs, size_t(hash), at(pairs, i, width));
 }
 
-void Decoder::mix(int i, const Layer &layer) {
+void Decoder::mix(int i, const Layer& layer) {
     int width = m.sizes.width;
-    float *state = at(x, i, width);
+    float* state = at(x, i, width);
     if (m.modern) {
         kernels.scale(state, layer.resid, width);
         kernels.add_scaled(state, layer.first, at(x0, i, width), width);
@@ -205,11 +208,11 @@ void Decoder::mix(int i, const Layer &layer) {
 
 // One head of a row: its query is turned, normalised and scaled, its key or value goes into the cache.
 void Decoder::place(int i, int l, int head) {
-    const Sizes &s = m.sizes;
-    const Row &row = rows[i];
+    const Sizes& s = m.sizes;
+    const Row& row = rows[i];
     int d = s.head_dim, half = d / 2, query = s.heads, key = query + s.kv_heads;
     const float *x = at(qkv, i, qkv_width) + head * d, *c = cos.data() + size_t(row.position) * half;
-    float *v = at(q, i * (key + s.kv_heads) + head, dim);  // filled up with zeros to whole vectors
+    float* v = at(q, i * (key + s.kv_heads) + head, dim);  // filled up with zeros to whole vectors
     std::memcpy(v, x, d * sizeof(float));
     std::memset(v + d, 0, (dim - d) * sizeof(float));
     if (head < key) kernels.turn(v, c, sin.data() + (c - cos.data()), d, s.eps);
@@ -219,16 +222,16 @@ void Decoder::place(int i, int l, int head) {
     } else if (head < key) {
         kernels.keep_key(v, keys(slots[row.slot], l, head - query), s.half, dim, row.position);
     } else {
-        const Layer &layer = m.layers[l];
+        const Layer& layer = m.layers[l];
         int g = head - key;
         if (layer.values) {
             int channels = int(layer.gate.size()) / s.kv_heads;
             float gate = 3 * sigmoid(dot(layer.gate.data() + g * channels, at(seen, i, s.width), channels));
-            const Table &table = layer.values;
+            const Table& table = layer.values;
             size_t from = size_t(row.id) * table.width + size_t(g) * d;  // this head's part of the row
             for (int j = 0; j < d; j++)
-                v[j] += gate * (table.half ? widen(static_cast<const uint16_t *>(table.data)[from + j])
-                                           : static_cast<const float *>(table.data)[from + j]);
+                v[j] += gate * (table.half ? widen(static_cast<const uint16_t*>(table.data)[from + j])
+                                           : static_cast<const float*>(table.data)[from + j]);
         }
         kernels.keep_value(v, values(slots[row.slot], l, g), s.half, dim, row.position);
     }
@@ -236,16 +239,18 @@ void Decoder::place(int i, int l, int head) {
 
 // i: a head of a row; next: the one that this thread looks at afterwards, or -1.
 void Decoder::attend(int i, int l, int next) {
-    const Sizes &s = m.sizes;
+    const Sizes& s = m.sizes;
     int r = i / s.heads, head = i % s.heads, shared = s.heads / s.kv_heads, d = s.head_dim;
-    const Row &row = rows[r];
+    const Row& row = rows[r];
     uint8_t *own = keys(slots[row.slot], l, head / shared), *other = nullptr;
     if (next >= 0) other = keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
     int begin = std::max(0, row.position - m.layers[l].window);
     thread_local std::vector<float> scores, out;
     scores.resize(std::max(scores.size(), size_t(row.position) + 9 * LANES));
     out.resize(dim);
-    kernels.attend(at(q, r * (s.heads + 2 * s.kv_heads) + head, dim), own, values(slots[row.slot], l, head / shared), s.half,
-                   dim, begin, row.position + 1, out.data(), scores.data(), other == own ? nullptr : other);
+    kernels.attend(at(q, r * (s.heads + 2 * s.kv_heads) + head, dim), own, values(slots[row.slot], l, head / shared),
+                   s.half, dim, begin, row.position + 1, out.data(), scores.data(), other == own ? nullptr : other);
     kernels.take(m.layers[l].out->weights, out.data(), r, n, head * d, (head + 1) * d, inputs.get());
 }
+
+}  // namespace nanochat

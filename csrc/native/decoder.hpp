@@ -8,15 +8,17 @@
 #include "matrix.hpp"
 #include "pool.hpp"
 
+namespace nanochat {
+
 struct Sizes {
     int depth, width, heads, kv_heads, vocab, head_dim;
-    bool half;  // keys and values are kept in bf16
+    bool half;                  // keys and values are kept in bf16
     float eps, softcap, scale;  // scale: of the scores
 };
 
 // Rows of a table of token vectors, in float32 or bf16.
 struct Table {
-    const void *data = nullptr;
+    const void* data = nullptr;
     std::shared_ptr<void> owner;  // of the memory
     bool half = false;
     int width = 0;
@@ -48,16 +50,16 @@ struct Row {
 };
 
 class Decoder {
-  public:
+public:
     static constexpr int ROWS = 128;  // at once
 
-    Decoder(Model model, const Kernels &kernels, int threads);
+    Decoder(Model model, const Kernels& kernels, int threads);
 
     // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order.
-    void step(const std::vector<Row> &rows, float *logits);
-    void copy(int source, const std::vector<int> &targets, int length);
+    void step(const std::vector<Row>& rows, float* logits);
+    void copy(int source, const std::vector<int>& targets, int length);
     size_t cache_bytes() const;
-    const Model &model() const { return m; }
+    const Model& model() const { return m; }
 
     // Rotary tables (positions, head_dim / 2); a sequence may have so many positions.
     void set_rope(std::vector<float> cosines, std::vector<float> sines) {
@@ -66,10 +68,10 @@ class Decoder {
     }
     size_t positions() const { return cos.size() / (m.sizes.head_dim / 2); }
 
-    const Kernels &kernels;
+    const Kernels& kernels;
     Pool pool;
 
-  private:
+private:
     // Keys and values of one sequence: (layer, kv head, positions), with room for `capacity` positions.
     struct Slot {
         int capacity = 0;
@@ -77,23 +79,24 @@ class Decoder {
     };
 
     void reserve(int slot, int positions);
-    void copy(Slot &source, Slot &target, int length);
+    void copy(Slot& source, Slot& target, int length);
     size_t row_bytes() const;  // of a key or a value
-    size_t offset(const Slot &slot, int layer, int head) const;
-    uint8_t *keys(Slot &slot, int layer, int head) const { return slot.keys.get() + offset(slot, layer, head); }
-    uint8_t *values(Slot &slot, int layer, int head) const { return slot.values.get() + offset(slot, layer, head); }
+    size_t offset(const Slot& slot, int layer, int head) const;
+    uint8_t* keys(Slot& slot, int layer, int head) const { return slot.keys.get() + offset(slot, layer, head); }
+    uint8_t* values(Slot& slot, int layer, int head) const { return slot.values.get() + offset(slot, layer, head); }
 
-    void work(Pool::Turn &turn);
+    void work(Pool::Turn& turn);
     void embed(int i);
-    void mix(int i, const Layer &layer);
+    void mix(int i, const Layer& layer);
     void place(int i, int l, int head);
     void attend(int i, int l, int next);
     template <typename What>
-    void in_runs(Pool::Turn &turn, int count, What what);
+    void in_runs(Pool::Turn& turn, int count, What what);
     template <typename After>
-    void multiply(Pool::Turn &turn, const Matrix &w, const Buffer<float> &inputs, int rows, float *y, int ldy, After after);
+    void multiply(Pool::Turn& turn, const Matrix& w, const Buffer<float>& inputs, int rows, float* y, int ldy,
+                  After after);
 
-    float *at(Buffer<float> &b, int i, int width) { return b.get() + size_t(i) * width; }
+    float* at(Buffer<float>& b, int i, int width) { return b.get() + size_t(i) * width; }
 
     Model m;
     std::vector<float> cos, sin;
@@ -103,11 +106,13 @@ class Decoder {
     Buffer<float> x, x0, middle, pairs, seen, qkv, q, y, h, raw;
     Buffer<float> inputs, inner;  // of the next product; inner: of `down`
 
-    std::function<void(Pool::Turn &)> job = [this](Pool::Turn &turn) { work(turn); };
+    std::function<void(Pool::Turn&)> job = [this](Pool::Turn& turn) { work(turn); };
 
     // Of the present step.
-    const Row *rows = nullptr;
+    const Row* rows = nullptr;
     int n = 0;
     std::vector<int> wanted;
-    float *logits = nullptr;
+    float* logits = nullptr;
 };
+
+}  // namespace nanochat

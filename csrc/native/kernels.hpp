@@ -1,11 +1,13 @@
 // The arithmetic of a step, for one set of the processor's instructions.
 //
-// Every sum has one order, whatever else is computed beside it: that of the inputs, in 16 lanes where a vector is summed.
-// So a row's numbers do not depend on the other rows, on the number of threads or on how a prompt was cut.
+// Every sum has one order, whatever else is computed beside it: that of the inputs, in 16 lanes where a vector is
+// summed. So a row's numbers do not depend on the other rows, on the number of threads or on how a prompt was cut.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+namespace nanochat {
 
 constexpr int LANES = 16;  // positions of the cache that are scored together
 
@@ -15,50 +17,52 @@ struct Weights {  // of a Matrix
     Kind kind;
     int inputs;  // even
     size_t panel_bytes;
-    const uint8_t *data;
-    const float *scale;
+    const uint8_t* data;
+    const float* scale;
 };
 
 struct Kernels {
-    const char *name;
+    const char* name;
     int panel;  // outputs in a panel of a Matrix
 
     // Lay out columns [from, to) of one row's inputs x, all of them even numbers, for a product of `rows` rows with w.
-    void (*take)(const Weights &w, const float *x, int row, int rows, int from, int to, void *inputs);
+    void (*take)(const Weights& w, const float* x, int row, int rows, int from, int to, void* inputs);
 
-    // y (rows, ldy) = these inputs times the panels [first, last) of w; the other columns of y stay. y has room for whole
-    // panels.
-    void (*product)(const Weights &w, const void *inputs, int rows, float *y, int ldy, int first, int last);
+    // y (rows, ldy) = these inputs times the panels [first, last) of w; the other columns of y stay. y has room for
+    // whole panels.
+    void (*product)(const Weights& w, const void* inputs, int rows, float* y, int ldy, int first, int last);
 
     // y = x / sqrt(mean(x^2) + eps); n: a multiple of 16, or the rest is taken one by one.
-    void (*norm)(const float *x, float *y, int n, float eps);
+    void (*norm)(const float* x, float* y, int n, float eps);
 
-    // Turn a head's vector by the angles (d / 2) of its position, and normalise it. Here d is the head's own size, elsewhere
-    // rounded up to a multiple of 16.
-    void (*turn)(float *x, const float *cos, const float *sin, int d, float eps);
+    // Turn a head's vector by the angles (d / 2) of its position, and normalise it. Here d is the head's own size,
+    // elsewhere rounded up to a multiple of 16.
+    void (*turn)(float* x, const float* cos, const float* sin, int d, float eps);
 
     // Keep a key or a value (d) at a position of the cache, laid out as for `attend`.
-    void (*keep_key)(const float *x, void *keys, bool half, int d, int position);
-    void (*keep_value)(const float *x, void *values, bool half, int d, int position);
+    void (*keep_key)(const float* x, void* keys, bool half, int d, int position);
+    void (*keep_value)(const float* x, void* values, bool half, int d, int position);
 
     // Round to bf16.
-    void (*round)(float *x, int d);
+    void (*round)(float* x, int d);
 
-    // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16 positions,
-    // (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d). scores: end rounded up to 64, + 64.
-    // next: keys that are read after these, or null; so many bytes of them are fetched as are here.
-    void (*attend)(const float *q, const void *keys, const void *values, bool half, int d, int begin, int end,
-                   float *out, float *scores, const void *next);
+    // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16
+    // positions, (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d). scores: end rounded up to 64, + 64. next:
+    // keys that are read after these, or null; so many bytes of them are fetched as are here.
+    void (*attend)(const float* q, const void* keys, const void* values, bool half, int d, int begin, int end,
+                   float* out, float* scores, const void* next);
 
-    void (*relu_squared)(float *x, int n);
-    void (*add)(float *x, const float *y, int n);                 // x += y
-    void (*add_scaled)(float *x, float by, const float *y, int n);  // x += by * y
-    void (*scale)(float *x, float by, int n);
-    void (*softcap)(const float *x, float *y, int n, float cap);  // y = cap * tanh(x / cap)
-    uint64_t (*sum)(const uint8_t *bytes, size_t n);              // reads n bytes, a multiple of 256
+    void (*relu_squared)(float* x, int n);
+    void (*add)(float* x, const float* y, int n);                   // x += y
+    void (*add_scaled)(float* x, float by, const float* y, int n);  // x += by * y
+    void (*scale)(float* x, float by, int n);
+    void (*softcap)(const float* x, float* y, int n, float cap);  // y = cap * tanh(x / cap)
+    uint64_t (*sum)(const uint8_t* bytes, size_t n);              // reads n bytes, a multiple of 256
 };
 
 // Null where the compiler could not make them.
-const Kernels *kernels_avx2();
-const Kernels *kernels_avx512();
-const Kernels *kernels_avx512_bf16();
+const Kernels* kernels_avx2();
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx512_bf16();
+
+}  // namespace nanochat

@@ -1,8 +1,8 @@
 // A matrix (outputs, inputs) laid out for products with few rows: read once, from front to back.
 //
-// Outputs are grouped into panels. A panel holds the weights of all its outputs for the first input, then for the second,
-// and so on; bf16 weights of two inputs lie side by side, as the processor's bf16 products want them. The last panel is
-// filled up with zeros.
+// Outputs are grouped into panels. A panel holds the weights of all its outputs for the first input, then for the
+// second, and so on; bf16 weights of two inputs lie side by side, as the processor's bf16 products want them. The last
+// panel is filled up with zeros.
 #pragma once
 
 #include <cstdint>
@@ -17,6 +17,8 @@
 
 #include "kernels.hpp"
 
+namespace nanochat {
+
 inline float widen(uint16_t half) {
     uint32_t bits = uint32_t(half) << 16;
     float value;
@@ -25,7 +27,7 @@ inline float widen(uint16_t half) {
 }
 
 struct Free {
-    void operator()(void *p) const { std::free(p); }
+    void operator()(void* p) const { std::free(p); }
 };
 
 template <typename T>
@@ -39,15 +41,15 @@ Buffer<T> buffer(size_t n) {
     size_t bytes = n * sizeof(T), alignment = bytes < PAGE ? 64 : PAGE;
     bytes = (bytes + alignment - 1) / alignment * alignment;
 #if defined(_WIN32)
-    void *p = std::malloc(bytes);
+    void* p = std::malloc(bytes);
 #else
-    void *p = std::aligned_alloc(alignment, bytes ? bytes : alignment);
+    void* p = std::aligned_alloc(alignment, bytes ? bytes : alignment);
 #endif
     if (!p) throw std::bad_alloc();
 #if defined(__linux__)
     if (bytes >= PAGE) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
-    return Buffer<T>(static_cast<T *>(p));
+    return Buffer<T>(static_cast<T*>(p));
 }
 
 struct Matrix {
@@ -73,9 +75,9 @@ struct Matrix {
 
     // Fill the rows from `first` on with n rows (n, inputs).
     template <typename T>
-    void pack(int first, int n, const T *rows) {
+    void pack(int first, int n, const T* rows) {
         for (int o = first; o < first + n; o++, rows += weights.inputs) {
-            T *at = reinterpret_cast<T *>(data.get() + o / panel * weights.panel_bytes);
+            T* at = reinterpret_cast<T*>(data.get() + o / panel * weights.panel_bytes);
             int lane = o % panel;
             if (sizeof(T) == 2)
                 for (int i = 0; i < weights.inputs; i++) at[(size_t(i / 2) * panel + lane) * 2 + i % 2] = rows[i];
@@ -84,3 +86,5 @@ struct Matrix {
         }
     }
 };
+
+}  // namespace nanochat

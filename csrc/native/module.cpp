@@ -14,20 +14,21 @@
 #include "decoder.hpp"
 
 namespace nb = nanobind;
+using namespace nanochat;
 using namespace nb::literals;
 using Array = nb::ndarray<nb::device::cpu, nb::c_contig>;
 
 namespace {
 
-bool is(const Array &a, nb::dlpack::dtype_code code, int bits) {
+bool is(const Array& a, nb::dlpack::dtype_code code, int bits) {
     return a.dtype().code == uint8_t(code) && a.dtype().bits == bits;
 }
-bool is_full(const Array &a) { return is(a, nb::dlpack::dtype_code::Float, 32); }
-bool is_half(const Array &a) { return is(a, nb::dlpack::dtype_code::Bfloat, 16); }
+bool is_full(const Array& a) { return is(a, nb::dlpack::dtype_code::Float, 32); }
+bool is_half(const Array& a) { return is(a, nb::dlpack::dtype_code::Bfloat, 16); }
 
 // Seconds of a product of six rows with bf16 weights, in the first cache: what many rows cost. The best of some tries,
 // which takes less than a millisecond in all.
-double cost(const Kernels &k) {
+double cost(const Kernels& k) {
     constexpr int INPUTS = 128, ROWS = 6;
     Matrix w(Kind::half, k.panel, INPUTS, k.panel);
     std::vector<float> x(INPUTS, 1), inputs(INPUTS * ROWS), y(k.panel * ROWS);
@@ -42,10 +43,10 @@ double cost(const Kernels &k) {
     return best;
 }
 
-// The best first. The bf16 products of AVX512-BF16 are twice as fast as its float32 ones on AMD's processors, and half as
-// fast on Intel's: so this is measured. Both are right, but not equal in their last bits.
-std::vector<const Kernels *> find_usable() {
-    std::vector<const Kernels *> found;
+// The best first. The bf16 products of AVX512-BF16 are twice as fast as its float32 ones on AMD's processors, and half
+// as fast on Intel's: so this is measured. Both are right, but not equal in their last bits.
+std::vector<const Kernels*> find_usable() {
+    std::vector<const Kernels*> found;
 #if defined(__x86_64__)
     __builtin_cpu_init();
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
@@ -59,27 +60,29 @@ std::vector<const Kernels *> find_usable() {
     return found;
 }
 
-const std::vector<const Kernels *> &usable() {
-    static const std::vector<const Kernels *> found = find_usable();
+const std::vector<const Kernels*>& usable() {
+    static const std::vector<const Kernels*> found = find_usable();
     return found;
 }
 
-const Kernels &kernels_of(const std::string &level) {
-    for (const Kernels *k : usable())
+const Kernels& kernels_of(const std::string& level) {
+    for (const Kernels* k : usable())
         if (level == k->name) return *k;
     throw nb::value_error(("no kernels for " + level + " here").c_str());
 }
 
 // A matrix of the rows of several (n, inputs), of one type. scales: of int8 ones, (n) each.
-std::shared_ptr<Matrix> matrix_of(const std::string &level, const std::vector<Array> &parts, const std::vector<Array> &scales) {
+std::shared_ptr<Matrix> matrix_of(const std::string& level, const std::vector<Array>& parts,
+                                  const std::vector<Array>& scales) {
     if (parts.empty()) throw nb::value_error("a matrix of nothing");
-    const Array &one = parts[0];
+    const Array& one = parts[0];
     bool eight = is(one, nb::dlpack::dtype_code::Int, 8);
     if (!eight && !is_full(one) && !is_half(one)) throw nb::type_error("weights must be float32, bfloat16 or int8");
-    if (scales.size() != (eight ? parts.size() : 0)) throw nb::value_error("int8 weights need scales, others have none");
+    if (scales.size() != (eight ? parts.size() : 0))
+        throw nb::value_error("int8 weights need scales, others have none");
     int outputs = 0;
     for (size_t i = 0; i < parts.size(); i++) {
-        const Array &part = parts[i];
+        const Array& part = parts[i];
         if (part.ndim() != 2 || part.shape(1) != one.shape(1) || part.dtype() != one.dtype() || part.shape(1) % 2)
             throw nb::value_error("matrices do not fit together");
         if (eight && (!is_full(scales[i]) || scales[i].ndim() != 1 || scales[i].shape(0) != part.shape(0)))
@@ -92,34 +95,34 @@ std::shared_ptr<Matrix> matrix_of(const std::string &level, const std::vector<Ar
     for (size_t i = 0; i < parts.size(); i++) {
         int n = int(parts[i].shape(0));
         if (kind == Kind::eight) {
-            made->pack(first, n, static_cast<const int8_t *>(parts[i].data()));
+            made->pack(first, n, static_cast<const int8_t*>(parts[i].data()));
             std::memcpy(made->scale.get() + first, scales[i].data(), n * sizeof(float));
         } else if (kind == Kind::half) {
-            made->pack(first, n, static_cast<const uint16_t *>(parts[i].data()));
+            made->pack(first, n, static_cast<const uint16_t*>(parts[i].data()));
         } else {
-            made->pack(first, n, static_cast<const float *>(parts[i].data()));
+            made->pack(first, n, static_cast<const float*>(parts[i].data()));
         }
         first += n;
     }
     return made;
 }
 
-Table table_of(const Array &rows, int width) {
+Table table_of(const Array& rows, int width) {
     if (rows.ndim() != 2 || int(rows.shape(1)) != width || (!is_full(rows) && !is_half(rows)))
         throw nb::value_error("a table must be (rows, width), in float32 or bfloat16");
     return {rows.data(), std::make_shared<Array>(rows), is_half(rows), width, rows.shape(0)};
 }
 
-void require(const Matrix &w, int outputs, int inputs) {
+void require(const Matrix& w, int outputs, int inputs) {
     if (w.outputs != outputs || w.weights.inputs != inputs) throw nb::value_error("a matrix has another shape");
 }
 
-void step(Decoder &decoder, const std::vector<std::tuple<int, int, std::vector<int>, int, bool>> &chunks,
+void step(Decoder& decoder, const std::vector<std::tuple<int, int, std::vector<int>, int, bool>>& chunks,
           nb::ndarray<float, nb::device::cpu, nb::c_contig> logits) {
     std::vector<Row> rows;
     size_t wanted = 0;
-    const Model &m = decoder.model();
-    for (auto &[slot, start, ids, before, last] : chunks) {
+    const Model& m = decoder.model();
+    for (auto& [slot, start, ids, before, last] : chunks) {
         if (slot < 0 || start < 0 || ids.empty() || before < -1 || before >= m.sizes.vocab ||
             start + ids.size() > decoder.positions())
             throw nb::value_error("a chunk is outside the cache");
@@ -140,7 +143,7 @@ void step(Decoder &decoder, const std::vector<std::tuple<int, int, std::vector<i
 
 // Bytes per second at which memory is read, by several threads, each its own part; the best of some seconds' tries.
 double read_speed(int megabytes, int threads) {
-    auto &levels = usable();
+    auto& levels = usable();
     if (levels.empty()) throw nb::value_error("no kernels here");
     nb::gil_scoped_release release;
     size_t part = size_t(megabytes) * (1 << 20) / threads / 256 * 256;
@@ -151,7 +154,7 @@ double read_speed(int megabytes, int threads) {
     double best = 0;
     for (int i = 0; i < 10; i++) {
         auto began = std::chrono::steady_clock::now();
-        std::function<void(Pool::Turn &)> read = [&](Pool::Turn &turn) {
+        std::function<void(Pool::Turn&)> read = [&](Pool::Turn& turn) {
             turn.share(threads, [&](int t) { sums[t * 8] = levels[0]->sum(bytes.get() + part * t, part); });
         };
         pool.run(read);
@@ -165,87 +168,114 @@ double read_speed(int megabytes, int threads) {
 }  // namespace
 
 namespace nanochat {
-void bind_choose(nb::module_ &module);  // in choose_binding.cpp
+void bind_choose(nb::module_& module);  // in choose_binding.cpp
 }
 
 NB_MODULE(_native, m) {
     nanochat::bind_choose(m);
-    m.def("levels", [] {
-        std::vector<std::string> names;
-        for (const Kernels *k : usable()) names.push_back(k->name);
-        return names;
-    }, "Names of the sets of instructions that this build and this processor have, the best first.");
+    m.def(
+        "levels",
+        [] {
+            std::vector<std::string> names;
+            for (const Kernels* k : usable()) names.push_back(k->name);
+            return names;
+        },
+        "Names of the sets of instructions that this build and this processor have, the best first.");
     m.def("read_speed", read_speed, "megabytes"_a, "threads"_a, "Bytes per second at which memory is read.");
 
     nb::class_<Matrix>(m, "Matrix")
         .def_ro("outputs", &Matrix::outputs)
         .def_ro("bytes", &Matrix::bytes)
-        .def_prop_ro("inputs", [](const Matrix &w) { return w.weights.inputs; });
+        .def_prop_ro("inputs", [](const Matrix& w) { return w.weights.inputs; });
     m.def("pack", matrix_of, "level"_a, "parts"_a, "scales"_a = std::vector<Array>());
-    m.def("product", [](const std::string &level, const Matrix &w, nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> x,
-                        nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> y) {
-        const Kernels &k = kernels_of(level);
-        int rows = int(x.shape(0)), room = w.panels() * w.panel;
-        if (int(x.shape(1)) != w.weights.inputs || y.shape(0) != x.shape(0) || int(y.shape(1)) != w.outputs || w.panel != k.panel)
-            throw nb::value_error("the shapes do not fit");
-        auto out = buffer<float>(size_t(rows) * room);
-        auto inputs = buffer<float>(size_t(rows) * w.weights.inputs);
-        for (int r = 0; r < rows; r++)
-            k.take(w.weights, x.data() + size_t(r) * w.weights.inputs, r, rows, 0, w.weights.inputs, inputs.get());
-        k.product(w.weights, inputs.get(), rows, out.get(), room, 0, w.panels());
-        for (int r = 0; r < rows; r++) std::memcpy(y.data() + size_t(r) * w.outputs, out.get() + size_t(r) * room, w.outputs * 4);
-    }, "level"_a, "matrix"_a, "x"_a, "y"_a, "y (rows, outputs) = x (rows, inputs) times a matrix, on one thread: for tests.");
+    m.def(
+        "product",
+        [](const std::string& level, const Matrix& w, nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> x,
+           nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> y) {
+            const Kernels& k = kernels_of(level);
+            int rows = int(x.shape(0)), room = w.panels() * w.panel;
+            if (int(x.shape(1)) != w.weights.inputs || y.shape(0) != x.shape(0) || int(y.shape(1)) != w.outputs ||
+                w.panel != k.panel)
+                throw nb::value_error("the shapes do not fit");
+            auto out = buffer<float>(size_t(rows) * room);
+            auto inputs = buffer<float>(size_t(rows) * w.weights.inputs);
+            for (int r = 0; r < rows; r++)
+                k.take(w.weights, x.data() + size_t(r) * w.weights.inputs, r, rows, 0, w.weights.inputs, inputs.get());
+            k.product(w.weights, inputs.get(), rows, out.get(), room, 0, w.panels());
+            for (int r = 0; r < rows; r++)
+                std::memcpy(y.data() + size_t(r) * w.outputs, out.get() + size_t(r) * room, w.outputs * 4);
+        },
+        "level"_a, "matrix"_a, "x"_a, "y"_a,
+        "y (rows, outputs) = x (rows, inputs) times a matrix, on one thread: for tests.");
 
     nb::class_<Model>(m, "Model")
-        .def("__init__", [](Model *self, int depth, int width, int heads, int kv_heads, int vocab, bool half, float eps,
-                            float softcap, float scale, const Array &embed, std::shared_ptr<Matrix> head) {
-            new (self) Model();
-            self->sizes = {depth, width, heads, kv_heads, vocab, width / heads, half, eps, softcap, scale};
-            self->embed = table_of(embed, width);
-            if (int(self->embed.rows) != vocab) throw nb::value_error("the embedding has another number of rows");
-            require(*head, vocab, width);
-            self->head = std::move(head);
-        }, "depth"_a, "width"_a, "heads"_a, "kv_heads"_a, "vocab"_a, "half"_a, "eps"_a, "softcap"_a, "scale"_a, "embed"_a, "head"_a)
-        .def("add_layer", [](Model &self, std::shared_ptr<Matrix> qkv, std::shared_ptr<Matrix> out, std::shared_ptr<Matrix> up,
-                             std::shared_ptr<Matrix> down, int window, std::tuple<float, float, float> by, nb::object values,
-                             std::vector<float> gate) {
-            const Sizes &s = self.sizes;
-            int kv_width = s.kv_heads * s.head_dim;
-            require(*qkv, s.width + 2 * kv_width, s.width);
-            require(*out, s.width, s.width);
-            require(*up, 4 * s.width, s.width);
-            require(*down, s.width, 4 * s.width);
-            Layer layer{std::move(qkv), std::move(out), std::move(up), std::move(down), window, {}, std::move(gate)};
-            std::tie(layer.resid, layer.first, layer.pairs) = by;
-            if (!values.is_none()) {
-                layer.values = table_of(nb::cast<Array>(values), kv_width);
-                if (int(layer.values.rows) != s.vocab || layer.gate.empty() || layer.gate.size() % s.kv_heads)
-                    throw nb::value_error("the value embedding or its gate does not fit");
-            }
-            self.layers.push_back(std::move(layer));
-        }, "qkv"_a, "out"_a, "up"_a, "down"_a, "window"_a, "by"_a, "values"_a.none(), "gate"_a)
-        .def("make_modern", [](Model &self, std::vector<float> smear, float smear_by, float backout, nb::object pairs) {
-            self.modern = true;
-            if (int(smear.size()) > self.sizes.width) throw nb::value_error("the smear gate is too wide");
-            self.smear = std::move(smear);
-            self.smear_by = smear_by;
-            self.backout = backout;
-            if (!pairs.is_none()) self.pairs = table_of(nb::cast<Array>(pairs), self.sizes.width);
-        }, "smear"_a, "smear_by"_a, "backout"_a, "pairs"_a.none());
+        .def(
+            "__init__",
+            [](Model* self, int depth, int width, int heads, int kv_heads, int vocab, bool half, float eps,
+               float softcap, float scale, const Array& embed, std::shared_ptr<Matrix> head) {
+                new (self) Model();
+                self->sizes = {depth, width, heads, kv_heads, vocab, width / heads, half, eps, softcap, scale};
+                self->embed = table_of(embed, width);
+                if (int(self->embed.rows) != vocab) throw nb::value_error("the embedding has another number of rows");
+                require(*head, vocab, width);
+                self->head = std::move(head);
+            },
+            "depth"_a, "width"_a, "heads"_a, "kv_heads"_a, "vocab"_a, "half"_a, "eps"_a, "softcap"_a, "scale"_a,
+            "embed"_a, "head"_a)
+        .def(
+            "add_layer",
+            [](Model& self, std::shared_ptr<Matrix> qkv, std::shared_ptr<Matrix> out, std::shared_ptr<Matrix> up,
+               std::shared_ptr<Matrix> down, int window, std::tuple<float, float, float> by, nb::object values,
+               std::vector<float> gate) {
+                const Sizes& s = self.sizes;
+                int kv_width = s.kv_heads * s.head_dim;
+                require(*qkv, s.width + 2 * kv_width, s.width);
+                require(*out, s.width, s.width);
+                require(*up, 4 * s.width, s.width);
+                require(*down, s.width, 4 * s.width);
+                Layer layer{std::move(qkv), std::move(out), std::move(up), std::move(down), window, {},
+                            std::move(gate)};
+                std::tie(layer.resid, layer.first, layer.pairs) = by;
+                if (!values.is_none()) {
+                    layer.values = table_of(nb::cast<Array>(values), kv_width);
+                    if (int(layer.values.rows) != s.vocab || layer.gate.empty() || layer.gate.size() % s.kv_heads)
+                        throw nb::value_error("the value embedding or its gate does not fit");
+                }
+                self.layers.push_back(std::move(layer));
+            },
+            "qkv"_a, "out"_a, "up"_a, "down"_a, "window"_a, "by"_a, "values"_a.none(), "gate"_a)
+        .def(
+            "make_modern",
+            [](Model& self, std::vector<float> smear, float smear_by, float backout, nb::object pairs) {
+                self.modern = true;
+                if (int(smear.size()) > self.sizes.width) throw nb::value_error("the smear gate is too wide");
+                self.smear = std::move(smear);
+                self.smear_by = smear_by;
+                self.backout = backout;
+                if (!pairs.is_none()) self.pairs = table_of(nb::cast<Array>(pairs), self.sizes.width);
+            },
+            "smear"_a, "smear_by"_a, "backout"_a, "pairs"_a.none());
 
     nb::class_<Decoder>(m, "Decoder")
-        .def("__init__", [](Decoder *self, const Model &model, const std::string &level, int threads) {
-            const Kernels &k = kernels_of(level);
-            if (int(model.layers.size()) != model.sizes.depth) throw nb::value_error("the model is incomplete");
-            new (self) Decoder(model, k, threads);
-        }, "model"_a, "level"_a, "threads"_a)
+        .def(
+            "__init__",
+            [](Decoder* self, const Model& model, const std::string& level, int threads) {
+                const Kernels& k = kernels_of(level);
+                if (int(model.layers.size()) != model.sizes.depth) throw nb::value_error("the model is incomplete");
+                new (self) Decoder(model, k, threads);
+            },
+            "model"_a, "level"_a, "threads"_a)
         .def("step", step, "chunks"_a, "logits"_a, "Chunks are (slot, start, ids, before, wanted).")
-        .def("set_rope", [](Decoder &self, nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> cos,
-                            nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> sin) {
-            if (int(cos.shape(1)) != self.model().sizes.head_dim / 2 || cos.size() != sin.size())
-                throw nb::value_error("the rotary tables do not fit");
-            self.set_rope({cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()});
-        }, "cos"_a, "sin"_a)
-        .def("copy", nb::overload_cast<int, const std::vector<int> &, int>(&Decoder::copy), "source"_a, "targets"_a, "length"_a)
+        .def(
+            "set_rope",
+            [](Decoder& self, nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> cos,
+               nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> sin) {
+                if (int(cos.shape(1)) != self.model().sizes.head_dim / 2 || cos.size() != sin.size())
+                    throw nb::value_error("the rotary tables do not fit");
+                self.set_rope({cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()});
+            },
+            "cos"_a, "sin"_a)
+        .def("copy", nb::overload_cast<int, const std::vector<int>&, int>(&Decoder::copy), "source"_a, "targets"_a,
+             "length"_a)
         .def_prop_ro("cache_bytes", &Decoder::cache_bytes);
 }

@@ -1,5 +1,5 @@
-// The passes over a whole row of logits that choosing a token needs, in vectors of W bytes. Sums have one order whatever
-// W is.
+// The passes over a whole row of logits that choosing a token needs, in vectors of W bytes. Sums have one order
+// whatever W is.
 #pragma once
 
 #include <cstddef>
@@ -38,7 +38,8 @@ struct Passes {
     static constexpr size_t kSums = 16, kWidth = W / 4, kParts = kSums / kWidth;
 
     // logits + penalties: the largest of every `step` values into maxima, and of all. nan where one is nan or inf.
-    static INLINE float find_maxima(const float* logits, const float* penalties, size_t size, size_t step, float* maxima) {
+    static INLINE float find_maxima(const float* logits, const float* penalties, size_t size, size_t step,
+                                    float* maxima) {
         constexpr float kNever = -std::numeric_limits<float>::infinity();
         const Floats largest = Floats{} + std::numeric_limits<float>::max();
         Floats top = Floats{} + kNever;
@@ -60,8 +61,8 @@ struct Passes {
     }
 
     // values = logits + penalties, weights = 2^((value - most) * scale) and the sum of each block of weights.
-    static INLINE void weigh(const float* logits, const float* penalties, size_t size, float most, float scale, float* values,
-                             float* weights, double* sums) {
+    static INLINE void weigh(const float* logits, const float* penalties, size_t size, float most, float scale,
+                             float* values, float* weights, double* sums) {
         const float half = most * 0.5f, twice = scale * 2;  // the difference of two large numbers may be no number
         for (size_t block = 0; block < size; block += kBlock) {
             Floats parts[kParts] = {};

@@ -1,7 +1,8 @@
 // Threads that compute a step together, phase by phase.
 //
-// A phase is a number of pieces of work that any thread may take. It ends when all pieces are done, not when all threads
-// have come: a thread that the system lets wait, for the sake of other programs, holds nobody up unless it holds a piece.
+// A phase is a number of pieces of work that any thread may take. It ends when all pieces are done, not when all
+// threads have come: a thread that the system lets wait, for the sake of other programs, holds nobody up unless it
+// holds a piece.
 #pragma once
 
 #include <atomic>
@@ -26,10 +27,12 @@ inline long process() { return getpid(); }
 inline long process() { return 0; }
 #endif
 
+namespace nanochat {
+
 // Waits until `word`, which was `old`, is something else, and returns that. A sleeping thread is woken in some 50
-// microseconds, a hundred times what it takes to notice while spinning. So it sleeps only when there is more to wait for
-// than another thread's piece, or the choice of the next token.
-inline uint32_t await_change(std::atomic<uint32_t> &word, uint32_t old) {
+// microseconds, a hundred times what it takes to notice while spinning. So it sleeps only when there is more to wait
+// for than another thread's piece, or the choice of the next token.
+inline uint32_t await_change(std::atomic<uint32_t>& word, uint32_t old) {
     using Clock = std::chrono::steady_clock;
     uint32_t now;
     for (auto until = Clock::now() + std::chrono::microseconds(300); Clock::now() < until;)
@@ -42,19 +45,19 @@ inline uint32_t await_change(std::atomic<uint32_t> &word, uint32_t old) {
 }
 
 class Pool {
-  public:
+public:
     explicit Pool(int threads, int most_phases) : size(threads < 1 ? 1 : threads), phases(most_phases) {}
     ~Pool() { end(); }
 
     // One thread's way through the phases of a step.
     class Turn {
-      public:
-        explicit Turn(Pool &pool) : pool(pool) {}
+    public:
+        explicit Turn(Pool& pool) : pool(pool) {}
 
         // work(piece) for every piece below `count`, by whichever thread. All threads call this in the same order.
         template <typename Work>
         void share(int count, Work work) {
-            Phase &phase = pool.phases[index++];
+            Phase& phase = pool.phases[index++];
             uint32_t pieces = uint32_t(count), piece;
             while ((piece = phase.next.fetch_add(1, std::memory_order_relaxed)) < pieces) {
                 work(int(piece));
@@ -64,15 +67,16 @@ class Pool {
             while (done != pieces) done = await_change(phase.done, done);
         }
 
-      private:
-        Pool &pool;
+    private:
+        Pool& pool;
         size_t index = 0;
     };
 
     // Lets all threads go through `work`. What it reads must not change before `settle` has been called.
-    void run(const std::function<void(Turn &)> &work) {
+    void run(const std::function<void(Turn&)>& work) {
         if (process() != owner) start();  // also in a forked child, where the threads are missing
-        for (auto &phase : phases) phase.next.store(0, std::memory_order_relaxed), phase.done.store(0, std::memory_order_relaxed);
+        for (auto& phase : phases)
+            phase.next.store(0, std::memory_order_relaxed), phase.done.store(0, std::memory_order_relaxed);
         current = &work;
         state.fetch_add(1);  // open
         if (size > 1) state.notify_all();
@@ -90,17 +94,18 @@ class Pool {
 
     const int size;
 
-  private:
+private:
     struct alignas(64) Phase {
         std::atomic<uint32_t> next{0}, done{0};
     };
 
     void start() {
-        for (auto &thread : threads) thread.detach();  // the parent's
+        for (auto& thread : threads) thread.detach();  // the parent's
         threads.clear();
         inside = 0;
         owner = process();
-        for (int t = 1; t < size; t++) threads.emplace_back([this, seen = state.load()]() mutable { wait_for_work(seen); });
+        for (int t = 1; t < size; t++)
+            threads.emplace_back([this, seen = state.load()]() mutable { wait_for_work(seen); });
     }
 
     void wait_for_work(uint32_t seen) {
@@ -120,20 +125,22 @@ class Pool {
 
     void end() {
         if (process() != owner) {
-            for (auto &thread : threads) thread.detach();
+            for (auto& thread : threads) thread.detach();
             return;
         }
         settle();
         current = nullptr;
         state.fetch_add(1);
         state.notify_all();
-        for (auto &thread : threads) thread.join();
+        for (auto& thread : threads) thread.join();
     }
 
     long owner = -1;
     std::vector<std::thread> threads;
     std::vector<Phase> phases;
-    const std::function<void(Turn &)> *current = nullptr;
+    const std::function<void(Turn&)>* current = nullptr;
     std::atomic<uint32_t> state{0};   // odd: there is work
     std::atomic<uint32_t> inside{0};  // threads, but for the one that calls `run`, in the present work
 };
+
+}  // namespace nanochat
