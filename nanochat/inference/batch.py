@@ -74,11 +74,14 @@ class Batch:
             with torch.inference_mode():
                 self._step()
         except BaseException as error:
-            for slot in self._busy:
+            for slot in self._slots:
                 if slot.generation and slot.generation.open:
                     slot.generation.error = error
-            self._leave()
-            self.forget()  # what the runner was doing is not known
+                slot.generation = None
+            self._busy = []
+            # Ctrl-C is no fault of the runner's, and nothing is overwritten of what counts as known.
+            if not isinstance(error, KeyboardInterrupt):
+                self.forget()
             raise
 
     def _step(self) -> None:
@@ -143,13 +146,13 @@ class Batch:
                 slot = self._seat(generation)
                 if slot is None:
                     break
-                slot.ids, slot.generation = generation.sequence, generation
+                slot.generation = generation
                 self._busy.append(slot)
                 budget -= len(slot.ids) - slot.known
             self.waiting.popleft()
 
     def _seat(self, generation: Generation) -> _Slot | None:
-        """A free slot that knows as much of the generation's prompt as any; None while others are computing more."""
+        """A free slot that has got the prompt, and knows as much of it as any; None while others are computing more."""
         self._make_room(generation)
         prompt = generation.sequence
         most = len(prompt) - 1  # of its last token the logits are needed
@@ -175,6 +178,7 @@ class Batch:
                 target = self._slots[-1]
                 shared.append(0)
         target.known = shared[target.number]
+        target.ids = prompt
         if longest >= target.known + worth:
             self.runner.copy(source, [target.number], longest)
             target.known = longest
@@ -191,7 +195,11 @@ class Batch:
             self._grow(slots, length)
 
     def _grow(self, slots: int, length: int) -> None:
+        known = [slot.known for slot in self._slots]
+        self.forget()  # in case that this does not come to its end
         self.runner.grow(slots, length)
+        for slot, count in zip(self._slots, known, strict=True):
+            slot.known = count
         self._slots += [_Slot(number, []) for number in range(len(self._slots), slots)]
 
 

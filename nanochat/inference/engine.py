@@ -63,8 +63,8 @@ class Engine:
         generations = [
             generation for index, request in enumerate(requests) for generation in self._start(request, index, ready)
         ]
-        self._add(generations)
         try:
+            self._add(generations)
             for generation in generations:
                 while generation.open:
                     self.step()
@@ -82,8 +82,9 @@ class Engine:
         """Tokens as they come, without the stop token. The work begins with the next step, whoever takes it."""
         ready: deque[Token] = deque()
         generations = self._start(request, 0, ready)
+        stream = Stream(self, generations, ready)
         self._add(generations)
-        return Stream(self, generations, ready)
+        return stream
 
     def step(self) -> None:
         """One token more for all that is asked for, or less than one while a prompt is long; nothing when idle."""

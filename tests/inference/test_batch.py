@@ -17,7 +17,7 @@ from nanochat.inference import Completion, Engine, Request
 from nanochat.inference.batch import Batch
 from nanochat.inference.generation import Generation
 from nanochat.inference.request import Token
-from nanochat.inference.sampling import choose
+from nanochat.inference.sampling import choose, generator
 from nanochat.tokenizer import Tokenizer
 from tests.inference.fakes import Hashed, Model, hashed, parrot
 
@@ -126,6 +126,7 @@ def test_several_prompts_fill_a_step(tokenizer: Tokenizer) -> None:
     engine.step()
     assert [len(generation.ids) for generation in asked] == [1, 1, 0, 0]
     assert runner.computed == 16  # of the third prompt a piece
+    assert len(engine._batch.waiting) == 1  # which sees what is known when its turn comes
     engine.step()
     assert [len(generation.ids) for generation in asked] == [2, 2, 1, 1]
 
@@ -172,6 +173,14 @@ def test_the_cache_is_as_large_as_it_must_be(tokenizer: Tokenizer) -> None:
     assert (runner.slots, runner.length) == (8, 63)  # the last token of an answer is not computed
 
 
+def test_random_numbers_are_drawn_in_order(tokenizer: Tokenizer) -> None:
+    engine, _ = hashed(tokenizer)
+    for sample, generation in enumerate(engine._start(Request([97], 9, seed=3, n=2), 0, deque())):
+        one_by_one = generator(3, sample)
+        for _ in range(200):
+            assert generation.draw().uniform == torch.rand((), generator=one_by_one).item()
+
+
 # Errors.
 
 
@@ -211,7 +220,7 @@ def test_a_bad_row_ends_alone(failing: tuple[Engine, Failing]) -> None:
 @pytest.mark.parametrize("failure", [MemoryError, KeyboardInterrupt])
 def test_after_a_failed_step_the_engine_goes_on(failing: tuple[Engine, Failing], failure: type[BaseException]) -> None:
     engine, runner = failing
-    request = Request([97, 98, 99], 20, temperature=0.0, stop=["never"])
+    request = Request([97, 98, 99], 20, temperature=0.0)
     first, second = engine.stream(request), engine.stream(request)
     next(first)
     runner.failure = failure
@@ -220,8 +229,10 @@ def test_after_a_failed_step_the_engine_goes_on(failing: tuple[Engine, Failing],
     with pytest.raises(failure):
         list(second)
     assert list(first) == list(second) == []
-    runner.failure = None
+    runner.failure, computed = None, runner.computed
     assert ids_of(engine.generate([request])) == ids_of(alone(engine, runner, request))
+    # What Ctrl-C has stopped was right as far as it went; after an error nothing is trusted.
+    assert runner.computed - computed == 19 + (1 if failure is KeyboardInterrupt else 3)
     assert engine._batch.done
 
 

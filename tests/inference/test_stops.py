@@ -141,6 +141,11 @@ def test_log_probabilities_go_with_the_ids(tokenizer: Tokenizer) -> None:
     assert [top[0][0] for top in completion.top or []] == completion.ids
 
 
+def test_of_two_that_end_together_the_longer_one_counts() -> None:
+    for strings in (["bcd", "cd", "d"], ["d", "cd", "bcd"]):
+        assert StopStrings(strings).feed("abcde") == (4, 3)
+
+
 def test_a_very_long_one_costs_no_more(tokenizer: Tokenizer) -> None:
     stops = StopStrings(["a" * 100_000 + "b"])
     assert stops.feed("a" * 300_000) is None

@@ -56,10 +56,12 @@ def test_code_without_a_value_forces_nothing(tokenizer: Tokenizer, special: dict
 
 def test_forced_tokens_count(tokenizer: Tokenizer, special: dict[str, int]) -> None:
     call = [special["python_start"], *tokenizer.encode("1+1"), special["python_end"]]
-    engine = parrot(tokenizer, [*call, *tokenizer.encode("a")])
-    completion = engine.generate([Request([tokenizer.bos], temperature=0.0, max_tokens=len(call) + 1)])[0]
-    assert completion.ids == [*call, special["output_start"]]
-    assert completion.finish == "length"
+    said = [*call, special["output_start"], *tokenizer.encode("2"), special["output_end"]]
+    engine = parrot(tokenizer, [*call, *tokenizer.encode("aaaaaaaa")])
+    for room in range(len(call) - 1, len(said) + 1):
+        completion = engine.generate([Request([tokenizer.bos], temperature=0.0, max_tokens=room)])[0]
+        assert completion.ids == said[:room]
+        assert completion.finish == "length"
 
 
 @pytest.mark.parametrize("stop", ["assistant_end", "bos"])
