@@ -28,10 +28,8 @@ def load_engine(
 
     from nanochat import machine
     from nanochat.inference.engine import Engine
+    from nanochat.inference.quantize import ready
 
     here = machine.setup(device, dtype)
-    gpt = model.load(folder, here.device, here.dtype)
-    # Weights in the compute dtype: decoding reads them all for every token, and need not cast them. Eight bits are
-    # made of the weights as they were saved, as where their loss is measured.
-    gpt = gpt if quantize else gpt.to(here.dtype)
+    gpt = ready(model.load(folder, here.device, here.dtype), quantize)
     return Engine(gpt, Tokenizer.load(folder / "tokenizer"), max_batch, quantize), manifest

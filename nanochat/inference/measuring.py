@@ -17,7 +17,7 @@ from nanochat import gpus, scale
 from nanochat.console import UserError
 from nanochat.inference.engine import Engine
 from nanochat.inference.native import native
-from nanochat.inference.quantize import Quantize
+from nanochat.inference.quantize import Quantize, ready
 from nanochat.inference.request import Request
 from nanochat.machine import Machine, peak_flops, ranks
 from nanochat.model import GPT, ModelConfig
@@ -57,8 +57,7 @@ def random_engine(depth: int, vocab_size: int, machine: Machine, max_batch: int,
     config = ModelConfig.from_depth(depth, vocab_size or scale.default_vocab(depth), scale.default_seq_len(depth))
     tokenizer = made_up_tokenizer(config.vocab_size)
     model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
-    model = model if quantize else model.to(machine.dtype)
-    return Engine(model.eval(), tokenizer, max_batch, quantize)
+    return Engine(ready(model.eval(), quantize), tokenizer, max_batch, quantize)
 
 
 def endless(engine: Engine) -> Engine:

@@ -45,6 +45,18 @@ def matrices(model: GPT) -> Iterator[tuple[str, Tensor]]:
     yield "head.weight", model.head.weight
 
 
+def ready(model: GPT, quantize: Quantize = "") -> GPT:
+    """The model with its weights in the compute dtype, so that decoding, which reads them all, need not cast them.
+
+    Those that become eight bits stay as they are: rounded once, they are what `rounded` makes of them.
+    """
+    kept = {name for name, _ in matrices(model)} if quantize else ()
+    for name, p in model.named_parameters():
+        if name not in kept:
+            p.data = p.data.to(model.dtype)
+    return model
+
+
 @torch.no_grad()
 def rounded(model: GPT) -> GPT:
     """A copy whose matrices are what eight bits keep of them, in float32: what `--quantize int8` computes, in plain

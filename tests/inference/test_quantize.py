@@ -9,7 +9,7 @@ from hypothesis import given
 from torch import nn
 
 from nanochat.console import UserError
-from nanochat.inference.quantize import matrices, quantize_rows, rounded
+from nanochat.inference.quantize import matrices, quantize_rows, ready, rounded
 from nanochat.model import GPT
 
 NUMBERS = st.one_of(
@@ -53,6 +53,16 @@ def test_only_the_large_matrices_are_rounded(model: GPT) -> None:
     # Two roundings are one, and the result is near.
     assert (rounded(copied)(ids) - copied(ids)).abs().max() < 1e-4
     assert 0 < (copied(ids) - model(ids)).abs().max() < 2
+
+
+def test_a_model_is_made_ready_without_rounding_twice(model: GPT) -> None:
+    half = GPT(model.config, torch.bfloat16)
+    half.load_state_dict(model.state_dict())
+    before = {name: p.clone() for name, p in half.named_parameters()}
+    wide = {name for name, p in ready(half, "int8").named_parameters() if p.dtype == torch.float32}
+    assert wide == {name for name, _ in matrices(model)}
+    assert all(torch.equal(p, before[name].to(p.dtype)) for name, p in half.named_parameters())
+    assert {p.dtype for p in ready(half).parameters()} == {torch.bfloat16}
 
 
 def test_weights_in_bfloat16_are_rounded_from_what_they_are(model: GPT) -> None:
