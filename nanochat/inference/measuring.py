@@ -23,7 +23,7 @@ from nanochat.machine import Machine, peak_flops, ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-READ = 512  # megabytes to read: far more than caches hold
+READ = 256  # megabytes to read: far more than caches hold
 PROMPT, TOKENS, REPEATS = 128, 64, 3
 
 
