@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from nanochat.console import UserError
@@ -71,8 +70,7 @@ class Batch:
         An error ends every answer that has begun, as their `error`, and is raised.
         """
         try:
-            with torch.inference_mode():
-                self._step()
+            self._step()
         except BaseException as error:
             for slot in self._slots:
                 if slot.generation and slot.generation.open:

@@ -17,13 +17,22 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._waiting = False  # bytes for the rest of their character
 
     def feed(self, ids: int | Iterable[int]) -> str:
-        ids = [ids] if isinstance(ids, int) else ids
-        return self._utf8.decode(self._tokenizer.decode_bytes(ids))
+        data = self._tokenizer.decode_bytes([ids] if isinstance(ids, int) else ids)
+        if not self._waiting:
+            try:
+                return data.decode()  # most tokens are whole characters, and this is the fast way
+            except UnicodeDecodeError:
+                pass
+        text = self._utf8.decode(data)
+        self._waiting = bool(self._utf8.getstate()[0])
+        return text
 
     def finish(self) -> str:
         """U+FFFD for a character left incomplete, else ""; the decoder is then ready for a new text."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
+        self._waiting = False
         return rest
