@@ -53,6 +53,7 @@ class Clock:
 
 
 def transformers(base: str, tokens: int) -> dict[str, Any]:
+    os.environ.pop("GOMP_SPINCOUNT", None)  # which our command line sets
     os.environ["HF_MODULES_CACHE"], os.environ["HF_HUB_OFFLINE"] = f"{base}/modules", "1"
     import torch
     from transformers import AutoModelForCausalLM
