@@ -29,7 +29,7 @@ float sigmoid(float x) { return 1 / (1 + std::exp(-x)); }
 }  // namespace
 
 Decoder::Decoder(Model model, const Kernels& k, int threads)
-    : kernels(k), pool(threads, 8 * model.sizes.depth + 4), m(std::move(model)) {
+    : kernels(k), m(std::move(model)), pool(threads, 8 * m.sizes.depth + 4) {
     const Sizes& s = m.sizes;
     int panel = kernels.panel, width = s.width;
     dim = whole(s.head_dim, LANES);
@@ -58,7 +58,7 @@ void Decoder::reserve(int index, int positions) {
     if (positions <= slot.capacity) return;
     Slot larger;
     larger.capacity = std::max({whole(positions, LANES), 2 * slot.capacity, 128});
-    size_t bytes = m.sizes.depth * m.sizes.kv_heads * larger.capacity * row_bytes();
+    size_t bytes = offset(larger, m.sizes.depth, 0);
     larger.keys = buffer<uint8_t>(bytes);
     larger.values = buffer<uint8_t>(bytes);
     if (slot.capacity) copy(slot, larger, slot.capacity);
@@ -84,7 +84,7 @@ void Decoder::copy(int source, const std::vector<int>& targets, int length) {
 
 size_t Decoder::cache_bytes() const {
     size_t bytes = 0;
-    for (auto& slot : slots) bytes += 2 * m.sizes.depth * m.sizes.kv_heads * slot.capacity * row_bytes();
+    for (auto& slot : slots) bytes += 2 * offset(slot, m.sizes.depth, 0);
     return bytes;
 }
 
@@ -189,7 +189,6 @@ void Decoder::embed(int i) {
         kernels.add_scaled(state, gate, other, width);
     }
     std::memcpy(at(x0, i, width), state, width * sizeof(float));
-    std::memcpy(at(middle, i, width), state, width * sizeof(float));
     if (!m.pairs) return;
     int64_t size = int64_t(m.pairs.rows), hash = ((int64_t(row.before) + 1) * 36313 ^ int64_t(row.id) * 27191) % size;
     read_row(m.pairs, size_t(hash), at(pairs, i, width));

@@ -69,7 +69,6 @@ public:
     size_t positions() const { return cos.size() / (m.sizes.head_dim / 2); }
 
     const Kernels& kernels;
-    Pool pool;
 
 private:
     // Keys and values of one sequence: (layer, kv head, positions), with room for `capacity` positions.
@@ -113,6 +112,8 @@ private:
     int n = 0;
     std::vector<int> wanted;
     float* logits = nullptr;
+
+    Pool pool;  // last, so that its threads end before what they read
 };
 
 }  // namespace nanochat

@@ -100,9 +100,8 @@ private:
     };
 
     void start() {
-        for (auto& thread : threads) thread.detach();  // the parent's
-        threads.clear();
-        inside = 0;
+        forget();
+        state = inside = 0;  // the parent may have been in a step
         owner = process();
         for (int t = 1; t < size; t++)
             threads.emplace_back([this, seen = state.load()]() mutable { wait_for_work(seen); });
@@ -113,21 +112,24 @@ private:
             seen = await_change(state, seen);
             if (seen % 2 == 0) continue;
             inside.fetch_add(1);
-            bool here = state.load() == seen, ends = !current;
+            bool here = state.load() == seen, ends = here && !current;
             if (here && !ends) {
                 Turn turn(*this);
                 (*current)(turn);
             }
             if (inside.fetch_sub(1) == 1) inside.notify_all();
-            if (here && ends) return;
+            if (ends) return;
         }
     }
 
+    // Lets go of a parent's threads. Nothing may be asked of them, not even to be on their own: by now, their memory may
+    // be that of this process's new threads.
+    void forget() {
+        if (!threads.empty()) new std::vector<std::thread>(std::move(threads));
+    }
+
     void end() {
-        if (process() != owner) {
-            for (auto& thread : threads) thread.detach();
-            return;
-        }
+        if (process() != owner) return forget();
         settle();
         current = nullptr;
         state.fetch_add(1);

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ def test_float32_equals_the_plain_model(config: ModelConfig, name: str) -> None:
     model, ids = model_of(config), ids_of(config, 150)
     wanted = model(torch.tensor([ids]))[0]
     assert wanted.abs().max() > 1
+    torch.testing.assert_close(one_by_one(runner_of(model, name), 0, ids), wanted, atol=2e-5, rtol=0)
+
+
+@each_level
+@pytest.mark.parametrize("softcap", [0.01, 1e6])
+def test_the_cap_of_logits_is_exact_far_below_it_and_far_above(softcap: float, name: str) -> None:
+    model, ids = model_of(replace(CLASSIC, softcap=softcap)), ids_of(CLASSIC, 20)
+    wanted = model(torch.tensor([ids]))[0]
     torch.testing.assert_close(one_by_one(runner_of(model, name), 0, ids), wanted, atol=2e-5, rtol=0)
 
 
@@ -234,6 +243,15 @@ def test_what_lies_outside_is_refused(chunk: Chunk) -> None:
         runner.step([chunk])
 
 
+@pytest.mark.parametrize(
+    ("source", "targets", "length"), [(-1, [1], 5), (0, [-1], 5), (0, [1, -2], 5), (0, [1], -5), (0, [1], 161)]
+)
+def test_a_copy_outside_is_refused(source: int, targets: list[int], length: int) -> None:
+    runner = NativeRunner(model_of(CLASSIC), FOUND[0])
+    with pytest.raises(ValueError, match="outside"):
+        runner.copy(source, targets, length)
+
+
 @pytest.mark.parametrize("name", LEVELS)
 @pytest.mark.parametrize(
     "spelling", [str.upper, lambda name: name.replace("_", "-"), lambda name: name.replace("_", "")]
@@ -283,12 +301,15 @@ def test_idle_threads_do_not_spin() -> None:
 def test_a_forked_child_computes_too() -> None:
     """In a process of its own: forking one that runs torch and pytest is not what is tested."""
     code = (
-        "import os, torch\n"
+        "import os, threading, time, torch\n"
         "from tests.inference.test_native import CLASSIC, FOUND, NativeRunner, ids_of, model_of, one_by_one\n"
         "runner = NativeRunner(model_of(CLASSIC), FOUND[0], threads=3)\n"
         "ids = ids_of(CLASSIC, 30)\n"
         "wanted = one_by_one(runner, 0, ids)\n"
         "child = os.fork()\n"
+        "if not child:\n"  # their memory is that of the parent's threads
+        "    waiting = [threading.Thread(target=time.sleep, args=(60,), daemon=True) for _ in range(6)]\n"
+        "    [thread.start() for thread in waiting]\n"
         "same = torch.equal(one_by_one(runner, 1, ids), wanted)\n"
         "del runner\n"
         "if not child: os._exit(0 if same else 1)\n"
@@ -296,6 +317,22 @@ def test_a_forked_child_computes_too() -> None:
     )
     root = Path(__file__).parents[2]
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=120)
+
+
+def test_runners_can_be_dropped_while_threads_are_on_their_way() -> None:
+    """In a process whose freed memory holds nonsense (with glibc), so that reading it shows."""
+    code = (
+        "from tests.inference.test_native import CLASSIC, FOUND, Chunk, NativeRunner, model_of\n"
+        "model = model_of(CLASSIC)\n"
+        "for _ in range(400):\n"
+        "    runner = NativeRunner(model, FOUND[0], threads=8)\n"
+        "    runner.step([Chunk(0, 0, [1, 2, 3], -1)])\n"
+        "    runner.step([Chunk(0, 3, [4], 3)])\n"
+    )
+    environment = os.environ | {"MALLOC_PERTURB_": "85"}
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment, check=True, timeout=120
+    )
 
 
 def test_two_runners_in_two_threads() -> None:
