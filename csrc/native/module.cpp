@@ -141,6 +141,14 @@ void step(Decoder& decoder, const std::vector<std::tuple<int, int, std::vector<i
     decoder.step(rows, logits.data());
 }
 
+void copy(Decoder& decoder, int source, const std::vector<int>& targets, int length) {
+    bool inside = source >= 0 && length >= 0 && size_t(length) <= decoder.positions();
+    for (int target : targets) inside = inside && target >= 0;
+    if (!inside) throw nb::value_error("a copy is outside the cache");
+    nb::gil_scoped_release release;
+    decoder.copy(source, targets, length);
+}
+
 // Bytes per second at which memory is read, by several threads, each its own part; the best of some seconds' tries.
 double read_speed(int megabytes, int threads) {
     auto& levels = usable();
@@ -275,7 +283,6 @@ NB_MODULE(_native, m) {
                 self.set_rope({cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()});
             },
             "cos"_a, "sin"_a)
-        .def("copy", nb::overload_cast<int, const std::vector<int>&, int>(&Decoder::copy), "source"_a, "targets"_a,
-             "length"_a)
+        .def("copy", copy, "source"_a, "targets"_a, "length"_a)
         .def_prop_ro("cache_bytes", &Decoder::cache_bytes);
 }
