@@ -15,12 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.attention.varlen import varlen_attn
 
 Backend = Literal["flash", "flex", "blocked"]
-_CAN = inspect.signature(varlen_attn).parameters
-FLASH_SHARES_KEYS = "enable_gqa" in _CAN  # grouped queries: from torch 2.13 on
-READS_PAGES = {"block_table", "seqused_k", "num_splits"} <= set(_CAN)  # from torch 2.13 on
+READS_PAGES = ("block_table", "seqused_k", "num_splits")  # what `varlen` takes from torch 2.13 on
 PAGE = 256  # FlashAttention 2 wants pages of a multiple of it
 BLOCK = 256  # queries at a time: 3x as fast as scaled_dot_product_attention at T 512 on 2 cores, forward and backward
 # cuDNN makes a plan for every number of keys: 5 ms a call on an H100, 71% of decoding. Training has one length.
@@ -36,6 +33,19 @@ def choose_attention(device: torch.device, dtype: torch.dtype) -> Backend:
     if half and (torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)):
         return "flash"
     return "flex"
+
+
+def varlen() -> Callable[..., Any]:
+    """torch's FlashAttention. Not imported before it is used: torch.compile comes with it, which takes a second."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
+
+
+@functools.cache
+def flash_takes(*arguments: str) -> bool:
+    """Whether this torch's does."""
+    return set(arguments) <= set(inspect.signature(varlen()).parameters)
 
 
 Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]
@@ -198,7 +208,7 @@ def reads_pages(device: torch.device, dtype: torch.dtype, head_dim: int, page: i
     """Whether `attend_pages` can be used."""
     flash = choose_attention(device, dtype) == "flash" and not torch.version.hip
     fits = page % PAGE == 0 and head_dim % 8 == 0 and head_dim <= 256
-    return flash and READS_PAGES and fits and pages_are_read_right(device, dtype)
+    return flash and fits and flash_takes(*READS_PAGES) and pages_are_read_right(device, dtype)
 
 
 @functools.cache
@@ -224,7 +234,7 @@ def pages_are_read_right(device: torch.device, dtype: torch.dtype) -> bool:
 def attend_pages(q: Tensor, k: Tensor, v: Tensor, pages: Pages, window: int, scale: float) -> Tensor:
     """q (B, H, n, D), the last n positions of B sequences; k and v (all pages, page, G, D) -> (B, H, n, D)."""
     B, _, n, _ = q.shape
-    y = varlen_attn(
+    y = varlen()(
         q.transpose(1, 2).flatten(0, 1), k, v, pages.rows * n, pages.ends, n, pages.length, scale=scale,
         window_size=(window if window < pages.length else -1, 0), enable_gqa=q.size(1) != k.size(2),
         seqused_k=pages.used, block_table=pages.table,
@@ -249,10 +259,10 @@ def _without_plans(device: torch.device) -> AbstractContextManager[None]:
 def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
     B, _, T, _ = q.shape
     ends = torch.arange(0, (B + 1) * T, T, device=q.device, dtype=torch.int32)
-    shares: dict[str, Any] = {"enable_gqa": q.size(1) != k.size(1)} if FLASH_SHARES_KEYS else {}
+    shares: dict[str, Any] = {"enable_gqa": q.size(1) != k.size(1)} if flash_takes("enable_gqa") else {}
     k, v = (k, v) if shares else _for_all_heads(q, k, v)
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
-    y = varlen_attn(q, k, v, ends, ends, T, T, scale=scale, window_size=(window, 0), **shares)
+    y = varlen()(q, k, v, ends, ends, T, T, scale=scale, window_size=(window, 0), **shares)
     assert isinstance(y, Tensor)
     return y.unflatten(0, (B, T)).transpose(1, 2)
 

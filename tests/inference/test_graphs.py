@@ -214,9 +214,9 @@ def by_the_book(
 @pytest.fixture
 def paged(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As on a card with FlashAttention, whose part is played by its documentation."""
-    monkeypatch.setattr(attention, "varlen_attn", by_the_book)
+    monkeypatch.setattr(attention, "varlen", lambda: by_the_book)
     monkeypatch.setattr(attention, "choose_attention", lambda device, dtype: "flash")
-    monkeypatch.setattr(attention, "READS_PAGES", True)
+    monkeypatch.setattr(attention, "flash_takes", lambda *arguments: True)
     attention.pages_are_read_right.cache_clear()
     return monkeypatch
 
@@ -237,7 +237,7 @@ def test_pages_are_read_where_the_slots_have_them(name: str, recorded: bool, pag
         follower.check([*chunks, follower.chunk(2, ids_of(5, turn))])
 
 
-@pytest.mark.skipif(not attention.READS_PAGES, reason="this torch reads no pages")
+@pytest.mark.skipif(not attention.flash_takes(*attention.READS_PAGES), reason="this torch reads no pages")
 def test_torch_takes_what_it_is_given_of_pages() -> None:
     """On `meta`, which has shapes and types only; nothing but a card computes it."""
     q, k = torch.empty(3, 4, 2, 64, device="meta"), torch.empty(10, 256, 2, 64, device="meta")
@@ -259,7 +259,7 @@ def test_pages_that_are_read_wrong_are_not_used(paged: pytest.MonkeyPatch) -> No
         raise RuntimeError("block_table needs FlashAttention 3")
 
     for wrong in (first_row_only, refusing):
-        paged.setattr(attention, "varlen_attn", wrong)
+        paged.setattr(attention, "varlen", lambda wrong=wrong: wrong)
         attention.pages_are_read_right.cache_clear()
         assert not attention.reads_pages(cpu, torch.float32, 64, 256)
     attention.pages_are_read_right.cache_clear()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -66,12 +69,17 @@ def packed(
 @pytest.mark.parametrize("kv_heads", [2, 4])
 def test_flash_is_asked_for_the_same(kv_heads: int, shares_keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by a torch whose kernel wants as many key heads as query heads."""
-    monkeypatch.setattr(attention, "varlen_attn", packed)
-    monkeypatch.setattr(attention, "FLASH_SHARES_KEYS", shares_keys)
+    monkeypatch.setattr(attention, "varlen", lambda: packed)
+    monkeypatch.setattr(attention, "flash_takes", lambda *arguments: shares_keys)
     qkv = inputs(40, 4, kv_heads, 0)
     for window in (7, 1 << 30):
         got = attention.attend(*qkv, window, 0.3, None, "flash")
         assert torch.allclose(got, plain(*qkv, window, 0.3), atol=1e-12)
+
+
+def test_answering_on_a_cpu_does_not_wait_for_torch_compile_to_be_imported() -> None:
+    code = "import sys, nanochat.inference.engine; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_torch_has_flash_as_it_is_called() -> None:
