@@ -105,9 +105,9 @@ class Engine:
     def _add(self, generations: list[Generation]) -> None:
         weights = self._state_of_weights()
         if weights != self._weights:
-            self._weights = weights
-            self.runner.refresh()
             self._batch.forget()
+            self.runner.refresh()
+            self._weights = weights  # last: weights that could not be taken are tried again
         for generation in generations:
             self._batch.add(generation)
 

@@ -66,7 +66,7 @@ class Generation:
         self._numbers: list[float] = []  # the next random numbers, the last one first
         self._draw = Draw(
             request.temperature,
-            request.top_k or 0,
+            min(request.top_k or 0, len(penalties["text"])),
             request.top_p,
             request.min_p,
             request.repetition_penalty,

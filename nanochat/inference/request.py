@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from operator import index
 from typing import Literal
 
 from nanochat.console import UserError
@@ -15,6 +17,8 @@ Kind = Literal["text", "python", "python_output", "special"]
 Likely = Sequence[tuple[int, float]]  # ids and their log-probabilities, likeliest first
 
 MOST_LOGPROBS = 20
+WHOLE = ("max_tokens", "top_k", "seed", "n", "logprobs")
+REAL = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class Request:
     logprobs: int | None = None  # 0: of each chosen token; k: and of the k likeliest; None: none
 
     def __post_init__(self) -> None:
+        self._take_numbers()
         if not self.prompt:
             raise UserError("the prompt holds no tokens", "Start it with <|bos|>")
         if not self.max_tokens >= 1:
@@ -55,10 +60,32 @@ class Request:
             raise UserError(
                 f"repetition_penalty is {self.repetition_penalty}", "Use a positive number, 1 for no penalty"
             )
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise UserError(f"stop is {self.stop!r:.60}", "Give a list of strings that are not empty")
         if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
             raise UserError(f"logprobs is {self.logprobs}", f"Use a number from 0 to {MOST_LOGPROBS}")
+
+    def _take_numbers(self) -> None:
+        """As Python's own. A value of another type would fail in a step, and with it all that run beside."""
+        try:
+            self.prompt = list(map(index, self.prompt))
+        except TypeError:
+            raise UserError("the prompt is not a list of token ids", "Encode the text first") from None
+        for name in WHOLE:
+            value = getattr(self, name)
+            if value is None and name in ("top_k", "logprobs"):
+                continue
+            if not isinstance(value, Integral):
+                raise UserError(f"{name} is {value!r:.60}", "Use a whole number")
+            setattr(self, name, int(value))
+        for name in REAL:
+            value = getattr(self, name)
+            if not isinstance(value, Real):
+                raise UserError(f"{name} is {value!r:.60}", "Use a number")
+            try:
+                setattr(self, name, float(value))
+            except OverflowError:
+                setattr(self, name, math.inf)
 
 
 @dataclass(slots=True)

@@ -136,16 +136,17 @@ def test_nothing_asked(engine: Engine) -> None:
 
 
 BAD: dict[str, list[object]] = {
-    "prompt": [[]],
-    "max_tokens": [0, -5],
-    "temperature": [-0.1, math.nan, math.inf],
-    "top_k": [-1],
-    "n": [0],
-    "top_p": [0, 0.0, -0.1, 1.01, math.nan, math.inf],
-    "min_p": [-0.1, 1.01, math.nan, math.inf],
-    "repetition_penalty": [0, -1.0, math.nan, math.inf],
-    "stop": ["a word", [""], ["a", 1]],
-    "logprobs": [-1, 21],
+    "prompt": [[], None, 1, "a word", [1.0], ["a"], [None]],
+    "max_tokens": [0, -5, None, "5", 2.5, math.inf],
+    "temperature": [-0.1, math.nan, math.inf, None, "1", [1.0], 10**400],
+    "top_k": [-1, 2.5, "5", math.inf],
+    "seed": [None, "1", 0.5],
+    "n": [0, 2.5, None],
+    "top_p": [0, 0.0, -0.1, 1.01, math.nan, math.inf, None, "1"],
+    "min_p": [-0.1, 1.01, math.nan, math.inf, None],
+    "repetition_penalty": [0, -1.0, math.nan, math.inf, None, 10**400],
+    "stop": ["a word", [""], ["a", 1], None, 1, b"a", iter(["a"])],
+    "logprobs": [-1, 21, 2.5, "1"],
 }
 
 
@@ -168,6 +169,8 @@ def test_extreme_settings(engine: Engine, tokenizer: Tokenizer) -> None:
     ):
         assert engine.generate([Request(prompt, 9, **settings)])[0].ids == best  # type: ignore[arg-type]
     assert engine.generate([Request(prompt, 9, temperature=1e6, top_k=10**6, repetition_penalty=1e6)])
+    huge = engine.generate([Request(prompt, 9, top_k=10**30, seed=10**30)])
+    assert [c.ids for c in huge] == [c.ids for c in engine.generate([Request(prompt, 9, top_k=0, seed=10**30)])]
 
 
 def test_what_was_said_comes_less_often(tokenizer: Tokenizer, engine: Engine) -> None:

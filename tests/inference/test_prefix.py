@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from nanochat.inference import Engine, Request
@@ -132,6 +133,27 @@ def test_new_weights_make_what_is_held_worthless(tokenizer: Tokenizer) -> None:
     with torch.no_grad():
         runner.model.weight.fill_(0)
     assert counted(engine, runner, [request])[0] == first
+
+
+def test_new_weights_that_could_not_be_taken_are_tried_again(tokenizer: Tokenizer) -> None:
+    engine, runner = hashed(tokenizer)
+    request = Request(list(range(97, 117)), 5, **QUIET)
+    engine.generate([request])
+    with torch.no_grad():
+        runner.model.weight += 1
+    takes, asked = runner.refresh, []
+
+    def refresh() -> None:
+        asked.append(1)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        takes()
+
+    runner.refresh = refresh  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate([request])
+    assert counted(engine, runner, [request])[1] >= 20
+    assert len(asked) == 2
 
 
 def test_new_weights_in_the_middle_of_an_answer(tokenizer: Tokenizer) -> None:
