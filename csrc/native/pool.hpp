@@ -122,8 +122,8 @@ private:
         }
     }
 
-    // Lets go of a parent's threads. Nothing may be asked of them, not even to be on their own: by now, their memory may
-    // be that of this process's new threads.
+    // Lets go of a parent's threads. Nothing may be asked of them, not even to be on their own: by now, their memory
+    // may be that of this process's new threads.
     void forget() {
         if (!threads.empty()) new std::vector<std::thread>(std::move(threads));
     }
