@@ -253,8 +253,8 @@ class GPT(nn.Module):
         c = self.config
         # Rounded tables were computed in float32: from exact angles, some would be rounded otherwise.
         dtype, kept = (torch.float32, torch.bfloat16) if c.rope_dtype else (torch.float64, torch.float32)
-        frequency = 1 / c.rope_base ** (torch.arange(0, c.head_dim, 2, dtype=dtype) / c.head_dim)
-        angle = torch.outer(torch.arange(length, dtype=dtype), frequency)
+        frequency = 1 / c.rope_base ** (torch.arange(0, c.head_dim, 2, dtype=dtype, device="cpu") / c.head_dim)
+        angle = torch.outer(torch.arange(length, dtype=dtype, device="cpu"), frequency)
         device = self.embed.weight.device
         self.register_buffer("cos", angle.cos().to(kept).to(device, torch.float32), persistent=False)
         self.register_buffer("sin", angle.sin().to(kept).to(device, torch.float32), persistent=False)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from nanochat import checkpoint
 from nanochat.console import UserError
@@ -49,7 +50,7 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
     manifest = checkpoint.verify(folder)
     config = read_config(folder)
     require_vocabulary(config, read_vocab_size(folder / "tokenizer"), folder)
-    with torch.device("meta"):  # takes no memory
+    with torch.device("meta"), _Unfilled():  # takes no memory
         model = GPT(config, dtype)
     needed = {name: checkpoint.Stored("F32", tuple(t.shape)) for name, t in model.state_dict().items()}
     checkpoint.require_tensors(folder / WEIGHTS, needed)
@@ -64,6 +65,15 @@ def load(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dt
     model._set_rope(config.seq_len)  # made on "meta" above, so it has no values yet
     model = model.to(device)
     return model.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Modules are not filled with random numbers. On "meta" that does nothing, but imports torch.compile, a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def save_weights(config: ModelConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -68,6 +68,18 @@ def test_one_answer(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("checkpoints")
+def test_answering_does_not_import_torch_compile() -> None:
+    """It takes more than a second, and a chat begins that much later."""
+    code = (
+        "import sys; from nanochat.inference import Request, load_engine\n"
+        "engine, _ = load_engine('sft', device='cpu')\n"
+        "engine.generate([Request([1, 2, 3], max_tokens=3)])\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.usefixtures("checkpoints")
 def test_a_base_model_continues(engine: Engine, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = [engine.tokenizer.bos, *engine.tokenizer.encode("how many")]
     expected = engine.generate([Request(prompt, max_tokens=20, temperature=0)])[0]
