@@ -92,6 +92,8 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
     try:
         where = torch.device(device)
         if where.type == "cuda":
+            if not torch.cuda.is_available():
+                raise RuntimeError("torch finds no CUDA GPU")
             where = torch.device("cuda", me.local_rank if where.index is None else where.index)
             torch.cuda.set_device(where)
             torch.set_float32_matmul_precision("high")

@@ -82,18 +82,22 @@ def run(config: Config) -> None:
 
     meter = Meter(engine, config.quantize, config.prompt, config.tokens, config.repeats)
     model = f"d{engine.model.config.depth} {engine.model.config.arch}, {engine.model.num_params():,} parameters"
-    say(f"{subject} ({model}{', int8' * bool(config.quantize)}) on {describe(meter.machine)}")
+    where = f"{describe(meter.machine)}, {engine.runner.name}"
+    say(f"{subject} ({model}{', int8' * bool(config.quantize)}) on {where}")
     say(f"memory gives {meter.bandwidth / 1e9:.1f} GB/s, products {meter.peak / 1e9:,.0f} GFLOP/s")
+    cut = (meter.prompt, meter.tokens) != (config.prompt, config.tokens)
+    lengths = f"prompts of {meter.prompt} tokens, answers of {meter.tokens}"
+    say(f"{lengths}{f', cut to the context of {engine.window}' * cut}")
     began, speeds = time.monotonic(), []
     with Progress(len(batches) * config.repeats, "measuring") as bar:
         for rows in batches:
             speeds.append(meter.measure(rows, lambda: bar.advance(1)))
     for line in table(speeds):
         say(line)
-    say(f"prompts of {meter.prompt} tokens, answers of {meter.tokens}")
     if config.json is not None:
         facts = {
-            "machine": describe(meter.machine), "bandwidth": meter.bandwidth, "peak": meter.peak,
+            "machine": describe(meter.machine), "runner": engine.runner.name,
+            "bandwidth": meter.bandwidth, "peak": meter.peak,
             "model": subject, **asdict(engine.model.config), "quantize": config.quantize,
             "prompt": meter.prompt, "tokens": meter.tokens, "repeats": config.repeats,
         }  # fmt: skip
@@ -127,6 +131,8 @@ def open_engine(config: Config, named: bool, most: int) -> tuple[Engine, str]:
     from nanochat.machine import setup
 
     machine = setup(config.device, config.dtype)
+    if not config.depth:
+        say(f"no checkpoint here, so a random model of depth {DEPTH} is measured; --depth=4 is quicker")
     return random_engine(config.depth or DEPTH, config.vocab_size, machine, most, config.quantize), "random weights"
 
 

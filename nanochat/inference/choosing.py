@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
@@ -31,4 +32,4 @@ def _why_not(model: GPT) -> str:
         return f"the native code computes in float32 and bfloat16, not in {str(model.dtype).removeprefix('torch.')}"
     if native() is None:
         return "nanochat was installed without its native code, since there was no C++ compiler"
-    return "NANOCHAT_CPU asks for torch, or the processor has no AVX2"
+    return "NANOCHAT_CPU asks for torch" if os.environ.get("NANOCHAT_CPU") else "the processor has no AVX2"

@@ -68,6 +68,7 @@ class NativeRunner:
     def __init__(self, model: GPT, level: str, quantize: str = "", threads: int = 0) -> None:
         self.model, self.level, self.quantize = model, level, quantize
         self.threads = threads or torch.get_num_threads()
+        self.name = f"native code for {level}, {self.threads} thread{'s' * (self.threads > 1)}"
         self.slots, self.length = 0, model.config.seq_len
         self._logits = torch.empty(0, model.config.vocab_size)
         self.refresh()

@@ -28,6 +28,7 @@ class Chunk:
 class Runner(Protocol):
     """Knows nothing of requests, sampling or text."""
 
+    name: str  # for people
     slots: int  # sequences that it can hold
     length: int  # positions of each
     chunk: int  # tokens that a step takes in one go without waste: longer prompts are given piece by piece

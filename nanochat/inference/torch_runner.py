@@ -31,6 +31,8 @@ class TorchRunner:
     model.
     """
 
+    name = "torch"
+
     def __init__(self, model: GPT, record: Record | Literal["auto"] | None = "auto") -> None:
         self.model = model
         self.chunk = CHUNK_GPU if model.device.type == "cuda" else CHUNK_CPU

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,12 +16,14 @@ from nanochat.commands import bench
 from nanochat.console import UserError
 from nanochat.inference.measuring import (
     Meter,
+    Speed,
     bytes_read,
     decode_flops,
     made_up_tokenizer,
     prefill_flops,
     random_engine,
     read_bandwidth,
+    table,
     weights_read,
 )
 from nanochat.machine import Machine, ranks
@@ -72,6 +75,12 @@ def test_measured_answers_never_end(base: Path) -> None:
     assert 1e8 < read_bandwidth(machine) < 1e13
 
 
+def test_a_table_says_why_a_share_is_above_all() -> None:
+    speed = Speed(1, 1.0, 0.1, 1.0, 1.0, decode_of_bandwidth=0.99, decode_of_peak=0.1)
+    assert len(list(table([speed]))) == 3
+    assert "cache" in list(table([speed, replace(speed, decode_of_bandwidth=1.01)]))[-1]
+
+
 @pytest.mark.parametrize("vocab_size", [265, 266, 600, 66_000])
 def test_a_made_up_tokenizer_has_the_size_asked_for(vocab_size: int) -> None:
     tokenizer = made_up_tokenizer(vocab_size)
@@ -86,7 +95,19 @@ def test_bench_without_a_checkpoint(base: Path, tmp_path: Path, capsys: pytest.C
     assert [speed["rows"] for speed in found["speeds"]] == [1, 4]
     assert (found["version"], found["model"], found["depth"], found["vocab_size"]) == (1, "random weights", 1, 300)
     out = capsys.readouterr().out
+    assert found["runner"] and found["runner"] in out and "cut to" not in out
     assert "random weights (d1 modern" in out and "of bandwidth" in out
+
+
+def test_bench_says_what_it_measures_instead(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "DEPTH", 1)
+    monkeypatch.setenv("NANOCHAT_CPU", "torch")
+    bench.run(bench.Config(vocab_size=300, batches="1", prompt=9999, tokens=4, repeats=1, **CPU))
+    out = capsys.readouterr().out
+    assert "no checkpoint here, so a random model of depth 1" in out and ", torch\n" in out
+    assert "prompts of 256 tokens, answers of 4, cut to the context of 512" in out
 
 
 @pytest.mark.parametrize(
