@@ -186,3 +186,5 @@ def table(speeds: Sequence[Speed]) -> Iterator[str]:
             f"{s.rows:>9}{s.prefill_tokens_per_s:>12,.0f}{s.prefill_of_peak:>10.0%}{s.decode_tokens_per_s:>12,.0f}"
             f"{s.decode_ms:>10.2f}{s.decode_of_bandwidth:>14.0%}{s.decode_of_peak:>9.0%}"
         )
+    if any(s.decode_of_bandwidth > 1 for s in speeds):
+        yield "more than 100% of bandwidth: the processor's cache holds a part of what a step reads"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -47,6 +47,8 @@ class Choice:
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """The next token of each row of `logits` (n, V). UserError where one has nan, inf, or no possible token."""
+    if logits.device.type == "mps":  # which has no float64
+        logits, draws = logits.cpu(), [replace(draw, penalties=draw.penalties.cpu()) for draw in draws]
     module = native()
     if module is None or logits.dtype is not torch.float32 or logits.device.type != "cpu":
         return choose_by_torch(logits, draws)
