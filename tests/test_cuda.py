@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -225,6 +226,17 @@ def test_recorded_steps_take_weights_that_change_in_place(device: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(now[0], made(torch.tensor([[1, 2, 3]], device=device))[0, -1], atol=0.03, rtol=0)
     assert (now - before).abs().max() > 0.1
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_the_second_gpu_decodes_in_a_thread() -> None:
+    """Where the current GPU is the first one, as in the server."""
+    made = model(torch.float32, "cuda:1")
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(decoded, made, "auto").result()
+    for got, exact in zip(found, decoded(model(torch.float64, "cpu"), None), strict=True):
+        torch.testing.assert_close(got.double(), exact, atol=0.03, rtol=0)
 
 
 @devices

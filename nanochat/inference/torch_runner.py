@@ -8,7 +8,8 @@ beside it, and with how its prompt was cut.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class TorchRunner:
         self.model = model
         self.chunk = CHUNK_GPU if model.device.type == "cuda" else CHUNK_CPU
         self._record: Record | Literal["auto"] | None = record
+        # Every thread has a current GPU of its own, the first one in the beginning; streams and graphs belong to it.
+        gpu = model.device.type == "cuda"
+        self._current: AbstractContextManager[Any] = torch.cuda.device(model.device) if gpu else nullcontext()
         self._use(self._new_cache(0, 0))
 
     @torch.inference_mode()
@@ -87,11 +91,12 @@ class TorchRunner:
             by_length.setdefault(len(chunk.ids), []).append(number)
         logits: list[Tensor] = []
         order: list[int] = []  # the number of the chunk of each row of logits
-        for length, numbers in by_length.items():
-            alike = [chunks[number] for number in numbers]
-            found = self._decoded(alike) if length == 1 else None
-            logits.append(self._computed(alike) if found is None else found)
-            order += [number for number in numbers if chunks[number].wanted]
+        with self._current:
+            for length, numbers in by_length.items():
+                alike = [chunks[number] for number in numbers]
+                found = self._decoded(alike) if length == 1 else None
+                logits.append(self._computed(alike) if found is None else found)
+                order += [number for number in numbers if chunks[number].wanted]
         made = torch.cat(logits) if len(logits) > 1 else logits[0]
         return made if order == sorted(order) else made[self._tensor(_places(order))]
 
