@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 class Engine:
     """Decodes up to `max_batch` samples side by side, of however many requests and streams. One thread at a time.
 
-    Weights that have changed since the last request are noticed. runner: instead of the fastest for this model.
+    Weights that have changed since the last request are noticed, but for those written through `.data`, of which torch
+    keeps no count. runner: instead of the fastest for this model.
     """
 
     def __init__(
