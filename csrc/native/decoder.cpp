@@ -216,7 +216,6 @@ void Decoder::place(int i, int l, int head) {
     std::memset(v + d, 0, (dim - d) * sizeof(float));
     if (head < key) kernels.turn(v, c, sin.data() + (c - cos.data()), d, s.eps);
     if (head < query) {
-        if (s.half) kernels.round(v, dim);
         kernels.scale(v, s.scale, dim);
     } else if (head < key) {
         kernels.keep_key(v, keys(slots[row.slot], l, head - query), s.half, dim, row.position);

@@ -43,9 +43,6 @@ struct Kernels {
     void (*keep_key)(const float* x, void* keys, bool half, int d, int position);
     void (*keep_value)(const float* x, void* values, bool half, int d, int position);
 
-    // Round to bf16.
-    void (*round)(float* x, int d);
-
     // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16
     // positions, (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d). scores: end rounded up to 64, + 64. next:
     // keys that are read after these, or null; so many bytes of them are fetched as are here.
