@@ -70,8 +70,9 @@ def run(config: Config) -> None:
         if getattr(config, name) < least:
             raise UserError(f"--{name} is {getattr(config, name)}", f"Give a number of {least} or more")
     named = bool(config.source or config.model_tag or config.step is not None)
-    if named and config.depth:
-        raise UserError("--depth is for a random model, the other flags name a checkpoint", "Leave --depth out")
+    random = next((flag for flag in ("depth", "vocab_size") if getattr(config, flag)), None)
+    if named and random:
+        raise UserError(f"--{random} is for a random model, the other flags name a checkpoint", f"Leave --{random} out")
     from nanochat.eval import require_writable
 
     require_writable(config.json)
@@ -121,7 +122,7 @@ def open_engine(config: Config, named: bool, most: int) -> tuple[Engine, str]:
 
     stages = [stage for stage in ("sft", "mid", "base") if checkpoint.tags(stage)]
     stage = config.source or (stages[0] if stages else "sft" if named else "")
-    if stage and not config.depth:
+    if stage and not config.depth and not config.vocab_size:
         from nanochat.inference import load_engine
 
         where = (stage, config.model_tag, config.step, config.device, config.dtype)
@@ -131,7 +132,7 @@ def open_engine(config: Config, named: bool, most: int) -> tuple[Engine, str]:
     from nanochat.machine import setup
 
     machine = setup(config.device, config.dtype)
-    if not config.depth:
+    if not config.depth and not config.vocab_size:
         say(f"no checkpoint here, so a random model of depth {DEPTH} is measured; --depth=4 is quicker")
     return random_engine(config.depth or DEPTH, config.vocab_size, machine, most, config.quantize), "random weights"
 

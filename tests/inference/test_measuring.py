@@ -121,6 +121,7 @@ def test_bench_says_what_it_measures_instead(
         ({"repeats": 0}, "--repeats is 0"),
         ({"depth": -1}, "--depth is -1"),
         ({"depth": 2, "source": "sft"}, "--depth is for a random model"),
+        ({"vocab_size": 300, "source": "sft"}, "--vocab_size is for a random model"),
         ({"model_tag": "d4"}, "no sft checkpoint"),
         ({"depth": 1, "vocab_size": 100}, "a vocabulary of 100"),
         ({"json": Path("none/b.json")}, "does not exist"),
