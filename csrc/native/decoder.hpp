@@ -12,7 +12,7 @@ namespace nanochat {
 
 struct Sizes {
     int depth, width, heads, kv_heads, vocab, head_dim;
-    bool half;                  // keys and values are kept in bf16
+    bool half;                  // keys and values are kept in float16
     float eps, softcap, scale;  // scale: of the scores
 };
 

@@ -39,12 +39,12 @@ struct Kernels {
     // elsewhere rounded up to a multiple of 16.
     void (*turn)(float* x, const float* cos, const float* sin, int d, float eps);
 
-    // Keep a key or a value (d) at a position of the cache, laid out as for `attend`.
+    // Keep a key or a value (d) at a position of the cache, laid out as for `attend`. half: in float16, not float32.
     void (*keep_key)(const float* x, void* keys, bool half, int d, int position);
     void (*keep_value)(const float* x, void* values, bool half, int d, int position);
 
     // out (d) = softmax(q K) V over the positions [begin, end) of a slot. q (d) is scaled. keys: blocks of 16
-    // positions, (d, 16) or, of bf16, (d / 2, 16, 2); values: (positions, d). scores: end rounded up to 64, + 64. next:
+    // positions, (d, 16); values: (positions, d). scores: end rounded up to 64, + 64. next:
     // keys that are read after these, or null; so many bytes of them are fetched as are here.
     void (*attend)(const float* q, const void* keys, const void* values, bool half, int d, int begin, int end,
                    float* out, float* scores, const void* next);

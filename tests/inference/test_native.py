@@ -92,7 +92,8 @@ def test_bfloat16_is_within_a_hundredth_of_the_same_weights_in_float32(config: M
     far = (one_by_one(runner_of(model, name), 0, ids) - wanted).abs()
     plain = (model(torch.tensor([ids]))[0] - wanted).abs()
     spread = wanted.std()
-    assert far.mean() < 0.01 * spread and far.max() < 0.05 * spread
+    rounds_inputs = 5 if name == "avx512_bf16" else 1
+    assert far.mean() < 0.002 * rounds_inputs * spread and far.max() < 0.01 * rounds_inputs * spread
     assert far.mean() < plain.mean()
 
 
