@@ -132,7 +132,7 @@ def open_engine(config: Config, named: bool, most: int) -> tuple[Engine, str]:
     from nanochat.machine import setup
 
     machine = setup(config.device, config.dtype)
-    if not config.depth and not config.vocab_size:
+    if not config.depth and not stage:
         say(f"no checkpoint here, so a random model of depth {DEPTH} is measured; --depth=4 is quicker")
     return random_engine(config.depth or DEPTH, config.vocab_size, machine, most, config.quantize), "random weights"
 
