@@ -53,6 +53,8 @@ class Batch:
         )
 
     def add(self, generation: Generation) -> None:
+        while self.waiting and not self.waiting[-1].open:  # given up before a step was taken
+            self.waiting.pop()
         self.waiting.append(generation)
 
     def cancel(self, generation: Generation) -> None:

@@ -154,6 +154,13 @@ def test_a_waiting_one_that_is_cancelled_never_begins(tokenizer: Tokenizer) -> N
     assert runner.computed == 4
 
 
+def test_streams_that_are_dropped_at_once_are_not_kept(tokenizer: Tokenizer) -> None:
+    engine, _ = hashed(tokenizer)
+    for _ in range(50):
+        engine.stream(Request([97], 3))
+    assert len(engine._batch.waiting) == 1
+
+
 def test_an_idle_engine_computes_nothing(tokenizer: Tokenizer) -> None:
     engine, runner = hashed(tokenizer)
     engine.step()
