@@ -210,6 +210,20 @@ def test_weights_that_are_no_numbers_give_logits_that_are_none() -> None:
             assert runner_of(model, name).step([Chunk(0, 0, [1, 2, 3], -1)]).isnan().any(), (name, place)
 
 
+def test_values_beyond_float16_are_noticed_and_float32_holds_them() -> None:
+    for name in FOUND:
+        for dtype in (torch.bfloat16, torch.float32):
+            model = model_of(CLASSIC, dtype)
+            for block in model.layers:
+                block.attn.v.weight.mul_(1e6)
+                block.attn.out.weight.div_(1e6)
+            logits = one_by_one(runner_of(model, name), 0, ids_of(CLASSIC, 9))
+            if dtype == torch.bfloat16:
+                assert logits.isnan().any()
+            else:
+                torch.testing.assert_close(logits, model(torch.tensor([ids_of(CLASSIC, 9)]))[0], atol=1e-4, rtol=0)
+
+
 def test_changed_weights_are_taken_on_refresh() -> None:
     model = model_of(CLASSIC)
     runner, ids = NativeRunner(model, FOUND[0]), ids_of(CLASSIC, 9)
