@@ -26,29 +26,47 @@ inline float widen(uint16_t half) {
     return value;
 }
 
-struct Free {
-    void operator()(void* p) const { std::free(p); }
+// Memory of a buffer. Large ones are mapped for themselves, on Linux in pages of 2 MB: memory is fetched ahead within a
+// page only, and what malloc gives again lies in pages of 4 kB.
+struct Release {
+    size_t mapped = 0;
+    void operator()(void* p) const {
+#if defined(__linux__)
+        if (mapped) {
+            munmap(p, mapped);
+            return;
+        }
+#endif
+        std::free(p);
+    }
 };
 
 template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
+using Buffer = std::unique_ptr<T[], Release>;
 
-// Not initialised, and aligned to a cache line. Large ones lie in large pages, where Linux has them: memory is fetched
-// ahead within a page only.
+// Not initialised, and aligned to a cache line.
 template <typename T>
 Buffer<T> buffer(size_t n) {
+    size_t bytes = (n * sizeof(T) + 63) / 64 * 64;
+#if defined(__linux__)
     constexpr size_t PAGE = 2 << 20;
-    size_t bytes = n * sizeof(T), alignment = bytes < PAGE ? 64 : PAGE;
-    bytes = (bytes + alignment - 1) / alignment * alignment;
+    if (bytes >= PAGE / 2) {
+        size_t whole = (bytes + PAGE - 1) / PAGE * PAGE;
+        void* p = mmap(nullptr, whole + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (p == MAP_FAILED) throw std::bad_alloc();
+        auto first = reinterpret_cast<uintptr_t>(p), begin = (first + PAGE - 1) / PAGE * PAGE;
+        if (begin > first) munmap(p, begin - first);
+        if (first + PAGE > begin) munmap(reinterpret_cast<void*>(begin + whole), first + PAGE - begin);
+        madvise(reinterpret_cast<void*>(begin), whole, MADV_HUGEPAGE);
+        return Buffer<T>(reinterpret_cast<T*>(begin), Release{whole});
+    }
+#endif
 #if defined(_WIN32)
     void* p = std::malloc(bytes);
 #else
-    void* p = std::aligned_alloc(alignment, bytes ? bytes : alignment);
+    void* p = std::aligned_alloc(64, bytes ? bytes : 64);
 #endif
     if (!p) throw std::bad_alloc();
-#if defined(__linux__)
-    if (bytes >= PAGE) madvise(p, bytes, MADV_HUGEPAGE);
-#endif
     return Buffer<T>(static_cast<T*>(p));
 }
 
