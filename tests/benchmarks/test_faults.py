@@ -75,6 +75,7 @@ def campaign(tmp_path: Path, broken: str, *flags: str) -> tuple[int, dict[str, A
     return done.returncode, json.loads(file.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_a_few_runs_lose_nothing(tmp_path: Path) -> None:
     code, result, out = campaign(tmp_path, "", "--runs", "2", "--seed", "3", "--works", "base")
     assert code == 0 and all(result["checks"].values()), out

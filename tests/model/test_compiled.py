@@ -43,7 +43,7 @@ def trained(config: ModelConfig, compiled: bool, frugal: bool, rows: tuple[int, 
     return model, losses
 
 
-@pytest.mark.parametrize("config", [CLASSIC, MODERN], ids=["classic", "modern"])
+@pytest.mark.parametrize("config", [pytest.param(CLASSIC, marks=pytest.mark.slow), MODERN], ids=["classic", "modern"])
 def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None:
     plain, expected = trained(config, False, False, (5,))
     for frugal in (False, True):

@@ -456,6 +456,7 @@ def test_two_ranks_equal_one_rank_through_every_torchrun_command(base: Path) -> 
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_two_nodes_equal_one_rank(base: Path) -> None:
     """Two launchers that share a base dir, as machines with a common file system do; each has its own rank 0 of one."""
     train_base(BaseConfig(**CLASSIC, model_tag="one"))
