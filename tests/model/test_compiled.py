@@ -55,7 +55,9 @@ def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None
 
 @pytest.mark.parametrize("backend", ["blocked", pytest.param("flex", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "config", [CLASSIC, replace(MODERN, kv_heads=1, seq_len=160, windows="SL")], ids=["classic", "modern"]
+    "config",
+    [pytest.param(CLASSIC, marks=pytest.mark.slow), replace(MODERN, kv_heads=1, seq_len=160, windows="SL")],
+    ids=["classic", "modern"],
 )
 def test_the_whole_loss_compiles_as_on_a_gpu(
     config: ModelConfig, backend: Backend, monkeypatch: pytest.MonkeyPatch

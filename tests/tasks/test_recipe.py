@@ -213,6 +213,7 @@ def test_real_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(read_mixture(path, "sft", "test")) == 338 + 660 + 1188 + 586
 
 
+@pytest.mark.slow
 def test_training_on_it(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

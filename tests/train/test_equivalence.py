@@ -81,6 +81,7 @@ def furthest(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
     return max(float((a[k] - b[k]).abs().max()) for k in a)
 
 
+@pytest.mark.slow  # the one below does the same with masks
 def test_accumulation_equals_one_big_batch(base: Path) -> None:
     train_base(BaseConfig(**BASE, model_tag="whole", device_batch_size=16))
     train_base(BaseConfig(**BASE, model_tag="parts", device_batch_size=2))

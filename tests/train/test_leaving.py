@@ -169,9 +169,9 @@ def signalled(tmp_path: Path, patch: str, number: int, again: float = 0.0, **giv
     [
         ("step", signal.SIGTERM, {}, 3),  # a step that does not end: what was before it
         pytest.param("compiler", signal.SIGINT, {}, 3, marks=pytest.mark.slow),
-        ("c", signal.SIGTERM, {}, 3),
+        pytest.param("c", signal.SIGTERM, {}, 3, marks=pytest.mark.slow),
         pytest.param("last save", signal.SIGTERM, {}, 10, marks=pytest.mark.slow),
-        ("save", signal.SIGTERM, {"save_every": 2}, 0),
+        pytest.param("save", signal.SIGTERM, {"save_every": 2}, 0, marks=pytest.mark.slow),
         pytest.param("validation", signal.SIGTERM, {"eval_every": 4}, 4, marks=pytest.mark.slow),
         ("validation", signal.SIGINT, {}, 10),  # the last one, after the last step
     ],
