@@ -123,9 +123,11 @@ class Batch:
             choices = choose(logits, draws)
         except UserError:  # one bad row must not end the others
             choices = [_choose_alone(logits[row : row + 1], draw) for row, draw in enumerate(draws)]
-        for generation, choice in zip(generations, choices, strict=True):
+        for slot, generation, choice in zip(slots, generations, choices, strict=True):
             if isinstance(choice, UserError):
                 generation.error = choice
+                slot.known = 0
+                self.runner.clear(slot.number)
             else:
                 generation.push(choice.id, choice.logprob, choice.top)
 

@@ -87,6 +87,9 @@ class NativeRunner:
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:
         self._decoder.copy(source, list(targets), length)
 
+    def clear(self, slot: int) -> None:
+        """Nothing is read beyond a sequence's end."""
+
     def grow(self, slots: int, length: int) -> None:
         self.slots = max(self.slots, slots)
         if length > self.length:

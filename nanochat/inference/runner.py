@@ -44,6 +44,10 @@ class Runner(Protocol):
         """Copy the first `length` positions of a slot to other slots."""
         ...
 
+    def clear(self, slot: int) -> None:
+        """What a slot holds is worthless, and may be no numbers: they must not reach its next sequence."""
+        ...
+
     def grow(self, slots: int, length: int) -> None:
         """Make room for at least so many sequences of so many positions; what is held stays."""
         ...

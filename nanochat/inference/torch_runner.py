@@ -44,6 +44,11 @@ class TorchRunner:
         self._use(self._new_cache(0, 0))
 
     @torch.inference_mode()
+    def clear(self, slot: int) -> None:
+        """Masked positions are read, with weight 0, and 0 times no number is none."""
+        self.cache.clear(slot)
+
+    @torch.inference_mode()
     def grow(self, slots: int, length: int) -> None:
         if slots > self.slots or length > self.length:
             # The last page is there as a whole. But beyond the model's context it would need longer rotary tables.

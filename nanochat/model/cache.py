@@ -95,6 +95,10 @@ class KVCache:
             for target in targets:
                 by_slot[:, target, :length] = by_slot[:, source, :length]
 
+    def clear(self, slot: int) -> None:
+        for held in (self.keys, self.values):
+            self.by_slot(held)[:, slot] = 0
+
     def take(self, other: KVCache) -> None:
         """Copy all slots of a smaller cache into the first of this one."""
         for mine, held in ((self.keys, other.keys), (self.values, other.values)):

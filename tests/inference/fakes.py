@@ -52,6 +52,9 @@ class Slots:
             self.held[target] = self.held[source][:length]
             self.copied += length
 
+    def clear(self, slot: int) -> None:
+        self.held[slot] = []
+
     def refresh(self) -> None:
         self.held = [[] for _ in self.held]
 

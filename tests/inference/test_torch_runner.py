@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nanochat.console import UserError
+from nanochat.inference import Engine, Request
 from nanochat.inference.runner import Chunk
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import GPT, ModelConfig
 from nanochat.model import config as config_module
+from nanochat.tokenizer import Tokenizer
 
 VOCAB = 53
 CLASSIC = ModelConfig(2, 32, 4, 2, VOCAB, 48)
@@ -220,3 +224,17 @@ def test_a_step_never_waits_for_the_device(name: str) -> None:
                 logits = each.step([Chunk(3, 20 + turn, [5], 4), Chunk(0, 3 + turn, [5], 4), Chunk(1, 0, [7, 8], -1)])
         assert reads.seen == []
         assert logits.shape == (3, VOCAB) and logits.device.type == each.model.device.type
+
+
+def test_numbers_that_are_none_do_not_reach_the_next_sequence_of_a_slot(model: GPT, tokenizer: Tokenizer) -> None:
+    """One token's vector holds no numbers. Beside a longer row, a slot is read beyond the end of its own sequence."""
+    model = copy.deepcopy(model)
+    bad, *prompt = range(65, 90)
+    model.embed.weight.data[bad] = torch.nan
+    requests = [Request(prompt, max_tokens=8, temperature=0), Request(prompt[:2], max_tokens=8, temperature=0)]
+    wanted = [Engine(model, tokenizer, runner=TorchRunner(model)).generate([one])[0].ids for one in requests]
+    for order in (1, -1):
+        engine = Engine(model, tokenizer, runner=TorchRunner(model))
+        with pytest.raises(UserError, match="not finite"):
+            engine.generate([Request([*prompt[:5], bad, *prompt[5:9]])])
+        assert [answer.ids for answer in engine.generate(requests[::order])] == wanted[::order]
