@@ -82,12 +82,6 @@ void Decoder::copy(int source, const std::vector<int>& targets, int length) {
     }
 }
 
-size_t Decoder::cache_bytes() const {
-    size_t bytes = 0;
-    for (auto& slot : slots) bytes += 2 * offset(slot, m.sizes.depth, 0);
-    return bytes;
-}
-
 void Decoder::step(const std::vector<Row>& all, float* out) {
     pool.settle();
     for (const Row& row : all) reserve(row.slot, row.position + 1);

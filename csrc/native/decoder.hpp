@@ -58,7 +58,6 @@ public:
     // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order.
     void step(const std::vector<Row>& rows, float* logits);
     void copy(int source, const std::vector<int>& targets, int length);
-    size_t cache_bytes() const;
     const Model& model() const { return m; }
 
     // Rotary tables (positions, head_dim / 2); a sequence may have so many positions.

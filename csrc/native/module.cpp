@@ -264,7 +264,9 @@ NB_MODULE(_native, m) {
             },
             "smear"_a, "smear_by"_a, "backout"_a, "pairs"_a.none());
 
-    nb::class_<Decoder>(m, "Decoder")
+    auto decoder = nb::class_<Decoder>(m, "Decoder");
+    decoder.attr("ROWS") = Decoder::ROWS;
+    decoder
         .def(
             "__init__",
             [](Decoder* self, const Model& model, const std::string& level, int threads) {
@@ -283,6 +285,5 @@ NB_MODULE(_native, m) {
                 self.set_rope({cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()});
             },
             "cos"_a, "sin"_a)
-        .def("copy", copy, "source"_a, "targets"_a, "length"_a)
-        .def_prop_ro("cache_bytes", &Decoder::cache_bytes);
+        .def("copy", copy, "source"_a, "targets"_a, "length"_a);
 }

@@ -63,8 +63,6 @@ class NativeRunner:
     A slot's keys and values take memory as its sequence grows, so that `slots` and `length` cost nothing.
     """
 
-    chunk = 128
-
     def __init__(self, model: GPT, level: str, quantize: str = "", threads: int = 0) -> None:
         self.model, self.level, self.quantize = model, level, quantize
         self.threads = threads or torch.get_num_threads()
@@ -100,14 +98,9 @@ class NativeRunner:
     def refresh(self) -> None:
         module = native()
         assert module
+        self.chunk: int = module.Decoder.ROWS
         self._decoder = module.Decoder(self._make(module), self.level, self.threads)
         self._set_rope()
-
-    @property
-    def cache_bytes(self) -> int:
-        """What keys and values take now."""
-        size: int = self._decoder.cache_bytes
-        return size
 
     def _set_rope(self) -> None:
         model = self.model

@@ -100,7 +100,7 @@ class Answers:
             error: BaseException | None = None
             try:
                 self.engine.step()
-            except BaseException as failure:
+            except BaseException as failure:  # told to those whose answers it ended; this thread serves the others
                 error = failure
             self._count(seconds=time.monotonic() - started)
             for answer, stream in list(running.items()):
@@ -122,7 +122,7 @@ class Answers:
         for answer in new:
             try:
                 running[answer] = self.engine.stream(answer.request)
-            except BaseException as error:
+            except BaseException as error:  # told to the one who asked
                 self._count(running=-1)
                 answer.send(error)
         if not working:
