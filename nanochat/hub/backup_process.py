@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import shutil
@@ -38,9 +39,8 @@ MOST_LOSSES = 3  # times that what was sent may be gone at the end, and is sent 
 REMIND = 600.0  # seconds between two warnings of the same trouble
 
 
-def serve(backup: Backup, inbox: queue.Queue[dict[str, Any]], alone: Callable[[], bool]) -> None:
+def serve(backup: Backup, inbox: queue.Queue[dict[str, Any]], alone: Callable[[], bool], patience: float) -> None:
     """Work until told to finish, or until nobody is left to work for (alone). The last message has the key "done"."""
-    patience = float(os.environ.get(PATIENCE_NAME, PATIENCE))
     url, found, error = backup.target.url, Found(), ""
     failures, warned, finishing, until, losses = 0, -1e9, False, float("inf"), 0
 
@@ -104,6 +104,20 @@ def _wait(seconds: float, inbox: queue.Queue[dict[str, Any]], alone: Callable[[]
         time.sleep(min(0.1, seconds))
 
 
+def patience_wanted() -> float:
+    """PATIENCE, or what the environment says instead. UserError when that is no number of seconds."""
+    given = os.environ.get(PATIENCE_NAME, "")
+    if not given:
+        return PATIENCE
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise UserError(f"{PATIENCE_NAME}={given} is not a number of seconds above 0", f"export {PATIENCE_NAME}=120")
+    return seconds
+
+
 @contextlib.contextmanager
 def opened(url: str, tell: Tell, token: str = "") -> Iterator[Backup]:
     """A claimed backup; at the end, another process may have it."""
@@ -122,9 +136,10 @@ def opened(url: str, tell: Tell, token: str = "") -> Iterator[Backup]:
 def work(url: str, inbox: queue.Queue[dict[str, Any]], tell: Tell, alone: Callable[[], bool], token: str = "") -> None:
     """All of it: told by `inbox`, telling by `tell`. The last thing it tells has the key "done"."""
     try:
+        patience = patience_wanted()
         with opened(url, tell, token) as backup:
             tell({"ready": True})
-            serve(backup, inbox, alone)
+            serve(backup, inbox, alone, patience)
     except UserError as error:
         tell({"refused": error.problem, "remedies": list(error.remedies), "done": False})
     except Exception as error:

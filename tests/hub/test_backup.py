@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import queue
 import shutil
 import signal
 import subprocess
@@ -489,15 +490,29 @@ def test_a_folder_that_is_gone_or_on_another_disk_is_not_called_safe(
 
 
 def test_a_backup_that_ends_in_the_middle_says_so_at_once(
-    tmp_path: Path, base: Path, capfd: Any, monkeypatch: pytest.MonkeyPatch
+    base: Path, memory: str, capfd: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(backup_process.PATIENCE_NAME, "a while")
-    with backed_up(str(tmp_path / "far")) as keep:
+    def serve(backup: Any, inbox: queue.Queue[dict[str, Any]], *more: Any) -> None:
+        assert inbox.get()["do"] == "run"  # so it was ready before it ends
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(backup_process, "serve", serve)
+    with backed_up(memory) as keep:
         make_run(100)
         keep(order())
         said = []
         assert _wait(lambda: "the backup has ended" in (said.append(capfd.readouterr().err) or "".join(said)))
-    assert "'a while'" in capfd.readouterr().err
+    assert "nobody thought of this" in "".join(said) + capfd.readouterr().err
+
+
+@pytest.mark.parametrize("wait", ["a while", "nan", "0", "-3"])
+def test_a_wait_that_is_no_number_of_seconds_is_refused_before_the_training(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, wait: str
+) -> None:
+    monkeypatch.setenv(backup_process.PATIENCE_NAME, wait)
+    with pytest.raises(UserError, match=f"NANOCHAT_BACKUP_WAIT={wait}"), backed_up(str(tmp_path / "far")):
+        pytest.fail("the training has begun")
+    assert not (tmp_path / "far").exists()
 
 
 def test_on_a_full_disk_what_is_smaller_still_goes(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
