@@ -126,6 +126,7 @@ class Stream(Iterator[Token]):
     def __init__(self, engine: Engine, generations: list[Generation], ready: deque[Token]) -> None:
         self._engine = engine
         self._generations = generations
+        self._unfinished = generations
         self._ready = ready
 
     def __next__(self) -> Token:
@@ -146,6 +147,13 @@ class Stream(Iterator[Token]):
         taken = list(self._ready)
         self._ready.clear()
         return taken
+
+    def finished(self) -> list[Completion]:
+        """The samples that have become complete since this was last asked, by their numbers. Takes no step."""
+        finished = [generation for generation in self._unfinished if generation.complete]
+        if finished:
+            self._unfinished = [generation for generation in self._unfinished if not generation.complete]
+        return [generation.completion() for generation in finished]
 
     @property
     def done(self) -> bool:

@@ -85,6 +85,11 @@ class Generation:
         """Whether more tokens are to come."""
         return self.finish is None and self.error is None and not self.cancelled
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of its completion is there."""
+        return self.finish is not None
+
     def draw(self) -> Draw:
         """How the next token is to be chosen. Takes a random number."""
         if self._random is not None:

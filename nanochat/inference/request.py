@@ -17,7 +17,7 @@ Kind = Literal["text", "python", "python_output", "special"]
 Likely = Sequence[tuple[int, float]]  # ids and their log-probabilities, likeliest first
 
 MOST_LOGPROBS = 20
-WHOLE = ("max_tokens", "top_k", "seed", "n", "logprobs")
+WHOLE = ("max_tokens", "top_k", "seed", "n", "logprobs", "prompt_logprobs")
 REAL = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
@@ -25,7 +25,8 @@ REAL = ("temperature", "top_p", "min_p", "repetition_penalty")
 class Request:
     """Token ids to continue, and how. Equal requests get equal answers, whatever else runs beside them.
 
-    logprobs are natural logarithms of the model's own probabilities, before every setting here.
+    logprobs are natural logarithms of the model's own probabilities, before every setting here. prompt_logprobs are,
+    too, and no token is ruled out; with them max_tokens may be 0, and the prompt must fit the window as it is.
     """
 
     prompt: list[int]
@@ -39,12 +40,13 @@ class Request:
     repetition_penalty: float = 1.0  # above 1, tokens of prompt and answer come less often again; 1: none
     stop: Sequence[str] = ()  # the text ends before the first of these strings
     logprobs: int | None = None  # 0: of each chosen token; k: and of the k likeliest; None: none
+    prompt_logprobs: int | None = None  # the same of each token of the prompt
 
     def __post_init__(self) -> None:
         self._take_numbers()
         if not self.prompt:
             raise UserError("the prompt holds no tokens", "Start it with <|bos|>")
-        if not self.max_tokens >= 1:
+        if not self.max_tokens >= (1 if self.prompt_logprobs is None else 0):
             raise UserError(f"max_tokens is {self.max_tokens}", "Ask for at least one token")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}", "Use 0 (greedy) or a positive number")
@@ -62,8 +64,10 @@ class Request:
             )
         if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise UserError(f"stop is {self.stop!r:.60}", "Give a list of strings that are not empty")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MOST_LOGPROBS:
-            raise UserError(f"logprobs is {self.logprobs}", f"Use a number from 0 to {MOST_LOGPROBS}")
+        for name in ("logprobs", "prompt_logprobs"):
+            told = getattr(self, name)
+            if told is not None and not 0 <= told <= MOST_LOGPROBS:
+                raise UserError(f"{name} is {told}", f"Use a number from 0 to {MOST_LOGPROBS}")
 
     def _take_numbers(self) -> None:
         """As Python's own. A value of another type would fail in a step, and with it all that run beside."""
@@ -73,7 +77,7 @@ class Request:
             raise UserError("the prompt is not a list of token ids", "Encode the text first") from None
         for name in WHOLE:
             value = getattr(self, name)
-            if value is None and name in ("top_k", "logprobs"):
+            if value is None and name in ("top_k", "logprobs", "prompt_logprobs"):
                 continue
             if not isinstance(value, Integral):
                 raise UserError(f"{name} is {value!r:.60}", "Use a whole number")
@@ -95,6 +99,7 @@ class Completion:
     ids: all after the prompt, with tool output, without the stop token. Where a stop string ended the answer, they go
     to the token that completed it, but text and parts end before it.
     logprobs, top: of each id, where asked for; None and () for tool output, which was not chosen.
+    prompt_logprobs, prompt_top: of each id of the prompt, where asked for; None and () for the first one.
     """
 
     ids: list[int]
@@ -106,6 +111,8 @@ class Completion:
     stop: int | None = None  # the token that ended it; None: a stop string or the length did
     logprobs: list[float | None] | None = None
     top: list[Likely] | None = None
+    prompt_logprobs: list[float | None] | None = None
+    prompt_top: list[Likely] | None = None
 
 
 @dataclass(slots=True)

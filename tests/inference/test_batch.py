@@ -327,6 +327,32 @@ def test_take_takes_no_step(tokenizer: Tokenizer) -> None:
     assert list(stream) == []
 
 
+def test_finished_tells_each_sample_once_and_takes_no_step(tokenizer: Tokenizer) -> None:
+    """Also after the tokens have been read to the end, which closes the stream."""
+    engine, runner = hashed(tokenizer)
+    request = Request([97], 60, temperature=2.0, n=6, logprobs=1, stop=["7"])
+    expected = engine.generate([request])
+    assert len({len(answer.ids) for answer in expected}) > 2
+    stream = engine.stream(request)
+    told: list[Completion] = []
+    while not stream.done:
+        engine.step()
+        steps = runner.steps
+        new = stream.finished()
+        assert stream.finished() == [] and runner.steps == steps
+        assert [answer.sample for answer in new] == sorted(answer.sample for answer in new)
+        told += new
+    assert sorted(told, key=lambda answer: answer.sample) == expected
+    stream = engine.stream(request)
+    assert stream.finished() == []
+    list(stream)
+    assert stream.finished() == expected
+    cancelled = engine.stream(request)
+    next(cancelled)
+    cancelled.close()
+    assert cancelled.finished() == [answer for answer in expected if not answer.ids]
+
+
 # What no prompt and no setting may break.
 
 

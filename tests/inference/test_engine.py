@@ -147,6 +147,7 @@ BAD: dict[str, list[object]] = {
     "repetition_penalty": [0, -1.0, math.nan, math.inf, None, 10**400],
     "stop": ["a word", [""], ["a", 1], None, 1, b"a", iter(["a"])],
     "logprobs": [-1, 21, 2.5, "1"],
+    "prompt_logprobs": [-1, 21, 2.5, "1"],
 }
 
 
