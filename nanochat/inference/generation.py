@@ -50,6 +50,7 @@ class Generation:
         self.kind: PartType = "text"  # of the part that the next ordinary token belongs to
         self.finish: Finish | None = None
         self.stop: int | None = None
+        self._end: Token | None = None
         self.error: BaseException | None = None
         self.cancelled = False
         self._tokenizer = tokenizer
@@ -61,7 +62,7 @@ class Generation:
         self._stops = StopStrings(request.stop) if request.stop else None
         self._held: deque[Token] = deque()  # their text may be the beginning of a stop string
         self._held_characters = 0
-        self._logprobs: list[tuple[float | None, Likely]] = []
+        self._tokens: list[Token] = []  # all, where log-probabilities are asked for
         self._random = generator(request.seed, sample) if request.temperature > 0 else None
         self._numbers: list[float] = []  # the next random numbers, the last one first
         self._draw = Draw(
@@ -102,6 +103,7 @@ class Generation:
         """Take in the chosen token, and the tool's output that follows it."""
         if id in self._grammar.stops:
             self.finish, self.stop = "stop", id
+            self._end = Token(id, "", "special", self.sample, logprob, top)
         elif id in self._grammar.opens:
             self._special(id, logprob, top)
         else:
@@ -160,7 +162,7 @@ class Generation:
         if len(self.sequence) >= self.end:
             self.finish = "length"
         if self.request.logprobs is not None:
-            self._logprobs.append((token.logprob, token.top))
+            self._tokens.append(token)
 
     def _release(self, keep: int) -> None:
         """Let go of held tokens until the others have `keep` characters or a few more."""
@@ -183,6 +185,7 @@ class Generation:
         text = "".join(part.text for part in parts if part.type == "text")
         done = Completion(self.ids, text, parts, self.finish or "length", self.index, self.sample, self.stop)
         if self.request.logprobs is not None:
-            done.logprobs = [logprob for logprob, _ in self._logprobs]
-            done.top = [top for _, top in self._logprobs]
+            done.logprobs = [token.logprob for token in self._tokens]
+            done.top = [token.top for token in self._tokens]
+            done.tokens, done.end = self._tokens, self._end
         return done

@@ -99,6 +99,7 @@ class Completion:
     ids: all after the prompt, with tool output, without the stop token. Where a stop string ended the answer, they go
     to the token that completed it, but text and parts end before it.
     logprobs, top: of each id, where asked for; None and () for tool output, which was not chosen.
+    tokens, end: where those are asked for, the same tokens as of a stream, and the stop token.
     prompt_logprobs, prompt_top: of each id of the prompt, where asked for; None and () for the first one.
     """
 
@@ -111,6 +112,8 @@ class Completion:
     stop: int | None = None  # the token that ended it; None: a stop string or the length did
     logprobs: list[float | None] | None = None
     top: list[Likely] | None = None
+    tokens: list[Token] | None = None
+    end: Token | None = None
     prompt_logprobs: list[float | None] | None = None
     prompt_top: list[Likely] | None = None
 

@@ -139,6 +139,19 @@ def test_log_probabilities_go_with_the_ids(tokenizer: Tokenizer) -> None:
     assert completion.ids == bytes_of(tokenizer, "abc")
     assert completion.logprobs == pytest.approx([0, 0, 0])
     assert [top[0][0] for top in completion.top or []] == completion.ids
+    assert [(token.id, token.text) for token in completion.tokens or []] == [
+        *zip(completion.ids, ("a", "", ""), strict=True)
+    ]
+    assert completion.end is None
+
+
+def test_with_log_probabilities_the_stop_token_is_told(tokenizer: Tokenizer) -> None:
+    engine = parrot(tokenizer, [*bytes_of(tokenizer, "ab"), tokenizer.bos])
+    [completion] = engine.generate([Request([tokenizer.bos], temperature=0.0, logprobs=1)])
+    assert (completion.ids, completion.stop) == (bytes_of(tokenizer, "ab"), tokenizer.bos)
+    assert completion.end == Token(tokenizer.bos, "", "special", 0, pytest.approx(0), completion.end.top)  # type: ignore[arg-type]
+    assert completion.end.top[0] == (tokenizer.bos, pytest.approx(0))
+    assert completion.tokens == list(engine.stream(Request([tokenizer.bos], temperature=0.0, logprobs=1)))
 
 
 def test_of_two_that_end_together_the_longer_one_counts() -> None:
