@@ -1,0 +1,1 @@
+"""The server beside its own engine, and under attack."""
