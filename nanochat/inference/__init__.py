@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanochat.doors import lazy
-from nanochat.inference.loading import load_engine
+from nanochat.inference.loading import load_engine, load_replicas
 from nanochat.inference.request import Completion, Request, Token
-from nanochat.inference.window import fit_conversation, fit_ids
+from nanochat.inference.window import fit_conversation, fit_ids, newest_exchanges
 
 if TYPE_CHECKING:
     from nanochat.inference.engine import Engine, Stream
@@ -24,6 +24,8 @@ __all__ = [
     "fit_conversation",
     "fit_ids",
     "load_engine",
+    "load_replicas",
+    "newest_exchanges",
     "rounded",
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nanochat.conversation import Conversation
-from nanochat.tokenizer import render_prompt
+from nanochat.tokenizer import render_conversation, render_partial, render_prompt
 
 if TYPE_CHECKING:
     from nanochat.tokenizer import Tokenizer
@@ -31,13 +31,26 @@ def fit_conversation(tokenizer: Tokenizer, conversation: Conversation, window: i
 
     The system message stays. `fit_ids` cuts a last message that is too long by itself.
     """
+    return fit_ids(newest_exchanges(tokenizer, conversation, window, max_tokens), tokenizer.bos, window, max_tokens)
+
+
+def newest_exchanges(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> list[int]:
+    """Prompt ids of the system message and as many of the newest exchanges as leave room for an answer, or more ids
+    than that if even the newest one does not. An answer that is the last message is left open, to be continued."""
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     turns = conversation.messages[len(system) :]
-    ids: list[int] = []
-    # From the newest one back, so that only as much is rendered as the window holds.
-    for first in range(len(turns) - 1, -1, -2):
-        longer = render_prompt(tokenizer, Conversation(system + turns[first:]))
-        if ids and len(longer) > window - answer_room(window, max_tokens):
+    last = len(turns) - 1 - (turns[-1].role == "assistant")
+    render = render_prompt if turns[-1].role == "user" else render_partial
+    ids = render(tokenizer, Conversation(system + turns[last:]))
+    after = render(tokenizer, Conversation(turns[last:]))[1:]
+    for first in range(last - 2, -1, -2):
+        exchange = turns[first : first + 2]
+        # Far more than fits need not be encoded.
+        if sum(len(part.text) for message in exchange for part in message.parts) > window * tokenizer.longest:
+            break
+        longer = render_conversation(tokenizer, Conversation(system + exchange))[0] + after
+        if len(longer) > window - answer_room(window, max_tokens):
             break
         ids = longer
-    return fit_ids(ids, tokenizer.bos, window, max_tokens)
+        after = render_conversation(tokenizer, Conversation(exchange))[0][1:] + after
+    return ids

@@ -9,6 +9,7 @@ from dataclasses import replace
 from nanochat.conversation import Conversation, Message, Part, PartType
 from nanochat.inference import Engine, Request, Token, fit_conversation
 from nanochat.serve.line import clean, is_terminal, open_lines, printable
+from nanochat.serve.shown import between
 
 HELP = "Ctrl-C stops an answer, 'clear' begins a new conversation, 'quit' leaves."
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -75,13 +76,13 @@ class Terminal:
                     begins = True
                 elif token.text:
                     if begins:
-                        self._write(_between(kind, token.kind), dim=True)
+                        self._write(between(kind, token.kind), dim=True)
                         kind = token.kind
                         parts.append(Part(kind, ""))
                         begins = False
                     parts[-1] = Part(kind, parts[-1].text + token.text)
                     self._write(printable(token.text), dim=kind != "text")
-            self._write(_between(kind, "text"), dim=True)
+            self._write(between(kind, "text"), dim=True)
         except KeyboardInterrupt:
             self._write(" [stopped]", dim=True)
         print()
@@ -89,10 +90,3 @@ class Terminal:
 
     def _write(self, text: str, dim: bool = False) -> None:
         print(f"{DIM}{text}{PLAIN}" if dim and self._dim and text else text, end="", flush=True)
-
-
-def _between(before: PartType, after: PartType) -> str:
-    """What to print between two parts, as in "That is [12*3 = 36] 36"."""
-    if (before, after) == ("python", "python_output"):
-        return " = "
-    return ("" if before == "text" else "] ") + ("[" if after == "python" else "")

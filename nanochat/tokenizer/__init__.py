@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nanochat.conversation import Conversation, Message, Part  # users' tasks import them from here
 from nanochat.doors import lazy
 from nanochat.tokenizer.pattern import SPLIT_PATTERN, split_pattern
-from nanochat.tokenizer.render import render_conversation, render_prompt
+from nanochat.tokenizer.render import render_conversation, render_partial, render_prompt
 from nanochat.tokenizer.special import SPECIAL_TOKENS
 from nanochat.tokenizer.stream import StreamDecoder
 from nanochat.tokenizer.tokenizer import Tokenizer, read_vocab_size
@@ -36,6 +36,7 @@ __all__ = [
     "measure_compression",
     "read_vocab_size",
     "render_conversation",
+    "render_partial",
     "render_prompt",
     "split_pattern",
     "train_bpe",

@@ -53,6 +53,14 @@ def render_prompt(tokenizer: Tokenizer, conversation: Conversation) -> list[int]
     return [*ids, tokenizer.special(special.ASSISTANT_START)]
 
 
+def render_partial(tokenizer: Tokenizer, conversation: Conversation) -> list[int]:
+    """Ids up to the end of the last message, an answer that is left open: the model goes on from there."""
+    if not conversation.messages or conversation.messages[-1].role != "assistant":
+        raise UserError("there is nothing to go on from: the last message is not the assistant's", "end with an answer")
+    ids, _ = render_conversation(tokenizer, conversation)
+    return ids[:-1]
+
+
 def system_joined(conversation: Conversation) -> Conversation:
     """Put the system text and a blank line before the first user text: there is no system token."""
     first, *rest = conversation.messages

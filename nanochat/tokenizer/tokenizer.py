@@ -93,6 +93,11 @@ class Tokenizer:
         return lengths
 
     @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token, and so no fewer than its characters."""
+        return max(self.token_bytes)
+
+    @cached_property
     def hash(self) -> str:
         """SHA-256 of all that decides ids: pattern, tokens, special tokens."""
         return _digest("\n".join([self.pattern, *SPECIAL_TOKENS, self._ranks_text]))

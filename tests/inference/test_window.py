@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from nanochat.conversation import Conversation
-from nanochat.inference import fit_conversation, fit_ids
-from nanochat.tokenizer import Tokenizer, render_prompt
+from nanochat.inference import fit_conversation, fit_ids, newest_exchanges
+from nanochat.tokenizer import Tokenizer, render_partial, render_prompt
 
 
 def test_a_prompt_that_fits_is_untouched() -> None:
@@ -55,3 +55,31 @@ def test_one_message_longer_than_the_window(tokenizer: Tokenizer) -> None:
     assert len(ids) == 48
     assert ids[0] == tokenizer.bos
     assert ids[-1] == tokenizer.special("<|assistant_start|>")
+
+
+@pytest.mark.parametrize("system", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
+def test_it_is_rendered_as_if_the_rest_had_never_been_said(tokenizer: Tokenizer, system: bool, partial: bool) -> None:
+    whole = conversation(12, system).messages
+    if partial:
+        whole = whole[:-1]
+    render = render_partial if partial else render_prompt
+    head = whole[:system]
+    some = [head + whole[first:] for first in range(system, len(whole), 2)]
+    lengths = [len(render(tokenizer, Conversation(messages))) for messages in some]
+    for window in range(40, 400, 7):
+        ids = newest_exchanges(tokenizer, Conversation(whole), window, 20)
+        room = max(1, min(20, window // 4))
+        expected = next((m for m, n in zip(some, lengths, strict=True) if n <= window - room), some[-1])
+        assert ids == render(tokenizer, Conversation(expected))
+
+
+def test_what_is_far_too_long_is_not_encoded(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded = []
+    real = tokenizer.encode
+    monkeypatch.setattr(tokenizer, "encode", lambda text: encoded.append(len(text)) or real(text))
+    said = [
+        {"role": role, "content": text} for role, text in [("user", "x" * 10**6), ("assistant", "y"), ("user", "z")]
+    ]
+    newest_exchanges(tokenizer, Conversation.from_dict({"messages": said}), 64, 20)
+    assert encoded and max(encoded) == 1

@@ -12,6 +12,7 @@ from nanochat.tokenizer import (
     Part,
     Tokenizer,
     render_conversation,
+    render_partial,
     render_prompt,
 )
 
@@ -75,6 +76,22 @@ def test_a_prompt_is_the_head_of_the_whole(tokenizer: Tokenizer, conversation: C
     assert prompt == ids[: len(prompt)]
     assert prompt[-1] == tokenizer.special("<|assistant_start|>")
     assert not any(mask[len(prompt) - 2 : len(prompt)])
+
+
+@checked
+@given(conversations, words)
+def test_a_partial_answer_is_the_head_of_the_whole(tokenizer: Tokenizer, conversation: Conversation, rest: str) -> None:
+    ids, _ = render_conversation(tokenizer, conversation)
+    assert render_partial(tokenizer, conversation) == ids[:-1]
+    last = conversation.messages[-1]
+    longer = Message(last.role, (*last.parts, Part("text", rest)))
+    whole, _ = render_conversation(tokenizer, Conversation((*conversation.messages[:-1], longer)))
+    assert whole[: len(ids) - 1] == ids[:-1]
+
+
+def test_a_question_is_no_partial_answer(tokenizer: Tokenizer) -> None:
+    with pytest.raises(UserError, match="not the assistant's"):
+        render_partial(tokenizer, Conversation((Message.of("user", "hi"),)))
 
 
 def test_written_out(tokenizer: Tokenizer) -> None:
