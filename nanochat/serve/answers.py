@@ -1,152 +1,197 @@
-"""Answers for many clients from one engine, side by side, in a thread; each is ended when nobody listens."""
+"""Answers for many clients: a bounded queue in which they take turns, before engines that answer side by side."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
+import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nanochat.inference import Engine, Request, Stream, Token
+from nanochat.inference import Engine, Request
+from nanochat.serve.answer import Answer, Job, OutOfTime, Piece
+from nanochat.serve.replica import Replica, hand_over
+from nanochat.serve.turns import Turns
+
+__all__ = ["Answer", "Answers", "Busy", "Draining", "OutOfTime", "Piece", "Refused", "Stats"]
+
+MAX_WAITING = 256
+MAX_SECONDS = 600.0
+LONGEST_RETRY = 60  # seconds
+UNKNOWN_RETRY = 5  # seconds, while no sample has been completed yet
 
 
-class Busy(Exception):
+class Refused(Exception):
+    """A request that is not taken in. retry_after: whole seconds after which it may be."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"try again in {retry_after} seconds")
+        self.retry_after = retry_after
+
+
+class Busy(Refused):
     """Too many are waiting already."""
+
+
+class Draining(Refused):
+    """The server is ending."""
 
 
 @dataclass
 class Stats:
+    """Samples are counted, of which a request may ask for several; `requests` counts what was begun."""
+
     requests: int = 0  # begun, finished ones included
     tokens: int = 0
-    seconds: float = 0.0  # that the engine worked
+    prompt_tokens: int = 0
+    seconds: float = 0.0  # that the engines worked
     waiting: int = 0
     running: int = 0
 
 
-class Answer:
-    """An accepted request: an iterator over its answer's tokens. Its holder must call `leave` at the end."""
-
-    def __init__(self, answers: Answers, request: Request, loop: asyncio.AbstractEventLoop) -> None:
-        self.request = request
-        self._answers, self._loop = answers, loop
-        self._arrived: asyncio.Queue[Token | BaseException | None] = asyncio.Queue()
-        self.left = False
-
-    def send(self, item: Token | BaseException | None) -> None:
-        """From the engine's thread: a token, or how the answer ended."""
-        if not self.left:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens
-                self._loop.call_soon_threadsafe(self._arrived.put_nowait, item)
-
-    async def __aiter__(self) -> AsyncIterator[Token]:
-        while (item := await self._arrived.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def leave(self) -> None:
-        """Stop the work on the answer, however far it is."""
-        if not self.left:
-            self.left = True
-            self._answers.drop(self)
-
-
 class Answers:
-    """Steps the engine in one thread of its own, since the engine is not thread-safe, for as long as there is work."""
+    """One thread for each engine; they share a queue, and the least loaded is given what is next.
 
-    def __init__(self, engine: Engine, max_waiting: int) -> None:
-        self.engine = engine
-        self.max_waiting = max_waiting  # besides the first one
+    max_waiting: samples that may wait while all rows of all engines are taken. max_seconds: for one answer, its wait
+    included. on_first, on_gap: called in the event loop with the seconds to an answer's first token and between events.
+    """
+
+    def __init__(
+        self, engine: Engine | Sequence[Engine], max_waiting: int = MAX_WAITING, max_seconds: float = MAX_SECONDS
+    ) -> None:
+        engines = engine if isinstance(engine, Sequence) else [engine]
+        self.engine = engines[0]
+        self.max_waiting = max_waiting
+        self.max_seconds = max_seconds
         self.stats = Stats()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._lock = threading.Lock()  # of the statistics and all below
-        self._waiting: deque[Answer] = deque()
-        self._working = False
+        self.on_first: Callable[[float], object] = lambda seconds: None
+        self.on_gap: Callable[[float], object] = lambda seconds: None
+        self.draining = False
+        self.replicas = [Replica(number, engine, self) for number, engine in enumerate(engines)]
+        self._lock = threading.Lock()  # of the statistics, the replicas' rows and all below
+        self._changed = threading.Condition(self._lock)
+        self._turns: Turns[Job] = Turns()
+        self._ends: deque[float] = deque(maxlen=64)  # when the last samples were complete
+        self._started = False
         self._closing = False
 
     @property
-    def full(self) -> bool:
-        return self.stats.waiting + self.stats.running > self.max_waiting
+    def slots(self) -> int:
+        """Samples that are computed at once."""
+        return sum(replica.engine.max_batch for replica in self.replicas)
 
-    def begin(self, request: Request) -> Answer:
-        """Accept and count a request; Busy when too many are waiting. Call it in the event loop's thread."""
-        answer = Answer(self, request, asyncio.get_running_loop())
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return not (self.stats.waiting or self.stats.running)
+
+    @property
+    def ended(self) -> Draining:
+        """What those are told whose answers end with the server."""
+        return Draining(1)
+
+    def check(self) -> None:
+        """Busy or Draining where begin would raise them: asked before time is spent on a prompt."""
+        if self.draining:
+            raise Draining(1)
+        if self.stats.waiting + self.stats.running >= self.slots + self.max_waiting:
+            raise Busy(self._retry_after())
+
+    def begin(self, requests: Request | Sequence[Request], client: str = "") -> Answer:
+        """Accept requests that are answered as one; Busy or Draining if not. Call it in the event loop's thread."""
+        requests = [requests] if isinstance(requests, Request) else requests
         with self._lock:
-            if self.full:
-                raise Busy
-            if not self._working:
-                self._thread.submit(self._work)
-                self._working = True
-            self._waiting.append(answer)
-            self._change(waiting=1)
+            self.check()
+            answer = Answer(self, requests, client, self.max_seconds)
+            for job in answer.jobs:
+                self._turns.add(client, job)
+                self.stats.waiting += job.request.n
+            if not self._started:
+                self._started = True
+                for replica in self.replicas:
+                    replica.start()
+            self._give()
         return answer
 
     def drop(self, answer: Answer) -> None:
-        """Forget an answer that waits; one that is being made ends at the next step."""
+        """Forget what of an answer waits; what is being made ends at the next step."""
         with self._lock:
-            if answer in self._waiting:
-                self._waiting.remove(answer)
-                self._change(waiting=-1)
+            waiting = {job for job in answer.jobs if job.waits}
+            for job in waiting:
+                job.waits = False
+                self.stats.waiting -= job.request.n
+                if job.replica:
+                    job.replica.given.remove(job)
+                    job.replica.rows -= job.request.n
+            if waiting:
+                self._turns.remove(answer.client, waiting)
+                self._give()
 
-    def _work(self) -> None:
-        """Until nothing is left to do."""
-        running: dict[Answer, Stream] = {}
-        while self._take(running):
-            started = time.monotonic()
-            error: BaseException | None = None
-            try:
-                self.engine.step()
-            except BaseException as failure:  # told to those whose answers it ended; this thread serves the others
-                error = failure
-            self._count(seconds=time.monotonic() - started)
-            for answer, stream in list(running.items()):
-                tokens = stream.take()
-                self._count(tokens=len(tokens))
-                for token in tokens:
-                    answer.send(token)
-                if error or stream.done or answer.left:
-                    self._end(running, answer, error or stream.error)
-
-    def _take(self, running: dict[Answer, Stream]) -> bool:
-        """Begin waiting answers while the engine has room; False if there is nothing to do any more."""
+    def take(self, replica: Replica) -> list[Job] | None:
+        """Requests that a replica begins before its next step; it waits while it has none. None: it is to end."""
         with self._lock:
-            new: list[Answer] = []
-            while self._waiting and len(running) + len(new) < self.engine.max_batch and not self._closing:
-                new.append(self._waiting.popleft())
-            self._change(waiting=-len(new), running=len(new), requests=len(new))
-            working = self._working = bool(running or new) and not self._closing
-        for answer in new:
-            try:
-                running[answer] = self.engine.stream(answer.request)
-            except BaseException as error:  # told to the one who asked
-                self._count(running=-1)
-                answer.send(error)
-        if not working:
-            for answer in list(running):
-                self._end(running, answer, None)
-        return working
+            while not self._closing:
+                if replica.rows:
+                    jobs, replica.given = replica.given, []
+                    for job in jobs:
+                        job.waits = False
+                        self.stats.waiting -= job.request.n
+                        self.stats.running += job.request.n
+                        self.stats.requests += 1
+                        self.stats.prompt_tokens += len(job.request.prompt)
+                    return jobs
+                if self.idle:  # what the speed was before says nothing about the next rush
+                    self._ends.clear()
+                self._changed.wait()
+        return None
 
-    def _end(self, running: dict[Answer, Stream], answer: Answer, error: BaseException | None) -> None:
-        running.pop(answer).close()
-        self._count(running=-1)
-        answer.send(error)  # last, so that an answer read to its end is in the statistics
+    def _give(self) -> None:
+        """Give what waits to the replicas, least loaded first, as far as they have room. The lock is held."""
+        while self._turns:
+            replica = min(self.replicas, key=lambda replica: replica.rows)
+            if replica.full:
+                break
+            job = self._turns.next()
+            job.replica = replica
+            replica.given.append(job)
+            replica.rows += job.request.n
+        self._changed.notify_all()
 
-    def _count(self, **changes: float) -> None:
+    def count(self, replica: Replica, rows: int = 0, tokens: int = 0, seconds: float = 0.0) -> None:
+        """What a replica has done: `rows` fewer than before, as a negative number."""
         with self._lock:
-            self._change(**changes)
+            replica.rows += rows
+            self.stats.running += rows
+            self.stats.tokens += tokens
+            self.stats.seconds += seconds
+            if rows:
+                self._ends.extend([time.monotonic()] * -rows)
+                self._give()
 
-    def _change(self, **changes: float) -> None:
-        for name, change in changes.items():
-            setattr(self.stats, name, getattr(self.stats, name) + change)
+    def drain(self) -> None:
+        """Accept no more requests; those that were accepted are answered."""
+        self.draining = True
 
     def close(self) -> None:
         """End all answers, those that wait too."""
+        self.draining = True
         with self._lock:
             self._closing = True
-        self._thread.shutdown(wait=True)
-        for answer in self._waiting:
-            answer.send(None)
+            self._changed.notify_all()
+        for replica in self.replicas:
+            replica.join()
+        with self._lock:
+            jobs = [job for replica in self.replicas for job in replica.given]
+            jobs += [self._turns.next() for _ in range(len(self._turns))]
+            self.stats.waiting = 0
+        for job in jobs:
+            job.waits = False
+        hand_over([(job.answer, job.index, None, True, self.ended) for job in jobs])
+
+    def _retry_after(self) -> int:
+        """Whole seconds in which half of those that wait now will have begun, at the speed of the last samples."""
+        if not self._ends:
+            return UNKNOWN_RETRY
+        speed = len(self._ends) / max(time.monotonic() - self._ends[0], 1e-3)
+        return min(max(1, math.ceil(self.stats.waiting / 2 / speed)), LONGEST_RETRY)

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from nanochat import inference
-from nanochat.inference import fit_conversation
-from nanochat.serve.answers import Answer, Answers, Busy
+from nanochat.inference import Token, fit_conversation
+from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime, Refused
 from nanochat.serve.info import Defaults
 from nanochat.serve.schema import ChatBody
+from nanochat.serve.streaming import EventStream
 
 BUSY = {"detail": "too many requests are waiting, try again soon"}
-# A proxy in between must neither cache nor buffer the events.
-SSE_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+ENDING = {"detail": "the server is ending"}
 logger = logging.getLogger(__name__)
 
 
@@ -29,54 +29,51 @@ def routes(answers: Answers, defaults: Defaults) -> APIRouter:
     engine = answers.engine
 
     @router.post("/chat/completions")
-    async def chat_completions(body: ChatBody) -> Response:
-        if answers.full:  # checked first, since making a prompt takes time
-            return JSONResponse(BUSY, status_code=503)
-        max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
-        prompt = fit_conversation(engine.tokenizer, body.conversation(), engine.window, max_tokens)
-        request = inference.Request(
-            prompt=prompt,
-            max_tokens=max_tokens,
-            temperature=defaults.temperature if body.temperature is None else body.temperature,
-            top_k=defaults.top_k if body.top_k is None else body.top_k,
-            seed=secrets.randbits(31),
-        )
+    async def chat_completions(body: ChatBody, http: Request) -> Response:
         try:
-            return _Events(answers.begin(request))
-        except Busy:
-            return JSONResponse(BUSY, status_code=503)
+            answers.check()  # first, since making a prompt takes time
+            max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
+            request = inference.Request(
+                prompt=await asyncio.to_thread(
+                    fit_conversation, engine.tokenizer, body.conversation(), engine.window, max_tokens
+                ),
+                max_tokens=max_tokens,
+                temperature=defaults.temperature if body.temperature is None else body.temperature,
+                top_k=defaults.top_k if body.top_k is None else body.top_k,
+                seed=secrets.randbits(31),
+            )
+            answer = answers.begin(request, http.client.host if http.client else "")
+        except Refused as refused:
+            retry = {"Retry-After": str(refused.retry_after)}
+            if isinstance(refused, Busy):
+                return JSONResponse(BUSY, status_code=429, headers=retry)
+            return JSONResponse(ENDING, status_code=503, headers=retry)
+        return EventStream(answer, _events(answer))
 
     return router
-
-
-class _Events(StreamingResponse):
-    """An answer as it comes; the work on it ends with the response, even if that never began."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(_events(answer), media_type="text/event-stream", headers=SSE_HEADERS)
-        self.answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.answer.leave()
 
 
 async def _events(answer: Answer) -> AsyncIterator[str]:
     """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, last {"done": true}."""
     try:
-        async for token in answer:
-            if not token.text:
-                continue
-            if token.kind == "text":
-                yield _event({"token": token.text, "gpu": 0})
-            else:
-                yield _event({"tool": token.kind, "text": token.text, "gpu": 0})
+        async for piece in answer:
+            events = [_said(token, piece.gpu) for token in piece.tokens if token.text]
+            if events:
+                yield "".join(events)  # sent in one go
+    except OutOfTime:
+        yield _event({"error": "the answer took too long and was stopped"})
+    except Draining:
+        yield _event({"error": "the server ends"})
     except Exception:
         logger.exception("an answer failed")
         yield _event({"error": "the answer failed, see the server's log"})
     yield _event({"done": True})
+
+
+def _said(token: Token, gpu: int) -> str:
+    if token.kind == "text":
+        return _event({"token": token.text, "gpu": gpu})
+    return _event({"tool": token.kind, "text": token.text, "gpu": gpu})
 
 
 def _event(data: dict[str, Any]) -> str:

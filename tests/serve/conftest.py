@@ -10,7 +10,8 @@ import pytest
 import torch
 from fastapi import FastAPI
 
-from nanochat.inference import Engine, Stream, Token
+from nanochat.conversation import Part
+from nanochat.inference import Completion, Engine, Stream, Token
 from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
 from nanochat.serve import ModelInfo, create_app, listen, url
@@ -47,12 +48,16 @@ class Said:
         self.ready: list[Token] = []
         self.done = False
         self.error: Exception | None = None
+        self.text = ""
+        self.complete: list[Completion] = []
 
     def advance(self) -> None:
         try:
             self.ready.append(next(self.tokens))
             self.engine.said += 1
+            self.text += self.ready[-1].text if self.ready[-1].kind == "text" else ""
         except StopIteration:
+            self.complete = [Completion([], self.text, [Part("text", self.text)], "stop", 0, 0)]
             self.close()
         except Exception as error:
             self.error = error
@@ -61,6 +66,10 @@ class Said:
     def take(self) -> list[Token]:
         taken, self.ready = self.ready, []
         return taken
+
+    def finished(self) -> list[Completion]:
+        complete, self.complete = self.complete, []
+        return complete
 
     def close(self) -> None:
         if not self.done:

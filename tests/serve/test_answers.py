@@ -1,24 +1,25 @@
-"""Answers side by side from one engine, driven step by step."""
+"""Answers side by side, driven step by step: who is next, who has gone, what is counted."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from nanochat.inference import Engine, Request, Token
-from nanochat.serve.answers import Answer, Answers
+from nanochat.console import UserError
+from nanochat.inference import Completion, Engine, Request, Token
+from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime
 from tests.inference.fakes import Slots, parrot
 
+Paced = tuple[Engine, threading.Semaphore]
 
-@pytest.fixture
-def paced(engine: Engine) -> Iterator[tuple[Engine, threading.Semaphore]]:
+
+def pace(engine: Engine, seq_len: int = 10_000) -> Paced:
     """An engine that says "a" without end, and a semaphore that each of its steps waits for."""
-    tokenizer = engine.tokenizer
-    made = parrot(tokenizer, tokenizer.encode("a"), seq_len=10_000)
+    made = parrot(engine.tokenizer, engine.tokenizer.encode("a"), seq_len=seq_len)
     may_step = threading.Semaphore(0)
     real = made.step
 
@@ -27,16 +28,23 @@ def paced(engine: Engine) -> Iterator[tuple[Engine, threading.Semaphore]]:
         real()
 
     made.step = step  # type: ignore[method-assign]
+    return made, may_step
+
+
+@pytest.fixture
+def paced(engine: Engine) -> Iterator[Paced]:
+    made, may_step = pace(engine)
     yield made, may_step
     may_step.release(100_000)
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]], answers: Answers, may_step: threading.Semaphore) -> None:
+def run(test: Callable[[], Coroutine[Any, Any, None]], answers: Answers, *may_step: threading.Semaphore) -> None:
     async def whole() -> None:
         try:
             await asyncio.wait_for(test(), 60)
         finally:
-            may_step.release(100_000)
+            for semaphore in may_step:
+                semaphore.release(100_000)
             await asyncio.to_thread(answers.close)
 
     asyncio.run(whole())
@@ -47,84 +55,204 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-def tokens(answer: Answer) -> AsyncIterator[Token]:
-    return aiter(answer)
+async def read(answer: Answer) -> list[Token]:
+    """All tokens up to the end of the answer."""
+    return [token async for piece in answer for token in piece.tokens]
 
 
-def test_two_at_once_both_get_tokens(paced: tuple[Engine, threading.Semaphore]) -> None:
+def rows(engine: Engine, count: int) -> None:
+    engine.max_batch = engine._batch.rows = count
+
+
+def counts(answers: Answers) -> tuple[int, int]:
+    return answers.stats.running, answers.stats.waiting
+
+
+def ask(engine: Engine, tokens: int = 9000, **settings: Any) -> Request:
+    return Request([engine.tokenizer.bos], tokens, **settings)
+
+
+def test_two_at_once_both_get_tokens(paced: Paced) -> None:
     engine, may_step = paced
-    answers = Answers(engine, 5)
+    answers = Answers(engine)
 
     async def test() -> None:
-        long = [answers.begin(Request([engine.tokenizer.bos], 9000)) for _ in range(2)]
+        long = [answers.begin(ask(engine)) for _ in range(2)]
         await until(lambda: answers.stats.running >= 1)
         may_step.release(3)
         for answer in long:
-            assert (await anext(tokens(answer))).text == "a"
-        assert (answers.stats.running, answers.stats.waiting) == (2, 0)
+            assert (await anext(answer)).tokens[0].text == "a"
+        assert counts(answers) == (2, 0)
         for answer in long:
             answer.leave()
         may_step.release(3)
-        await until(lambda: answers.stats.running == 0)
+        await until(lambda: answers.idle)
 
     run(test, answers, may_step)
 
 
-def test_who_leaves_frees_the_slot_within_a_step(paced: tuple[Engine, threading.Semaphore]) -> None:
+def test_an_answer_alone_comes_token_by_token(paced: Paced) -> None:
     engine, may_step = paced
-    engine.max_batch = engine._batch.rows = 1
-    answers = Answers(engine, 5)
+    answers = Answers(engine)
+
+    async def test() -> None:
+        answer = answers.begin(ask(engine))
+        for _ in range(100):
+            may_step.release()
+            assert len((await anext(answer)).tokens) == 1
+
+    run(test, answers, may_step)
+
+
+def test_pieces_that_nobody_reads_are_joined(paced: Paced) -> None:
+    engine, may_step = paced
+    answers = Answers(engine)
+
+    async def test() -> None:
+        answer = answers.begin([ask(engine, 500, n=2), ask(engine, 300)])
+        may_step.release(600)
+        await until(lambda: answers.idle)
+        await asyncio.sleep(0)  # what was handed over last
+        pieces = [piece async for piece in answer]
+        assert [(piece.request, len(piece.tokens)) for piece in pieces] == [(0, 1000), (1, 300)]
+        assert [[(c.sample, len(c.ids), c.finish) for c in piece.finished] for piece in pieces] == [
+            [(0, 500, "length"), (1, 500, "length")],
+            [(0, 300, "length")],
+        ]
+
+    run(test, answers, may_step)
+
+
+def test_who_leaves_frees_the_slot_within_a_step(paced: Paced) -> None:
+    engine, may_step = paced
+    rows(engine, 1)
+    answers = Answers(engine)
     runner: Slots = engine.runner  # type: ignore[assignment]
 
     async def test() -> None:
-        first, second = (answers.begin(Request([engine.tokenizer.bos], 9000)) for _ in range(2))
+        first, second = (answers.begin(ask(engine)) for _ in range(2))
         may_step.release()
-        await anext(tokens(first))
-        assert (answers.stats.running, answers.stats.waiting) == (1, 1)
+        await anext(first)
+        assert counts(answers) == (1, 1)
         first.leave()
         may_step.release(2)  # one may have begun before
-        assert (await anext(tokens(second))).text == "a"
+        assert (await anext(second)).tokens[0].text == "a"
         assert runner.steps <= 3
-        assert (answers.stats.running, answers.stats.waiting, answers.stats.requests) == (1, 0, 2)
+        assert (*counts(answers), answers.stats.requests) == (1, 0, 2)
 
     run(test, answers, may_step)
 
 
-def test_it_sleeps_when_there_is_nothing_to_do(paced: tuple[Engine, threading.Semaphore]) -> None:
+def test_who_leaves_the_queue_gives_the_place_back(paced: Paced) -> None:
+    engine, may_step = paced
+    rows(engine, 1)
+    answers = Answers(engine, max_waiting=2)
+
+    async def test() -> None:
+        running = answers.begin(ask(engine))
+        await until(lambda: counts(answers) == (1, 0))
+        waiting = [answers.begin(ask(engine)) for _ in range(2)]
+        with pytest.raises(Busy) as refused:
+            answers.begin(ask(engine))
+        assert refused.value.retry_after == 5
+        waiting[0].leave()
+        waiting[0].leave()
+        assert counts(answers) == (1, 1)
+        answers.begin(ask(engine)).leave()
+        assert counts(answers) == (1, 1)
+        running.leave()
+        may_step.release(3)
+        assert len((await anext(waiting[1])).tokens) == 1
+        assert answers.stats.requests == 2
+
+    run(test, answers, may_step)
+
+
+def test_rows_are_counted(paced: Paced) -> None:
+    """A request for four samples takes four rows, and frees them; what comes behind it begins when there is room."""
+    engine, may_step = paced
+    rows(engine, 5)
+    answers = Answers(engine, max_waiting=3)
+
+    async def test() -> None:
+        wide = answers.begin([ask(engine, 3, n=4), ask(engine, 5)])
+        late = answers.begin(ask(engine, 2, n=3))
+        await until(lambda: counts(answers) == (5, 3))
+        with pytest.raises(Busy):
+            answers.check()
+        may_step.release(3)
+        await until(lambda: counts(answers) == (1 + 3, 0))
+        may_step.release(10)
+        assert len(await read(wide)) == 4 * 3 + 5
+        assert len(await read(late)) == 3 * 2
+        assert answers.idle
+        assert (answers.stats.tokens, answers.stats.prompt_tokens, answers.stats.requests) == (23, 3, 3)
+
+    run(test, answers, may_step)
+
+
+def test_clients_take_turns(paced: Paced) -> None:
+    """One who asks a hundred times, and one who asks for a hundred things at once, do not keep others waiting."""
+    engine, may_step = paced
+    rows(engine, 1)
+    answers = Answers(engine, 1000)
+    order: list[str] = []
+
+    async def note(name: str, answer: Answer) -> None:
+        async for piece in answer:
+            order.extend(name for _ in piece.finished)
+
+    async def test() -> None:
+        asked = [("a", answers.begin(ask(engine, 1), "1.1.1.1")) for _ in range(30)]
+        asked.append(("b", answers.begin([ask(engine, 1)] * 30, "2.2.2.2")))
+        asked.append(("c", answers.begin(ask(engine, 1), "3.3.3.3")))
+        reading = [asyncio.create_task(note(*one)) for one in asked]
+        for done in range(1, 62):
+            may_step.release()
+            await until(lambda done=done: len(order) == done)  # type: ignore[misc]
+        await asyncio.gather(*reading)
+        assert set(order[:4]) == {"a", "b", "c"}
+        for seen in range(2, 61):
+            assert abs(order[:seen].count("a") - order[:seen].count("b")) <= 2
+
+    run(test, answers, may_step)
+
+
+def test_it_sleeps_when_there_is_nothing_to_do(paced: Paced) -> None:
     engine, may_step = paced
     may_step.release(100_000)
-    answers = Answers(engine, 5)
+    answers = Answers(engine)
     runner: Slots = engine.runner  # type: ignore[assignment]
 
     async def test() -> None:
         for number in range(1, 4):
-            answer = answers.begin(Request([engine.tokenizer.bos], 5))
-            assert len([token async for token in answer]) == 5
-            await until(lambda: not answers._working)
+            assert len(await read(answers.begin(ask(engine, 5)))) == 5
+            assert answers.idle
+            await asyncio.sleep(0.02)
             assert runner.steps == 5 * number
 
     run(test, answers, may_step)
 
 
-def test_a_request_that_the_engine_refuses_is_its_own_affair(paced: tuple[Engine, threading.Semaphore]) -> None:
+def test_a_request_that_the_engine_refuses_is_its_own_affair(paced: Paced) -> None:
     engine, may_step = paced
     may_step.release(100_000)
-    answers = Answers(engine, 5)
+    answers = Answers(engine)
 
     async def test() -> None:
-        good, bad = answers.begin(Request([engine.tokenizer.bos], 50)), answers.begin(Request([10**6]))
-        with pytest.raises(Exception, match="id"):
-            await anext(tokens(bad))
-        assert len([token async for token in good]) == 50
-        assert (answers.stats.running, answers.stats.waiting) == (0, 0)
+        good, bad = answers.begin(ask(engine, 50)), answers.begin([ask(engine, 1), Request([10**6], n=3)])
+        with pytest.raises(UserError, match="id"):
+            await read(bad)
+        assert len(await read(good)) == 50
+        await until(lambda: answers.idle)
 
     run(test, answers, may_step)
 
 
-def test_a_step_that_fails_ends_what_it_was_for(paced: tuple[Engine, threading.Semaphore]) -> None:
+def test_a_step_that_fails_ends_what_it_was_for(paced: Paced) -> None:
     engine, may_step = paced
     may_step.release(100_000)
-    answers = Answers(engine, 5)
+    answers = Answers(engine)
     runner: Slots = engine.runner  # type: ignore[assignment]
     real = runner.step
 
@@ -135,26 +263,110 @@ def test_a_step_that_fails_ends_what_it_was_for(paced: tuple[Engine, threading.S
     async def test() -> None:
         runner.step = fail  # type: ignore[method-assign]
         with pytest.raises(MemoryError):
-            await anext(tokens(answers.begin(Request([engine.tokenizer.bos], 50))))
-        after = answers.begin(Request([engine.tokenizer.bos], 50))
-        assert len([token async for token in after]) == 50
-        assert (answers.stats.running, answers.stats.waiting, answers.stats.requests) == (0, 0, 2)
+            await anext(answers.begin(ask(engine, 50)))
+        assert len(await read(answers.begin(ask(engine, 50)))) == 50
+        assert (*counts(answers), answers.stats.requests) == (0, 0, 2)
 
     run(test, answers, may_step)
 
 
-def test_closing_ends_all(paced: tuple[Engine, threading.Semaphore]) -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_time_is_limited(begun: bool, paced: Paced) -> None:
+    """Both of an answer that is being made and of one that waits; its slot or its place is free then."""
     engine, may_step = paced
-    engine.max_batch = 1
-    answers = Answers(engine, 5)
+    rows(engine, 1)
+    answers = Answers(engine, max_seconds=0.2)
 
     async def test() -> None:
-        both = [answers.begin(Request([engine.tokenizer.bos], 9000)) for _ in range(2)]
+        first, second = answers.begin(ask(engine)), answers.begin(ask(engine))
+        if begun:
+            may_step.release()
+        with pytest.raises(OutOfTime):
+            await read(first if begun else second)
+        may_step.release(3)
+        await until(lambda: answers.idle)
+
+    run(test, answers, may_step)
+
+
+def test_draining(paced: Paced) -> None:
+    engine, may_step = paced
+    answers = Answers(engine)
+
+    async def test() -> None:
+        first = answers.begin(ask(engine, 10))
+        answers.drain()
+        with pytest.raises(Draining):
+            answers.begin(ask(engine, 10))
+        may_step.release(10)
+        assert len(await read(first)) == 10
+        assert answers.idle
+
+    run(test, answers, may_step)
+
+
+def test_closing_ends_all(paced: Paced) -> None:
+    engine, may_step = paced
+    engine.max_batch = 1
+    answers = Answers(engine)
+
+    async def test() -> None:
+        both = [answers.begin(ask(engine)) for _ in range(2)]
         await until(lambda: answers.stats.running == 1)
         closing = asyncio.create_task(asyncio.to_thread(answers.close))
         await until(lambda: answers._closing)
         may_step.release()
         await closing
-        assert [len([token async for token in answer]) for answer in both] == [1, 0]
+        assert len((await anext(both[0])).tokens) == 1
+        for answer in both:
+            with pytest.raises(Draining):
+                await anext(answer)
+        assert answers.idle
 
     run(test, answers, may_step)
+
+
+def test_replicas_share_the_work(engine: Engine) -> None:
+    """Who computes least gets what is next, and one that is busy hinders nobody."""
+    (first, first_may), (second, second_may) = pace(engine), pace(engine)
+    rows(first, 3)
+    rows(second, 3)
+    answers = Answers([first, second])
+
+    async def test() -> None:
+        asked = [answers.begin(ask(first, 4)) for _ in range(2)]
+        await until(lambda: counts(answers) == (2, 0))
+        asked += [answers.begin(ask(first, 4)) for _ in range(5)]
+        assert [replica.rows for replica in answers.replicas] == [3, 3]
+        second_may.release(4)
+        await until(lambda: answers.stats.tokens >= 4)
+        assert [replica.rows for replica in answers.replicas] == [3, 3]  # the seventh has come in
+        second_may.release(10)
+        await until(lambda: answers.replicas[1].rows == 0)
+        last = answers.begin(ask(first, 2))
+        assert {piece.gpu async for piece in last} == {1}
+        first_may.release(10)
+        assert [len(await read(answer)) for answer in asked] == [4] * 7
+        assert answers.idle
+
+    run(test, answers, first_may, second_may)
+
+
+def test_samples_are_as_without_a_server(engine: Engine) -> None:
+    """From a real model, whatever runs beside."""
+    answers = Answers(engine)
+    ids = engine.tokenizer.encode("how many letters")
+    requests = [Request(ids[: 3 + i], 5 + 3 * i, 1.0, seed=i, n=1 + i % 3) for i in range(12)]
+    expected = engine.generate(requests)
+
+    async def test() -> None:
+        asked = [answers.begin(requests[:6]), answers.begin(requests[6:])]
+        came: list[Completion] = []
+        for answer in asked:
+            samples: dict[int, list[Completion]] = {}
+            async for piece in answer:
+                samples.setdefault(piece.request, []).extend(piece.finished)
+            came += [done for i in range(6) for done in sorted(samples[i], key=lambda done: done.sample)]
+        assert [done.ids for done in came] == [done.ids for done in expected]
+
+    run(test, answers)

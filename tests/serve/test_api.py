@@ -307,6 +307,7 @@ def test_sixty_at_once_are_counted_as_they_come(
 ) -> None:
     """Before the first of them has begun: one is answered, as many as may wait do, and all others are told so."""
     engine = scripted(lambda request: text("a"))
+    engine.max_batch = 1
     engine.may_go_on.clear()
     address = served(create_app(engine, info, max_waiting=limit))
     codes: list[int] = []
@@ -317,7 +318,7 @@ def test_sixty_at_once_are_counted_as_they_come(
     threads = [threading.Thread(target=ask) for _ in range(60)]
     for thread in threads:
         thread.start()
-    assert wait_for(lambda: codes.count(503) == 60 - limit - 1)
+    assert wait_for(lambda: codes.count(429) == 60 - limit - 1)
     engine.may_go_on.set()
     for thread in threads:
         thread.join(60)
@@ -374,6 +375,7 @@ def test_a_response_that_never_begins_gives_its_place_back(scripted: Any, info: 
 
 def test_too_many_waiting(scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> None:
     engine = scripted(lambda request: text("a"))
+    engine.max_batch = 1
     engine.may_go_on.clear()
     address = served(create_app(engine, info, max_waiting=1))
     answers: list[int] = []
@@ -388,7 +390,8 @@ def test_too_many_waiting(scripted: Any, info: ModelInfo, served: Callable[[Fast
         if place:
             assert wait_for(lambda: httpx.get(f"{address}/stats", timeout=20).json()["waiting"] == 1)
     refused = httpx.post(f"{address}/chat/completions", json=QUESTION, timeout=20)
-    assert refused.status_code == 503
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert "waiting" in refused.json()["detail"]
     engine.may_go_on.set()
     for thread in threads:

@@ -1,0 +1,117 @@
+"""An accepted request, as its reader sees it in the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nanochat.inference import Completion, Request, Token
+
+if TYPE_CHECKING:
+    from nanochat.serve.answers import Answers
+    from nanochat.serve.replica import Replica
+
+
+class OutOfTime(Exception):
+    """An answer took longer, its wait included, than the server allows."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """What has come of one request since it was last asked: tokens, and the samples that are complete now."""
+
+    request: int  # index in the list given to begin()
+    tokens: list[Token]
+    finished: list[Completion]
+    gpu: int = 0  # the number of the replica that answers
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request of an answer, from the queue to its end. replica: the one that has it; waits: it has not begun it."""
+
+    answer: Answer
+    index: int
+    request: Request
+    replica: Replica | None = None
+    waits: bool = True
+
+
+class Answer:
+    """An iterator over the pieces of its requests' answers. Its holder must call `leave` at the end.
+
+    All but `over` and `quiet` belongs to the event loop's thread. Pieces that are not read are joined, so that what is
+    kept for a slow reader is never more than the answer. quiet: nobody reads tokens, only what is complete.
+    """
+
+    def __init__(self, answers: Answers, requests: Sequence[Request], client: str, max_seconds: float) -> None:
+        self.jobs = [Job(self, index, request) for index, request in enumerate(requests)]
+        self.client = client
+        self.loop = asyncio.get_running_loop()
+        self.over = False  # nobody wants more of it
+        self.quiet = False
+        self._answers = answers
+        self._open = len(self.jobs)
+        self._come: dict[int, Piece] = {}
+        self._error: BaseException | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._last: float | None = None  # when tokens came
+        self._begun = self.loop.time()
+        self._timer = self.loop.call_later(max_seconds, self._expire)
+
+    def receive(self, index: int, piece: Piece | None, ended: bool, error: BaseException | None) -> None:
+        """Take in what a replica hands over: a piece, whether it was the request's last one, and why it failed."""
+        if self.over:
+            return
+        if piece is not None:
+            if piece.tokens:
+                self._observe()
+            if (before := self._come.get(index)) is None:
+                self._come[index] = piece
+            else:
+                before.tokens += piece.tokens
+                before.finished += piece.finished
+        if ended:
+            self._open -= 1
+            if error is not None and self._error is None:
+                self._error = error
+        self._wake()
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Piece:
+        while not self._come:
+            if self._error is not None:
+                raise self._error
+            if not self._open:
+                raise StopAsyncIteration
+            self._reader = self.loop.create_future()
+            await self._reader
+        return self._come.pop(next(iter(self._come)))
+
+    def leave(self) -> None:
+        """Stop the work on the answer, however far it is."""
+        self._timer.cancel()
+        if not self.over:
+            self.over = True
+            self._answers.drop(self)
+
+    def _expire(self) -> None:
+        self._error = OutOfTime()
+        self.leave()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _observe(self) -> None:
+        now = self.loop.time()
+        if self._last is None:
+            self._answers.on_first(now - self._begun)
+        else:
+            self._answers.on_gap(now - self._last)
+        self._last = now

@@ -1,0 +1,95 @@
+"""Answers on their way to a client: as a stream of events, or whole. Either ends the work when the client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from nanochat.inference import Completion
+from nanochat.serve.answers import Answer
+
+SEND_SECONDS = 30.0  # a client that takes nothing for so long is not waited for any more
+# A proxy in between must neither cache nor buffer the events.
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class EventStream(StreamingResponse):
+    """The events, each a text that ends in an empty line. The answer is left at the end, even if none was sent."""
+
+    def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=HEADERS)
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        try:
+            await _unless_gone(sending, receive)
+        except TimeoutError:  # the connection is closed when this returns, since the response is not complete
+            logger.warning("a client took nothing for %d seconds and was disconnected", SEND_SECONDS)
+        except ClientDisconnect:
+            pass
+        finally:
+            self.answer.leave()
+
+    async def _send(self, send: Send) -> None:
+        await _in_time(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for text in self.body_iterator:
+            assert isinstance(text, str)
+            await _in_time(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
+        await _in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def whole(answer: Answer, request: Request) -> list[list[Completion]]:
+    """The samples of each request, when all are complete; the answer is left then. ClientDisconnect: nobody waits."""
+    answer.quiet = True
+    try:
+        return await _unless_gone(asyncio.create_task(_collect(answer)), request.receive)
+    finally:
+        answer.leave()
+
+
+async def _collect(answer: Answer) -> list[list[Completion]]:
+    samples: list[list[Completion]] = [[] for _ in answer.jobs]
+    async for piece in answer:
+        samples[piece.request] += piece.finished
+    return [sorted(some, key=lambda completion: completion.sample) for some in samples]
+
+
+async def _in_time(send: Send, message: Message) -> None:
+    """TimeoutError: the client reads nothing; ClientDisconnect: it has gone."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await send(message)
+    except TimeoutError:
+        raise
+    except OSError:
+        raise ClientDisconnect from None
+
+
+async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T:
+    """What the work gives; it is cancelled when the client goes first, which is a ClientDisconnect."""
+    leaving = asyncio.create_task(_gone(receive))
+    try:
+        await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        raise ClientDisconnect
+    finally:
+        work.cancel()
+        leaving.cancel()
+        await asyncio.gather(work, leaving, return_exceptions=True)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        await asyncio.sleep(0)  # a body's rest
