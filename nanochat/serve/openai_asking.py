@@ -1,0 +1,112 @@
+"""From a body to requests that the engines answer: settings, and the limits that depend on the model."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from nanochat.console import UserError
+from nanochat.conversation import Conversation, Message, Part
+from nanochat.inference import Engine, newest_exchanges
+from nanochat.serve.info import Defaults
+from nanochat.serve.openai_bodies import Body, ChatRequest
+from nanochat.serve.openai_errors import ApiError
+from nanochat.serve.openai_route import AT_ONCE
+from nanochat.serve.shown import Reading
+from nanochat.tokenizer import Tokenizer
+
+T = TypeVar("T")
+
+LEAST_TOP_P = 1e-9  # OpenAI's 0 means the likeliest token alone
+
+
+async def aside(characters: int, work: Callable[[], T]) -> T:
+    """The result of work on so many characters: in a thread if there are many, so that nobody else waits for it."""
+    return work() if characters <= AT_ONCE else await asyncio.to_thread(work)
+
+
+def settings(body: Body, defaults: Defaults) -> dict[str, Any]:
+    """How to choose tokens, as arguments of the engine's Request."""
+    top_k = defaults.top_k if body.top_k is None else max(body.top_k, 0)  # -1 is vLLM's "all"
+    return {
+        "temperature": defaults.temperature if body.temperature is None else body.temperature,
+        "top_k": top_k,
+        "top_p": 1.0 if body.top_p is None else max(body.top_p, LEAST_TOP_P),
+        "min_p": body.min_p or 0.0,
+        "repetition_penalty": 1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        "seed": secrets.randbits(31) if body.seed is None else body.seed,
+        "n": body.n or 1,
+        "stop": body.stop or [],
+    }
+
+
+def too_long(problem: str, window: int, param: str) -> ApiError:
+    return ApiError(f"{problem}; the model's context has {window} tokens", param, "context_length_exceeded")
+
+
+def check_chat(body: ChatRequest) -> None:
+    """ApiError where the messages are in no order that can be answered."""
+    if body.continue_final_message:
+        if body.messages[-1].role != "assistant":
+            raise ApiError("the last message is not the assistant's", "continue_final_message")
+        if body.add_generation_prompt:
+            raise ApiError("a message is continued or a new one begins, not both", "add_generation_prompt")
+    else:
+        if body.messages[-1].role != "user":
+            problem = "the last message must be the user's (or the assistant's, with continue_final_message)"
+            raise ApiError(problem, "messages")
+        if body.add_generation_prompt is False:
+            raise ApiError("without continue_final_message the answer is a new message", "add_generation_prompt")
+    if body.top_logprobs and not body.logprobs:
+        raise ApiError("top_logprobs needs logprobs", "top_logprobs")
+    try:
+        _conversation(body, lambda text: (Part("text", text),)).checked()
+    except UserError as error:
+        raise ApiError(str(error), "messages") from None
+
+
+def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]:
+    """Ids of the newest exchanges that leave room for an answer; ApiError when the last message does not."""
+    tokenizer, window = engine.tokenizer, engine.window
+    conversation = _conversation(body, Reading().parts)
+    last = 1 if body.messages[-1].role == "user" else 2
+    if sum(len(message.text) for message in conversation.messages[-last:]) > window * tokenizer.longest:
+        raise too_long("the last message is too long", window, "messages")  # to see that, it need not be encoded
+    ids = newest_exchanges(tokenizer, conversation, window, max_tokens)
+    if len(ids) >= window:
+        raise too_long(f"the last message needs {len(ids)} tokens", window, "messages")
+    return ids
+
+
+def _conversation(body: ChatRequest, parts: Callable[[str], tuple[Part, ...]]) -> Conversation:
+    """parts: takes an answer of the model apart; asked for the newest one first."""
+    messages = []
+    for message in reversed(body.messages):
+        text = message.content or ""
+        if message.role == "assistant":
+            messages.append(Message("assistant", parts(text)))
+        else:
+            messages.append(Message("user" if message.role == "user" else "system", (Part("text", text),)))
+    return Conversation(tuple(reversed(messages)))
+
+
+def text_prompts(tokenizer: Tokenizer, texts: list[str], window: int) -> list[list[int]]:
+    """Ids of each text behind <|bos|>."""
+    for place, text in enumerate(texts):
+        if len(text) > window * tokenizer.longest:
+            raise too_long(f"prompt {place} is too long", window, "prompt")
+    return [[tokenizer.bos, *tokenizer.encode(text)] for text in texts]
+
+
+def check_prompts(prompts: list[list[int]], engine: Engine) -> None:
+    """ApiError where a prompt does not fit the model."""
+    for place, prompt in enumerate(prompts):
+        if len(prompt) >= engine.window:
+            raise too_long(
+                f"prompt {place} has {len(prompt)} tokens, and needs room for one more", engine.window, "prompt"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < engine.tokenizer.vocab_size:
+            problem = f"prompt {place} holds an id that is not from 0 to {engine.tokenizer.vocab_size - 1}"
+            raise ApiError(problem, "prompt")
