@@ -1,12 +1,17 @@
-"""The server with many clients at once beside its own engine.
+"""The server with many clients at once beside its own engine, or under attack.
 
 The race: a model with random weights is served by `nanochat serve`. A process of its own is 64 clients (and 8, and 1)
 that ask at the same moment over /v1/chat/completions, each its own question of 128 tokens, for streamed answers of 256.
 The engine alone gets the same requests as one batch, in a process without a server. Both draw from the 50 likeliest
 tokens at temperature 1 with the same seeds, so the answers must be the same ones.
 
+--hostile: a tiny model is served. For ten minutes clients send what no client should, leave at any moment, do not read,
+or ask for more than there is, and schemathesis sends what the OpenAPI schema allows and forbids. Well-behaved clients
+ask meanwhile, and must get the answers of a quiet server. In the end the server is told to stop while it answers.
+
     python -m benchmarks.serve --json result.json
     python -m benchmarks.serve --depth 4 --clients 64 --repeats 1
+    python -m benchmarks.serve --hostile --minutes 10 --cases 10000 --json result.json
 """
 
 from __future__ import annotations
@@ -27,6 +32,14 @@ class Config:
     """Tokens of an answer in the race."""
     repeats: int = 3
     """Races of each, in turns."""
+    hostile: bool = False
+    """Attack a server instead."""
+    minutes: float = 10.0
+    """How long."""
+    cases: int = 10_000
+    """Cases that schemathesis makes of the OpenAPI schema; 0: none."""
+    seed: int = 0
+    """Decides on the attacks."""
     json: Path | None = None
     """Write the results to this file."""
 
@@ -61,12 +74,25 @@ def race(config: Config) -> None:
     BenchmarkResult("serve", ours, peers, ratios, checks, settings).conclude(config.json)
 
 
+def survive(config: Config) -> None:
+    from benchmarks.result import BenchmarkResult
+    from benchmarks.serve.hostile import attacked, show
+    from nanochat.console import UserError
+
+    if not config.minutes > 0 or config.cases < 0:
+        raise UserError("nothing can be attacked so", "Give --minutes above 0, and --cases of 0 or more")
+    found, checks = attacked(config.minutes, config.cases, config.seed)
+    show(found)
+    settings = {"minutes": config.minutes, "cases": config.cases, "seed": config.seed}
+    BenchmarkResult("serve --hostile", found, {}, {}, checks, settings).conclude(config.json)
+
+
 def run(config: Config) -> None:
     from nanochat.console import UserError
 
     if sys.platform != "linux":
         raise UserError("CPU seconds and memory of the server are read from /proc", "Run it on Linux")
-    race(config)
+    (survive if config.hostile else race)(config)
 
 
 if __name__ == "__main__":

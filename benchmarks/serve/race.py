@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.generate import PROMPT, VOCAB
 from benchmarks.result import median
 from benchmarks.serve.model import STAGE, words
-from benchmarks.serve.server import HOST, Server
+from benchmarks.serve.server import Server
+from benchmarks.serve.wire import HOST
 
 if TYPE_CHECKING:
     from nanochat.inference import Request

@@ -15,8 +15,8 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.serve.model import STAGE
+from benchmarks.serve.wire import HOST
 
-HOST = "127.0.0.1"
 PATIENCE = 300.0  # seconds until it listens
 ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
