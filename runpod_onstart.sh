@@ -196,7 +196,7 @@ To train, in a terminal of this pod:
 Leave the screen with Ctrl+A, then D; come back with: screen -r speedrun. Watch it: tail -f speedrun.log
 SUMMARY
     if [ -n "${RUNPOD_POD_ID:-}" ]; then
-        echo "Then, to talk to it: .venv/bin/python -m scripts.chat_web --host 0.0.0.0, at https://$(plain "$RUNPOD_POD_ID")-8000.proxy.runpod.net"
+        echo "Then, to talk to it: .venv/bin/python -m scripts.chat_web, which prints a link to https://$(plain "$RUNPOD_POD_ID")-8000.proxy.runpod.net"
     fi
     echo
 }

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -46,6 +47,12 @@ class Ranks:
 def ranks() -> Ranks:
     env = os.environ
     return Ranks(int(env.get("RANK", 0)), int(env.get("LOCAL_RANK", 0)), int(env.get("WORLD_SIZE", 1)))
+
+
+def pod_url(port: int) -> str:
+    """Where RunPod's proxy shows a port of this pod; "" on any other machine."""
+    pod = os.environ.get("RUNPOD_POD_ID", "")
+    return f"https://{pod}-{port}.proxy.runpod.net" if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", pod) else ""
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nanochat.console import say
+from nanochat.machine import pod_url
 
 if TYPE_CHECKING:
     from nanochat.conversation import Conversation
@@ -38,14 +37,10 @@ def go_on(flags: str = "") -> None:
     """Say how to talk to the model from now on. flags: which one, for chat_cli and chat_web."""
     say("Go on talking to it:\n")
     say(f"  in this terminal:  {python()} -m scripts.chat_cli{flags}")
-    pod = os.environ.get("RUNPOD_POD_ID", "")
-    if not re.fullmatch(r"[\w-]{1,64}", pod, re.ASCII):
-        say(f"  in the browser:    {python()} -m scripts.chat_web{flags}")
-        return
-    # The proxy comes from outside, and chat_web listens to this machine alone unless it is told to.
-    say(f"  in the browser:    {python()} -m scripts.chat_web --host 0.0.0.0{flags}")
-    say(f"                     then open https://{pod}-8000.proxy.runpod.net (the pod's port 8000 must be exposed as")
-    say("                     HTTP; everyone who has the address can talk to the model)")
+    say(f"  in the browser:    {python()} -m scripts.chat_web{flags}")
+    if address := pod_url(8000):
+        say(f"                     it prints a link to {address} that logs you in")
+        say("                     (the pod's port 8000 must be exposed as HTTP)")
 
 
 def converse(tag: str, prompts: Sequence[Conversation]) -> None:

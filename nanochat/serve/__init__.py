@@ -7,12 +7,30 @@ from typing import TYPE_CHECKING
 from nanochat.doors import lazy
 from nanochat.serve.address import is_loopback, listen, url
 from nanochat.serve.info import Defaults, ModelInfo
+from nanochat.serve.key import choose_key
 
 if TYPE_CHECKING:
-    from nanochat.serve.app import create_app, run
+    from nanochat.serve.access import Access
+    from nanochat.serve.app import create_app
+    from nanochat.serve.http import run
     from nanochat.serve.line import clean
     from nanochat.serve.terminal import Terminal
 
-__all__ = ["Defaults", "ModelInfo", "Terminal", "clean", "create_app", "is_loopback", "listen", "run", "url"]
+__all__ = [
+    "Access",
+    "Defaults",
+    "ModelInfo",
+    "Terminal",
+    "choose_key",
+    "clean",
+    "create_app",
+    "is_loopback",
+    "listen",
+    "run",
+    "url",
+]
 
-__getattr__ = lazy(__name__, {"app": "create_app run", "line": "clean", "terminal": "Terminal"})
+__getattr__ = lazy(
+    __name__,
+    {"access": "Access", "app": "create_app", "http": "run", "line": "clean", "terminal": "Terminal"},
+)

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN = ("/login", "/health")  # what a stranger may ask, if there is a key
-HOST = re.compile(r"(?:localhost|(?P<number>[0-9.]+|\[[0-9a-f:.]+\]))(?::[0-9]{1,5})?", re.IGNORECASE)
+HOST = re.compile(r"(?:localhost|(?P<number>[0-9.]+|\[[0-9a-f:.]*:[0-9a-f:.]*\]))(?::[0-9]{1,5})?", re.IGNORECASE)
 # Of every answer that does not say otherwise. A page has a policy of its own.
 HEADERS = {
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",

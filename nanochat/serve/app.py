@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from nanochat.inference import Engine
-from nanochat.serve import seed_api, status
-from nanochat.serve.answers import Answers
+from nanochat.serve import login, openai_chat, openai_completions, openai_models, seed_api, status
+from nanochat.serve.access import Access, Guard
+from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.schema import MAX_BODY_BYTES, explain
+from nanochat.serve.openai_errors import answer_to, is_openai
+from nanochat.serve.prometheus import Counted, Meter
+from nanochat.serve.prompt_log import PromptLog
+from nanochat.serve.schema import explain
 
 STATIC = Path(__file__).parent / "static"
 # The page runs its own files and nothing else, whatever a model or a user writes into it.
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "Cache-Control": "no-cache",
 }
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None, max_waiting: int = 32) -> FastAPI:
-    """An app that answers with `engine`."""
-    defaults = defaults or Defaults()
-    answers = Answers(engine, max_waiting)
+def create_app(
+    engine: Engine | Sequence[Engine],
+    info: ModelInfo,
+    defaults: Defaults | None = None,
+    max_waiting: int = MAX_WAITING,
+    max_seconds: float = MAX_SECONDS,
+    access: Access | None = None,
+    log_prompts: bool = False,
+) -> FastAPI:
+    """An app that answers with `engine`, or with several of the same model, least loaded first.
+
+    max_waiting: samples that may wait; more requests are refused. max_seconds: for one answer, its wait included.
+    access: who may ask; without it, all but other websites' pages. log_prompts: on stderr.
+    """
+    defaults, access = defaults or Defaults(), access or Access()
+    answers = Answers(engine, max_waiting, max_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -44,24 +59,36 @@ def create_app(engine: Engine, info: ModelInfo, defaults: Defaults | None = None
         answers.close()
 
     app = FastAPI(title="nanochat", lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.state.answers = answers
+    meter, inside = Meter(answers), app.build_middleware_stack
+    # Around the whole stack, so that FastAPI's own answers to what fails are guarded and counted, too.
+    app.build_middleware_stack = lambda: Counted(Guard(inside(), access), meter)  # type: ignore[method-assign]
+    if log_prompts:
+        app.add_middleware(PromptLog)
+    app.add_middleware(BodyLimit)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         return JSONResponse({"detail": explain(list(error.errors()))}, status_code=422)
 
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        return answer_to(error) if is_openai(request.url.path) else await http_exception_handler(request, error)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
 
+    app.include_router(login.routes(access))
     app.include_router(status.routes(answers, info, defaults))
+    app.include_router(meter.routes())
     app.include_router(seed_api.routes(answers, defaults))
+    app.include_router(openai_models.routes(answers, info))
+    app.include_router(openai_chat.routes(answers, info, defaults))
+    app.include_router(openai_completions.routes(answers, info, defaults))
     return app
-
-
-def run(app: FastAPI, server: socket.socket) -> None:
-    """Serve on a listening socket until Ctrl-C or SIGTERM."""
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
-    with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn after it has shut down
-        uvicorn.Server(config).run(sockets=[server])

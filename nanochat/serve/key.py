@@ -18,10 +18,10 @@ WEAK = 16  # a shorter one can be guessed
 MADE = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
-def choose(flag: str | None, no_auth: bool, loopback: bool, pod: str) -> tuple[str, bool]:
+def choose_key(flag: str | None, no_auth: bool, loopback: bool, on_pod: bool) -> tuple[str, bool]:
     """The key, "" for none, and whether the server made it. UserError when strangers would be let in by accident.
 
-    flag: of --api-key. loopback: the server listens to its own machine alone. pod: RunPod's id of it, "" elsewhere.
+    flag: what was given as --api-key. loopback: the server listens to its own machine alone.
     """
     given = _given(flag)
     if no_auth:
@@ -36,7 +36,7 @@ def choose(flag: str | None, no_auth: bool, loopback: bool, pod: str) -> tuple[s
         return given, False
     if loopback:
         return "", False
-    if pod:
+    if on_pod:
         return _kept(), True
     raise UserError(
         "everyone who reaches this address could use the model",
@@ -46,7 +46,7 @@ def choose(flag: str | None, no_auth: bool, loopback: bool, pod: str) -> tuple[s
 
 
 def _given(flag: str | None) -> str | None:
-    """From the flag or the environment. Refused, and never shown, if no client could send it."""
+    """From the flag or the environment. UserError, which does not show it, if no client could send it."""
     key = os.environ.get(VARIABLE) if flag is None else flag
     where = VARIABLE if flag is None else "--api-key"
     if key is None:

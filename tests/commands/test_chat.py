@@ -283,22 +283,3 @@ def test_the_server_as_a_program(checkpoints: Path) -> None:
     assert program.wait(20) in (0, -15, 143)
     watchdog.cancel()
     assert "warning" not in program.stderr.read()
-
-
-class OpenSocket:
-    """Stands for a socket that listens to everyone; tests open none."""
-
-    def getsockname(self) -> tuple[str, int]:
-        return ("0.0.0.0", 8000)
-
-
-def test_an_open_address_is_warned_of(
-    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from nanochat import serve as room
-
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(checkpoints))
-    monkeypatch.setattr(room, "listen", lambda host, port: OpenSocket())
-    monkeypatch.setattr(room, "run", lambda app, server: None, raising=False)
-    chat_web.run(chat_web.Config(host="0.0.0.0", device="cpu"))
-    assert "there is no password" in capsys.readouterr().err
