@@ -88,6 +88,14 @@ Choice Chooser::choose(const float* logits, size_t vocab, const Draw& draw) {
     return choice;
 }
 
+Choice Chooser::score(const float* logits, const float* penalties, size_t vocab, int64_t id, size_t count) {
+    Choice choice;
+    if (!look(logits, penalties, vocab)) return choice;
+    choice.id = id;
+    tell(choice, count);
+    return choice;
+}
+
 // Makes a row the one at work. False where it cannot be drawn from.
 bool Chooser::look(const float* logits, const float* penalties, size_t vocab) {
     logits_ = logits, penalties_ = penalties, vocab_ = vocab;

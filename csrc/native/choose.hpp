@@ -27,6 +27,9 @@ class Chooser {
 public:
     Choice choose(const float* logits, size_t vocab, const Draw& draw);
 
+    // `id` itself, which has penalty 0, with its log-probability and the `count` likeliest; -1 as above.
+    Choice score(const float* logits, const float* penalties, size_t vocab, int64_t id, size_t count);
+
 private:
     struct Token {
         double weight;

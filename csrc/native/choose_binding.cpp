@@ -1,5 +1,6 @@
 // choose(logits, draws): Python's Draw objects are read, all rows are chosen without the GIL, and the choices returned.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/vector.h>
 
 #include <vector>
 
@@ -52,6 +53,12 @@ std::vector<int64_t> ids_below(const nb::object& seen, size_t vocab) {
     return ids;
 }
 
+nb::list list_of(const std::vector<std::pair<int64_t, double>>& likely) {
+    nb::list made;
+    for (const auto& [id, logprob] : likely) made.append(nb::make_tuple(id, logprob));
+    return made;
+}
+
 nb::list choose(nb::handle logits, const nb::list& rows) {
     const Names& names = Names::known();
     const size_t count = nb::len(rows), vocab = nb::cast<size_t>(logits.attr(names.shape)[1]);
@@ -97,9 +104,31 @@ nb::list choose(nb::handle logits, const nb::list& rows) {
             made.append(choice.id);
             continue;
         }
-        nb::list top;
-        for (const auto& [id, logprob] : choice.top) top.append(nb::make_tuple(id, logprob));
-        made.append(nb::make_tuple(choice.id, choice.logprob, top));
+        made.append(nb::make_tuple(choice.id, choice.logprob, list_of(choice.top)));
+    }
+    return made;
+}
+
+nb::list score(nb::handle logits, const std::vector<int64_t>& ids, size_t size, size_t told) {
+    const size_t count = ids.size(), vocab = nb::cast<size_t>(logits.attr(Names::known().shape)[1]);
+    const float* numbers = numbers_of(logits, nb::make_tuple(count, vocab));
+    if (size > vocab) throw nb::value_error("there are fewer logits than tokens");
+    for (const int64_t id : ids)
+        if (id < 0 || static_cast<size_t>(id) >= size) throw nb::index_error("an id is not in the vocabulary");
+    const std::vector<float> penalties(size);
+    std::vector<Choice> choices(count);
+    {
+        nb::gil_scoped_release unlocked;
+        thread_local Chooser chooser;
+        for (size_t row = 0; row < count; ++row)
+            choices[row] = chooser.score(numbers + row * vocab, penalties.data(), size, ids[row], told);
+    }
+    nb::list made;
+    for (const Choice& choice : choices) {
+        if (choice.id < 0)
+            made.append(nb::none());
+        else
+            made.append(nb::make_tuple(choice.logprob, list_of(choice.top)));
     }
     return made;
 }
@@ -110,6 +139,8 @@ void bind_choose(nb::module_& module) {
     module.def(
         "choose", &choose, nb::arg("logits"), nb::arg("draws"),
         "For each row the next id, or (id, logprob, [(id, logprob), ...]) where the draw asks; -1: none is possible.");
+    module.def("score", &score, nb::arg("logits"), nb::arg("ids"), nb::arg("size"), nb::arg("told"),
+               "For each row its id's (logprob, [(id, logprob), ...]) among the first `size`; None: they have nan or inf.");
 }
 
 }  // namespace nanochat

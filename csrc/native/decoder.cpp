@@ -74,7 +74,15 @@ void Decoder::copy(Slot& source, Slot& target, int length) {
         }
 }
 
+void Decoder::reserve_scratch(int positions) {
+    if (positions <= scored) return;
+    int room = std::max(whole(positions, LANES), 2 * scored);
+    scratch = buffer<float>(size_t(pool.size) * scratch_width(room));
+    scored = room;
+}
+
 void Decoder::copy(int source, const std::vector<int>& targets, int length) {
+    Hold hold(holder);
     reserve(source, length);
     for (int target : targets) {
         reserve(target, length);
@@ -83,8 +91,15 @@ void Decoder::copy(int source, const std::vector<int>& targets, int length) {
 }
 
 void Decoder::step(const std::vector<Row>& all, float* out) {
+    Hold hold(holder);
     pool.settle();
-    for (const Row& row : all) reserve(row.slot, row.position + 1);
+    int positions = 0;
+    for (const Row& row : all) {
+        reserve(row.slot, row.position + 1);
+        positions = std::max(positions, row.position + 1);
+    }
+    reserve_scratch(positions);
+    wanted.reserve(ROWS);
     for (size_t first = 0; first < all.size(); first += ROWS) {
         pool.settle();
         rows = all.data() + first;
@@ -122,13 +137,14 @@ void Decoder::multiply(Pool::Turn& turn, const Matrix& w, const Buffer<float>& i
     });
 }
 
-void Decoder::work(Pool::Turn& turn) {
+void Decoder::work(Pool::Turn& turn) noexcept {
     const Sizes& s = m.sizes;
     int width = s.width, padded = whole(width, kernels.panel), heads = s.heads + 2 * s.kv_heads;
     auto add_to_x = [&](int i, int from, int to) {
         kernels.add(at(x, i, width) + from, at(y, i, padded) + from, to - from);
     };
 
+    float* own = scratch.get() + turn.thread * scratch_width(scored);
     turn.share(n, [&](int i) { embed(i); });
     for (int l = 0; l < s.depth; l++) {
         const Layer& layer = m.layers[l];
@@ -138,7 +154,7 @@ void Decoder::work(Pool::Turn& turn) {
         });
         multiply(turn, *layer.qkv, inputs, n, qkv.get(), qkv_width, [](int, int, int) {});
         in_runs(turn, n * heads, [&](int i, int) { place(i / heads, l, i % heads); });
-        in_runs(turn, n * s.heads, [&](int i, int end) { attend(i, l, i + 1 < end ? i + 1 : -1); });
+        in_runs(turn, n * s.heads, [&](int i, int end) { attend(i, l, i + 1 < end ? i + 1 : -1, own); });
         multiply(turn, *layer.out, inputs, n, y.get(), padded, add_to_x);
         turn.share(n, [&](int i) {
             kernels.norm(at(x, i, width), at(seen, i, width), width, s.eps);
@@ -229,20 +245,17 @@ void Decoder::place(int i, int l, int head) {
     }
 }
 
-// i: a head of a row; next: the one that this thread looks at afterwards, or -1.
-void Decoder::attend(int i, int l, int next) {
+// i: a head of a row; next: the one that this thread looks at afterwards, or -1; out: the thread's scratch.
+void Decoder::attend(int i, int l, int next, float* out) {
     const Sizes& s = m.sizes;
     int r = i / s.heads, head = i % s.heads, shared = s.heads / s.kv_heads, d = s.head_dim;
     const Row& row = rows[r];
     uint8_t *own = keys(slots[row.slot], l, head / shared), *other = nullptr;
     if (next >= 0) other = keys(slots[rows[next / s.heads].slot], l, next % s.heads / shared);
     int begin = std::max(0, row.position - m.layers[l].window);
-    thread_local std::vector<float> scores, out;
-    scores.resize(std::max(scores.size(), size_t(row.position) + 9 * LANES));
-    out.resize(dim);
     kernels.attend(at(q, r * (s.heads + 2 * s.kv_heads) + head, dim), own, values(slots[row.slot], l, head / shared),
-                   s.half, dim, begin, row.position + 1, out.data(), scores.data(), other == own ? nullptr : other);
-    kernels.take(m.layers[l].out->weights, out.data(), r, n, head * d, (head + 1) * d, inputs.get());
+                   s.half, dim, begin, row.position + 1, out, out + dim, other == own ? nullptr : other);
+    kernels.take(m.layers[l].out->weights, out, r, n, head * d, (head + 1) * d, inputs.get());
 }
 
 }  // namespace nanochat

@@ -1,7 +1,9 @@
 // A model's forward pass over rows: tokens of any sequences, each at its position in its sequence's slot.
 #pragma once
 
+#include <atomic>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "kernels.hpp"
@@ -55,13 +57,15 @@ public:
 
     Decoder(Model model, const Kernels& kernels, int threads);
 
-    // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order.
+    // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order. Memory that is missing is noticed before
+    // the work begins: bad_alloc, and the slots hold what they held. One thread at a time, or a runtime_error.
     void step(const std::vector<Row>& rows, float* logits);
     void copy(int source, const std::vector<int>& targets, int length);
     const Model& model() const { return m; }
 
     // Rotary tables (positions, head_dim / 2); a sequence may have so many positions.
     void set_rope(std::vector<float> cosines, std::vector<float> sines) {
+        Hold hold(holder);
         cos = std::move(cosines);
         sin = std::move(sines);
     }
@@ -70,6 +74,20 @@ public:
     const Kernels& kernels;
 
 private:
+    // The right to change anything here.
+    class Hold {
+    public:
+        explicit Hold(std::atomic<long>& holder) : holder(holder) {
+            long before = holder, own = process() + 1;  // a forked child's parent holds nothing of it
+            if (before == own || !holder.compare_exchange_strong(before, own))
+                throw std::runtime_error("two threads use one runner at once: give each an engine of its own");
+        }
+        ~Hold() { holder = 0; }
+
+    private:
+        std::atomic<long>& holder;
+    };
+
     // Keys and values of one sequence: (layer, kv head, positions), with room for `capacity` positions.
     struct Slot {
         int capacity = 0;
@@ -77,17 +95,19 @@ private:
     };
 
     void reserve(int slot, int positions);
+    void reserve_scratch(int positions);
     void copy(Slot& source, Slot& target, int length);
-    size_t row_bytes() const;  // of a key or a value
+    size_t scratch_width(int positions) const { return size_t(dim) + positions + 9 * LANES; }  // of a thread
+    size_t row_bytes() const;                                                                  // of a key or a value
     size_t offset(const Slot& slot, int layer, int head) const;
     uint8_t* keys(Slot& slot, int layer, int head) const { return slot.keys.get() + offset(slot, layer, head); }
     uint8_t* values(Slot& slot, int layer, int head) const { return slot.values.get() + offset(slot, layer, head); }
 
-    void work(Pool::Turn& turn);
+    void work(Pool::Turn& turn) noexcept;
     void embed(int i);
     void mix(int i, const Layer& layer);
     void place(int i, int l, int head);
-    void attend(int i, int l, int next);
+    void attend(int i, int l, int next, float* out);
     template <typename What>
     void in_runs(Pool::Turn& turn, int count, What what);
     template <typename After>
@@ -103,6 +123,9 @@ private:
     std::vector<Slot> slots;
     Buffer<float> x, x0, middle, pairs, seen, qkv, q, y, h, raw;
     Buffer<float> inputs, inner;  // of the next product; inner: of `down`
+    Buffer<float> scratch;        // of each thread: a head's output, and scores of `scored` positions
+    int scored = 0;
+    std::atomic<long> holder{0};
 
     std::function<void(Pool::Turn&)> job = [this](Pool::Turn& turn) { work(turn); };
 

@@ -117,25 +117,28 @@ void require(const Matrix& w, int outputs, int inputs) {
     if (w.outputs != outputs || w.weights.inputs != inputs) throw nb::value_error("a matrix has another shape");
 }
 
-void step(Decoder& decoder, const std::vector<std::tuple<int, int, std::vector<int>, int, bool>>& chunks,
+void step(Decoder& decoder, const std::vector<std::tuple<int, int, std::vector<int>, int, int>>& chunks,
           nb::ndarray<float, nb::device::cpu, nb::c_contig> logits) {
     std::vector<Row> rows;
-    size_t wanted = 0;
+    size_t logits_wanted = 0;
     const Model& m = decoder.model();
-    for (auto& [slot, start, ids, before, last] : chunks) {
+    for (auto& [slot, start, ids, before, wanted] : chunks) {
         if (slot < 0 || start < 0 || ids.empty() || before < -1 || before >= m.sizes.vocab ||
             start + ids.size() > decoder.positions())
             throw nb::value_error("a chunk is outside the cache");
+        if (wanted < 0 || size_t(wanted) > ids.size())
+            throw nb::value_error("a chunk has fewer logits than are wanted of it");
+        int first = start + int(ids.size()) - wanted;  // whose logits are
         int previous = before, position = start;
         for (int id : ids) {
             if (id < 0 || id >= m.sizes.vocab) throw nb::value_error("an id is outside the vocabulary");
-            rows.push_back({slot, position++, id, previous, false});
+            rows.push_back({slot, position, id, previous, position >= first});
+            position++;
             previous = id;
         }
-        rows.back().wanted = last;
-        wanted += last;
+        logits_wanted += wanted;
     }
-    if (logits.ndim() != 2 || logits.shape(0) < wanted || int(logits.shape(1)) != m.sizes.vocab)
+    if (logits.ndim() != 2 || logits.shape(0) < logits_wanted || int(logits.shape(1)) != m.sizes.vocab)
         throw nb::value_error("the logits do not fit");
     nb::gil_scoped_release release;
     decoder.step(rows, logits.data());
@@ -275,7 +278,7 @@ NB_MODULE(_native, m) {
                 new (self) Decoder(model, k, threads);
             },
             "model"_a, "level"_a, "threads"_a)
-        .def("step", step, "chunks"_a, "logits"_a, "Chunks are (slot, start, ids, before, wanted).")
+        .def("step", step, "chunks"_a, "logits"_a, "Chunks are (slot, start, ids, before, wanted), as runner.py's.")
         .def(
             "set_rope",
             [](Decoder& self, nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig> cos,

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -52,9 +53,10 @@ public:
     // One thread's way through the phases of a step.
     class Turn {
     public:
-        explicit Turn(Pool& pool) : pool(pool) {}
+        Turn(Pool& pool, int thread) : thread(thread), pool(pool) {}
 
-        // work(piece) for every piece below `count`, by whichever thread. All threads call this in the same order.
+        // work(piece) for every piece below `count`, by whichever thread. All threads call this in the same order. It
+        // must not throw: the others would wait for its piece for ever.
         template <typename Work>
         void share(int count, Work work) {
             Phase& phase = pool.phases[index++];
@@ -66,6 +68,8 @@ public:
             uint32_t done = phase.done.load(std::memory_order_acquire);
             while (done != pieces) done = await_change(phase.done, done);
         }
+
+        const int thread;  // below `size`
 
     private:
         Pool& pool;
@@ -80,7 +84,7 @@ public:
         current = &work;
         state.fetch_add(1);  // open
         if (size > 1) state.notify_all();
-        Turn turn(*this);
+        Turn turn(*this, 0);
         work(turn);
         state.fetch_add(1);  // closed: who comes now is late
     }
@@ -103,18 +107,22 @@ private:
         forget();
         state = inside = 0;  // the parent may have been in a step
         owner = process();
-        for (int t = 1; t < size; t++)
-            threads.emplace_back([this, seen = state.load()]() mutable { wait_for_work(seen); });
+        try {
+            for (int t = 1; t < size; t++)
+                threads.emplace_back([this, t, seen = state.load()]() { wait_for_work(t, seen); });
+        } catch (const std::system_error&) {
+            // The system gives no more threads. Those that there are do the work.
+        }
     }
 
-    void wait_for_work(uint32_t seen) {
+    void wait_for_work(int thread, uint32_t seen) {
         while (true) {
             seen = await_change(state, seen);
             if (seen % 2 == 0) continue;
             inside.fetch_add(1);
             bool here = state.load() == seen, ends = here && !current;
             if (here && !ends) {
-                Turn turn(*this);
+                Turn turn(*this, thread);
                 (*current)(turn);
             }
             if (inside.fetch_sub(1) == 1) inside.notify_all();

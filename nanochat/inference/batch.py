@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import RLock
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from nanochat.inference.runner import Chunk, Runner
 from nanochat.inference.sampling import Choice, Draw, choose
 
 KEPT = 4  # sequences that are remembered before the first is overwritten, even if one answer at a time is asked for
+SCORED = 256  # tokens of a prompt of which all logits are computed at once, since they take much memory
 WORTH = 8  # tokens for which it pays to copy another request's beginning, or to wait for it
 
 
@@ -33,7 +35,8 @@ class Batch:
 
     Every step gives each answer that has begun a token. Prompts are computed piece by piece beside them, and together
     no more than `runner.chunk` tokens of them in a step. What a slot holds is kept when its answer has ended: a prompt
-    that begins alike is computed from where they differ, at least its last token. window: positions of a sequence.
+    that begins alike is computed from where they differ, at least its last token; a prompt whose log-probabilities are
+    asked for, as a whole. window: positions of a sequence.
     """
 
     def __init__(self, runner: Runner, rows: int, window: int) -> None:
@@ -44,6 +47,7 @@ class Batch:
         self._slots: list[_Slot] = []
         self._busy: list[_Slot] = []  # in the order in which they began
         self._steps = 0
+        self._turn = RLock()
 
     @property
     def done(self) -> bool:
@@ -69,8 +73,11 @@ class Batch:
     def step(self) -> None:
         """One pass of the model. New tokens are in the generations' `ready`.
 
-        An error ends every answer that has begun, as their `error`, and is raised.
+        An error ends every answer that has begun, as their `error`, and is raised. But RuntimeError, which ends none,
+        while another thread is in a step.
         """
+        if not self._turn.acquire(blocking=False):
+            raise RuntimeError("two threads use one engine at once: give each its own, or let one take all steps")
         try:
             self._step()
         except BaseException as error:
@@ -83,6 +90,8 @@ class Batch:
             if not isinstance(error, KeyboardInterrupt):
                 self.forget()
             raise
+        finally:
+            self._turn.release()
 
     def _step(self) -> None:
         self._leave()
@@ -91,28 +100,43 @@ class Batch:
         if not self._busy:
             return
         self._steps += 1
-        moved, asked, chunks = [], [], []
+        moved, chunks = [], []
         budget = self.runner.chunk
         for slot in self._busy:
-            ids, known = slot.ids, slot.known
-            left = len(ids) - known
+            ids, known, generation = slot.ids, slot.known, slot.generation
+            assert generation
+            left = min(len(ids), generation.end - 1) - known  # the last token of all is never computed
             if left == 1:
-                piece = [ids[-1]]
+                piece = [ids[known]]
             elif budget:
-                piece = ids[known : known + min(left, budget)]
+                piece = ids[known : known + min(left, budget, SCORED if generation.scores else budget)]
                 budget -= len(piece)
             else:
                 continue
-            whole = len(piece) == left
-            chunks.append(Chunk(slot.number, known, piece, ids[known - 1] if known else -1, whole))
+            wanted = len(piece) if generation.scores else int(len(piece) == left)
+            chunks.append(Chunk(slot.number, known, piece, ids[known - 1] if known else -1, wanted))
             moved.append(slot)
-            if whole:
-                asked.append(slot)
         logits = self.runner.step(chunks)
+        asked, last, row = [], [], 0  # last: the row of logits after a sequence's newest token
         for slot, chunk in zip(moved, chunks, strict=True):
+            assert slot.generation
             slot.known += len(chunk.ids)
+            row += chunk.wanted
+            if slot.generation.scores:
+                self._score(slot, chunk.start, logits[row - chunk.wanted : row])
+            if slot.known == len(slot.ids):
+                asked.append(slot)
+                last.append(row - 1)
         if asked:
-            self._choose(asked, logits)
+            self._choose(asked, logits if len(last) == row else logits[last])
+
+    def _score(self, slot: _Slot, start: int, logits: Tensor) -> None:
+        """Take in the rows after the prompt's tokens from `start` on."""
+        assert slot.generation
+        try:
+            slot.generation.score(start, logits)
+        except UserError as error:
+            self._fail(slot, error)
 
     def _choose(self, slots: list[_Slot], logits: Tensor) -> None:
         """Give each slot's answer the next token, chosen from its row of logits (n, V)."""
@@ -125,11 +149,16 @@ class Batch:
             choices = [_choose_alone(logits[row : row + 1], draw) for row, draw in enumerate(draws)]
         for slot, generation, choice in zip(slots, generations, choices, strict=True):
             if isinstance(choice, UserError):
-                generation.error = choice
-                slot.known = 0
-                self.runner.clear(slot.number)
+                self._fail(slot, choice)
             else:
                 generation.push(choice.id, choice.logprob, choice.top)
+
+    def _fail(self, slot: _Slot, error: UserError) -> None:
+        """What the slot holds are no numbers."""
+        assert slot.generation
+        slot.generation.error = error
+        slot.known = 0
+        self.runner.clear(slot.number)
 
     def _leave(self) -> None:
         """Free the slots of answers that are complete, failed or not wanted any more."""
@@ -157,7 +186,7 @@ class Batch:
         """A free slot that has got the prompt, and knows as much of it as any; None while others are computing more."""
         self._make_room(generation)
         prompt = generation.sequence
-        most = len(prompt) - 1  # of its last token the logits are needed
+        most = 0 if generation.scores else len(prompt) - 1  # of its last token the logits are needed
         shared, soon, source, worth = [], 0, 0, WORTH
         for slot in self._slots:
             common = _shared(prompt, slot.ids, most)

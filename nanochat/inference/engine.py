@@ -13,6 +13,7 @@ from nanochat.inference.choosing import runner_for
 from nanochat.inference.generation import Generation
 from nanochat.inference.quantize import Quantize
 from nanochat.inference.request import Completion, Request, Token
+from nanochat.inference.scores import PromptScores
 from nanochat.inference.toolcalls import Grammar
 from nanochat.inference.window import fit_ids
 from nanochat.tokenizer import Tokenizer
@@ -95,11 +96,18 @@ class Engine:
         outside = next((id for id in request.prompt if not 0 <= id < self.tokenizer.vocab_size), None)
         if outside is not None:
             raise UserError(f"the prompt holds the id {outside}", f"Ids go from 0 to {self.tokenizer.vocab_size - 1}")
-        prompt = fit_ids(request.prompt, self.tokenizer.bos, self.window, request.max_tokens)
-        request = replace(request, prompt=prompt)
-        room = max(1, min(request.max_tokens, self.window - len(prompt)))
+        prompt, scores = request.prompt, None
+        if request.prompt_logprobs is None:
+            prompt = fit_ids(prompt, self.tokenizer.bos, self.window, request.max_tokens)
+            request = replace(request, prompt=prompt)
+        else:
+            scores = PromptScores(prompt, request.prompt_logprobs, self.tokenizer.vocab_size)
+            most = self.window - min(request.max_tokens, 1)
+            if len(prompt) > most:
+                raise UserError(f"the prompt has {len(prompt)} tokens", f"Score {most} tokens of it at most")
+        room = min(request.max_tokens, max(1, self.window - len(prompt)))
         return [
-            Generation(request, index, sample, room, self.tokenizer, self.grammar, self.penalties, ready)
+            Generation(request, index, sample, room, self.tokenizer, self.grammar, self.penalties, ready, scores)
             for sample in range(request.n)
         ]
 

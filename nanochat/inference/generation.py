@@ -11,6 +11,7 @@ import torch
 from nanochat.conversation import Part, PartType
 from nanochat.inference.request import Completion, Finish, Likely, Request, Token
 from nanochat.inference.sampling import Draw, generator
+from nanochat.inference.scores import PromptScores
 from nanochat.inference.stops import StopStrings
 from nanochat.inference.toolcalls import Grammar
 from nanochat.tokenizer import StreamDecoder, Tokenizer
@@ -25,8 +26,9 @@ RANDOM_NUMBERS = 64  # drawn at once: one by one they cost as much as the rest o
 class Generation:
     """A sample of a request. `room`: how many tokens it may get.
 
-    sequence: prompt and answer. ready: gets the tokens that may be shown; samples of a request share one. finish: set
-    when the answer is complete; error: when it never will be; cancelled: when nobody wants it any more.
+    sequence: prompt and answer. ready: gets the tokens that may be shown; samples of a request share one. scores: those
+    of the prompt, which the first sample fills, until it has. finish: set when the answer is complete; error: when it
+    never will be; cancelled: when nobody wants it any more.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Generation:
         grammar: Grammar,
         penalties: Mapping[PartType, Tensor],
         ready: deque[Token] | None = None,
+        scores: PromptScores | None = None,
     ) -> None:
         self.request = request
         self.index = index
@@ -53,6 +56,10 @@ class Generation:
         self._end: Token | None = None
         self.error: BaseException | None = None
         self.cancelled = False
+        self._scores = scores
+        self.scores = scores if scores and not scores.whole and sample == 0 else None
+        if not room and not self.scores:
+            self.finish = "length"
         self._tokenizer = tokenizer
         self._grammar = grammar
         self._penalties = penalties
@@ -89,7 +96,16 @@ class Generation:
     @property
     def complete(self) -> bool:
         """Whether all of its completion is there."""
-        return self.finish is not None
+        return self.finish is not None and (self._scores is None or self._scores.whole)
+
+    def score(self, start: int, logits: Tensor) -> None:
+        """Take in logits (n, V) after the prompt's tokens from `start` on. UserError where one is no number."""
+        assert self.scores
+        self.scores.add(start, logits)
+        if self.scores.whole:
+            self.scores = None
+            if self.end == self.prompt_length:
+                self.finish = "length"
 
     def draw(self) -> Draw:
         """How the next token is to be chosen. Takes a random number."""
@@ -188,4 +204,6 @@ class Generation:
             done.logprobs = [token.logprob for token in self._tokens]
             done.top = [token.top for token in self._tokens]
             done.tokens, done.end = self._tokens, self._end
+        if self._scores:
+            done.prompt_logprobs, done.prompt_top = list(self._scores.logprobs), list(self._scores.top)
         return done

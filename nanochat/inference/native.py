@@ -72,11 +72,8 @@ class NativeRunner:
         self.refresh()
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
-        wanted = 0
-        given = []
-        for c in chunks:
-            wanted += c.wanted
-            given.append((c.slot, c.start, c.ids, c.before, c.wanted))
+        given = [(c.slot, c.start, c.ids, c.before, c.wanted) for c in chunks]
+        wanted = sum([c.wanted for c in chunks])
         if wanted > len(self._logits):
             self._logits = torch.empty(wanted, self.model.config.vocab_size)
         self._decoder.step(given, self._logits.numpy())

@@ -22,7 +22,7 @@ class Chunk:
     start: int  # the position of ids[0]: how many tokens of the sequence the slot holds already
     ids: list[int]  # at least one
     before: int  # the token before ids[0], -1 where there is none (start is 0)
-    wanted: bool = True  # whether the logits after the last id are
+    wanted: int = 1  # after how many of the last ids the logits are
 
 
 class Runner(Protocol):
@@ -34,7 +34,7 @@ class Runner(Protocol):
     chunk: int  # tokens that a step takes in one go without waste: longer prompts are given piece by piece
 
     def step(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Logits (n, V), float32 on the model's device, after each chunk that wants them, in their order.
+        """Logits (n, V), float32 on the model's device, after each id where they are wanted, in their order.
 
         The slots are different ones. The tensor is the caller's until the next step.
         """

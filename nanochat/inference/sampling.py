@@ -11,13 +11,16 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from nanochat.console import UserError
 from nanochat.inference.native import native
+from nanochat.inference.request import Likely
 
+SCORED = 128  # rows at once, since double precision takes much memory
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -59,6 +62,41 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:
             raise _not_finite()
         choices.append(choice)
     return choices
+
+
+def score(logits: Tensor, ids: Sequence[int], vocab_size: int, told: int) -> list[tuple[float, Likely]]:
+    """The log-probability of each row's id among the first `vocab_size` of `logits` (n, V), and the `told` likeliest.
+
+    UserError where a row has nan or inf.
+    """
+    module = native()
+    scored: list[tuple[float, Likely] | None]
+    if module is None or logits.dtype is not torch.float32 or logits.device.type != "cpu":
+        pieces = zip(logits.split(SCORED), torch.tensor(ids).split(SCORED), strict=True)
+        scored = [one for rows, some in pieces for one in _scored_by_torch(rows[:, :vocab_size], some, told)]
+    else:
+        scored = module.score(logits.contiguous(), list(ids), vocab_size, told)
+    if None in scored:
+        raise _not_finite()
+    return cast("list[tuple[float, Likely]]", scored)
+
+
+def _scored_by_torch(logits: Tensor, ids: Tensor, told: int) -> list[tuple[float, Likely] | None]:
+    """As `score`, of all columns; None for a row that has nan or inf."""
+    if logits.device.type == "mps":
+        logits = logits.cpu()
+    logits, told = logits.float() + 0.0, min(told, logits.shape[-1])  # -0.0, which equals 0.0, becomes it
+    logprobs = logits.double().log_softmax(dim=-1)
+    likely = _largest(logits, told)
+    finite = logits.amax(dim=-1, keepdim=True).isfinite().double()
+    own = logprobs.gather(-1, ids.to(logits.device)[:, None])
+    numbers = torch.cat([finite, own, likely.double(), logprobs.gather(-1, likely)], dim=-1).tolist()
+    return [
+        (row[1], [(int(id), logprob) for id, logprob in zip(row[2 : 2 + told], row[2 + told :], strict=True)])
+        if row[0]
+        else None
+        for row in numbers
+    ]
 
 
 def choose_by_torch(logits: Tensor, draws: Sequence[Draw]) -> list[Choice]:

@@ -93,6 +93,8 @@ class TorchRunner:
                     f"{len(chunk.ids)} tokens after {chunk.start} do not fit in slot {chunk.slot} of {self.slots}"
                     f" slots of {self.length} positions"
                 )
+            if not 0 <= chunk.wanted <= len(chunk.ids):
+                raise ValueError(f"logits after {chunk.wanted} of {len(chunk.ids)} tokens are wanted")
             by_length.setdefault(len(chunk.ids), []).append(number)
         logits: list[Tensor] = []
         order: list[int] = []  # the number of the chunk of each row of logits
@@ -101,7 +103,7 @@ class TorchRunner:
                 alike = [chunks[number] for number in numbers]
                 found = self._decoded(alike) if length == 1 else None
                 logits.append(self._computed(alike) if found is None else found)
-                order += [number for number in numbers if chunks[number].wanted]
+                order += [number for number in numbers for _ in range(chunks[number].wanted)]
         made = torch.cat(logits) if len(logits) > 1 else logits[0]
         return made if order == sorted(order) else made[self._tensor(_places(order))]
 
@@ -112,14 +114,19 @@ class TorchRunner:
         return self.graphs.step(chunks)
 
     def _computed(self, chunks: list[Chunk]) -> Tensor:
-        """Logits (wanted, V) after those of the chunks, all of one length, that want them."""
+        """Logits (wanted, V) after those ids of the chunks, all of one length, where they are wanted."""
         by_slot = sorted(range(len(chunks)), key=lambda number: chunks[number].slot)  # neighbours are not gathered
         rows = [chunks[number] for number in by_slot]
         bounds = Bounds.of([row.slot for row in rows], [row.start for row in rows], len(rows[0].ids))
         given = self._tensor([[row.slot, row.start, row.before, *row.ids] for row in rows])
-        h = self.model.hidden(given[:, 3:], Rows(self.cache, given[:, :3], bounds))[:, -1]
-        wanted = [place for place, chunk in zip(_places(by_slot), chunks, strict=True) if chunk.wanted]
-        return self.model.logits(h if wanted == list(range(len(rows))) else h[self._tensor(wanted)])
+        h = self.model.hidden(given[:, 3:], Rows(self.cache, given[:, :3], bounds))
+        if all(chunk.wanted <= 1 for chunk in chunks):
+            h, length = h[:, -1], 1
+        else:
+            h, length = h.flatten(0, 1), len(rows[0].ids)
+        ends = [(place + 1) * length for place in _places(by_slot)]
+        wanted = [at for end, chunk in zip(ends, chunks, strict=True) for at in range(end - chunk.wanted, end)]
+        return self.model.logits(h if wanted == list(range(len(h))) else h[self._tensor(wanted)])
 
     def _tensor(self, values: Sequence[object]) -> Tensor:
         return sent(values, self.model.device)

@@ -69,7 +69,11 @@ class Slots:
             assert len(held) <= self.length
             self.computed += len(chunk.ids)
         self.largest = max(self.largest, sum(len(chunk.ids) for chunk in chunks if len(chunk.ids) > 1))
-        wanted = [self.logits(self.held[chunk.slot]) for chunk in chunks if chunk.wanted]
+        wanted = []
+        for chunk in chunks:
+            held = self.held[chunk.slot]
+            assert 0 <= chunk.wanted <= len(chunk.ids)
+            wanted += [self.logits(held[:end]) for end in range(len(held) - chunk.wanted + 1, len(held) + 1)]
         return torch.stack(wanted) if wanted else torch.empty(0, self.model.config.vocab_size)
 
     def logits(self, ids: list[int]) -> Tensor:

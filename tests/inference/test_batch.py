@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
+from threading import Thread
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from nanochat.inference import Completion, Engine, Request
 from nanochat.inference.batch import Batch
 from nanochat.inference.generation import Generation
 from nanochat.inference.request import Token
+from nanochat.inference.runner import Chunk
 from nanochat.inference.sampling import choose, generator
 from nanochat.tokenizer import Tokenizer
 from tests.inference.fakes import Hashed, Model, hashed, parrot
@@ -28,6 +30,9 @@ def alone(engine: Engine, runner: Hashed, request: Request) -> list[Completion]:
     """The answers of a request, each token chosen from the logits after the whole sequence: no slots, no batch."""
     answers = []
     for generation in engine._start(request, 0, deque()):
+        if generation.scores:
+            ends = range(1, len(request.prompt) + (request.max_tokens > 0))
+            generation.score(0, torch.stack([runner.logits(request.prompt[:end]) for end in ends]))
         while generation.open:
             [choice] = choose(runner.logits(generation.sequence)[None], [generation.draw()])
             generation.push(choice.id, choice.logprob, choice.top)
@@ -58,6 +63,7 @@ requests = st.builds(
     repetition_penalty=st.sampled_from([1.0, 1.3]),
     stop=st.sampled_from([(), ("a", "77")]),
     logprobs=st.sampled_from([None, 0, 2]),
+    prompt_logprobs=st.sampled_from([None, None, 0, 2]),
 )
 
 
@@ -77,7 +83,11 @@ def test_whatever_happens_beside_it_an_answer_is_its_own(tokenizer: Tokenizer, d
             for generation in generations:
                 batch.add(generation)
         elif action == "cancel" and asked:
-            batch.cancel(data.draw(st.sampled_from(data.draw(st.sampled_from(asked))[1])))
+            request, generations = data.draw(st.sampled_from(asked))
+            # The first sample's numbers for the prompt are all samples'.
+            together = generations if request.prompt_logprobs is not None else [data.draw(st.sampled_from(generations))]
+            for generation in together:
+                batch.cancel(generation)
         elif action != "cancel":
             for _ in range(7 if action == "steps" else 1):
                 batch.step()
@@ -241,6 +251,29 @@ def test_after_a_failed_step_the_engine_goes_on(failing: tuple[Engine, Failing],
     # What Ctrl-C has stopped was right as far as it went; after an error nothing is trusted.
     assert runner.computed - computed == 19 + (1 if failure is KeyboardInterrupt else 3)
     assert engine._batch.done
+
+
+def test_two_threads_in_one_engine_are_told_so_and_the_answer_goes_on(tokenizer: Tokenizer) -> None:
+    told: list[BaseException] = []
+
+    class Slow(Hashed):
+        def step(self, chunks: Sequence[Chunk]) -> torch.Tensor:
+            other = Thread(target=self.disturb)
+            other.start()
+            other.join()
+            return super().step(chunks)
+
+        def disturb(self) -> None:
+            try:
+                engine.step()
+            except RuntimeError as error:
+                told.append(error)
+
+    model = Model(tokenizer.vocab_size)
+    engine = Engine(model, tokenizer, runner=Slow(model))  # type: ignore[arg-type]
+    request = Request([97, 98], 9, temperature=0.0)
+    assert ids_of(engine.generate([request])) == ids_of(alone(engine, Hashed(model), request))
+    assert len(told) == 9 and all("two threads" in str(error) for error in told)
 
 
 def test_an_error_while_counting_ends_the_work(tokenizer: Tokenizer) -> None:

@@ -48,7 +48,7 @@ def runner_of(model: GPT, name: str, quantize: str = "", threads: int = 2) -> Na
     if name not in FOUND:
         pytest.skip(f"no {name} here")
     runner = NativeRunner(model, name, quantize, threads)
-    runner.grow(40, 0)
+    runner.grow(200, 0)
     return runner
 
 
@@ -101,15 +101,28 @@ def test_bfloat16_is_within_a_hundredth_of_the_same_weights_in_float32(config: M
 @each_config
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_row_does_not_depend_on_the_others(config: ModelConfig, name: str, dtype: torch.dtype) -> None:
-    """1 to 32 rows, at different positions, on one thread or three, with prompts beside them: the same bits."""
+    """1 to 150 rows, more than are computed at once, at different positions, on one thread or three: the same bits."""
     model = model_of(config, dtype)
-    texts = [ids_of(config, 20 + i, seed=i) for i in range(32)]
+    texts = [ids_of(config, 4 + i, seed=i) for i in range(150)]
     alone = runner_of(model, name, threads=1)
-    wanted = [one_by_one(alone, 0, text)[-1] for text in texts]
-    for rows, threads in ((1, 3), (2, 2), (5, 2), (6, 1), (7, 3), (13, 2), (16, 2), (29, 3), (32, 2)):
+    wanted = [one_by_one(alone, 0, text)[-1] for text in texts[:32]]
+    wanted += [alone.step([Chunk(0, 0, text, -1)])[0].clone() for text in texts[32:]]
+    for rows, threads in (
+        (1, 3),
+        (2, 2),
+        (5, 2),
+        (6, 1),
+        (7, 3),
+        (13, 2),
+        (16, 2),
+        (29, 3),
+        (32, 2),
+        (64, 2),
+        (150, 3),
+    ):
         runner = runner_of(model, name, threads=threads)
-        runner.step([Chunk(i, 0, text[:-1], -1, False) for i, text in enumerate(texts[:rows])])
-        beside = [Chunk(39, 0, ids_of(config, 77), -1)]
+        runner.step([Chunk(i, 0, text[:-1], -1, 0) for i, text in enumerate(texts[:rows])])
+        beside = [Chunk(199, 0, ids_of(config, 77), -1)]
         chunks = [Chunk(i, len(text) - 1, text[-1:], text[-2]) for i, text in enumerate(texts[:rows])]
         found = runner.step(beside + chunks)[1:]
         for i in range(rows):
@@ -124,7 +137,7 @@ def test_any_cut_of_prompts_and_any_order_of_slots_gives_the_same_bits(data: st.
     runner = NativeRunner(model, data.draw(st.sampled_from(FOUND)), threads=2)
     runner.grow(8, 0)
     texts = [ids_of(config, data.draw(st.integers(1, 150)), seed=i) for i in range(data.draw(st.integers(1, 4)))]
-    wanted = [NativeRunnerOnce(model, runner.level).last(text) for text in texts]
+    right = [NativeRunnerOnce(model, runner.level).all(text) for text in texts]
     slots = data.draw(st.permutations(range(8)))
     done = [0] * len(texts)
     while left := [i for i, text in enumerate(texts) if done[i] < len(text)]:
@@ -134,23 +147,25 @@ def test_any_cut_of_prompts_and_any_order_of_slots_gives_the_same_bits(data: st.
                 done[i] = data.draw(st.integers(0, done[i] - 1))  # go back: overwritten
             text, start = texts[i], done[i]
             end = data.draw(st.integers(start + 1, len(text)))
-            chunks.append(Chunk(slots[i], start, text[start:end], text[start - 1] if start else -1, end == len(text)))
-            ends.append((i, end))
-        rows = iter(runner.step(chunks).clone())
-        for i, end in ends:
+            wanted = data.draw(st.sampled_from([0, 1, end - start]))
+            chunks.append(Chunk(slots[i], start, text[start:end], text[start - 1] if start else -1, wanted))
+            ends.append((i, end, wanted))
+        rows = runner.step(chunks)
+        assert len(rows) == sum(wanted for _, _, wanted in ends)
+        for i, end, wanted in ends:
             done[i] = end
-            if end == len(texts[i]):
-                assert torch.equal(next(rows), wanted[i])
+            assert torch.equal(rows[:wanted], right[i][end - wanted : end])
+            rows = rows[wanted:]
 
 
 class NativeRunnerOnce:
-    """The logits after a text that is computed token by token, alone, on one thread."""
+    """The logits (n, V) after each token of a text that is computed token by token, alone, on one thread."""
 
     def __init__(self, model: GPT, name: str) -> None:
         self.runner = NativeRunner(model, name, threads=1)
 
-    def last(self, ids: list[int]) -> torch.Tensor:
-        return one_by_one(self.runner, 0, ids)[-1]
+    def all(self, ids: list[int]) -> torch.Tensor:
+        return one_by_one(self.runner, 0, ids)
 
 
 @each_level
@@ -348,6 +363,70 @@ def test_runners_can_be_dropped_while_threads_are_on_their_way() -> None:
     subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment, check=True, timeout=120
     )
+
+
+def test_more_logits_than_tokens_are_refused() -> None:
+    runner = NativeRunner(model_of(CLASSIC), FOUND[0])
+    for wanted in (-1, 4):
+        with pytest.raises(ValueError, match="fewer logits"):
+            runner.step([Chunk(0, 0, [1, 2, 3], -1, wanted)])
+
+
+def test_two_threads_in_one_runner_are_told_so() -> None:
+    model, ids = model_of(MODERN), ids_of(MODERN, 150)
+    runner = NativeRunner(model, FOUND[0], threads=2)
+    runner.grow(8, 0)
+    wanted = runner.step([Chunk(0, 0, ids, -1)]).clone()
+    told: list[str] = []
+
+    def disturb() -> None:
+        while not stop.is_set():
+            for disturbance in (lambda: runner._decoder.copy(1, [2], 5), runner._set_rope):
+                try:
+                    disturbance()
+                except RuntimeError as error:
+                    told.append(str(error))
+
+    stop, other = threading.Event(), threading.Thread(target=disturb)
+    other.start()
+    steps = 0
+    while steps < 20 or (not told and steps < 2000):
+        try:
+            assert torch.equal(runner.step([Chunk(0, 0, ids, -1)]), wanted)
+        except RuntimeError as error:
+            told.append(str(error))
+        steps += 1
+    stop.set()
+    other.join()
+    assert told and all("two threads use one runner at once" in message for message in told)
+    assert torch.equal(runner.step([Chunk(0, 0, ids, -1)]), wanted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_memory_that_is_missing_ends_a_step_and_no_more() -> None:
+    """In a process of its own, which may have no more memory than it has, but for what a short step needs."""
+    code = (
+        "import resource, torch\n"
+        "from dataclasses import replace\n"
+        "from tests.inference.test_native import CLASSIC, FOUND, Chunk, NativeRunner, ids_of, model_of\n"
+        "runner = NativeRunner(model_of(replace(CLASSIC, seq_len=40000)), FOUND[0], threads=3)\n"
+        "ids = ids_of(CLASSIC, 20)\n"
+        "wanted = runner.step([Chunk(0, 0, ids, -1)]).clone()\n"
+        "limits = resource.getrlimit(resource.RLIMIT_AS)\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "for room in range(0, 56 << 20, 4 << 20):\n"  # so that it is missing at one place and another
+        "    resource.setrlimit(resource.RLIMIT_AS, (size + room, limits[1]))\n"
+        "    for attempt in (lambda: runner.step([Chunk(1, 39999, [1], 1), Chunk(2, 39999, [1], 1)]),\n"
+        "                    lambda: runner.copy(0, [3], 40000)):\n"
+        "        try: attempt()\n"
+        "        except MemoryError: pass\n"
+        "        else: raise SystemExit(f'{room} bytes are enough')\n"
+        "    assert torch.equal(runner.step([Chunk(0, 0, ids, -1)]), wanted)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, limits)\n"
+        "attempt()\n"
+        "assert torch.equal(runner.step([Chunk(3, 0, ids, -1)]), wanted)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True, timeout=120)
 
 
 def test_two_runners_in_two_threads() -> None:
