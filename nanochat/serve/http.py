@@ -20,7 +20,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from nanochat.console import end
@@ -69,6 +69,7 @@ class Connection(HttpToolsProtocol):
         self.heads = 0  # requests whose headers have come
         self.head_bytes = 0
         self.problem = 400  # what to answer if the parser stops
+        self.cycles: list[RequestResponseCycle] = []  # whose answers are not complete; uvicorn keeps the newest alone
 
     # ---- phases ------------------------------------------------------------------------------------------------
 
@@ -97,17 +98,20 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         """Answer and close, however far the request is."""
-        going = [cycle for cycle in (self.cycle, *(cycle for cycle, _ in self.pipeline)) if cycle is not None]
-        if any(cycle.response_started and not cycle.response_complete for cycle in going):
+        if any(cycle.response_started and not cycle.response_complete for cycle in self.cycles):
             self.drop()  # in the middle of another answer
             return
-        for cycle in going:
-            cycle.disconnected = True
-            cycle.message_event.set()
+        self._tell_gone()
         if self.phase != "body" or not self.cycle.response_complete:
             path = self.scope.get("path", "") if self.scope else ""
             self.transport.write(_plain(status, message, path))
         self.transport.close()
+
+    def _tell_gone(self) -> None:
+        """All that is being answered, or waits for that: the client does not listen any more."""
+        for cycle in self.cycles:
+            cycle.disconnected |= not cycle.response_complete
+            cycle.message_event.set()
 
     # ---- what asyncio calls ------------------------------------------------------------------------------------
 
@@ -118,6 +122,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.server_state.loiterers.pop(self, None)
+        self._tell_gone()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -163,6 +168,9 @@ class Connection(HttpToolsProtocol):
         self.heads += 1
         self._enter("body", BODY_SECONDS)
         super().on_headers_complete()
+        self.cycles = [*(cycle for cycle in self.cycles if not cycle.response_complete), self.cycle]
+        if 0 < len(self.pipeline) < MAX_PIPELINED:
+            self.flow.resume_reading()  # while nothing is read, nobody notices that the client has left
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -235,6 +243,10 @@ class Server(uvicorn.Server):
 
 def run(app: FastAPI, server: socket.socket, drain_seconds: float = 30.0) -> None:
     """Serve on a listening socket until SIGTERM or Ctrl-C. The app's `state.answers` are drained first."""
+    server_of(app, drain_seconds).run(sockets=[server])
+
+
+def server_of(app: FastAPI, drain_seconds: float) -> Server:
     limit = max(16, min(MAX_CONNECTIONS, (_open_files() - SPARE_FILES) // 2))
     config = uvicorn.Config(
         app,
@@ -248,7 +260,7 @@ def run(app: FastAPI, server: socket.socket, drain_seconds: float = 30.0) -> Non
         timeout_graceful_shutdown=0,
     )
     answers = app.state.answers
-    Server(config, limit, answers.drain, lambda: answers.idle, drain_seconds).run(sockets=[server])
+    return Server(config, limit, answers.drain, lambda: answers.idle, drain_seconds)
 
 
 def _open_files() -> int:
