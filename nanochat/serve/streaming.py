@@ -3,50 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from nanochat.inference import Completion
 from nanochat.serve.answers import Answer
 
-SEND_SECONDS = 30.0  # a client that takes nothing for so long is not waited for any more
 # A proxy in between must neither cache nor buffer the events.
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 
 
 class EventStream(StreamingResponse):
-    """The events, each a text that ends in an empty line. The answer is left at the end, even if none was sent."""
+    """The events, each a text that ends in an empty line. The answer is left at the end, even if none was sent.
+
+    A client that reads slowly holds up this response alone; the server ends connections of those who read nothing.
+    """
 
     def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
         self.answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending = asyncio.create_task(self._send(send))
         try:
-            await _unless_gone(sending, receive)
-        except TimeoutError:  # the connection is closed when this returns, since the response is not complete
-            logger.warning("a client took nothing for %d seconds and was disconnected", SEND_SECONDS)
-        except ClientDisconnect:
+            await _unless_gone(asyncio.create_task(self.stream_response(send)), receive)  # type: ignore[arg-type]
+        except (ClientDisconnect, OSError):  # where the server tells it in its own way
             pass
         finally:
             self.answer.leave()
-
-    async def _send(self, send: Send) -> None:
-        await _in_time(send, {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for text in self.body_iterator:
-            assert isinstance(text, str)
-            await _in_time(send, {"type": "http.response.body", "body": text.encode(), "more_body": True})
-        await _in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def whole(answer: Answer, request: Request) -> list[list[Completion]]:
@@ -63,17 +53,6 @@ async def _collect(answer: Answer) -> list[list[Completion]]:
     async for piece in answer:
         samples[piece.request] += piece.finished
     return [sorted(some, key=lambda completion: completion.sample) for some in samples]
-
-
-async def _in_time(send: Send, message: Message) -> None:
-    """TimeoutError: the client reads nothing; ClientDisconnect: it has gone."""
-    try:
-        async with asyncio.timeout(SEND_SECONDS):
-            await send(message)
-    except TimeoutError:
-        raise
-    except OSError:
-        raise ClientDisconnect from None
 
 
 async def _unless_gone(work: asyncio.Task[T], receive: Receive) -> T:

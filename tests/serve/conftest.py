@@ -48,16 +48,18 @@ class Said:
         self.ready: list[Token] = []
         self.done = False
         self.error: Exception | None = None
-        self.text = ""
+        self.texts: list[str] = []
         self.complete: list[Completion] = []
 
     def advance(self) -> None:
         try:
             self.ready.append(next(self.tokens))
             self.engine.said += 1
-            self.text += self.ready[-1].text if self.ready[-1].kind == "text" else ""
+            if self.ready[-1].kind == "text":
+                self.texts.append(self.ready[-1].text)
         except StopIteration:
-            self.complete = [Completion([], self.text, [Part("text", self.text)], "stop", 0, 0)]
+            text = "".join(self.texts)
+            self.complete = [Completion([], text, [Part("text", text)], "stop", 0, 0)]
             self.close()
         except Exception as error:
             self.error = error

@@ -258,7 +258,7 @@ def test_a_failing_engine(scripted: Any, info: ModelInfo) -> None:
 
 
 def wait_for(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
     return condition()
