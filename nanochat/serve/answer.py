@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nanochat.inference import Completion, Request, Token
 
-if TYPE_CHECKING:
-    from nanochat.serve.answers import Answers
-    from nanochat.serve.replica import Replica
+
+class Refused(Exception):
+    """A request that is not taken in. retry_after: whole seconds after which it may be."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"try again in {retry_after} seconds")
+        self.retry_after = retry_after
+
+
+class Busy(Refused):
+    """Too many are waiting already."""
+
+
+class Draining(Refused):
+    """The server is ending."""
 
 
 class OutOfTime(Exception):
@@ -30,13 +42,21 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request of an answer, from the queue to its end. replica: the one that has it; waits: it has not begun it."""
+    """One request of an answer, from the queue to its end. waits: no replica has begun it."""
 
     answer: Answer
     index: int
     request: Request
-    replica: Replica | None = None
     waits: bool = True
+
+
+class Holder(Protocol):
+    """What an answer tells: that nobody wants more of it, the seconds to its first token, and those between events."""
+
+    on_first: Callable[[float], object]
+    on_gap: Callable[[float], object]
+
+    def drop(self, answer: Answer) -> None: ...
 
 
 class Answer:
@@ -46,13 +66,13 @@ class Answer:
     kept for a slow reader is never more than the answer. quiet: nobody reads tokens, only what is complete.
     """
 
-    def __init__(self, answers: Answers, requests: Sequence[Request], client: str, max_seconds: float) -> None:
+    def __init__(self, holder: Holder, requests: Sequence[Request], client: str, max_seconds: float) -> None:
         self.jobs = [Job(self, index, request) for index, request in enumerate(requests)]
         self.client = client
         self.loop = asyncio.get_running_loop()
         self.over = False  # nobody wants more of it
         self.quiet = False
-        self._answers = answers
+        self._holder = holder
         self._open = len(self.jobs)
         self._come: dict[int, Piece] = {}
         self._error: BaseException | None = None
@@ -97,7 +117,7 @@ class Answer:
         self._timer.cancel()
         if not self.over:
             self.over = True
-            self._answers.drop(self)
+            self._holder.drop(self)
 
     def _expire(self) -> None:
         self._error = OutOfTime()
@@ -111,7 +131,7 @@ class Answer:
     def _observe(self) -> None:
         now = self.loop.time()
         if self._last is None:
-            self._answers.on_first(now - self._begun)
+            self._holder.on_first(now - self._begun)
         else:
-            self._answers.on_gap(now - self._last)
+            self._holder.on_gap(now - self._last)
         self._last = now

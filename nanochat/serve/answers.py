@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nanochat.inference import Engine, Request
-from nanochat.serve.answer import Answer, Job, OutOfTime, Piece
+from nanochat.serve.answer import Answer, Busy, Draining, Job, OutOfTime, Piece, Refused
 from nanochat.serve.replica import Replica, hand_over
 from nanochat.serve.turns import Turns
 
@@ -20,22 +20,6 @@ MAX_WAITING = 256
 MAX_SECONDS = 600.0
 LONGEST_RETRY = 60  # seconds
 UNKNOWN_RETRY = 5  # seconds, while no sample has been completed yet
-
-
-class Refused(Exception):
-    """A request that is not taken in. retry_after: whole seconds after which it may be."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"try again in {retry_after} seconds")
-        self.retry_after = retry_after
-
-
-class Busy(Refused):
-    """Too many are waiting already."""
-
-
-class Draining(Refused):
-    """The server is ending."""
 
 
 @dataclass
@@ -86,11 +70,6 @@ class Answers:
         """Whether nothing runs or waits."""
         return not (self.stats.waiting or self.stats.running)
 
-    @property
-    def ended(self) -> Draining:
-        """What those are told whose answers end with the server."""
-        return Draining(1)
-
     def check(self) -> None:
         """Busy or Draining where begin would raise them: asked before time is spent on a prompt."""
         if self.draining:
@@ -121,11 +100,12 @@ class Answers:
             for job in waiting:
                 job.waits = False
                 self.stats.waiting -= job.request.n
-                if job.replica:
-                    job.replica.given.remove(job)
-                    job.replica.rows -= job.request.n
             if waiting:
                 self._turns.remove(answer.client, waiting)
+                for replica in self.replicas:
+                    for job in waiting.intersection(replica.given):
+                        replica.given.remove(job)
+                        replica.rows -= job.request.n
                 self._give()
 
     def take(self, replica: Replica) -> list[Job] | None:
@@ -153,7 +133,6 @@ class Answers:
             if replica.full:
                 break
             job = self._turns.next()
-            job.replica = replica
             replica.given.append(job)
             replica.rows += job.request.n
         self._changed.notify_all()
@@ -187,7 +166,7 @@ class Answers:
             self.stats.waiting = 0
         for job in jobs:
             job.waits = False
-        hand_over([(job.answer, job.index, None, True, self.ended) for job in jobs])
+        hand_over([(job.answer, job.index, None, True, Draining(1)) for job in jobs])
 
     def _retry_after(self) -> int:
         """Whole seconds in which half of those that wait now will have begun, at the speed of the last samples."""

@@ -6,13 +6,10 @@ import contextlib
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from nanochat.inference import Engine, Stream
-from nanochat.serve.answer import Answer, Job, Piece
-
-if TYPE_CHECKING:
-    from nanochat.serve.answers import Answers
+from nanochat.serve.answer import Answer, Draining, Job, Piece
 
 # Between two times that tokens are handed over, for each answer that runs beside another one. Handing over one answer's
 # tokens costs the event loop up to 0.1 ms, on the cores that compute; one answer alone gets each token at once.
@@ -29,15 +26,23 @@ class _Run:
     begun: bool = False  # whether a token has been handed over
 
 
-class Replica:
-    """`answers` gives it work. rows: samples that it computes, and those of `given`, which begin with its next step."""
+class Source(Protocol):
+    """Where a replica's work comes from, and what it tells of it."""
 
-    def __init__(self, number: int, engine: Engine, answers: Answers) -> None:
+    def take(self, replica: Replica) -> list[Job] | None: ...
+
+    def count(self, replica: Replica, rows: int = 0, tokens: int = 0, seconds: float = 0.0) -> None: ...
+
+
+class Replica:
+    """`source` gives it work. rows: samples that it computes, and those of `given`, which begin with its next step."""
+
+    def __init__(self, number: int, engine: Engine, source: Source) -> None:
         self.number = number
         self.engine = engine
         self.rows = 0
         self.given: list[Job] = []
-        self._answers = answers
+        self._source = source
         self._runs: list[_Run] = []
         self._due = 0.0  # when all are told again
         self._thread = threading.Thread(target=self._work, name=f"engine {number}", daemon=True)
@@ -58,7 +63,7 @@ class Replica:
             self._thread.join()
 
     def _work(self) -> None:
-        while (jobs := self._answers.take(self)) is not None:
+        while (jobs := self._source.take(self)) is not None:
             handed = [failed for job in jobs if (failed := self._begin(job))]
             if handed:
                 hand_over(handed)
@@ -66,14 +71,14 @@ class Replica:
                 self._step()
         for run in self._runs:
             run.stream.close()
-        self._answers.count(self, rows=-self.rows)
-        hand_over([(run.job.answer, run.job.index, None, True, self._answers.ended) for run in self._runs])
+        self._source.count(self, rows=-sum(run.rows for run in self._runs))
+        hand_over([(run.job.answer, run.job.index, None, True, Draining(1)) for run in self._runs])
 
     def _begin(self, job: Job) -> Handed | None:
         try:
             self._runs.append(_Run(job, self.engine.stream(job.request), job.request.n))
         except BaseException as error:  # told to the one who asked
-            self._answers.count(self, rows=-job.request.n)
+            self._source.count(self, rows=-job.request.n)
             return job.answer, job.index, None, True, error
         return None
 
@@ -113,7 +118,7 @@ class Replica:
         if ended:
             self._runs = [run for run in self._runs if run not in ended]
         # First, so that an answer that has been read to its end is in the statistics.
-        self._answers.count(self, rows, tokens, now - started)
+        self._source.count(self, rows, tokens, now - started)
         hand_over(handed)
 
 

@@ -305,7 +305,9 @@ def test_draining(paced: Paced) -> None:
     run(test, answers, may_step)
 
 
-def test_closing_ends_all(paced: Paced) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_closing_ends_all(given: bool, paced: Paced) -> None:
+    """Also what a replica would begin with its next step."""
     engine, may_step = paced
     engine.max_batch = 1
     answers = Answers(engine)
@@ -313,6 +315,10 @@ def test_closing_ends_all(paced: Paced) -> None:
     async def test() -> None:
         both = [answers.begin(ask(engine)) for _ in range(2)]
         await until(lambda: answers.stats.running == 1)
+        if given:
+            engine.max_batch = 2
+            both.append(answers.begin(ask(engine)))
+        assert answers.stats.waiting == len(both) - 1
         closing = asyncio.create_task(asyncio.to_thread(answers.close))
         await until(lambda: answers._closing)
         may_step.release()
