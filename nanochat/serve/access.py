@@ -12,6 +12,8 @@ from functools import cached_property
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nanochat.serve.openai_errors import is_openai, openai_error
+
 OPEN = ("/login", "/health")  # what a stranger may ask, if there is a key
 HOST = re.compile(r"(?:localhost|(?P<number>[0-9.]+|\[[0-9a-f:.]*:[0-9a-f:.]*\]))(?::[0-9]{1,5})?", re.IGNORECASE)
 # Of every answer that does not say otherwise. A page has a policy of its own.
@@ -134,10 +136,7 @@ class Guard:
 
 def refusal(path: str, status: int, message: str, code: str) -> Response:
     """An answer in the format of the API that was asked: OpenAI's under /v1, else {"detail": ...}."""
-    if path == "/v1" or path.startswith("/v1/"):
-        error = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
-        return JSONResponse({"error": error}, status)
-    return JSONResponse({"detail": message}, status)
+    return openai_error(status, message, None, code) if is_openai(path) else JSONResponse({"detail": message}, status)
 
 
 def _is_local(host: str) -> bool:

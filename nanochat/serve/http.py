@@ -165,9 +165,9 @@ class Connection(HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD:
             self.problem = 431
             raise ValueError
+        super().on_headers_complete()
         self.heads += 1
         self._enter("body", BODY_SECONDS)
-        super().on_headers_complete()
         self.cycles = [*(cycle for cycle in self.cycles if not cycle.response_complete), self.cycle]
         if 0 < len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()  # while nothing is read, nobody notices that the client has left
