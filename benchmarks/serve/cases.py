@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.serve.wire import HOST
@@ -101,7 +101,7 @@ def _take(hypothesis: Any, strategy: Any, one: Any, seed: int) -> None:
 def main() -> None:
     port, cases, seed = map(int, sys.argv[1:4])
     found = run(port, cases, seed, os.environ.get("NANOCHAT_API_KEY", ""))
-    print(json.dumps(asdict(found)))
+    print(json.dumps(vars(found)))
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ def storm(server: Server, known: list[tuple[Question, Any]], minutes: float, cas
                 target.until = time.monotonic() + 2  # not before the last case
             if server.process.poll() is not None:
                 target.until = 0.0
+        watch.ended.set()  # before the last ones leave, and all is quiet again
         [one.result() for one in attacking]
         heard = [one.result() for one in behaving]
-    watch.ended.set()
     looking.join()
     return {
         "seconds": time.monotonic() - began,
@@ -126,6 +126,8 @@ def drain(server: Server) -> dict[str, Any]:
             time.sleep(0.005)
         server.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
+        while server.get("/health")[0] == 200 and not all(one.done() for one in running):
+            time.sleep(0.005)  # it acts on the signal within a tenth of a second
         late = []
         data = wire.request(
             "/v1/chat/completions", asked[0].body.encode(), {"Authorization": f"Bearer {KEY}"}, server.port

@@ -42,8 +42,13 @@ class Target:
         given |= {name.replace("_", "-"): value for name, value in headers.items()}
         return wire.request(path, body, given, self.port, method)
 
+    @property
+    def patience(self) -> float:
+        """Seconds to wait for an answer, since nobody waits much longer than the attack goes on."""
+        return max(1.0, min(PATIENCE, self.until - time.monotonic()))
+
     def connect(self, buffer: int = 0) -> socket.socket:
-        return wire.connect(self.port, PATIENCE, buffer=buffer)
+        return wire.connect(self.port, self.patience, buffer=buffer)
 
     def note(self, what: str, reply: wire.Reply, sent: bytes = b"") -> None:
         with self._lock:
@@ -52,7 +57,7 @@ class Target:
                 self.faults.append(f"{what}: {reply.status} {reply.body[:300]!r} to {sent[:1500]!r}")
 
     def talk(self, what: str, data: bytes) -> wire.Reply:
-        reply = wire.talk(self.port, data, PATIENCE)
+        reply = wire.talk(self.port, data, self.patience)
         self.note(what, reply, data)
         return reply
 
