@@ -196,18 +196,22 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     prompts = value if isinstance(value, list) and value and type(value[0]) in (str, list) else [value]
     if len(prompts) > MAX_PROMPTS:
         raise ValueError(f"there are more than {MAX_PROMPTS} prompts")
-    kinds = set(map(type, prompts))
-    if kinds == {list}:
-        if not all(prompts):
-            raise ValueError("a prompt of token ids is empty")
-        kinds = set().union(*(map(type, prompt) for prompt in prompts))
-        if kinds == {int}:
-            return prompts
-    elif kinds == {str}:
+    if all(isinstance(prompt, str) for prompt in prompts):
         if not all(map(_is_whole, prompts)):
             raise ValueError("the text holds half of a character (a lone surrogate)")
         return prompts
+    if all(isinstance(prompt, list) for prompt in prompts):
+        if not all(prompts):
+            raise ValueError("a prompt of token ids is empty")
+        if _kinds(prompts) != {int}:
+            prompts = [[_whole(id) for id in prompt] for prompt in prompts]
+        if _kinds(prompts) == {int}:
+            return prompts
     raise ValueError("it is neither a text, a list of texts, a list of token ids, nor a list of such lists")
+
+
+def _kinds(prompts: list[list[Any]]) -> set[type]:
+    return set().union(*(map(type, prompt) for prompt in prompts))
 
 
 def _is_whole(text: str) -> bool:

@@ -44,6 +44,7 @@ def test_texts_and_ids(client: TestClient, engine: Engine) -> None:
     tokens = len(expected.ids)
     used = {"prompt_tokens": len(ids) + 1, "completion_tokens": tokens, "total_tokens": len(ids) + 1 + tokens}
     assert answer["usage"] == used
+    assert ask(client, [float(engine.tokenizer.bos), *ids], max_tokens=12)["choices"] == answer["choices"]
     [as_it_is] = engine.generate([Request(ids, 12, 0)])
     assert ask(client, [engine.tokenizer.bos, *ids], max_tokens=12)["choices"] == answer["choices"]
     assert ask(client, ids, max_tokens=12)["choices"][0]["text"] == shown(as_it_is.parts) != text
@@ -182,6 +183,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"prompt": [["a"]]}),
     ("prompt", {"prompt": [True]}),
     ("prompt", {"prompt": [1.5]}),
+    ("prompt", {"prompt": [1, True]}),
     ("prompt", {"prompt": [-1]}),
     ("prompt", {"prompt": [[1], [10**6]]}),
     ("prompt", {"prompt": {"text": "a"}}),
