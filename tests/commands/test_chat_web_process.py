@@ -105,16 +105,17 @@ def until(condition: Callable[[], bool]) -> bool:
 
 def test_sigterm_lets_running_answers_finish(start: Start) -> None:
     server = start()
-    running = server.asked(4000)
-    assert "token" in next(running)
+    running = [server.asked(4096) for _ in range(8)]
+    assert all("token" in next(answer) for answer in running)
     server.process.send_signal(signal.SIGTERM)
     assert until(lambda: server.health() == (503, False))
     refused = httpx.post(f"{server.url}/chat/completions", json=QUESTION, timeout=60)
     assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
     openai = httpx.post(f"{server.url}/v1/chat/completions", json={**QUESTION, "model": "x"}, timeout=60)
     assert openai.status_code == 503 and openai.json()["error"]["message"]
-    *_, last = running
-    assert json.loads(last) == {"done": True}
+    for answer in running:
+        *_, last = answer
+        assert json.loads(last) == {"done": True}
     assert server.end() == (0, "")
 
 

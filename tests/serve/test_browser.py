@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
-from nanochat.serve import ModelInfo, create_app
+from nanochat.serve import Access, ModelInfo, create_app
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -133,3 +133,23 @@ def test_settings_are_sent_and_errors_are_shown(
     page.keyboard.press("Enter")
     page.get_by_text("8000").wait_for()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_logging_in(
+    by_hand: bool, page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    app = create_app(scripted(lambda request: [word("yes")]), info, access=Access("k+e/y&=%", loopback=True))
+    address = served(app)
+    if by_hand:
+        page.goto(address)
+        page.get_by_label("The key of this server").fill("k+e/y&=%")
+        page.get_by_role("button", name="Log in").click()
+    else:
+        page.goto(f"{address}/login?key=k%2Be%2Fy%26%3D%25")
+    page.get_by_text("sft/d2, step 7").wait_for()
+    assert page.url == f"{address}/"
+    page.get_by_label("Message").fill("hello?")
+    page.keyboard.press("Enter")
+    page.get_by_text("yes").wait_for()
+    assert page.evaluate("document.cookie") == ""  # no script can read it
