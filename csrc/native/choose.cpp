@@ -119,25 +119,47 @@ void Chooser::find_at_least(float least) {
     tokens_.clear();
     for (size_t block = 0; block < maxima_.size(); ++block) {
         if (maxima_[block] < least) continue;
-        for (size_t id = block * step_, end = std::min(id + step_, vocab_); id < end; ++id)
-            if (const float value = logits_[id] + penalties_[id]; value >= least)
-                tokens_.push_back({0, value, static_cast<int32_t>(id)});
+        int32_t found[kBlock];  // written for every id, since a branch would often be foreseen wrong
+        size_t count = 0;
+        for (size_t id = block * step_, end = std::min(id + step_, vocab_); id < end; ++id) {
+            found[count] = static_cast<int32_t>(id);
+            count += logits_[id] + penalties_[id] >= least;
+        }
+        for (size_t i = 0; i < count; ++i) tokens_.push_back({0, logits_[found[i]] + penalties_[found[i]], found[i]});
     }
 }
 
-// The `count` tokens with the largest values, in no order.
+// A value that at least `count` blocks reach, and not many more. There are more blocks than that.
+float Chooser::reached_by(size_t count) const {
+    const auto reach = [&](float bound) {
+        size_t blocks = 0;
+        for (const float most : maxima_) blocks += most >= bound;
+        return blocks;
+    };
+    float high = most_, low = most_ - 1;
+    for (float width = 2; reach(low) < count; width *= 2) high = low, low = most_ - width;
+    for (int step = 0; step < 16; ++step) {
+        const float middle = low / 2 + high / 2;
+        const size_t blocks = reach(middle);
+        (blocks < count ? high : low) = middle;
+        if (blocks >= count && blocks <= count + count / 8) break;
+    }
+    return low;
+}
+
+// The `count` tokens with the largest values, by id.
 void Chooser::find_largest(size_t count) {
-    float least = kNever;
-    if (count < maxima_.size()) {  // so many blocks hold a value at least as large as the least of their maxima
-        bounds_ = maxima_;
-        std::nth_element(bounds_.begin(), bounds_.begin() + (count - 1), bounds_.end(), std::greater<>());
-        least = bounds_[count - 1];
-    }
-    find_at_least(least);
-    if (count < tokens_.size()) {
-        std::nth_element(tokens_.begin(), tokens_.begin() + count, tokens_.end(), is_before);
-        tokens_.resize(count);
-    }
+    find_at_least(count < maxima_.size() ? reached_by(count) : kNever);  // so many blocks hold as many such values
+    if (count >= tokens_.size()) return;
+    bounds_.clear();
+    for (const Token& token : tokens_) bounds_.push_back(token.value);
+    std::nth_element(bounds_.begin(), bounds_.begin() + (count - 1), bounds_.end(), std::greater<>());
+    const float least = bounds_[count - 1];
+    size_t room = count, kept = 0;  // room: for tokens that equal it
+    for (const Token& token : tokens_) room -= token.value > least;
+    for (const Token& token : tokens_)
+        if (token.value > least || (token.value == least && room && room--)) tokens_[kept++] = token;
+    tokens_.resize(kept);
 }
 
 int64_t Chooser::draw_from_largest(const Draw& draw) {
@@ -153,7 +175,8 @@ int64_t Chooser::draw_from_largest(const Draw& draw) {
         tokens_.resize(kept);
     }
     std::erase_if(tokens_, [&](const Token& token) { return !(token.value >= floor && token.weight > 0); });
-    std::sort(tokens_.begin(), tokens_.end(), [](const Token& a, const Token& b) { return a.id < b.id; });
+    if (draw.top_p < 1)
+        std::sort(tokens_.begin(), tokens_.end(), [](const Token& a, const Token& b) { return a.id < b.id; });
     double total = 0, sum = 0;
     for (const Token& token : tokens_) total += token.weight;
     const double place = place_on(total, draw.uniform);

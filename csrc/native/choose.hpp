@@ -54,6 +54,7 @@ private:
 
     bool look(const float* logits, const float* penalties, size_t vocab);
     void find_at_least(float least);
+    float reached_by(size_t count) const;
     void find_largest(size_t count);
     int64_t draw_from_largest(const Draw& draw);
     double weigh(double temperature);

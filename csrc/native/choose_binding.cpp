@@ -139,8 +139,9 @@ void bind_choose(nb::module_& module) {
     module.def(
         "choose", &choose, nb::arg("logits"), nb::arg("draws"),
         "For each row the next id, or (id, logprob, [(id, logprob), ...]) where the draw asks; -1: none is possible.");
-    module.def("score", &score, nb::arg("logits"), nb::arg("ids"), nb::arg("size"), nb::arg("told"),
-               "For each row its id's (logprob, [(id, logprob), ...]) among the first `size`; None: they have nan or inf.");
+    module.def(
+        "score", &score, nb::arg("logits"), nb::arg("ids"), nb::arg("size"), nb::arg("told"),
+        "For each row its id's (logprob, [(id, logprob), ...]) among the first `size`; None where one is nan or inf.");
 }
 
 }  // namespace nanochat

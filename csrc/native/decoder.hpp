@@ -57,8 +57,8 @@ public:
 
     Decoder(Model model, const Kernels& kernels, int threads);
 
-    // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order. Memory that is missing is noticed before
-    // the work begins: bad_alloc, and the slots hold what they held. One thread at a time, or a runtime_error.
+    // Logits (wanted rows, vocab) of all rows. The rows of a slot come in order. Memory that is missing is noticed
+    // before the work begins: bad_alloc, and the slots hold what they held. One thread at a time, or a runtime_error.
     void step(const std::vector<Row>& rows, float* logits);
     void copy(int source, const std::vector<int>& targets, int length);
     const Model& model() const { return m; }

@@ -43,21 +43,22 @@ struct Passes {
         constexpr float kNever = -std::numeric_limits<float>::infinity();
         const Floats largest = Floats{} + std::numeric_limits<float>::max();
         Floats top = Floats{} + kNever;
-        Whole bad = {};
+        Whole good = ~Whole{};
         for (size_t begin = 0; begin < size; begin += step) {
             Floats most = Floats{} + kNever;
-            for (size_t i = begin; i < begin + step; i += kWidth) {
-                const Floats value = at(logits + i) + at(penalties + i);
-                most = value > most ? value : most;
-                bad |= value <= largest ? Whole{} : Whole{} + 1;
-            }
+            for (size_t i = begin; i < begin + step; i += kSums)
+                for (size_t part = 0, j = i; part < kParts; ++part, j += kWidth) {
+                    const Floats value = at(logits + j) + at(penalties + j);
+                    most = value > most ? value : most;
+                    good &= value <= largest ? ~Whole{} : Whole{};
+                }
             top = most > top ? most : top;
             *maxima++ = largest_of(most);
         }
-        uint32_t lanes[kWidth], any = 0;
-        std::memcpy(lanes, &bad, sizeof bad);
-        for (uint32_t lane : lanes) any |= lane;
-        return any ? std::numeric_limits<float>::quiet_NaN() : largest_of(top);
+        uint32_t lanes[kWidth], all = ~0u;
+        std::memcpy(lanes, &good, sizeof good);
+        for (uint32_t lane : lanes) all &= lane;
+        return all ? largest_of(top) : std::numeric_limits<float>::quiet_NaN();
     }
 
     // values = logits + penalties, weights = 2^((value - most) * scale) and the sum of each block of weights.
@@ -115,9 +116,9 @@ private:
     static INLINE float largest_of(const Floats& values) {
         float lanes[kWidth];
         std::memcpy(lanes, &values, sizeof values);
-        float one = lanes[0];
-        for (float lane : lanes) one = lane > one ? lane : one;
-        return one;
+        for (size_t half = kWidth / 2; half; half /= 2)
+            for (size_t i = 0; i < half; ++i) lanes[i] = lanes[i + half] > lanes[i] ? lanes[i + half] : lanes[i];
+        return lanes[0];
     }
 
     static INLINE double sum_of(const Floats (&parts)[kParts]) {
