@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation, Message, Part
@@ -13,18 +12,10 @@ from nanochat.inference import Engine, newest_exchanges
 from nanochat.serve.info import Defaults
 from nanochat.serve.openai_bodies import Body, ChatRequest
 from nanochat.serve.openai_errors import ApiError
-from nanochat.serve.openai_route import AT_ONCE
 from nanochat.serve.shown import Reading
 from nanochat.tokenizer import Tokenizer
 
-T = TypeVar("T")
-
 LEAST_TOP_P = 1e-9  # OpenAI's 0 means the likeliest token alone
-
-
-async def aside(characters: int, work: Callable[[], T]) -> T:
-    """The result of work on so many characters: in a thread if there are many, so that nobody else waits for it."""
-    return work() if characters <= AT_ONCE else await asyncio.to_thread(work)
 
 
 def settings(body: Body, defaults: Defaults) -> dict[str, Any]:

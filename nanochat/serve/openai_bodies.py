@@ -15,6 +15,7 @@ from nanochat.inference.request import MOST_LOGPROBS
 MAX_BODY_BYTES = 4 << 20
 MAX_MESSAGES = 2048
 MAX_PARTS = 256  # of a message
+MAX_IDS = 1 << 17  # of a prompt; more than any model's context
 MAX_N = 16
 MAX_PROMPTS = 256
 MAX_ROWS = 256  # samples of a request: its prompts times n
@@ -203,15 +204,16 @@ def _prompts(value: Any) -> list[str] | list[list[int]]:
     if all(isinstance(prompt, list) for prompt in prompts):
         if not all(prompts):
             raise ValueError("a prompt of token ids is empty")
-        if _kinds(prompts) != {int}:
-            prompts = [[_whole(id) for id in prompt] for prompt in prompts]
-        if _kinds(prompts) == {int}:
+        if any(len(prompt) > MAX_IDS for prompt in prompts):
+            raise ValueError(f"a prompt has more than {MAX_IDS} tokens")
+        prompts = [prompt if _are_whole(prompt) else list(map(_whole, prompt)) for prompt in prompts]
+        if all(map(_are_whole, prompts)):
             return prompts
     raise ValueError("it is neither a text, a list of texts, a list of token ids, nor a list of such lists")
 
 
-def _kinds(prompts: list[list[Any]]) -> set[type]:
-    return set().union(*(map(type, prompt) for prompt in prompts))
+def _are_whole(ids: list[Any]) -> bool:
+    return set(map(type, ids)) == {int}
 
 
 def _is_whole(text: str) -> bool:

@@ -15,7 +15,7 @@ from nanochat import inference
 from nanochat.inference import Completion, Token
 from nanochat.serve.answers import Answer, Answers
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.openai_asking import aside, chat_prompt, check_chat, settings
+from nanochat.serve.openai_asking import chat_prompt, check_chat, settings
 from nanochat.serve.openai_bodies import ChatRequest
 from nanochat.serve.openai_errors import error_body, error_of
 from nanochat.serve.openai_logprobs import Telling
@@ -30,7 +30,7 @@ from nanochat.serve.openai_replies import (
     Delta,
     Usage,
 )
-from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, event, reply
+from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
 from nanochat.serve.streaming import EventStream, whole
 

@@ -13,14 +13,14 @@ from nanochat import inference
 from nanochat.inference import Completion
 from nanochat.serve.answers import Answer, Answers
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.openai_asking import aside, check_prompts, settings, text_prompts
+from nanochat.serve.openai_asking import check_prompts, settings, text_prompts
 from nanochat.serve.openai_bodies import MAX_ROWS, CompletionRequest
 from nanochat.serve.openai_chat import by_sample, client_of, error_event, usage_of
 from nanochat.serve.openai_errors import ApiError
 from nanochat.serve.openai_logprobs import Telling, add, joined, prompt_logprobs
 from nanochat.serve.openai_models import model_id
 from nanochat.serve.openai_replies import TextChoice, TextLogprobs, TextReply
-from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, event, reply
+from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
 from nanochat.serve.streaming import EventStream, whole
 from nanochat.tokenizer import Tokenizer

@@ -78,7 +78,7 @@ def error_of(error: BaseException) -> tuple[int, str, str | None, str | None, di
         case UserError():
             return 400, str(error), None, None, {}
         case RequestValidationError():
-            return 400, explain(list(error.errors())), _param(list(error.errors())), None, {}
+            return 400, explain(list(error.errors())), param_of(list(error.errors())), None, {}
         case HTTPException():
             return error.status_code, str(error.detail), None, None, dict(error.headers or {})
         case Busy():
@@ -95,7 +95,7 @@ def error_of(error: BaseException) -> tuple[int, str, str | None, str | None, di
     return 500, "the answer failed, see the server's log", None, None, {}
 
 
-def _param(errors: list[Any]) -> str | None:
+def param_of(errors: list[Any]) -> str | None:
     """The parameter that the first error is about."""
     steps = [step for step in errors[0]["loc"] if step != "body"]
     return str(steps[0]) if steps and isinstance(steps[0], str) else None

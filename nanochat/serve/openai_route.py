@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from nanochat.reading import parse_json
-from nanochat.serve.openai_errors import ApiError, ErrorReply, answer_to
+from nanochat.serve.openai_errors import ApiError, ErrorReply, answer_to, param_of
+from nanochat.serve.schema import explain
 
 AT_ONCE = 1 << 14  # bytes, or characters: less is read and encoded without leaving the event loop
+# Lists and objects cost far more than what is in them, and nobody else gets on while a body is taken apart.
+MAX_BRACKETS = 20_000
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+T = TypeVar("T")
 
 # For the description of the API. (4XX also keeps FastAPI from listing its 422, which is never sent.)
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -28,25 +35,45 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 class StrictRequest(Request):
-    """Its JSON has no key twice, no NaN, no endless numbers or nesting."""
+    """Its JSON has no key twice, no NaN, no endless numbers or nesting. `json` gives the body, checked."""
+
+    body_type: type[BaseModel]
 
     async def json(self) -> Any:
         body = await self.body()
-        try:
-            if len(body) <= AT_ONCE:
-                return parse_json(body.decode())
-            return await asyncio.to_thread(lambda: parse_json(body.decode()))
-        except ValueError as error:
-            raise ApiError(f"the body is no valid JSON: {error}") from None
+        return await aside(len(body), lambda: _checked(body, self.body_type))
+
+
+async def aside(characters: int, work: Callable[[], T]) -> T:
+    """The result of work on so many characters: in a thread if there are many, so that nobody else waits for it."""
+    return work() if characters <= AT_ONCE else await asyncio.to_thread(work)
+
+
+def _checked(body: bytes, body_type: type[BaseModel]) -> BaseModel:
+    if _brackets(body) > MAX_BRACKETS and _brackets(STRING.sub(b"", body)) > MAX_BRACKETS:
+        raise ApiError(f"the body holds more than {MAX_BRACKETS} lists and objects")
+    try:
+        return body_type.model_validate(parse_json(body.decode()))
+    except ValidationError as error:
+        raise ApiError(explain(list(error.errors())), param_of(list(error.errors()))) from None
+    except ValueError as error:
+        raise ApiError(f"the body is no valid JSON: {error}") from None
+
+
+def _brackets(body: bytes) -> int:
+    return body.count(b"[") + body.count(b"{")
 
 
 class OpenAIRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
+        body_type = self.body_field and self.body_field.field_info.annotation
 
         async def handle(request: Request) -> Response:
+            strict = StrictRequest(request.scope, request.receive)
+            strict.body_type = body_type  # type: ignore[assignment]
             try:
-                return await handler(StrictRequest(request.scope, request.receive))
+                return await handler(strict)
             except Exception as error:
                 return answer_to(error)
 

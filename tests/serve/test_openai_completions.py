@@ -273,6 +273,12 @@ def test_what_is_no_json(client: TestClient, path: str, body: bytes) -> None:
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_too_many_lists_and_objects(client: TestClient) -> None:
+    for body in ({"prompt": [[]] * 30_000}, {"prompt": "a", "x": [{}] * 30_000}):
+        assert "lists and objects" in refusal(client, PATH, body)["message"]
+    assert ask(client, user='[{"' * 30_000 + "\\" + "[" * 9)  # in a string
+
+
 def test_another_type_of_body(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         response = client.post(PATH, content=b'{"prompt": "a"}', headers={"Content-Type": kind})
