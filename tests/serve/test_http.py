@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import resource
 import socket
@@ -209,6 +210,22 @@ def test_pipelined_requests_are_answered_and_bounded(serve: Serve) -> None:
     client = served.connect(GET * 5000)
     assert rest(client).count(b"HTTP/1.1 200") < 5000
     assert until(lambda: not served.state.connections)
+
+
+@pytest.mark.parametrize("stream", [b"true", b"false"], ids=["streamed", "whole"])
+@pytest.mark.parametrize("asked", [1, 2, 3])
+def test_a_client_that_leaves_is_noticed_whatever_it_asked_for_next(
+    stream: bytes, asked: int, serve: Serve, scripted: Any
+) -> None:
+    engine = scripted(lambda request: itertools.repeat(Token(0, "", "text", 0)))  # nothing is sent meanwhile
+    served = serve(engine)
+    body = b'{"prompt": "a", "stream": %s}' % stream
+    client = served.connect((POST + b"Content-Length: %d\r\n\r\n" % len(body) + body) * asked)
+    assert until(lambda: engine.live)
+    client.close()
+    assert engine.ended.wait(20)
+    assert until(lambda: not engine.live and not served.state.connections and not served.state.tasks)
+    assert len(engine.prompts) == 1
 
 
 def test_a_client_that_reads_nothing_is_dropped(serve: Serve, scripted: Any) -> None:
