@@ -37,7 +37,7 @@ def too_long(problem: str, window: int, param: str) -> ApiError:
     return ApiError(f"{problem}; the model's context has {window} tokens", param, "context_length_exceeded")
 
 
-def check_chat(body: ChatRequest) -> None:
+def _check(body: ChatRequest) -> None:
     """ApiError where the messages are in no order that can be answered."""
     if body.continue_final_message:
         if body.messages[-1].role != "assistant":
@@ -59,7 +59,9 @@ def check_chat(body: ChatRequest) -> None:
 
 
 def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]:
-    """Ids of the newest exchanges that leave room for an answer; ApiError when the last message does not."""
+    """Ids of the newest exchanges that leave room for an answer; ApiError when the last message does not, and when the
+    messages are in no order that can be answered."""
+    _check(body)
     tokenizer, window = engine.tokenizer, engine.window
     conversation = _conversation(body, Reading().parts)
     last = 1 if body.messages[-1].role == "user" else 2

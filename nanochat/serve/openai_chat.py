@@ -15,7 +15,7 @@ from nanochat import inference
 from nanochat.inference import Completion, Token
 from nanochat.serve.answers import Answer, Answers
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.openai_asking import chat_prompt, check_chat, settings
+from nanochat.serve.openai_asking import chat_prompt, settings
 from nanochat.serve.openai_bodies import ChatRequest
 from nanochat.serve.openai_errors import error_body, error_of
 from nanochat.serve.openai_logprobs import Telling
@@ -34,6 +34,7 @@ from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, aside, event,
 from nanochat.serve.shown import shown
 from nanochat.serve.streaming import EventStream, whole
 
+A_MESSAGE = 200  # characters that take as long as one more message
 OK: dict[str, Any] = {"model": ChatReply, "content": {"text/event-stream": {}}, "description": "The answer"}
 
 
@@ -45,12 +46,11 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
     @router.post("/v1/chat/completions", responses={200: OK, **ERRORS})
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """Answer the last user message, or go on with the last answer (`continue_final_message`)."""
-        check_chat(body)
         answers.check()  # first, since making a prompt takes time
         max_tokens = body.max_completion_tokens or body.max_tokens or defaults.max_tokens
-        characters = sum(len(message.content or "") for message in body.messages)
+        size = sum(len(message.content or "") + A_MESSAGE for message in body.messages)
         request = inference.Request(
-            prompt=await aside(characters, lambda: chat_prompt(engine, body, max_tokens)),
+            prompt=await aside(size, lambda: chat_prompt(engine, body, max_tokens)),
             max_tokens=max_tokens,
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             **settings(body, defaults),
