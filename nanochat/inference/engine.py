@@ -152,21 +152,23 @@ class Stream(Iterator[Token]):
 
     def take(self) -> list[Token]:
         """The tokens that have come. Takes no step."""
+        if not self._ready:
+            return []
         taken = list(self._ready)
         self._ready.clear()
         return taken
 
     def finished(self) -> list[Completion]:
         """The samples that have become complete since this was last asked, by their numbers. Takes no step."""
-        finished = [generation for generation in self._unfinished if generation.complete]
+        finished = [generation for generation in self._unfinished if generation.finish and generation.complete]
         if finished:
-            self._unfinished = [generation for generation in self._unfinished if not generation.complete]
+            self._unfinished = [generation for generation in self._unfinished if generation not in finished]
         return [generation.completion() for generation in finished]
 
     @property
     def done(self) -> bool:
         """Whether no more tokens are computed; some may not have been read."""
-        return not any(generation.open for generation in self._generations)
+        return True not in [generation.open for generation in self._generations]  # a list is faster than any()
 
     @property
     def error(self) -> BaseException | None:

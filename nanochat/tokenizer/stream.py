@@ -20,7 +20,7 @@ class StreamDecoder:
         self._waiting = False  # bytes for the rest of their character
 
     def feed(self, ids: int | Iterable[int]) -> str:
-        data = self._tokenizer.decode_bytes([ids] if isinstance(ids, int) else ids)
+        data = self._tokenizer.bytes_of(ids) if isinstance(ids, int) else self._tokenizer.decode_bytes(ids)
         if not self._waiting:
             try:
                 return data.decode()  # most tokens are whole characters, and this is the fast way

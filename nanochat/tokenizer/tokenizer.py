@@ -80,6 +80,10 @@ class Tokenizer:
     def decode_batch(self, batch: Iterable[Iterable[int]]) -> list[str]:
         return [self.decode(ids) for ids in batch]
 
+    def bytes_of(self, id: int) -> bytes:
+        """Bytes of one id; KeyError for an unknown one."""
+        return self._decoder[id]
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Bytes of `ids`; KeyError for an unknown id."""
         return b"".join(map(self._decoder.__getitem__, ids))
