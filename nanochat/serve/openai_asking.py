@@ -8,9 +8,9 @@ from typing import Any
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation, Message, Part
-from nanochat.inference import Engine, newest_exchanges
+from nanochat.inference import Engine, Request, newest_exchanges
 from nanochat.serve.info import Defaults
-from nanochat.serve.openai_bodies import Body, ChatRequest
+from nanochat.serve.openai_bodies import MAX_TOLD, Body, ChatRequest
 from nanochat.serve.openai_errors import ApiError
 from nanochat.serve.shown import Reading
 from nanochat.tokenizer import Tokenizer
@@ -103,3 +103,21 @@ def check_prompts(prompts: list[list[int]], engine: Engine) -> None:
         if not 0 <= min(prompt) <= max(prompt) < engine.tokenizer.vocab_size:
             problem = f"prompt {place} holds an id that is not from 0 to {engine.tokenizer.vocab_size - 1}"
             raise ApiError(problem, "prompt")
+
+
+def told(request: Request, window: int) -> int:
+    """How many log-probabilities the answer may hold."""
+    count = 0
+    if request.prompt_logprobs is not None:
+        count += len(request.prompt) * (request.prompt_logprobs + 1)
+    if request.logprobs is not None:
+        count += min(request.max_tokens, window - len(request.prompt)) * (request.logprobs + 1)
+    return count * request.n
+
+
+def check_told(requests: list[Request], window: int) -> int:
+    """How many log-probabilities all answers may hold; ApiError where that is too much at once."""
+    count = sum(told(request, window) for request in requests)
+    if count > MAX_TOLD:
+        raise ApiError(f"these would be {count} log-probabilities, and {MAX_TOLD} are told at once", "logprobs")
+    return count

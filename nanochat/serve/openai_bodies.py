@@ -19,6 +19,7 @@ MAX_IDS = 1 << 17  # of a prompt; more than any model's context
 MAX_N = 16
 MAX_PROMPTS = 256
 MAX_ROWS = 256  # samples of a request: its prompts times n
+MAX_TOLD = 1 << 19  # log-probabilities of a request, which are all in memory until it is answered
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 256
 LARGEST = (1 << 31) - 1

@@ -15,7 +15,7 @@ from nanochat import inference
 from nanochat.inference import Completion, Token
 from nanochat.serve.answers import Answer, Answers
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.openai_asking import chat_prompt, settings
+from nanochat.serve.openai_asking import chat_prompt, check_told, settings
 from nanochat.serve.openai_bodies import ChatRequest
 from nanochat.serve.openai_errors import error_body, error_of
 from nanochat.serve.openai_logprobs import Telling
@@ -55,14 +55,19 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
             logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             **settings(body, defaults),
         )
+        count = check_told([request], engine.window)
         answer = answers.begin(request, client_of(http))
         about: dict[str, Any] = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         if body.stream:
             return EventStream(answer, _events(answer, request, about, body.include_usage))
         [completions] = await whole(answer, http)
-        choices = [_choice(completion) for completion in completions]
-        usage = usage_of([request], completions)
-        return reply(ChatReply(**about, object="chat.completion", choices=choices, usage=usage))
+
+        def made() -> Response:
+            choices = [_choice(completion) for completion in completions]
+            usage = usage_of([request], completions)
+            return reply(ChatReply(**about, object="chat.completion", choices=choices, usage=usage))
+
+        return await aside(count, made)
 
     def _choice(completion: Completion) -> ChatChoice:
         text, logprobs = shown(completion.parts), None

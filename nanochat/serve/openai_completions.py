@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from nanochat import inference
 from nanochat.inference import Completion
-from nanochat.serve.answers import Answer, Answers
+from nanochat.serve.answers import Answer, Answers, Piece
 from nanochat.serve.info import Defaults, ModelInfo
-from nanochat.serve.openai_asking import check_prompts, settings, text_prompts
+from nanochat.serve.openai_asking import check_prompts, check_told, settings, text_prompts, told
 from nanochat.serve.openai_bodies import MAX_ROWS, CompletionRequest
 from nanochat.serve.openai_chat import by_sample, client_of, error_event, usage_of
 from nanochat.serve.openai_errors import ApiError
@@ -40,19 +40,24 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
         _check(body)
         answers.check()  # first, since making prompts takes time
         requests = await aside(_size(body), lambda: _requests(body))
+        count = check_told(requests, engine.window)
         answer = answers.begin(requests, client_of(http))
         about: dict[str, Any] = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": model}
         echo = Echo(engine.tokenizer, isinstance(body.prompt[0], str)) if body.echo else None
         if body.stream:
             return EventStream(answer, _events(answer, requests, about, echo, body.include_usage))
         found = await whole(answer, http)
-        choices = [
-            _choice(request, index, completion, echo)
-            for index, (request, samples) in enumerate(zip(requests, found, strict=True))
-            for completion in samples
-        ]
-        usage = usage_of(requests, [completion for samples in found for completion in samples])
-        return reply(TextReply(**about, object="text_completion", choices=choices, usage=usage))
+
+        def made() -> Response:
+            choices = [
+                _choice(request, index, completion, echo)
+                for index, (request, samples) in enumerate(zip(requests, found, strict=True))
+                for completion in samples
+            ]
+            usage = usage_of(requests, [completion for samples in found for completion in samples])
+            return reply(TextReply(**about, object="text_completion", choices=choices, usage=usage))
+
+        return await aside(count, made)
 
     def _requests(body: CompletionRequest) -> list[inference.Request]:
         prompts: Any = body.prompt
@@ -61,15 +66,17 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
         check_prompts(prompts, engine)
         max_tokens = MAX_TOKENS if body.max_tokens is None else body.max_tokens
         chosen = settings(body, defaults)
-        told = body.logprobs
+        likely = body.logprobs
         if not body.echo:
             of_prompt = None
-        elif told is None and max_tokens == 0:
+        elif likely is None and max_tokens == 0:
             of_prompt = 0  # the engine generates nothing only for these
         else:
-            of_prompt = told
+            of_prompt = likely
         return [
-            inference.Request(prompt=prompt, max_tokens=max_tokens, logprobs=told, prompt_logprobs=of_prompt, **chosen)
+            inference.Request(
+                prompt=prompt, max_tokens=max_tokens, logprobs=likely, prompt_logprobs=of_prompt, **chosen
+            )
             for prompt in prompts
         ]
 
@@ -112,6 +119,9 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
             index = request * requests[request].n + sample
             return chunk(TextChoice(index=index, text=text, logprobs=logprobs, finish_reason=finish))
 
+        def whole_choice(piece: Piece, completion: Completion) -> Callable[[], str]:
+            return lambda: chunk(_choice(requests[piece.request], piece.request, completion, echo))
+
         try:
             if echo and not at_once:
                 everyone = [(place, sample) for place, request in enumerate(requests) for sample in range(request.n)]
@@ -129,7 +139,7 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
                         events.append(part(piece.request, sample, text, logprobs))
                 for completion in piece.finished:
                     if at_once:
-                        events.append(chunk(_choice(request, piece.request, completion, echo)))
+                        events.append(await aside(told(request, engine.window), whole_choice(piece, completion)))
                     else:
                         end = tellings[piece.request][completion.sample].end()
                         events.append(part(piece.request, completion.sample, end, None, completion.finish))

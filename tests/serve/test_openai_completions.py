@@ -192,6 +192,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"prompt": [1] * 512}),
     ("prompt", {"prompt": "x" * 10**6}),
     ("n", {"prompt": ["a"] * 100, "n": 3}),
+    ("logprobs", {"prompt": [[1] * 500] * 128, "logprobs": 10, "echo": True, "max_tokens": 0}),
     ("suffix", {"suffix": "end"}),
     ("best_of", {"best_of": 2}),
     ("best_of", {"best_of": 0}),
