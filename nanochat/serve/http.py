@@ -36,7 +36,7 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 8  # requests that a client may send before it has the answer to the first
 MAX_CONNECTIONS = 1024
 SPARE_FILES = 256  # open files that are not connections
-LAST_SECONDS = 2.0  # for the last bytes to arrive, after all answers are made
+LAST_SECONDS = 5.0  # for the last bytes to arrive, after all answers are made
 
 
 class Crowd(ServerState):

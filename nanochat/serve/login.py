@@ -48,15 +48,8 @@ def _answer(access: Access, request: Request, fields: bytes) -> Response:
         return HTMLResponse(WRONG_PAGE, 401, headers=HEADERS)
     answer = RedirectResponse("/", 303)
     proxied = header(request.scope, b"x-forwarded-proto").partition(b",")[0].strip().lower() == b"https"
-    answer.set_cookie(
-        access.cookie_name,
-        access.cookie_value,
-        max_age=MONTH,
-        path="/",
-        secure=proxied or request.scope["scheme"] == "https",
-        httponly=True,
-        samesite="lax",
-    )
+    cookie = f"{access.cookie_name}={access.cookie_value}; HttpOnly; Max-Age={MONTH}; Path=/; SameSite=Lax"
+    answer.headers["Set-Cookie"] = cookie + "; Secure" * (proxied or request.scope["scheme"] == "https")
     return answer
 
 

@@ -87,7 +87,7 @@ def test_a_link_logs_a_browser_in(locked: TestClient) -> None:
     answer = locked.get(f"/login?key={quote(KEY, safe='')}")
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"]
-    assert {"HttpOnly", "SameSite=lax", "Path=/"} <= set(cookie.split("; ")) and "Secure" not in cookie
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(cookie.split("; ")) and "Secure" not in cookie
     assert KEY not in cookie and cookie.partition("=")[2].partition(";")[0] not in KEY
     assert locked.get("/").status_code == 200
     assert locked.get("/stats").status_code == 200
