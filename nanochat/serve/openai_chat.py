@@ -30,7 +30,7 @@ from nanochat.serve.openai_replies import (
     Delta,
     Usage,
 )
-from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, aside, event, reply
+from nanochat.serve.openai_route import A_LOGPROB, DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
 from nanochat.serve.streaming import EventStream, whole
 
@@ -67,7 +67,7 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
             usage = usage_of([request], completions)
             return reply(ChatReply(**about, object="chat.completion", choices=choices, usage=usage))
 
-        return await aside(count, made)
+        return await aside(A_LOGPROB * count, made)
 
     def _choice(completion: Completion) -> ChatChoice:
         text, logprobs = shown(completion.parts), None

@@ -20,7 +20,7 @@ from nanochat.serve.openai_errors import ApiError
 from nanochat.serve.openai_logprobs import Telling, add, joined, prompt_logprobs
 from nanochat.serve.openai_models import model_id
 from nanochat.serve.openai_replies import TextChoice, TextLogprobs, TextReply
-from nanochat.serve.openai_route import DONE, ERRORS, OpenAIRoute, aside, event, reply
+from nanochat.serve.openai_route import A_LOGPROB, DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
 from nanochat.serve.streaming import EventStream, whole
 from nanochat.tokenizer import Tokenizer
@@ -57,7 +57,7 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
             usage = usage_of(requests, [completion for samples in found for completion in samples])
             return reply(TextReply(**about, object="text_completion", choices=choices, usage=usage))
 
-        return await aside(count, made)
+        return await aside(A_LOGPROB * count, made)
 
     def _requests(body: CompletionRequest) -> list[inference.Request]:
         prompts: Any = body.prompt
@@ -139,7 +139,8 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
                         events.append(part(piece.request, sample, text, logprobs))
                 for completion in piece.finished:
                     if at_once:
-                        events.append(await aside(told(request, engine.window), whole_choice(piece, completion)))
+                        size = A_LOGPROB * told(request, engine.window)
+                        events.append(await aside(size, whole_choice(piece, completion)))
                     else:
                         end = tellings[piece.request][completion.sample].end()
                         events.append(part(piece.request, completion.sample, end, None, completion.finish))

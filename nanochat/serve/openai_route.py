@@ -19,6 +19,7 @@ AT_ONCE = 1 << 14  # bytes, or characters: less is read and encoded without leav
 # Lists and objects cost far more than what is in them, and nobody else gets on while a body is taken apart.
 MAX_BRACKETS = 20_000
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+A_LOGPROB = 10  # characters that take as long as telling of one likely token
 
 T = TypeVar("T")
 
