@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from nanochat.inference import Engine, Request
 from nanochat.serve.answer import Answer, Busy, Draining, Job, OutOfTime, Piece, Refused
@@ -145,7 +145,7 @@ class Answers:
             self.stats.tokens += tokens
             self.stats.seconds += seconds
             if rows:
-                self._ends.extend([time.monotonic()] * -rows)
+                self._ends.extend([monotonic()] * -rows)
                 self._give()
 
     def drain(self) -> None:
@@ -172,5 +172,5 @@ class Answers:
         """Whole seconds in which half of those that wait now will have begun, at the speed of the last samples."""
         if not self._ends:
             return UNKNOWN_RETRY
-        speed = len(self._ends) / max(time.monotonic() - self._ends[0], 1e-3)
+        speed = len(self._ends) / max(monotonic() - self._ends[0], 1e-3)
         return min(max(1, math.ceil(self.stats.waiting / 2 / speed)), LONGEST_RETRY)

@@ -11,6 +11,7 @@ import pytest
 
 from nanochat.console import UserError
 from nanochat.inference import Completion, Engine, Request, Token
+from nanochat.serve import replica
 from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime
 from tests.inference.fakes import Slots, parrot
 
@@ -104,6 +105,37 @@ def test_an_answer_alone_comes_token_by_token(paced: Paced) -> None:
     run(test, answers, may_step)
 
 
+def test_many_answers_are_handed_over_together(paced: Paced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their first tokens and their ends at once, what is between when it is due, and for all of them in one call."""
+    engine, may_step = paced
+    answers = Answers(engine)
+    monkeypatch.setattr(replica, "EVENT_SECONDS", 1000)
+    calls = 0
+
+    async def test() -> None:
+        nonlocal calls
+        loop = asyncio.get_running_loop()
+        real = loop.call_soon_threadsafe
+
+        def counted(*arguments: Any) -> asyncio.Handle:
+            nonlocal calls
+            calls += 1
+            return real(*arguments)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[assignment]
+        asked = [answers.begin(ask(engine, 40)) for _ in range(3)]
+        await until(lambda: answers.stats.running == 3)
+        may_step.release()
+        for answer in asked:
+            assert len((await anext(answer)).tokens) == 1
+        may_step.release(39)
+        for answer in asked:
+            assert [len(piece.tokens) async for piece in answer] == [39]
+        assert calls <= 4  # one more if the first of them began alone
+
+    run(test, answers, may_step)
+
+
 def test_pieces_that_nobody_reads_are_joined(paced: Paced) -> None:
     engine, may_step = paced
     answers = Answers(engine)
@@ -164,6 +196,36 @@ def test_who_leaves_the_queue_gives_the_place_back(paced: Paced) -> None:
         may_step.release(3)
         assert (await anext(waiting[1])).tokens
         assert answers.stats.requests == 2
+
+    run(test, answers, may_step)
+
+
+@pytest.mark.parametrize(("waiting", "seconds"), [(1, 1), (20, 20), (200, 60)])
+def test_when_to_come_back(waiting: int, seconds: int, paced: Paced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When half of those that wait have begun, at the speed of late; never in more than a minute."""
+    engine, may_step = paced
+    rows(engine, 1)
+    answers = Answers(engine, max_waiting=waiting)
+    now = 1000.0
+    monkeypatch.setattr("nanochat.serve.answers.monotonic", lambda: now)
+
+    def told() -> int:
+        with pytest.raises(Busy) as refused:
+            answers.begin(ask(engine))
+        return refused.value.retry_after
+
+    async def test() -> None:
+        nonlocal now
+        asked = [answers.begin(ask(engine, 1)) for _ in range(1 + waiting)]
+        assert told() == 5  # nobody knows
+        for number in range(9):
+            now += 2
+            may_step.release()
+            assert len(await read(asked[number])) == 1
+            asked.append(answers.begin(ask(engine, 1)))
+        now += 2  # nine in 18 seconds
+        await until(lambda: counts(answers) == (1, waiting))
+        assert told() == seconds
 
     run(test, answers, may_step)
 
