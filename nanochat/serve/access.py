@@ -34,7 +34,7 @@ class Access:
 
     key: str = field(default="", repr=False)
     """Needed by whoever asks; "" lets everybody in who reaches the server."""
-    loopback: bool = False
+    loopback: bool = True
     """The server listens to its own machine alone, so that a request for any other name comes from a website whose
     name was made to point here (DNS rebinding)."""
 

@@ -50,7 +50,7 @@ def create_app(
     max_waiting: samples that may wait; more requests are refused. max_seconds: for one answer, its wait included.
     access: who may ask; without it, all but other websites' pages. log_prompts: on stderr.
     """
-    defaults, access = defaults or Defaults(), access or Access()
+    defaults, access = defaults or Defaults(), access or Access(loopback=False)
     answers = Answers(engine, max_waiting, max_seconds)
 
     @contextlib.asynccontextmanager

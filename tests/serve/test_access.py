@@ -28,13 +28,13 @@ def app_with(engine: Engine, info: ModelInfo, access: Access) -> FastAPI:
 
 @pytest.fixture
 def locked(engine: Engine, info: ModelInfo) -> Iterator[TestClient]:
-    with TestClient(app_with(engine, info, Access(KEY)), follow_redirects=False) as client:
+    with TestClient(app_with(engine, info, Access(KEY, loopback=False)), follow_redirects=False) as client:
         yield client
 
 
 @pytest.fixture
 def local(engine: Engine, info: ModelInfo) -> Iterator[TestClient]:
-    app = app_with(engine, info, Access(loopback=True))
+    app = app_with(engine, info, Access())
     with TestClient(app, base_url="http://localhost:8000", follow_redirects=False) as client:
         yield client
 
@@ -179,7 +179,7 @@ def test_names_of_others(host: str, local: TestClient) -> None:
 @given(st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=30))
 @settings(max_examples=300, deadline=None)
 def test_a_name_is_ours_only_if_it_cannot_be_looked_up_elsewhere(host: str) -> None:
-    called = Access(loopback=True).is_called_right({"headers": [(b"host", host.encode())]})
+    called = Access().is_called_right({"headers": [(b"host", host.encode())]})
     name = host.lower().rpartition(":")[0] or host.lower()
     assert not called or name in ("localhost", "[::1]") or name.replace(".", "").isdigit()
 
@@ -297,7 +297,7 @@ def test_prompts_are_logged_only_when_asked_for(
     nasty = "secret \x1b[2J\x7f\x9b é \n\u2028 \U0001f642"
     body: dict[str, Any] = {"messages": [{"role": "user", "content": nasty}], "max_tokens": 1}
     for asked in (False, True):
-        app = create_app(engine, info, access=Access(KEY), log_prompts=asked)
+        app = create_app(engine, info, access=Access(KEY, loopback=False), log_prompts=asked)
         with TestClient(app) as client:
             client.get("/login", params={"key": KEY})
             client.post("/login", data={"key": KEY})

@@ -139,7 +139,7 @@ def test_settings_are_sent_and_errors_are_shown(
 def test_logging_in(
     by_hand: bool, page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
-    app = create_app(scripted(lambda request: [word("yes")]), info, access=Access("k+e/y&=%", loopback=True))
+    app = create_app(scripted(lambda request: [word("yes")]), info, access=Access("k+e/y&=%"))
     address = served(app)
     if by_hand:
         page.goto(address)
