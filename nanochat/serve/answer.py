@@ -85,7 +85,7 @@ class Answer:
         """Take in what a replica hands over: a piece, whether it was the request's last one, and why it failed."""
         if self.over:
             return
-        if piece is not None:
+        if piece is not None and (piece.tokens or piece.finished):
             if piece.tokens:
                 self._observe()
             if (before := self._come.get(index)) is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from dataclasses import dataclass
+from time import monotonic
 from typing import Protocol
 
 from nanochat.inference import Engine, Stream
@@ -15,7 +15,7 @@ from nanochat.serve.answer import Answer, Draining, Job, Piece
 # tokens costs the event loop up to 0.1 ms, on the cores that compute; one answer alone gets each token at once.
 EVENT_SECONDS = 0.001
 
-Handed = tuple[Answer, int, Piece | None, bool, BaseException | None]
+Handed = tuple[Answer, int, Piece | None, bool, BaseException | None]  # the arguments of Answer.receive
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +23,8 @@ class _Run:
     job: Job
     stream: Stream
     rows: int  # samples that are not complete
-    begun: bool = False  # whether a token has been handed over
+    begun: bool = False  # whether anything has been handed over
+    ends: bool = False  # it is complete, or nobody wants more
 
 
 class Source(Protocol):
@@ -64,62 +65,61 @@ class Replica:
 
     def _work(self) -> None:
         while (jobs := self._source.take(self)) is not None:
-            handed = [failed for job in jobs if (failed := self._begin(job))]
-            if handed:
-                hand_over(handed)
-            if self._runs:
-                self._step()
-        for run in self._runs:
-            run.stream.close()
-        self._source.count(self, rows=-sum(run.rows for run in self._runs))
-        hand_over([(run.job.answer, run.job.index, None, True, Draining(1)) for run in self._runs])
+            try:
+                self._begin(jobs)
+                if self._runs:
+                    self._step()
+            except BaseException as error:  # told to those whose answers it ended; this thread serves the others
+                self._end(error)
+        self._end(Draining(1))
 
-    def _begin(self, job: Job) -> Handed | None:
-        try:
-            self._runs.append(_Run(job, self.engine.stream(job.request), job.request.n))
-        except BaseException as error:  # told to the one who asked
-            self._source.count(self, rows=-job.request.n)
-            return job.answer, job.index, None, True, error
-        return None
+    def _begin(self, jobs: list[Job]) -> None:
+        for job in jobs:
+            try:
+                self._runs.append(_Run(job, self.engine.stream(job.request), job.request.n))
+            except BaseException as error:  # told to the one who asked
+                self._source.count(self, rows=-job.request.n)
+                hand_over([(job.answer, job.index, None, True, error)])
 
     def _step(self) -> None:
-        started = time.monotonic()
-        error: BaseException | None = None
-        try:
-            self.engine.step()
-        except BaseException as failure:  # told to those whose answers it ended; this thread serves the others
-            error = failure
-        now = time.monotonic()
+        started = monotonic()
+        self.engine.step()
+        now = monotonic()
         due = now >= self._due
         if due:
             self._due = now + EVENT_SECONDS * (len(self._runs) - 1)
-        tokens = rows = 0
-        handed: list[Handed] = []
-        ended = set()
         for run in self._runs:
-            answer, stream = run.job.answer, run.stream
-            end = error is not None or answer.over or stream.done
-            if not (end or due or not run.begun):
-                continue
-            piece = Piece(run.job.index, stream.take(), stream.finished(), self.number)
+            run.ends = run.job.answer.over or run.stream.done
+        told = [run for run in self._runs if due or run.ends or not run.begun]
+        pieces = [Piece(run.job.index, run.stream.take(), run.stream.finished(), self.number) for run in told]
+        handed: list[Handed] = []
+        tokens = rows = 0
+        for run, piece in zip(told, pieces, strict=True):
             tokens += len(piece.tokens)
-            if answer.quiet:
+            if run.job.answer.quiet:
                 piece.tokens = []
-            rows -= len(piece.finished)
-            run.rows -= len(piece.finished)
-            some = bool(piece.tokens or piece.finished)
-            run.begun |= some
-            if some or end:
-                handed.append((answer, run.job.index, piece if some else None, end, error or stream.error))
-            if end:
-                ended.add(run)
-                rows -= run.rows
-                stream.close()
-        if ended:
-            self._runs = [run for run in self._runs if run not in ended]
+            freed = run.rows if run.ends else len(piece.finished)
+            rows += freed
+            run.rows -= freed
+            if piece.tokens or piece.finished or run.ends:
+                run.begun = True
+                handed.append((run.job.answer, run.job.index, piece, run.ends, run.stream.error))
+            if run.ends:
+                run.stream.close()
+        self._runs = [run for run in self._runs if not run.ends]
         # First, so that an answer that has been read to its end is in the statistics.
-        self._source.count(self, rows, tokens, now - started)
+        self._source.count(self, -rows, tokens, now - started)
         hand_over(handed)
+
+    def _end(self, error: BaseException) -> None:
+        """End all answers, with what has come of them."""
+        runs, self._runs = self._runs, []
+        pieces = [Piece(run.job.index, run.stream.take(), [], self.number) for run in runs]
+        for run in runs:
+            run.stream.close()
+        self._source.count(self, -sum(run.rows for run in runs), sum(len(piece.tokens) for piece in pieces))
+        told = zip(runs, pieces, strict=True)
+        hand_over([(run.job.answer, run.job.index, piece, True, error) for run, piece in told])
 
 
 def hand_over(handed: list[Handed]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nanochat.console import UserError
-from nanochat.inference import Completion, Engine, Request, Token
+from nanochat.inference import Completion, Engine, Request, Stream, Token
 from nanochat.serve import replica
 from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime
 from tests.inference.fakes import Slots, parrot
@@ -328,6 +328,29 @@ def test_a_step_that_fails_ends_what_it_was_for(paced: Paced) -> None:
             await anext(answers.begin(ask(engine, 50)))
         assert len(await read(answers.begin(ask(engine, 50)))) == 50
         assert (*counts(answers), answers.stats.requests) == (0, 0, 2)
+
+    run(test, answers, may_step)
+
+
+def test_a_fault_after_a_step_ends_what_it_was_for(paced: Paced, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a lack of memory does where samples are put together; later answers do not notice."""
+    engine, may_step = paced
+    may_step.release(100_000)
+    answers = Answers(engine)
+    real = Stream.finished
+
+    def fail(stream: Stream) -> list[Completion]:
+        monkeypatch.setattr(Stream, "finished", real)
+        raise MemoryError
+
+    monkeypatch.setattr(Stream, "finished", fail)
+
+    async def test() -> None:
+        with pytest.raises(MemoryError):
+            await read(answers.begin(ask(engine, 50, n=2)))
+        assert answers.idle
+        assert len(await read(answers.begin(ask(engine, 50)))) == 50
+        assert answers.idle
 
     run(test, answers, may_step)
 
