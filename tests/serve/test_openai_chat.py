@@ -359,6 +359,14 @@ def test_too_many_waiting(scripted: Any, info: ModelInfo) -> None:
         assert response.json()["error"]["code"] == "rate_limit_exceeded"
 
 
+def test_a_server_that_ends(app: FastAPI) -> None:
+    with TestClient(app) as client:
+        app.state.answers.drain()
+        response = client.post(PATH, json={"messages": QUESTION})
+        assert response.status_code == 503 and int(response.headers["retry-after"]) > 0
+        assert response.json()["error"]["type"] == "server_error"
+
+
 def test_an_answer_that_takes_too_long(scripted: Any, info: ModelInfo) -> None:
     engine = scripted(lambda request: iter(lambda: Token(0, "x", "text", 0), None))
     with TestClient(create_app(engine, info, max_seconds=0.2)) as client:
