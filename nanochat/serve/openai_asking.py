@@ -64,8 +64,10 @@ def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]
     _check(body)
     tokenizer, window = engine.tokenizer, engine.window
     conversation = _conversation(body, Reading().parts)
-    last = 1 if body.messages[-1].role == "user" else 2
-    if sum(len(message.text) for message in conversation.messages[-last:]) > window * tokenizer.longest:
+    messages = conversation.messages
+    newest = messages[-1:] if messages[-1].role == "user" else messages[-2:]
+    system = messages[:1] if messages[0].role == "system" else ()
+    if sum(len(message.text) for message in system + newest) > window * tokenizer.longest:
         raise too_long("the last message is too long", window, "messages")  # to see that, it need not be encoded
     ids = newest_exchanges(tokenizer, conversation, window, max_tokens)
     if len(ids) >= window:

@@ -335,6 +335,7 @@ def test_a_last_message_that_does_not_fit(client: TestClient, length: int) -> No
     long = said(("user", "é" * length))
     for body in (
         {"messages": long},
+        {"messages": [{**long[0], "role": "system"}, *QUESTION]},
         {"messages": [*long, *said(("assistant", "e"))], "continue_final_message": True},
         {"messages": [*QUESTION, *said(("assistant", "e" * length))], "continue_final_message": True},
     ):
