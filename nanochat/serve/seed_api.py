@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel
 
 from nanochat import inference
 from nanochat.inference import Token, fit_conversation
@@ -19,16 +20,35 @@ from nanochat.serve.info import Defaults
 from nanochat.serve.schema import ChatBody
 from nanochat.serve.streaming import EventStream
 
+DESCRIPTIONS = {
+    400: "the body is not text",
+    413: "the body is too large",
+    422: "the body is not a request",
+    429: "too many wait",
+    503: "the server is ending",
+}
 BUSY = {"detail": "too many requests are waiting, try again soon"}
 ENDING = {"detail": "the server is ending"}
 logger = logging.getLogger(__name__)
+
+
+class Detail(BaseModel):
+    """Every answer but a stream."""
+
+    detail: str
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "events", "content": {"text/event-stream": {}}},
+    **{status: {"model": Detail, "description": said} for status, said in DESCRIPTIONS.items()},
+}
 
 
 def routes(answers: Answers, defaults: Defaults) -> APIRouter:
     router = APIRouter()
     engine = answers.engine
 
-    @router.post("/chat/completions")
+    @router.post("/chat/completions", response_class=StreamingResponse, responses=RESPONSES)
     async def chat_completions(body: ChatBody, http: Request) -> Response:
         try:
             answers.check()  # first, since making a prompt takes time
