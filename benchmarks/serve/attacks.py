@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import re
 import socket
@@ -160,9 +161,7 @@ def attack(target: Target, seed: int, pause: float, deeds: tuple[Attack, ...]) -
     rng = random.Random(seed)
     while not target.over:
         deed = rng.choice(deeds)
-        try:
+        target.count(deed.__name__)
+        with contextlib.suppress(OSError):  # the server may close the connection
             deed(target, rng)
-            target.seen[deed.__name__, 0] += 0
-        except OSError:  # the server has closed the connection, as it may
-            pass
         time.sleep(min(rng.random() * pause, max(0.0, target.until - time.monotonic())))

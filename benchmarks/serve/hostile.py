@@ -30,6 +30,8 @@ from benchmarks.serve.target import Target
 KEY = "a-key-that-nobody-guesses"
 CLIENTS = 3  # well-behaved ones, each with an address of its own
 DRAINED = 16  # answers that run when the server is told to stop
+LEFT = 32  # answers that are left in the middle
+FOR_NOBODY = 100  # tokens that each of them may still get; it would be several times as many
 EMPTY = 60.0  # seconds until nothing may run or wait any more
 SAMPLE = 0.5  # seconds between two looks at the memory
 WARM = 0.25  # of the samples, which do not count
@@ -80,7 +82,8 @@ def storm(server: Server, known: list[tuple[Question, Any]], minutes: float, cas
     looking.join()
     return {
         "seconds": time.monotonic() - began,
-        "attacks": {f"{what} {status}": count for (what, status), count in sorted(target.seen.items()) if count},
+        "attacks": dict(sorted(target.deeds.items())),
+        "answered": {f"{what} {status}": count for (what, status), count in sorted(target.seen.items())},
         "faults": target.faults,
         "strangers": target.entered,
         "good": together(heard),
@@ -115,6 +118,21 @@ def settle(server: Server) -> tuple[float, dict[str, Any]]:
         time.sleep(0.1)
 
 
+def abandon(server: Server) -> dict[str, Any]:
+    """Many ask for long answers and leave together: how many tokens were written for nobody."""
+    asked = [wire.request(one.path, one.body.encode(), server.headers, server.port) for one in long_questions(LEFT)]
+    connections = [wire.connect(server.port) for _ in asked]
+    for connection, data in zip(connections, asked, strict=True):
+        connection.sendall(data)
+    for connection in connections:
+        connection.recv(1)  # its answer has begun
+    before = server.stats()["tokens"]
+    for connection in connections:
+        connection.close()
+    seconds, stats = settle(server)
+    return {"tokens": stats["tokens"] - before, "seconds": seconds}
+
+
 def drain(server: Server) -> dict[str, Any]:
     """Tell it to stop while it answers: what the answers, and what somebody who comes then, gets."""
     asked = long_questions(DRAINED)
@@ -129,9 +147,7 @@ def drain(server: Server) -> dict[str, Any]:
         while server.get("/health")[0] == 200 and not all(one.done() for one in running):
             time.sleep(0.005)  # it acts on the signal within a tenth of a second
         late = []
-        data = wire.request(
-            "/v1/chat/completions", asked[0].body.encode(), {"Authorization": f"Bearer {KEY}"}, server.port
-        )
+        data = wire.request(asked[0].path, asked[0].body.encode(), server.headers, server.port)
         while not all(one.done() for one in running):
             late.append(wire.talk(server.port, data))
             time.sleep(0.02)
@@ -150,12 +166,12 @@ def drain(server: Server) -> dict[str, Any]:
     }
 
 
-def attacked(minutes: float, cases: int, seed: int) -> tuple[dict[str, Any], dict[str, bool]]:
-    """What was found, and the checks."""
+def attacked(minutes: float, cases: int, seed: int, program: str = "") -> tuple[dict[str, Any], dict[str, bool]]:
+    """What was found, and the checks. program: of a server that is another one, for tests."""
     _many_files()
     with tempfile.TemporaryDirectory(prefix="nanochat-hostile-") as folder:
         call(f"from benchmarks.serve.model import *; write(Path({folder!r}), *tiny_model())")
-        with Server(Path(folder), "--device=cpu", "--max-tokens=32", key=KEY) as server:
+        with Server(Path(folder), "--device=cpu", "--max-tokens=32", key=KEY, program=program) as server:
             known = learn(server)
             quiet = {"memory": server.memory(), "files": server.files()}
             found = storm(server, known, minutes, cases, seed)
@@ -167,11 +183,12 @@ def attacked(minutes: float, cases: int, seed: int) -> tuple[dict[str, Any], dic
             after = Heard()
             for question, right in known:
                 after.compare(question, right, server.port, server.key)
+            left = abandon(server)
             stopped = drain(server)
             said = server.said()
     found |= {
         "emptied_s": emptied, "stats": stats, "files_before": quiet["files"], "files_after": files,
-        "good_afterwards": together([after]), "drain": stopped, "said": said[-3000:],
+        "good_afterwards": together([after]), "abandon": left, "drain": stopped, "said": said[-3000:],
     }  # fmt: skip
     good, schema = found["good"], found["schema"]
     late = set(stopped["late"])
@@ -185,6 +202,7 @@ def attacked(minutes: float, cases: int, seed: int) -> tuple[dict[str, Any], dic
         "answers are as the schema says": not schema.get("strange"),
         f"memory grew by less than {GROWTH >> 20} MB": found["memory_growth_mb"] < GROWTH / 1e6,
         "every slot was returned": not stats["running"] and not stats["waiting"],
+        "clients that leave free their slots": left["tokens"] < LEFT * FOR_NOBODY,
         "every connection was closed": files <= quiet["files"] + 2,
         "nothing failed inside": "Traceback" not in said,
         "told to stop, it finished its answers": stopped["whole"] == DRAINED,
@@ -202,7 +220,7 @@ def _many_files() -> None:
 def show(found: dict[str, Any]) -> None:
     good, schema = found["good"], found["schema"]
     attacks = sum(found["attacks"].values())
-    print(f"{found['seconds']:,.0f} s, {attacks:,} attacks answered, {schema.get('cases', 0):,} cases of the schema")
+    print(f"{found['seconds']:,.0f} s, {attacks:,} attacks, {schema.get('cases', 0):,} cases of the schema")
     for name in ("faults", "strangers"):
         for line in found[name]:
             print(f"  {name}: {line}")
@@ -222,6 +240,7 @@ def _told(found: dict[str, Any]) -> Iterator[str]:
     yield f"good clients: {good['answers']:,} answers, {times}, {good['refused']:,} times asked to come again"
     yield f"memory: {memory[0]:,.0f} MB to {memory[-1]:,.0f} MB, growth {found['memory_growth_mb']:+.1f} MB"
     files = f"open files {found['files_before']} before, {found['files_after']} after"
-    yield f"empty after {found['emptied_s']:.1f} s; {files}"
+    left = found["abandon"]
+    yield f"empty after {found['emptied_s']:.1f} s; {LEFT} answers left: {left['tokens']:,} tokens more; {files}"
     ended = f"exit code {stopped['exit_code']} after {stopped['seconds']:.1f} s"
     yield f"told to stop: {stopped['whole']} of {DRAINED} answers whole, {ended}; who came then got {stopped['late']}"

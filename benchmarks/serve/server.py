@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -22,10 +21,13 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
 class Server:
-    """Serves the checkpoint in a base folder on a free port, from `with` on. Linux only: it is measured by /proc."""
+    """Serves the checkpoint in a base folder on a free port, from `with` on. Linux only: it is measured by /proc.
 
-    def __init__(self, base: Path, *flags: str, key: str = "") -> None:
-        self.base, self.flags, self.key = base, flags, key
+    program: Python code to run instead of the command, with the same arguments.
+    """
+
+    def __init__(self, base: Path, *flags: str, key: str = "", program: str = "") -> None:
+        self.base, self.flags, self.key, self.program = base, flags, key, program
         self.log = base / "server.log"
         self.port = 0
 
@@ -33,7 +35,8 @@ class Server:
         unset = ("RUNPOD_POD_ID", "NANOCHAT_API_KEY")
         env = {name: value for name, value in os.environ.items() if name not in unset}
         env |= {"NANOCHAT_BASE_DIR": str(self.base), **({"NANOCHAT_API_KEY": self.key} if self.key else {})}
-        command = [sys.executable, "-m", "nanochat", "serve", f"--source={STAGE}", "--port=0", *self.flags]
+        program = ["-c", self.program] if self.program else ["-m", "nanochat"]
+        command = [sys.executable, *program, "serve", f"--source={STAGE}", "--port=0", *self.flags]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
         began = time.monotonic()
@@ -68,18 +71,20 @@ class Server:
         """All that it has printed."""
         return self.log.read_text(errors="replace")
 
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
     def get(self, path: str) -> tuple[int, Any]:
         """Status and answer of a GET."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=60)
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self.key}"} if self.key else {})
+            connection.request("GET", path, headers=self.headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read())
         finally:
             connection.close()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """That let a client in."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = self.get("/stats")[1]

@@ -27,7 +27,8 @@ class Target:
     port: int
     key: str
     until: float
-    seen: Counter[tuple[str, int]] = field(default_factory=Counter)
+    deeds: Counter[str] = field(default_factory=Counter)
+    seen: Counter[tuple[str, int]] = field(default_factory=Counter)  # what was answered, by status
     faults: list[str] = field(default_factory=list)
     entered: list[str] = field(default_factory=list)  # strangers who got an answer
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -49,6 +50,10 @@ class Target:
 
     def connect(self, buffer: int = 0) -> socket.socket:
         return wire.connect(self.port, self.patience, buffer=buffer)
+
+    def count(self, deed: str) -> None:
+        with self._lock:
+            self.deeds[deed] += 1
 
     def note(self, what: str, reply: wire.Reply, sent: bytes = b"") -> None:
         with self._lock:
