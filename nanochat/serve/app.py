@@ -58,7 +58,8 @@ def create_app(
         yield
         answers.close()
 
-    app = FastAPI(title="nanochat", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # A redirect to the path without a slash would name this server as it sees itself: behind a proxy, by plain http.
+    app = FastAPI(title="nanochat", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.answers = answers
     meter, inside = Meter(answers), app.build_middleware_stack
     # Around the whole stack, so that FastAPI's own answers to what fails are guarded and counted, too.

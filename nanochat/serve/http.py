@@ -11,6 +11,7 @@ import gc
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import time
@@ -31,12 +32,14 @@ HEAD_SECONDS = 15.0  # from a request's first byte, or the connection's begin, t
 BODY_SECONDS = 30.0  # from there to the end of its body
 IDLE_SECONDS = 60.0  # between two requests: longer than clients keep connections, so that they close them
 SEND_SECONDS = 30.0  # that a client may read nothing
-MAX_HEAD = 1 << 16  # bytes of a request's first line and headers
+MAX_HEAD = 1 << 16  # bytes of a request's first line and headers, or of any part that the parser has not understood
 MAX_HEADERS = 100
 MAX_PIPELINED = 8  # requests that a client may send before it has the answer to the first
 MAX_CONNECTIONS = 1024
 SPARE_FILES = 256  # open files that are not connections
 LAST_SECONDS = 5.0  # for the last bytes to arrive, after all answers are made
+# Java's client offers HTTP/2 so with every request. The parser would take the body for that, and the offer is declined.
+OFFER = re.compile(rb"(?<=\r\n)upgrade(?=:)", re.IGNORECASE)
 
 
 class Crowd(ServerState):
@@ -67,8 +70,8 @@ class Connection(HttpToolsProtocol):
         self.phase = "head"  # body, answer, idle
         self.until = math.inf  # when it must have got on, by the monotonic clock
         self.stalled = math.inf  # since when the client has read nothing
-        self.heads = 0  # requests whose headers have come
-        self.head_bytes = 0
+        self.parsed = 0  # headers, pieces of bodies and ends of requests that the parser has told of
+        self.head_bytes = 0  # of a part that it has not: headers, or what comes after a body
         self.problem = 400  # what to answer if the parser stops
         self.cycles: list[RequestResponseCycle] = []  # whose answers are not complete; uvicorn keeps the newest alone
 
@@ -131,9 +134,12 @@ class Connection(HttpToolsProtocol):
             return
         if self.phase == "idle":
             self._enter("head", HEAD_SECONDS)
-        heads = self.heads
+        if self.phase == "head":
+            head, end, body = data.partition(b"\r\n\r\n")
+            data = OFFER.sub(b"offered", head) + end + body
+        parsed = self.parsed
         super().data_received(data)
-        if self.phase == "head" and self.heads == heads and not self.transport.is_closing():
+        if self.parsed == parsed and not self.transport.is_closing():
             self.head_bytes += len(data)
             if self.head_bytes > MAX_HEAD:
                 self._refuse(431, "the headers are too large")
@@ -167,14 +173,20 @@ class Connection(HttpToolsProtocol):
             self.problem = 431
             raise ValueError
         super().on_headers_complete()
-        self.heads += 1
+        self.parsed += 1
         self._enter("body", BODY_SECONDS)
         self.cycles = [*(cycle for cycle in self.cycles if not cycle.response_complete), self.cycle]
         if 0 < len(self.pipeline) < MAX_PIPELINED:
             self.flow.resume_reading()  # while nothing is read, nobody notices that the client has left
 
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        self.parsed += 1
+        self.head_bytes = 0
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.parsed += 1
         if self.cycle.response_complete:  # it was refused before its body had come
             self._enter("idle", IDLE_SECONDS)
         else:

@@ -156,6 +156,56 @@ def test_what_is_no_request(sent: bytes, code: int, serve: Serve) -> None:
     assert until(lambda: not served.state.loiterers)
 
 
+@pytest.mark.parametrize("part", [b"GET /stats HTTP/1.1\r\nX: ", b"GET /"], ids=["header", "path"])
+def test_the_headers_of_the_next_request_are_bounded(part: bytes, serve: Serve, scripted: Any) -> None:
+    engine = scripted(lambda request: itertools.repeat(Token(0, "", "text", 0)))
+    served = serve(engine)
+    client = served.connect(ASK)
+    assert until(lambda: engine.live)
+    assert sent_before_the_end(client, part) < 1 << 24
+    assert engine.ended.wait(20)
+
+
+@pytest.mark.parametrize("path", [b"/v1/completions", b"/login", b"/nowhere"])
+def test_what_follows_a_body_is_bounded(path: bytes, serve: Serve) -> None:
+    served = serve()
+    client = served.connect(b"POST %s HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % path)
+    assert sent_before_the_end(client, b"1\r\nx\r\n0\r\nX-Trailer: ") < 1 << 24
+
+
+def sent_before_the_end(client: socket.socket, sent: bytes) -> int:
+    """Bytes, of a part that has no end, which a server takes before it closes."""
+    count = 0
+    with contextlib.suppress(OSError):
+        client.sendall(sent)
+        while count < 1 << 25:
+            client.sendall(b"x" * (1 << 16))
+            count += 1 << 16
+            time.sleep(0.001)
+    client.close()
+    return count
+
+
+def test_bodies_in_the_smallest_chunks(serve: Serve) -> None:
+    """What frames the chunks is more than headers may have."""
+    body = b'{"prompt": "a", "max_tokens": 1, "user": "%s"}' % (b"x" * 20_000)
+    chunked = b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+    client = serve().connect(POST + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked)
+    assert status(rest(client)) == 200
+
+
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+def test_an_offer_of_http_2_is_declined_and_the_body_read(name: bytes, serve: Serve) -> None:
+    body = b'{"prompt": "\\r\\n\\r\\nupgrade: h2c", "max_tokens": 1, "echo": true}'
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\n%s: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n" % name
+    ask = POST + offer + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    client = serve().connect(ask)
+    assert b"200" in client.recv(1 << 16)[:12]
+    client.sendall(ask.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+    answer = rest(client)
+    assert status(answer) == 200 and b"upgrade: h2c" in answer
+
+
 @given(st.lists(st.sampled_from([GET, POST, b"Content-Length: 3\r\n", b"\r\n", b"{}", b"\xff\x00", b"X:", b" ", b"0"])))
 @settings(max_examples=30, deadline=None)
 def test_any_bytes(sent: list[bytes]) -> None:
@@ -252,3 +302,9 @@ def test_the_limit_of_open_files_is_kept(engine: Engine, info: ModelInfo) -> Non
         assert 16 <= server.server_state.limit <= max(16, (soft - http.SPARE_FILES) // 2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_no_redirect_names_the_server_as_it_sees_itself(serve: Serve) -> None:
+    served = serve()
+    for path in ("/v1/models/", "/stats/", "/v1/chat/completions/"):
+        assert httpx.request("POST" if "chat" in path else "GET", served.url + path).status_code == 404
