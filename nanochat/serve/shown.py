@@ -13,7 +13,10 @@ from nanochat.tools import calculate
 RESULT = re.compile(r" = (-?[0-9]+(?:\.[0-9]+)?)\](?: |\Z)")
 LONGEST_CODE = 1000  # characters; the calculator takes no more
 MOST_BRACKETS = 4  # before a result, that may be the one that opened the call: code may hold some, in strings
-MOST_MISSES = 200  # each may cost a millisecond
+# What may be given to the calculator in one conversation, in characters, each call costing some more: a character takes
+# up to ten microseconds, and nobody else computes meanwhile.
+MOST_CODE = 50_000
+A_CALL = 10
 
 
 def between(before: PartType, after: PartType) -> str:
@@ -55,18 +58,20 @@ def shown(parts: Iterable[Part]) -> str:
 class Reading:
     """Takes texts that `shown` may have made apart again, all those of one conversation.
 
-    What the calculator says is a result is taken for a tool call; all else for text.
+    What the calculator says is a result is taken for a tool call; all else for text, and so is what comes after far
+    more calls than fit a model's context.
     """
 
     def __init__(self) -> None:
-        self._misses = 0
+        self._left = MOST_CODE
 
     def parts(self, text: str) -> tuple[Part, ...]:
         parts: list[Part] = []
         done = 0
         for found in RESULT.finditer(text):
-            if self._misses >= MOST_MISSES:
+            if self._left <= 0:
                 break
+            self._left -= A_CALL
             start = self._start(text, max(done, found.start() - LONGEST_CODE - 1), found)
             if start is not None:
                 parts.append(Part("text", text[done:start]))
@@ -79,9 +84,10 @@ class Reading:
     def _start(self, text: str, first: int, found: re.Match[str]) -> int | None:
         """The bracket that opens the call with this result, not before `first`."""
         for start in islice(_backwards(text, "[", first, found.start()), MOST_BRACKETS):
-            if calculate(text[start + 1 : found.start()]) == found[1]:
+            code = text[start + 1 : found.start()]
+            self._left -= len(code) + A_CALL
+            if calculate(code) == found[1]:
                 return start
-        self._misses += 1
         return None
 
 

@@ -75,4 +75,12 @@ def test_it_stops_looking_where_nothing_is_to_be_found(monkeypatch: pytest.Monke
     reading = Reading()
     for hostile in ["[" + "1+" * 450 + '"' + " = 1] " * 1000, "[1+1 = 2] " * 1000, "[" * 1000 + "1 = 1]"] * 300:
         assert reading.parts(hostile) == (Part("text", hostile),)
-    assert len(looked) <= 800 and max(looked) <= 1000
+    assert sum(looked) <= 60_000 and max(looked) <= 1000
+
+
+@pytest.mark.parametrize("call", ["[1+1 = 2] ", f"[{'+'.join('1' * 480)} = 480] "], ids=["short", "long"])
+def test_it_stops_looking_where_there_is_too_much_to_be_found(call: str) -> None:
+    reading = Reading()
+    found = sum(part.type == "python" for _ in range(10) for part in reading.parts(call * 1000))
+    assert 0 < found * (len(call) + 20) < 150_000
+    assert Reading().parts("[1+1 = 2] " * 1000)[-1] == Part("python_output", "2")  # a long conversation's
