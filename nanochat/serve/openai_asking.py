@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from nanochat.console import UserError
 from nanochat.conversation import Conversation, Message, Part
 from nanochat.inference import Engine, Request, newest_exchanges
 from nanochat.serve.info import Defaults
@@ -52,10 +51,12 @@ def _check(body: ChatRequest) -> None:
             raise ApiError("without continue_final_message the answer is a new message", "add_generation_prompt")
     if body.top_logprobs and not body.logprobs:
         raise ApiError("top_logprobs needs logprobs", "top_logprobs")
-    try:
-        _conversation(body, lambda text: (Part("text", text),)).checked()
-    except UserError as error:
-        raise ApiError(str(error), "messages") from None
+    first = int(body.messages[0].role in ("system", "developer"))
+    for place, message in enumerate(body.messages[first:], first):
+        expected = "assistant" if (place - first) % 2 else "user"
+        if message.role != expected:
+            problem = f"messages.{place}.role: it is {message.role}, not {expected}: user and assistant take turns"
+            raise ApiError(f"{problem}, after at most one system message", "messages")
 
 
 def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]:

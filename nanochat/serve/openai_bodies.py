@@ -65,6 +65,7 @@ def _zero(value: Any) -> bool:
     return type(value) in (int, float) and value == 0
 
 
+NO_FUNCTIONS = "this model calls no functions"
 NULL: dict[str, Any] = {"type": "null"}
 NOTHING = {"anyOf": [NULL, {"type": "array", "maxItems": 0}]}
 NO_PENALTY = {"anyOf": [NULL, {"const": 0}]}
@@ -83,7 +84,9 @@ def _joined(value: Any) -> Any:
         raise ValueError(f"a message has from 1 to {MAX_PARTS} parts")
     texts = []
     for place, part in enumerate(value):
-        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(part, dict):
+            raise ValueError(f"part {place} is no object")
+        kind = part.get("type")
         if kind != "text":
             raise ValueError(f"part {place} is no text but {str(kind)!a:.40}; this model reads text only")
         if not isinstance(part.get("text"), str):
@@ -97,7 +100,8 @@ class MessageBody(BaseModel):
     content: Annotated[Text | None, BeforeValidator(_joined, json_schema_input_type=Text | list[TextPart] | None)] = (
         None
     )
-    tool_calls: Annotated[Any, Only(_empty, "this model calls no functions", NOTHING)] = None
+    tool_calls: Annotated[Any, Only(_empty, NO_FUNCTIONS, NOTHING)] = None
+    function_call: Annotated[Any, Only(_empty, NO_FUNCTIONS, NULL)] = None
 
     @model_validator(mode="after")
     def _says_something(self) -> MessageBody:
@@ -152,7 +156,6 @@ class Body(BaseModel):
 TEXT_FORMAT = {
     "anyOf": [NULL, {"type": "object", "properties": {"type": {"const": "text"}}, "required": ["type"]}],
 }
-NO_FUNCTIONS = "this model calls no functions"
 
 
 class ChatRequest(Body):

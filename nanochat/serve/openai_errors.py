@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from nanochat.console import UserError
 from nanochat.serve.answers import Busy, Draining, OutOfTime
-from nanochat.serve.schema import explain
+from nanochat.serve.schema import deepest
 
 TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
 CLIENT_GONE = 499  # never sent; nginx's number, for logs and counts
@@ -78,7 +78,8 @@ def error_of(error: BaseException) -> tuple[int, str, str | None, str | None, di
         case UserError():
             return 400, str(error), None, None, {}
         case RequestValidationError():
-            return 400, explain(list(error.errors())), param_of(list(error.errors())), None, {}
+            # Ours are checked in openai_route.py; FastAPI itself looks for a body of this type.
+            return 400, "the body should be JSON, with the header Content-Type: application/json", None, None, {}
         case HTTPException():
             return error.status_code, str(error.detail), None, None, dict(error.headers or {})
         case Busy():
@@ -96,6 +97,5 @@ def error_of(error: BaseException) -> tuple[int, str, str | None, str | None, di
 
 
 def param_of(errors: list[Any]) -> str | None:
-    """The parameter that the first error is about."""
-    steps = [step for step in errors[0]["loc"] if step != "body"]
-    return str(steps[0]) if steps and isinstance(steps[0], str) else None
+    """The parameter that the error is about which `explain` tells."""
+    return next(iter(deepest(errors)["loc"]), None)

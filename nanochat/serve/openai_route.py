@@ -41,6 +41,8 @@ class StrictRequest(Request):
     body_type: type[BaseModel]
 
     async def json(self) -> Any:
+        if (encoding := self.headers.get("content-encoding", "identity").lower()) != "identity":
+            raise ApiError(f"the body should come as it is, not in the encoding {encoding!a:.40}", status=415)
         body = await self.body()
         return await aside(len(body), lambda: _checked(body, self.body_type))
 
@@ -54,7 +56,9 @@ def _checked(body: bytes, body_type: type[BaseModel]) -> BaseModel:
     if body.count(b"[") + body.count(b"{") > MAX_BRACKETS and _brackets(body) > MAX_BRACKETS:
         raise ApiError(f"the body holds more than {MAX_BRACKETS} lists and objects")
     try:
-        return body_type.model_validate(parse_json(body.decode()))
+        return body_type.model_validate(parse_json(body.decode("utf-8-sig")))  # some programs begin with a mark
+    except UnicodeDecodeError:
+        raise ApiError("the body is no valid JSON: it is not UTF-8") from None
     except ValidationError as error:
         raise ApiError(explain(list(error.errors())), param_of(list(error.errors()))) from None
     except ValueError as error:

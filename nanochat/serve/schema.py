@@ -75,11 +75,22 @@ class ChatBody(BaseModel):
         return Conversation.from_dict({"messages": [{**m, "content": m["content"] or ""} for m in messages]})
 
 
+# What pydantic says in its own terms.
+PLAIN = {
+    "model_type": "it should be an object",
+    "string_unicode": "the text holds half of a character (a lone surrogate)",
+}
+
+
+def deepest(errors: list[Any]) -> Any:
+    """The one of pydantic's errors that is told. In a union, the branch that got furthest is the one that was meant."""
+    return max(errors, key=lambda error: len(error["loc"]))
+
+
 def explain(errors: list[Any]) -> str:
     """The deepest of pydantic's errors as one sentence: where it is and what is wrong."""
-    # In a union, the branch that got furthest is the one that was meant.
-    error = max(errors, key=lambda error: len(error["loc"]))
+    error = deepest(errors)
     steps = (str(step) for step in error["loc"] if step != "body")
     where = ".".join(step for step in steps if step.isdecimal() or step.isidentifier())
-    message = str(error["msg"]).removeprefix("Value error, ")
+    message = PLAIN.get(error["type"]) or str(error["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}" if where else message

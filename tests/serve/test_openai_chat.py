@@ -246,6 +246,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
         "messages",
         {"messages": [*QUESTION, {"role": "assistant", "tool_calls": [{"id": "1"}]}, *QUESTION]},
     ),
+    ("messages", {"messages": [*QUESTION, {"role": "assistant", "function_call": {"name": "f"}}, *QUESTION]}),
+    ("messages", {"messages": [{"role": "user", "content": ["hi"]}]}),
     ("continue_final_message", {"continue_final_message": True}),
     (
         "add_generation_prompt",
@@ -312,6 +314,23 @@ def test_a_refusal_names_the_parameter(client: TestClient, param: str, change: d
     error = response.json()["error"]
     assert error["param"] == param
     assert error["type"] == "invalid_request_error" and error["message"]
+
+
+def test_the_parameter_is_the_one_that_the_message_is_about(client: TestClient) -> None:
+    for change in ({"temperature": 5, "messages": [{"role": "robot"}]}, {"n": 0, "stop": [5]}, {"n": 0, "seed": "a"}):
+        error = refusal(client, PATH, {"messages": QUESTION, **change})
+        assert error["message"].startswith(error["param"])
+
+
+def test_messages_are_counted_as_in_their_list(client: TestClient) -> None:
+    for messages, place in (
+        (said(("developer", "a"), ("user", "b"), ("developer", "c"), ("user", "d")), 2),
+        (said(("user", "a"), ("robot", "b")), 1),
+        (said(("assistant", "a"), ("user", "b")), 0),
+    ):
+        message = refusal(client, PATH, {"messages": messages})["message"]
+        assert message.startswith(f"messages.{place}.role: ")
+        assert "developer" in message or place != 2
 
 
 def test_an_image_is_called_by_its_name(client: TestClient) -> None:

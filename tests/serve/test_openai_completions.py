@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -271,7 +272,21 @@ BAD_JSON = {
 def test_what_is_no_json(client: TestClient, path: str, body: bytes) -> None:
     response = client.post(path, content=body, headers={"Content-Type": "application/json"})
     assert response.status_code == 400
-    assert response.json()["error"]["type"] == "invalid_request_error"
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert all(word not in error["message"] for word in ("codec", "dictionary", "instance", "ChatRequest"))
+
+
+def test_a_body_may_begin_with_a_mark(client: TestClient) -> None:
+    body = ("\ufeff" + json.dumps({"prompt": TEXT, "temperature": 0})).encode()
+    response = client.post(PATH, content=body, headers={"Content-Type": "application/json; charset=utf-8"})
+    assert response.json()["choices"] == ask(client)["choices"]
+
+
+def test_a_compressed_body(client: TestClient) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    response = client.post(PATH, content=gzip.compress(b'{"prompt": "a"}'), headers=headers)
+    assert response.status_code == 415 and "gzip" in response.json()["error"]["message"]
 
 
 def test_too_many_lists_and_objects(client: TestClient) -> None:
@@ -283,7 +298,7 @@ def test_too_many_lists_and_objects(client: TestClient) -> None:
 def test_another_type_of_body(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded"):
         response = client.post(PATH, content=b'{"prompt": "a"}', headers={"Content-Type": kind})
-        assert response.status_code == 400 and response.json()["error"]
+        assert response.status_code == 400 and "application/json" in response.json()["error"]["message"]
 
 
 def test_a_body_that_is_too_large(client: TestClient) -> None:
