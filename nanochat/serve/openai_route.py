@@ -18,7 +18,8 @@ from nanochat.serve.schema import explain
 AT_ONCE = 1 << 14  # bytes, or characters: less is read and encoded without leaving the event loop
 # Lists and objects cost far more than what is in them, and nobody else gets on while a body is taken apart.
 MAX_BRACKETS = 20_000
-STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that is never closed goes on to the end: were it no match, each quote in it would be tried, all to the end.
+STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 A_LOGPROB = 10  # characters that take as long as telling of one likely token
 
 T = TypeVar("T")

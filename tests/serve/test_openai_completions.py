@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat.inference import Engine, Request, Token
+from nanochat.reading import parse_json
 from nanochat.serve import ModelInfo, create_app
+from nanochat.serve.openai_route import STRING
 from nanochat.serve.shown import shown
 from tests.inference.fakes import hashed, parrot
 from tests.serve.test_openai_chat import QUESTION, chunks, refusal
@@ -293,6 +296,23 @@ def test_too_many_lists_and_objects(client: TestClient) -> None:
     for body in ({"prompt": [[]] * 30_000}, {"prompt": "a", "x": [{}] * 30_000}):
         assert "lists and objects" in refusal(client, PATH, body)["message"]
     assert ask(client, user='[{"' * 30_000 + "\\" + "[" * 9)  # in a string
+
+
+@given(st.text('"\\\\[a\n', max_size=12))
+def test_a_string_that_is_never_closed_is_looked_through_once(text: str) -> None:
+    """Else a body of many quotes takes hours, in which nobody gets on."""
+    body = b'"' + text.encode()
+    found = STRING.match(body)
+    assert found
+    with contextlib.suppress(ValueError):
+        parse_json(body.decode())
+        assert found[0] == body.strip()
+
+
+def test_many_quotes(client: TestClient) -> None:
+    body = b"[" * 20_001 + b'"' + b'\\"' * 1_000_000
+    response = client.post(PATH, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
 
 
 def test_another_type_of_body(client: TestClient) -> None:
