@@ -11,6 +11,7 @@ from nanochat.inference.window import fit_conversation, fit_ids, newest_exchange
 
 if TYPE_CHECKING:
     from nanochat.inference.engine import Engine, Stream
+    from nanochat.inference.looking import Look, look_inside
     from nanochat.inference.quantize import rounded
     from nanochat.inference.toolcalls import Grammar
 
@@ -18,6 +19,7 @@ __all__ = [
     "Completion",
     "Engine",
     "Grammar",
+    "Look",
     "Request",
     "Stream",
     "Token",
@@ -25,8 +27,17 @@ __all__ = [
     "fit_ids",
     "load_engine",
     "load_replicas",
+    "look_inside",
     "newest_exchanges",
     "rounded",
 ]
 
-__getattr__ = lazy(__name__, {"engine": "Engine Stream", "quantize": "rounded", "toolcalls": "Grammar"})
+__getattr__ = lazy(
+    __name__,
+    {
+        "engine": "Engine Stream",
+        "looking": "Look look_inside",
+        "quantize": "rounded",
+        "toolcalls": "Grammar",
+    },
+)

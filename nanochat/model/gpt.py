@@ -303,18 +303,25 @@ class GPT(nn.Module):
     def num_params(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
-    def hidden(self, ids: Tensor, past: Past | None = None) -> Tensor:
-        """Final normalised states (B, T, width) of ids (B, T), which continue what `past` holds."""
+    def hidden(
+        self, ids: Tensor, past: Past | None = None, on_layer: Callable[[Tensor], object] | None = None
+    ) -> Tensor:
+        """Final normalised states (B, T, width) of ids (B, T), which continue what `past` holds.
+
+        on_layer: is given the state (B, T, width) after each layer in turn.
+        """
         place = self._place(ids.size(1), past)
         x = norm(self._rows(self.embed, ids), self.eps)
         if self.config.modern:
-            x = self._modern(ids, x, place)
+            x = self._modern(ids, x, place, on_layer)
         else:
             for block in self.blocks:
                 x = self._layer(block, x, place)
+                if on_layer is not None:
+                    on_layer(x)
         return norm(x, self.eps)
 
-    def _modern(self, ids: Tensor, x: Tensor, place: Place) -> Tensor:
+    def _modern(self, ids: Tensor, x: Tensor, place: Place, on_layer: Callable[[Tensor], object] | None) -> Tensor:
         first = ids.new_full((ids.size(0),), -1) if place.past is None else place.past.before
         before = torch.cat((first[:, None], ids[:, :-1]), 1)  # (B, T) the token before each, -1 where there is none
         # Smear: add a gated share of the token before.
@@ -329,6 +336,8 @@ class GPT(nn.Module):
                 mixed += ((self.bigram_lambdas[i], pairs),)
             value = self._rows(self.value_embeds[str(i)], ids) if str(i) in self.value_embeds else None
             x = self._layer(block, mixed, place, value)
+            if on_layer is not None:
+                on_layer(x)
             if i == self.config.depth // 2:
                 middle = x
         # Backout: subtract the middle layer's low-level features, useless to the head.
