@@ -128,8 +128,10 @@ class Answers:
 
     def _give(self) -> None:
         """Give what waits to the replicas, least loaded first, as far as they have room. The lock is held."""
+        now = monotonic()
+        ready = [replica for replica in self.replicas if replica.rests_until <= now] or self.replicas
         while self._turns:
-            replica = min(self.replicas, key=lambda replica: replica.rows)
+            replica = min(ready, key=lambda replica: replica.rows)
             if replica.full:
                 break
             job = self._turns.next()

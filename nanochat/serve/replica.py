@@ -15,6 +15,8 @@ from nanochat.serve.answer import Answer, Draining, Job, Piece
 # tokens costs the event loop up to 0.1 ms, on the cores that compute; one answer alone gets each token at once.
 EVENT_SECONDS = 0.001
 
+REST_SECONDS = 30.0  # for an engine after a step that failed
+
 Handed = tuple[Answer, int, Piece | None, bool, BaseException | None]  # the arguments of Answer.receive
 
 
@@ -36,12 +38,16 @@ class Source(Protocol):
 
 
 class Replica:
-    """`source` gives it work. rows: samples that it computes, and those of `given`, which begin with its next step."""
+    """`source` gives it work. rows: samples that it computes, and those of `given`, which begin with its next step.
+
+    rests_until: by the monotonic clock. A device that is broken has nothing to do, and would be given all there is.
+    """
 
     def __init__(self, number: int, engine: Engine, source: Source) -> None:
         self.number = number
         self.engine = engine
         self.rows = 0
+        self.rests_until = 0.0
         self.given: list[Job] = []
         self._source = source
         self._runs: list[_Run] = []
@@ -70,6 +76,7 @@ class Replica:
                 if self._runs:
                     self._step()
             except BaseException as error:  # told to those whose answers it ended; this thread serves the others
+                self.rests_until = monotonic() + REST_SECONDS
                 self._end(error)
         self._end(Draining(1))
 

@@ -443,6 +443,39 @@ def test_replicas_share_the_work(engine: Engine) -> None:
     run(test, answers, first_may, second_may)
 
 
+def test_a_broken_replica_is_not_given_everything(engine: Engine) -> None:
+    """It computes least of all. When it has rested, it is tried again; where there is no other, it does not rest."""
+    (first, first_may), (second, second_may) = pace(engine), pace(engine)
+    for may_step in (first_may, second_may):
+        may_step.release(100_000)
+    answers = Answers([first, second])
+    runner: Slots = first.runner  # type: ignore[assignment]
+    real = runner.step
+
+    def fail(chunks: Any) -> Any:
+        raise RuntimeError("the device is lost")
+
+    async def gpu() -> int | None:
+        try:
+            return {piece.gpu async for piece in answers.begin(ask(first, 4))}.pop()
+        except RuntimeError:
+            return None
+
+    async def test() -> None:
+        runner.step = fail  # type: ignore[method-assign]
+        assert [await gpu() for _ in range(6)] == [None, 1, 1, 1, 1, 1]
+        answers.replicas[0].rests_until = 0
+        assert [await gpu() for _ in range(3)] == [None, 1, 1]
+        runner.step = real  # type: ignore[method-assign]
+        answers.replicas[0].rests_until = 0
+        assert await gpu() == 0
+        for each in answers.replicas:
+            each.rests_until = float("inf")
+        assert await gpu() == 0
+
+    run(test, answers, first_may, second_may)
+
+
 def test_samples_are_as_without_a_server(engine: Engine) -> None:
     """From a real model, whatever runs beside."""
     answers = Answers(engine)
