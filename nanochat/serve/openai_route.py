@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -18,8 +17,7 @@ from nanochat.serve.schema import explain
 AT_ONCE = 1 << 14  # bytes, or characters: less is read and encoded without leaving the event loop
 # Lists and objects cost far more than what is in them, and nobody else gets on while a body is taken apart.
 MAX_BRACKETS = 20_000
-# One that is never closed goes on to the end: were it no match, each quote in it would be tried, all to the end.
-STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
+NO_MARKS = bytes(set(range(256)) - set(b'"[{'))
 A_LOGPROB = 10  # characters that take as long as telling of one likely token
 
 T = TypeVar("T")
@@ -54,7 +52,7 @@ async def aside(characters: int, work: Callable[[], T]) -> T:
 
 
 def _checked(body: bytes, body_type: type[BaseModel]) -> BaseModel:
-    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS and _brackets(body) > MAX_BRACKETS:
+    if body.count(b"[") + body.count(b"{") > MAX_BRACKETS and brackets(body) > MAX_BRACKETS:
         raise ApiError(f"the body holds more than {MAX_BRACKETS} lists and objects")
     try:
         return body_type.model_validate(parse_json(body.decode("utf-8-sig")))  # some programs begin with a mark
@@ -66,13 +64,11 @@ def _checked(body: bytes, body_type: type[BaseModel]) -> BaseModel:
         raise ApiError(f"the body is no valid JSON: {error}") from None
 
 
-def _brackets(body: bytes) -> int:
+def brackets(body: bytes) -> int:
     """How many lists and objects begin in a text of JSON: those in strings are none."""
-    count = start = 0
-    for string in STRING.finditer(body):
-        count += body.count(b"[", start, string.start()) + body.count(b"{", start, string.start())
-        start = string.end()
-    return count + body.count(b"[", start) + body.count(b"{", start)
+    # All in C: what is escaped goes first, so that each quote begins or ends a string, and then all but these marks.
+    marks = body.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, NO_MARKS).replace(b'""', b"")
+    return sum(map(len, marks.split(b'"')[::2]))
 
 
 class OpenAIRoute(APIRoute):
