@@ -96,6 +96,8 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
         torch.use_deterministic_algorithms(True)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if device.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise UserError(f"cannot use device {device!r}", "Choose --device=auto, cpu, cuda, cuda:1 or mps")
     try:
         where = torch.device(device)
         if where.type == "cuda":

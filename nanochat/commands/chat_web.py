@@ -24,7 +24,7 @@ class Config:
     """port to listen on; 0 picks a free one"""
     api_key: str | None = None
     """key that every client must show; better given as NANOCHAT_API_KEY, which other users of the machine cannot see"""
-    no_auth: bool = False
+    no_auth: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """let everyone in who reaches the address"""
     temperature: Annotated[float, tyro.conf.arg(aliases=["-t"])] = 0.6
     """default of a request: 0 always takes the likeliest token; higher is more varied"""
@@ -40,7 +40,7 @@ class Config:
     """longest time for one answer, its wait included"""
     drain_seconds: float = 30.0
     """after SIGTERM: longest time for the running answers to finish"""
-    log_prompts: bool = False
+    log_prompts: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """write what clients ask on stderr, a line of JSON for each request"""
     num_gpus: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1
     """GPUs that answer, each with the whole model"""
@@ -58,6 +58,8 @@ def run(config: Config) -> None:
     from nanochat.machine import pod_url
 
     Request([0], config.max_tokens, config.temperature, config.top_k)  # refuses impossible settings
+    if config.temperature > 2:
+        raise UserError(f"--temperature is {config.temperature}", "Use a number from 0 to 2, as in a request")
     for name, least in (("max_batch", 1), ("max_waiting", 0), ("max_seconds", 1), ("drain_seconds", 0)):
         if not least <= getattr(config, name) <= 1_000_000:
             flag = name.replace("_", "-")
@@ -82,6 +84,8 @@ def run(config: Config) -> None:
     address = ("" if loopback else pod_url(server.getsockname()[1])) or serve.url(server)
     link = f"{address}/login?key={key}" if made else f"{address}/login" if key else address
     say(f"nanochat {manifest.stage}/{manifest.tag} step {manifest.step} is at {link} (Ctrl-C ends it)")
+    if not loopback and not on_pod:
+        say("Other machines reach it under this one's name or address. The connection is not encrypted.")
     serve.run(app, server, config.drain_seconds)
 
 

@@ -13,7 +13,7 @@ from nanochat.console import UserError
 def listen(host: str, port: int) -> socket.socket:
     """A listening TCP socket; UserError when the port is in use or the address is not this machine's."""
     if not 0 <= port <= 65535:
-        raise UserError(f"there is no port {port}", "Choose one from 1 to 65535 with --port")
+        raise UserError(f"there is no port {port}", "Choose one from 1 to 65535 with --port, or 0 for a free one")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):

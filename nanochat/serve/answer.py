@@ -85,9 +85,10 @@ class Answer:
         """Take in what a replica hands over: a piece, whether it was the request's last one, and why it failed."""
         if self.over:
             return
+        quiet_first = self.quiet and self._last is None and error is None  # such a piece holds nothing else
+        if piece is not None and (piece.tokens or quiet_first):
+            self._observe()
         if piece is not None and (piece.tokens or piece.finished):
-            if piece.tokens:
-                self._observe()
             if (before := self._come.get(index)) is None:
                 self._come[index] = piece
             else:

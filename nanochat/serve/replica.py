@@ -103,12 +103,13 @@ class Replica:
         tokens = rows = 0
         for run, piece in zip(told, pieces, strict=True):
             tokens += len(piece.tokens)
+            first = bool(piece.tokens) and not run.begun
             if run.job.answer.quiet:
                 piece.tokens = []
             freed = run.rows if run.ends else len(piece.finished)
             rows += freed
             run.rows -= freed
-            if piece.tokens or piece.finished or run.ends:
+            if piece.tokens or piece.finished or run.ends or first:
                 run.begun = True
                 handed.append((run.job.answer, run.job.index, piece, run.ends, run.stream.error))
             if run.ends:

@@ -221,9 +221,9 @@ async function answer() {
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({
         messages: recent(),
-        temperature: setting("temperature"),
-        top_k: setting("top_k"),
-        max_tokens: setting("max_tokens"),
+        temperature: settings.temperature, // left out where the server's default counts
+        top_k: settings.top_k,
+        max_tokens: settings.max_tokens,
       }),
       signal: running.signal,
     });
