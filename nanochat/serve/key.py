@@ -76,6 +76,7 @@ def _kept() -> str:
     with suppress(OSError):
         try:
             with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                _check(file.fileno())  # before the key is in it: some file systems know no modes
                 file.write(key)
             os.replace(part, path)
         finally:
@@ -85,12 +86,16 @@ def _kept() -> str:
 
 def _read(path: Path) -> str:
     with open(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))) as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise ValueError
-        if os.name == "posix" and (facts.st_mode & 0o077 or facts.st_uid != os.getuid()):
-            raise ValueError
+        _check(file.fileno())
         key = file.read(100)
     if not MADE.fullmatch(key):
         raise ValueError
     return key
+
+
+def _check(file: int) -> None:
+    """PermissionError if another user may read or write the file."""
+    facts = os.fstat(file)
+    private = os.name != "posix" or (not facts.st_mode & 0o077 and facts.st_uid == os.getuid())
+    if not private or not stat.S_ISREG(facts.st_mode):
+        raise PermissionError

@@ -244,3 +244,19 @@ def test_impossible_settings(flags: dict[str, Any], made: Path, monkeypatch: pyt
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(made))
     with pytest.raises(UserError):
         run(**{"port": 0, **flags})
+
+
+def test_where_files_are_open_to_all_no_key_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a volume that knows no modes."""
+    real = os.open
+
+    def opened(path: Path, flags: int, mode: int = 0o777) -> int:
+        file = real(path, flags, mode)
+        os.fchmod(file, 0o666)
+        return file
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "open", opened)
+    first, second = (choose_key(None, False, False, True)[0] for _ in range(2))
+    assert MADE.fullmatch(first) and MADE.fullmatch(second) and first != second
+    assert not os.listdir(tmp_path)
