@@ -26,6 +26,7 @@ from benchmarks.serve.questions import Question, ask, long_questions
 from benchmarks.serve.race import call
 from benchmarks.serve.server import Server
 from benchmarks.serve.target import Target
+from nanochat.console import Progress
 
 KEY = "a-key-that-nobody-guesses"
 CLIENTS = 3  # well-behaved ones, each with an address of its own
@@ -33,6 +34,7 @@ DRAINED = 16  # answers that run when the server is told to stop
 LEFT = 32  # answers that are left in the middle
 FOR_NOBODY = 100  # tokens that each of them may still get; it would be several times as many
 EMPTY = 60.0  # seconds until nothing may run or wait any more
+LOOK = 0.2  # seconds between two looks at whether it is over
 SAMPLE = 0.5  # seconds between two looks at the memory
 WARM = 0.25  # of the samples, which do not count
 GROWTH = 16 << 20  # bytes that its memory may differ by between the beginning and the end of what counts
@@ -67,11 +69,12 @@ def storm(server: Server, known: list[tuple[Question, Any]], minutes: float, cas
     began = time.monotonic()
     made = _send_cases(server, cases, seed) if cases else None
     attackers = [(pause, deeds) for count, pause, deeds in GROUPS for _ in range(count)]
-    with ThreadPoolExecutor(len(attackers) + CLIENTS) as pool:
+    with Progress(60 * minutes, "attack", "seconds") as bar, ThreadPoolExecutor(len(attackers) + CLIENTS) as pool:
         attacking = [pool.submit(attack, target, seed * 1000 + i, *one) for i, one in enumerate(attackers)]
         behaving = [pool.submit(behave, server, known, client, target) for client in range(CLIENTS)]
         while not target.over:
-            time.sleep(0.2)
+            time.sleep(LOOK)
+            bar.advance(LOOK)
             if made and made.poll() is None and target.until < time.monotonic() + 1:
                 target.until = time.monotonic() + 2  # not before the last case
             if server.process.poll() is not None:
@@ -144,7 +147,7 @@ def drain(server: Server) -> dict[str, Any]:
             time.sleep(0.005)
         server.process.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        while server.get("/health")[0] == 200 and not all(one.done() for one in running):
+        while server.accepts() and not all(one.done() for one in running):
             time.sleep(0.005)  # it acts on the signal within a tenth of a second
         late = []
         data = wire.request(asked[0].path, asked[0].body.encode(), server.headers, server.port)

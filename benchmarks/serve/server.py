@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from http.client import HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +47,7 @@ class Server:
                 raise RuntimeError(f"the server does not start: {self.said()[-2000:]}")
             time.sleep(0.02)
         self.port = int(found[1])
-        while not self._listens():  # it says where it is a moment before
+        while not self.accepts():  # it says where it is a moment before
             time.sleep(0.02)
         return self
 
@@ -61,10 +62,11 @@ class Server:
                 self.process.kill()
                 self.process.wait()
 
-    def _listens(self) -> bool:
+    def accepts(self) -> bool:
+        """Whether it takes in new questions."""
         try:
             return self.get("/health")[0] == 200
-        except OSError:
+        except (OSError, HTTPException, ValueError):
             return False
 
     def said(self) -> str:

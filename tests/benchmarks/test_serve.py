@@ -23,17 +23,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="servers are mea
 # A server that is broken in many ways at once.
 BROKEN = """
 import itertools
-from nanochat.serve import access, answer, app, http, openai_chat
-answer.Answer.leave = lambda self: None                          # works on for those who have left
+from nanochat.serve import access, http, openai_chat, streaming
+streaming._unless_gone = lambda work, receive: work              # does not notice who has left
 real = openai_chat.chat_prompt
 ASKED = itertools.count()
 def forgetful(engine, body, max_tokens):
     prompt = real(engine, body, max_tokens)
-    return prompt[:-1] if next(ASKED) > 80 else prompt          # some questions are not read to their end
+    return prompt[:-1] if next(ASKED) >= 50 else prompt          # after those of the quiet server
 openai_chat.chat_prompt = forgetful
 async def call(self, scope, receive, send):
     if scope.get("path", "").endswith("/models"):
         raise ZeroDivisionError
+    scope["known"] = True
     await self.app(scope, receive, send)
 access.Guard.__call__ = call                                     # lets everyone in, and fails
 http.Server.handle_exit = lambda self, sig, frame: setattr(self, "should_exit", True)   # ends at once
@@ -158,7 +159,11 @@ def test_our_server_survives_a_short_attack(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.slow
 def test_a_broken_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    found, checks = hostile.attacked(minutes=0.15, cases=60, seed=4, program=BROKEN)
+    monkeypatch.setattr(
+        hostile, "GROUPS", hostile.GROUPS[:3]
+    )  # without floods, since it would answer those for minutes
+    monkeypatch.setattr(hostile, "EMPTY", 10.0)
+    found, checks = hostile.attacked(minutes=0.15, cases=10, seed=4, program=BROKEN)
     failed = {name for name, holds in checks.items() if not holds}
     assert failed >= {
         "no answer of 500 and above",
@@ -170,4 +175,4 @@ def test_a_broken_server_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
         "told to stop, it finished its answers",
         "told to stop, it refused new ones",
     }, (failed, found)
-    assert found["good"]["examples"] and "ZeroDivisionError" in found["said"]
+    assert found["good"]["examples"] and found["faults"] and found["strangers"]
