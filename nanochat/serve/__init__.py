@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nanochat.serve.access import Access
     from nanochat.serve.app import create_app
     from nanochat.serve.http import run
-    from nanochat.serve.line import clean
+    from nanochat.serve.line import clean, with_piped
     from nanochat.serve.terminal import Terminal
 
 __all__ = [
@@ -28,9 +28,10 @@ __all__ = [
     "listen",
     "run",
     "url",
+    "with_piped",
 ]
 
 __getattr__ = lazy(
     __name__,
-    {"access": "Access", "app": "create_app", "http": "run", "line": "clean", "terminal": "Terminal"},
+    {"access": "Access", "app": "create_app", "http": "run", "line": "clean with_piped", "terminal": "Terminal"},
 )

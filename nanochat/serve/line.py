@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from prompt_toolkit.key_binding.key_processor import KeyPressEvent
 
 KEPT = 1000  # questions in the history
+MOST_PIPED = 16_000_000  # characters
+SILENT = 3.0  # seconds without an end of the input until a note says that it is being read
 BURST = 0.05  # a paste continues within so many seconds after a line end; a person takes longer
 ENTER = ("\r", "\n")
 AHEAD = "typed ahead"  # data of an Enter key that was pressed before the prompt
@@ -37,6 +40,34 @@ def clean(text: str) -> str:
     """`text` as a model should read it: printable, line ends as "\\n", and U+FFFD for bytes that were not UTF-8."""
     text = re.sub("[\ud800-\udfff]", "\ufffd", text.removeprefix("\ufeff"))
     return printable(text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def with_piped(prompt: str) -> str:
+    """A prompt as a model should read it: with what a pipe or a file gives on standard input after a blank line, or for
+    "-" that alone."""
+    alone = prompt == "-"
+    piped = clean(_read_all(sys.stdin)).strip("\n") if alone or not is_terminal(sys.stdin) else ""
+    texts = [text for text in ("" if alone else clean(prompt), piped) if text.strip()]
+    return "\n\n".join(texts)
+
+
+def _read_all(stream: TextIO | None) -> str:
+    """All that is to come; "" where nothing can be read."""
+    note = threading.Timer(SILENT, warn, ["note: reading standard input to its end; `< /dev/null` gives it none"])
+    note.daemon = True
+    try:
+        if stream is None or stream.closed:
+            return ""
+        if not is_terminal(stream):
+            note.start()
+        text = stream.read(MOST_PIPED + 1)
+    except OSError:
+        return ""
+    finally:
+        note.cancel()
+    if len(text) > MOST_PIPED:
+        raise UserError(f"standard input has more than {MOST_PIPED:,} characters", "Give a shorter text")
+    return text
 
 
 def open_lines() -> Lines:
