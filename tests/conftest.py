@@ -10,6 +10,7 @@ import socket
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,8 @@ def _make() -> None:
 
     make_tinyworld(world_seed=0, mb=1)
     tok_train.run(tok_train.Config(dataset="tinyworld", vocab_size=VOCAB))
-    common = {"device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1, "eval_tokens": 2048}
+    common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1}
+    common |= {"eval_tokens": 2048, "answers": False}  # which would take longer here than the steps
     train_base(
         BaseConfig(depth=1, dataset="tinyworld", max_seq_len=128, total_batch_size=1024, num_iterations=20, **common)
     )

@@ -52,6 +52,8 @@ class TrainConfig:
     """steps between two validations; 0: five times in the run; -1: at the end only"""
     eval_tokens: int = 0
     """tokens per validation; 0: 10 steps' worth, at most 2^24"""
+    answers: bool = True
+    """at each validation, write the model's answers to a few fixed questions to answers.jsonl (docs/watching.md)"""
     save_every: int = 0
     """steps between two checkpoints; 0: ten times in the run; -1: none on such a schedule. One is always written at the
     end and before a validation"""
@@ -207,7 +209,7 @@ FREE = {
     "run", "tracker", "model_tag", "save_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh",
     "extend", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens",
     "deterministic", "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour",
-    "sample_batch_size", "eval_examples", "eval_samples", "strict", "backup", "on_finish",
+    "sample_batch_size", "eval_examples", "eval_samples", "strict", "backup", "on_finish", "answers",
 }  # fmt: skip
 # What is nobody else's business: neither metrics nor a tracker hear of it.
 PRIVATE = {"backup", "on_finish"}

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -28,8 +29,10 @@ from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
+from nanochat.train.answers import FILE, keep_answers
 from nanochat.train.config import BaseConfig, TrainConfig, settings
 from nanochat.train.host import host
+from nanochat.train.quiz import Diary
 from nanochat.train.saving import Saver
 from nanochat.train.state import TrainState, shared
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
@@ -126,6 +129,7 @@ class Run:
         elif not last(read_metrics(file), "summary"):  # killed before its first checkpoint
             rewind(file, -1)
         self.evaluated = shared(lambda: evaluations(file)) if s.step else {}
+        self.diary = self.open_diary(file.with_name(FILE))
         facts = {**run_facts(self.machine, s, self.model, config), **self.method.facts}
         self.writer = Tracker(file, s, config)
         if s.step == 0:
@@ -195,6 +199,8 @@ class Run:
         self.save_due = False
         if self.evaluation_due() and (s.step > 0 or method.from_start):
             self.evaluate()
+        elif self.diary and self.evaluated.get(s.step) and self.diary.lacks(s.step):
+            self.answer(self.evaluated[s.step])
         while s.step < s.steps:
             began = time.monotonic()
             step, valid = self.next()
@@ -414,10 +420,33 @@ class Run:
             warn(f"warning: {s.stage} could not be evaluated at step {s.step}: {error}")
             self.evaluated[s.step] = {}
             return
+        self.answer(s.val)  # first: an evaluation that is recorded is not done again
         self.writer.write("eval", step=s.step, tokens=s.tokens, **s.val)
         self.evaluated[s.step] = s.val
         name, value = next(iter(s.val.items()))
         self.bar.advance(0, **{name: f"{value:.3f}"})
+
+    def open_diary(self, path: Path) -> Diary | None:
+        """Where the model's answers go, on the first rank. Those of steps that are done again are removed."""
+        if not self.machine.ranks.is_main:
+            return None
+        try:
+            keep_answers(path, list(self.evaluated))
+        except (OSError, UserError) as error:
+            warn(f"warning: {path.name} is left as it is, and nothing is added: {error}")
+            return None
+        return Diary(path, self.state, self.tokenizer) if self.config.answers else None
+
+    def answer(self, measured: Mapping[str, float]) -> None:
+        """Let the model answer the same questions as ever. The other ranks wait in their next step."""
+
+        def go_on() -> bool:
+            self.watch.progress()
+            return not self.stop.asked
+
+        if self.diary:
+            self.watch.at(f"answering questions at step {self.state.step}")
+            self.diary.write(self.model, measured, go_on)
 
     def finish(self) -> None:
         """tok_per_s and pause are medians over the steps and the saves, so that compilation does not count."""
