@@ -20,8 +20,7 @@ class Config:
     step: Annotated[int | None, tyro.conf.arg(aliases=["-s"])] = None
     """step of the checkpoint; default: the newest"""
     prompt: Annotated[str | None, tyro.conf.arg(aliases=["-p"])] = None
-    """answer this and exit; what a pipe or a file gives on standard input follows it after a blank line (-p - is that
-    alone); default: a conversation"""
+    """answer this and exit, with standard input after a blank line (-p -: only that); default: a conversation"""
     json: bool = False
     """with -p: print one JSON object: answer, parts, finish, tokens, seconds, settings, model"""
     system: str = ""

@@ -5,27 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nanochat.console import UserError, say
 from nanochat.conversation import Conversation
-from nanochat.inference import Request
 from nanochat.serve.conversation_file import load, path_of, save, with_system
+from nanochat.serve.line import Lines
+from nanochat.serve.talk import Talk
+from nanochat.serve.talk_settings import SETTINGS, changed, settings_of
 
-if TYPE_CHECKING:
-    from nanochat.serve.line import Lines
-    from nanochat.serve.terminal import Terminal
-
-SETTINGS: dict[str, type[int] | type[float]] = {
-    "temperature": float,
-    "top_k": int,
-    "top_p": float,
-    "min_p": float,
-    "max_tokens": int,
-    "seed": int,
-    "repetition_penalty": float,
-}
 LEAVE = ("quit", "exit", "/quit", "/exit")
 HELP = f"""\
 /system TEXT      what the model is told before everything else; without TEXT: show it; /system "": none
@@ -40,22 +28,6 @@ HELP = f"""\
 Ctrl-C stops an answer. 'clear', 'quit' and 'exit' need no slash."""
 
 
-def settings_of(request: Request) -> dict[str, Any]:
-    """How the next token is chosen, by the names of /set."""
-    return {name: getattr(request, name) for name in SETTINGS}
-
-
-def changed(request: Request, name: str, value: str) -> Request:
-    """A request with another setting; UserError when that cannot be."""
-    kind = SETTINGS[name]
-    try:
-        number: Any = kind(value)
-    except ValueError:
-        what = "a whole number" if kind is int else "a number"
-        raise UserError(f"{name} is {value!r:.40}", f"Use {what}") from None
-    return replace(request, **{name: number})
-
-
 def nearest(word: str, words: list[str]) -> str:
     """The one of `words` that was probably meant."""
     begun = [one for one in words if word and one.startswith(word)]
@@ -65,8 +37,8 @@ def nearest(word: str, words: list[str]) -> str:
 class Slash:
     """Obeys the commands in a conversation. lines: what the person is asked with."""
 
-    def __init__(self, terminal: Terminal, lines: Lines) -> None:
-        self.terminal = terminal
+    def __init__(self, talk: Talk, lines: Lines) -> None:
+        self.talk = talk
         self.lines = lines
         self._commands = {
             "system": self._system,
@@ -83,7 +55,7 @@ class Slash:
         name, rest = [*re.split(r"\s+", text[1:], maxsplit=1), ""][:2]
         command = self._commands.get(name.lower())
         if command is None:
-            meant = nearest(name.lower(), [*self._commands, "quit", "exit"])
+            meant = nearest(name.lower()[:40], [*self._commands, "quit", "exit"])
             raise UserError(
                 f"unknown command /{name:.40}; the nearest is /{meant}",
                 "/help lists all, and //TEXT sends a text that begins with a slash",
@@ -93,37 +65,37 @@ class Slash:
     def _system(self, text: str) -> None:
         self._require_chat()
         if not text:
-            system = self.terminal.system
+            system = self.talk.system
             say(f"system message: {system}" if system else "there is no system message")
             return
         text = "" if text in ('""', "''") else text
-        self.terminal.messages = with_system(self.terminal.messages, text)
+        self.talk.messages = with_system(self.talk.messages, text)
         say("the system message is set" if text else "no system message any more")
 
     def _clear(self, _: str) -> None:
-        self.terminal.clear()
+        self.talk.clear()
 
     def _save(self, text: str) -> None:
         self._require_chat()
         path = path_of(text)
-        conversation = Conversation(tuple(self.terminal.messages))
-        if not self.terminal.turns:
+        conversation = Conversation(tuple(self.talk.messages))
+        if not self.talk.turns:
             raise UserError("there is nothing to save yet", "Ask something first")
-        may_ask = self.terminal.at_terminal and os.path.isfile(path)
+        may_ask = self.talk.at_terminal and os.path.isfile(path)
         save(conversation, path, may_ask and self._agreed(f"{path} exists. Replace it? [y/N] "))
-        say(f"saved {_counted(self.terminal.turns)} to {path}")
+        say(f"saved {_counted(self.talk.turns)} to {path}")
 
     def _load(self, text: str) -> None:
         self._require_chat()
         path = path_of(text)
-        self.terminal.messages = list(load(path).messages)
-        say(f"loaded {_counted(self.terminal.turns)} from {path}")
-        if self.terminal.system:
-            say(f"system message: {self.terminal.system}")
-        self.terminal.show_last()
+        self.talk.messages = list(load(path).messages)
+        say(f"loaded {_counted(self.talk.turns)} from {path}")
+        if self.talk.system:
+            say(f"system message: {self.talk.system}")
+        self.talk.show_last()
 
     def _regen(self, _: str) -> None:
-        self.terminal.answer_again()
+        self.talk.answer_again()
 
     def _set(self, text: str) -> None:
         name, value = [*re.split(r"[\s=]+", text, maxsplit=1), ""][:2]
@@ -133,8 +105,8 @@ class Slash:
                 f"unknown setting {name:.40}; the nearest is {nearest(name, list(SETTINGS))}", "/set shows all of them"
             )
         if value:
-            self.terminal.request = changed(self.terminal.request, name, value)
-        found = settings_of(self.terminal.request)
+            self.talk.request = changed(self.talk.request, name, value)
+        found = settings_of(self.talk.request)
         for one in [name] if name else SETTINGS:
             say(f"{one} = {found[one]}")
 
@@ -148,7 +120,7 @@ class Slash:
             return False
 
     def _require_chat(self) -> None:
-        if not self.terminal.chat:
+        if not self.talk.chat:
             raise UserError("a base model continues text, and has no conversation", "Chat with a later stage: -i sft")
 
 

@@ -23,7 +23,8 @@ from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Terminal, with_piped
 from nanochat.serve.conversation_file import load, save
 from nanochat.serve.line import Lines
-from nanochat.serve.slash import SETTINGS, nearest
+from nanochat.serve.slash import nearest
+from nanochat.serve.talk_settings import SETTINGS
 from nanochat.tasks import CustomJSON
 
 REPOSITORY = Path(__file__).parents[2]
@@ -315,10 +316,10 @@ import fcntl, itertools, termios, time
 from types import SimpleNamespace
 from nanochat.console import run_command
 from nanochat.inference import Request, Token
-from nanochat.serve import Terminal, terminal
+from nanochat.serve import Terminal, talk
 
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-terminal.newest_exchanges = lambda tokenizer, conversation, window, room: [ord(conversation.messages[-1].text[0])]
+talk.newest_exchanges = lambda tokenizer, conversation, window, room: [ord(conversation.messages[-1].text[0])]
 
 def stream(request):
     yield Token(0, "**bo", "text", 0)
