@@ -362,6 +362,15 @@ def test_a_last_message_that_does_not_fit(client: TestClient, length: int) -> No
         assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
 
 
+def test_the_longest_message_that_fits(client: TestClient, engine: Engine) -> None:
+    text = "\0"  # always a token of its own
+    room = engine.window - len(render_prompt(engine.tokenizer, Conversation((Message.of("user", ""),))))
+    fits = ask(client, said(("user", text * (room - 1))), max_tokens=9)
+    assert fits["usage"]["prompt_tokens"] == engine.window - 1 and fits["usage"]["completion_tokens"] <= 1
+    error = refusal(client, PATH, {"messages": said(("user", text * room))})
+    assert error["code"] == "context_length_exceeded"
+
+
 def test_more_tokens_than_there_is_room_for(client: TestClient, engine: Engine) -> None:
     [choice] = ask(client, temperature=0, max_tokens=10**9)["choices"]
     [expected] = generated(engine, temperature=0, max_tokens=10**9)

@@ -76,6 +76,17 @@ def test_several_prompts_in_order(client: TestClient, engine: Engine, echo: bool
         assert answer["usage"]["prompt_tokens"] == sum(map(len, prompts))
 
 
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_several_prompts_in_a_stream(client: TestClient, logprobs: int | None) -> None:
+    asked = {"prompt": ["how", "many"], "n": 2, "seed": 4, "max_tokens": 5, "echo": True, "logprobs": logprobs}
+    whole = ask(client, **asked, top_k=0)["choices"]
+    said = dict.fromkeys(range(4), "")
+    for event in chunks(client, path=PATH, **asked, top_k=0, temperature=0):
+        for choice in event["choices"]:
+            said[choice["index"]] += choice["text"]
+    assert said == {choice["index"]: choice["text"] for choice in whole}
+
+
 def test_log_probabilities_of_a_prompt(client: TestClient, engine: Engine) -> None:
     """As lm-eval asks for them."""
     tokenizer = engine.tokenizer
@@ -194,6 +205,7 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("prompt", {"prompt": [1] * 512}),
     ("prompt", {"prompt": "x" * 10**6}),
     ("n", {"prompt": ["a"] * 100, "n": 3}),
+    ("logprobs", {"prompt": [[1] * 500] * 32, "logprobs": 10, "echo": True, "max_tokens": 0, "n": 2}),
     ("logprobs", {"prompt": [[1] * 500] * 128, "logprobs": 10, "echo": True, "max_tokens": 0}),
     ("suffix", {"suffix": "end"}),
     ("best_of", {"best_of": 2}),
@@ -217,6 +229,8 @@ def test_a_refusal_names_the_parameter(client: TestClient, param: str, change: d
 
 
 def test_a_prompt_that_does_not_fit(client: TestClient, engine: Engine) -> None:
+    out = refusal(client, PATH, {"prompt": [engine.tokenizer.vocab_size]})
+    assert out["param"] == "prompt" and out["code"] is None
     for prompt in ([1] * engine.window, "é" * 600, "é" * 10**6, ["a", "é" * 600]):
         error = refusal(client, PATH, {"prompt": prompt})
         assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
