@@ -184,6 +184,11 @@ def test_a_name_is_ours_only_if_it_cannot_be_looked_up_elsewhere(host: str) -> N
     assert not called or name in ("localhost", "[::1]") or name.replace(".", "").isdigit()
 
 
+def test_two_host_headers_are_not_one_name() -> None:
+    assert not Access().is_called_right({"headers": [(b"host", b"local"), (b"host", b"host")]})
+    assert not Access().is_called_right({"headers": [(b"host", b"localhost"), (b"host", b"evil.example")]})
+
+
 @pytest.mark.parametrize(
     "headers",
     [
