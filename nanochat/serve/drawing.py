@@ -41,7 +41,7 @@ HOPELESS = re.compile(
     """,
     re.VERBOSE,
 )
-UNDECIDED = re.compile(r"[ \t]*(?:#{0,6}|([-*_])(?:[ \t]*\1)*[ \t]*|\+[ \t]*|>|[`~]{1,2}|`{3}[^`]*|~{3}.*)")
+UNDECIDED = re.compile(r"[ \t]*(?:#{0,6}|([-*_])(?:[ \t]*\1)*[ \t]*|\+[ \t]*|>|[`~]{1,2}|`{3,}[^`]*|~{3,}.*)")
 FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`]*)")
 RULE = re.compile(r" {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*")
 HEADING = re.compile(r" {0,3}(?P<level>#{1,6})(?:[ \t]|$)")

@@ -311,6 +311,16 @@ def test_one_answer_as_json(
         chat_cli.run(chat_cli.Config(json=True))
 
 
+def test_ctrl_c_ends_one_answer(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the program, with the exit code of Ctrl-C: a script must not take half an answer for a whole one."""
+    found = chat.terminal.engine, SimpleNamespace(stage="sft", tag="d2", step=7)
+    monkeypatch.setattr("nanochat.inference.load_engine", lambda *where: found)
+    monkeypatch.setattr(sys, "stdin", None)
+    chat.until_stopped = "half"
+    with pytest.raises(KeyboardInterrupt):
+        chat_cli.run(chat_cli.Config(prompt="hi"))
+
+
 PROGRAM = """
 import fcntl, itertools, termios, time
 from types import SimpleNamespace

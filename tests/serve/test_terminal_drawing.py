@@ -8,7 +8,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nanochat.serve.drawing import HELD, Drawing, draws
@@ -75,6 +75,7 @@ def test_markdown(text: str, expected: str) -> None:
     assert look(text) == expected
 
 
+@example(text="````\n", cuts=[4])
 @given(text=MARKDOWN, cuts=st.lists(st.integers(0, 10_000), max_size=20))
 def test_how_it_is_cut_changes_nothing_and_nothing_steers_the_terminal(text: str, cuts: list[int]) -> None:
     shown = drawn(text, *cuts)
