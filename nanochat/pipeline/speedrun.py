@@ -20,7 +20,7 @@ from nanochat.corpus import HUB_CORPORA, find_info
 from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.metrics import FILE, MetricsWriter, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
-from nanochat.pipeline.farewell import farewell
+from nanochat.pipeline.farewell import farewell, python
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
 from nanochat.pipeline.settings import SpeedrunConfig, earlier, resolve
 from nanochat.pipeline.spending import NOTE, Bill
@@ -52,6 +52,7 @@ def speedrun(config: SpeedrunConfig) -> None:
         bill = _bill(config, log, plan, marks)
         plan = replace(plan, bill=bill)
         keep(Order([Unit(stage, plan.tag) for stage in STAGES], plan.corpus, True, command_line()))
+        say(f"Watch it meanwhile in another terminal: {python()} -m nanochat watch (a page; --plain: there)")
         run_stages(log, plan, marks, handle)
         bill.note()
         say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")

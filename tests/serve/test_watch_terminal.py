@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -52,6 +55,20 @@ def test_a_pipe_gets_a_line_for_each_look_until_the_run_ends(writer: MetricsWrit
     assert (
         rest.splitlines()[-1].startswith("base-d4 finished  step 3 of 3 (100%)") and "val_bpb 0.5000 at step 3" in rest
     )
+
+
+def test_the_page_is_served_until_it_is_told_to_end(writer: MetricsWriter, tmp_path: Path) -> None:
+    process = watch(tmp_path, "d4", "--port=0", "--price-per-hour=7200")
+    assert process.stdout
+    found = re.fullmatch(
+        r"base-d4 is shown at (http://127.0.0.1:\d+)/train\?run=base-d4 \(Ctrl-C ends it\)\n", process.stdout.readline()
+    )
+    assert found
+    assert httpx.get(f"{found[1]}/train/runs/base-d4", timeout=30).json()["status"]["cost"] == 4.0
+    assert "watch.js" in httpx.get(found[1], follow_redirects=True, timeout=30).text
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate(timeout=30)
+    assert "Traceback" not in complaints
 
 
 def test_what_cannot_be_watched_is_one_line_that_lists_what_can(writer: MetricsWriter, tmp_path: Path) -> None:

@@ -21,7 +21,11 @@ export function makeScale(values, from, to, log, most) {
     high = Math.max(high, value);
   }
   if (low > high) [low, high] = log ? [1, 10] : [0, 1];
-  if (low === high) [low, high] = log ? [low / 1.1, high * 1.1] : [low - (Math.abs(low) || 1) / 10, high + (Math.abs(high) || 1) / 10];
+  if (high - low <= 1e-4 * Math.abs(high)) {
+    // A flat line, but for rounding: it goes through the middle.
+    const room = (Math.abs(high) || 1) / 10;
+    [low, high] = log ? [low / 1.1, high * 1.1] : [low - room, high + room];
+  }
   /** @param {number} value */
   const turn = (value) => (log ? Math.log10(value) : value);
   const [start, length] = [turn(low), turn(high) - turn(low)];
