@@ -37,8 +37,9 @@ class Stats:
 class Answers:
     """One thread for each engine; they share a queue, and the least loaded is given what is next.
 
-    max_waiting: samples that may wait while all rows of all engines are taken. max_seconds: for one answer, its wait
-    included. on_first, on_gap: called in the event loop with the seconds to an answer's first token and between events.
+    max_waiting: samples that may wait while all rows of all engines are taken. Who has none waiting may come even then,
+    until there are twice as many: one client alone keeps nobody out. max_seconds: for one answer, its wait included.
+    on_first, on_gap: called in the event loop with the seconds to an answer's first token and between events.
     """
 
     def __init__(
@@ -70,18 +71,19 @@ class Answers:
         """Whether nothing runs or waits."""
         return not (self.stats.waiting or self.stats.running)
 
-    def check(self) -> None:
+    def check(self, client: str) -> None:
         """Busy or Draining where begin would raise them: asked before time is spent on a prompt."""
         if self.draining:
             raise Draining(1)
-        if self.stats.waiting + self.stats.running >= self.slots + self.max_waiting:
+        most = self.max_waiting * (1 if client in self._turns else 2)
+        if self.stats.waiting + self.stats.running >= self.slots + most:
             raise Busy(self._retry_after())
 
     def begin(self, requests: Request | Sequence[Request], client: str = "") -> Answer:
         """Accept requests that are answered as one; Busy or Draining if not. Call it in the event loop's thread."""
         requests = [requests] if isinstance(requests, Request) else requests
         with self._lock:
-            self.check()
+            self.check(client)
             answer = Answer(self, requests, client, self.max_seconds)
             for job in answer.jobs:
                 self._turns.add(client, job)

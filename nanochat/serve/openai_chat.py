@@ -46,7 +46,7 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
     @router.post("/v1/chat/completions", responses={200: OK, **ERRORS})
     async def chat_completions(body: ChatRequest, http: Request) -> Response:
         """Answer the last user message, or go on with the last answer (`continue_final_message`)."""
-        answers.check()  # first, since making a prompt takes time
+        answers.check(client_of(http))  # first, since making a prompt takes time
         max_tokens = body.max_completion_tokens or body.max_tokens or defaults.max_tokens
         size = sum(len(message.content or "") + A_MESSAGE for message in body.messages)
         request = inference.Request(

@@ -38,7 +38,7 @@ def routes(answers: Answers, info: ModelInfo, defaults: Defaults) -> APIRouter:
     async def completions(body: CompletionRequest, http: Request) -> Response:
         """Go on from each prompt. <|bos|> is put before texts, not before token ids."""
         _check(body)
-        answers.check()  # first, since making prompts takes time
+        answers.check(client_of(http))  # first, since making prompts takes time
         requests = await aside(_size(body), lambda: _requests(body))
         count = check_told(requests, engine.window)
         answer = answers.begin(requests, client_of(http))

@@ -50,8 +50,9 @@ def routes(answers: Answers, defaults: Defaults) -> APIRouter:
 
     @router.post("/chat/completions", response_class=StreamingResponse, responses=RESPONSES)
     async def chat_completions(body: ChatBody, http: Request) -> Response:
+        client = http.client.host if http.client else ""
         try:
-            answers.check()  # first, since making a prompt takes time
+            answers.check(client)  # first, since making a prompt takes time
             max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens
             request = inference.Request(
                 prompt=await asyncio.to_thread(
@@ -62,7 +63,7 @@ def routes(answers: Answers, defaults: Defaults) -> APIRouter:
                 top_k=defaults.top_k if body.top_k is None else body.top_k,
                 seed=secrets.randbits(31),
             )
-            answer = answers.begin(request, http.client.host if http.client else "")
+            answer = answers.begin(request, client)
         except Refused as refused:
             retry = {"Retry-After": str(refused.retry_after)}
             if isinstance(refused, Busy):

@@ -20,6 +20,9 @@ class Turns(Generic[T]):
     def __bool__(self) -> bool:
         return bool(self._lines)
 
+    def __contains__(self, client: str) -> bool:
+        return client in self._lines
+
     def add(self, client: str, thing: T) -> None:
         self._lines.setdefault(client, deque()).append(thing)
 

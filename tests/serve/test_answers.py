@@ -230,6 +230,28 @@ def test_when_to_come_back(waiting: int, seconds: int, paced: Paced, monkeypatch
     run(test, answers, may_step)
 
 
+def test_one_client_alone_keeps_nobody_out(paced: Paced) -> None:
+    """Who has nothing waiting may come to a full queue; that has an end, too."""
+    engine, may_step = paced
+    rows(engine, 1)
+    answers = Answers(engine, max_waiting=2)
+
+    async def test() -> None:
+        for _ in range(3):
+            answers.begin(ask(engine), "many")
+        await until(lambda: counts(answers) == (1, 2))
+        for client in ("a", "b"):
+            answers.begin(ask(engine), client)
+            for full in ("many", client):
+                with pytest.raises(Busy):
+                    answers.begin(ask(engine), full)
+        with pytest.raises(Busy):
+            answers.begin(ask(engine), "c")
+        assert counts(answers) == (1, 4)
+
+    run(test, answers, may_step)
+
+
 def test_rows_are_counted(paced: Paced) -> None:
     """A request for four samples takes four rows, and frees them; what comes behind it begins when there is room."""
     engine, may_step = paced
@@ -241,7 +263,7 @@ def test_rows_are_counted(paced: Paced) -> None:
         late = answers.begin(ask(engine, 2, n=3))
         await until(lambda: counts(answers) == (5, 3))
         with pytest.raises(Busy):
-            answers.check()
+            answers.check("")
         may_step.release(3)
         await until(lambda: counts(answers) == (1 + 3, 0))
         may_step.release(10)
