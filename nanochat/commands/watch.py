@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlencode
 
 import tyro
 
@@ -48,7 +49,9 @@ def run(config: Config) -> None:
     from nanochat.serve import watch
 
     server = serve.listen("127.0.0.1", config.port)
-    address = f"{serve.url(server)}/train?run={'&compare='.join(names)}"
+    asked = [("run", names[0])] if config.name else []  # without a name the page goes on to newer runs
+    query = urlencode([*asked, *(("compare", name) for name in names[1:])])
+    address = f"{serve.url(server)}/train" + (f"?{query}" if query else "")
     say(f"{names[0]} is shown at {address} (Ctrl-C ends it)")
     serve.run(watch.create_app(config.price_per_hour, config.every), server, drain_seconds=0)
 

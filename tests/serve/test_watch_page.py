@@ -216,6 +216,23 @@ def test_answers_at_each_evaluation_and_no_text_runs(base: Path, served: Served,
     assert page.locator("main img, main script").count() == 0 and page.title() != "owned"
 
 
+def test_a_page_without_a_name_goes_on_to_the_next_run(base: Path, served: Served, page: Page) -> None:
+    first = train("base", 5)
+    page.goto(f"{served(create_app(every=0.1))}/train")
+    page.get_by_text("base-d4 is running").wait_for()
+    second = train("sft", 5)
+    second.write("step", step=6, loss=1.0)
+    page.wait_for_timeout(400)
+    assert page.title() == "base-d4 - nanochat"  # it is still at work
+    first.write("summary", seconds=3.0)
+    second.write("step", step=7, loss=1.0)
+    page.get_by_text("sft-d4 is running").wait_for()
+    page.get_by_label("Run", exact=True).select_option("base-d4")
+    page.get_by_text("base-d4 is finished").wait_for()
+    page.wait_for_timeout(700)
+    assert page.title() == "base-d4 - nanochat" and page.url.endswith("?run=base-d4")
+
+
 def test_the_page_says_when_the_server_is_away_and_when_there_is_nothing(
     base: Path, served: Served, page: Page
 ) -> None:

@@ -50,7 +50,7 @@ def weights(stage: str) -> dict[tuple[int, str], bytes]:
     return {(n, file.name): file.read_bytes() for n in (2, 4, 6) for file in found[n].glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("cpu", ["", "torch"])
+@pytest.mark.parametrize("cpu", ["", pytest.param("torch", marks=pytest.mark.slow)])
 def test_the_training_of_a_base_model_is_the_same_bit_for_bit(
     base: Path, monkeypatch: pytest.MonkeyPatch, cpu: str
 ) -> None:
@@ -83,11 +83,10 @@ def test_a_resume_neither_repeats_nor_loses_answers(base: Path) -> None:
     train_base(BaseConfig(**BASE))
     whole, file, metrics = rows("base"), answers_file("base"), training_file("base", "x")
     left, told = file.read_bytes(), [line for line in metrics.read_bytes().splitlines(True) if b"summary" not in line]
-    early = b"".join(line for line in left.splitlines(True) if b'"step": 2' in line)
     unmeasured = [line for line in told if not (b'"eval"' in line and b'"step": 4' in line)]
-    # As a run left them that was killed before what it had measured at step 4 was recorded, in the middle of a line; or
-    # before it had answered at step 4; or that a version trained which wrote no answers.
-    for answers, records in ((left + b'{"step": 6, "q', unmeasured), (early, told), (b"", told)):
+    # As a run left them that was killed before what it had measured at step 4 was recorded, in the middle of a line;
+    # and as a version left them that wrote no answers, so that those of step 2 are lost.
+    for answers, records in ((left + b'{"step": 6, "q', unmeasured), (b"", told)):
         for step in (5, 6):
             shutil.rmtree(file.parents[2] / "base_checkpoints" / "x" / f"step_{step:06d}", ignore_errors=True)
         metrics.write_bytes(b"".join(records))

@@ -10,7 +10,7 @@ import { createStore } from "./watch_store.js";
  * @typedef {import("./watch_data.js").Run} Run
  * @typedef {import("./watch_data.js").Answers} Answers
  * @typedef {{
- *   every: number, names: string[], run: string, compare: string, runs: Run[], answers: Answers | null,
+ *   every: number, names: string[], run: string, follow: boolean, compare: string, runs: Run[], answers: Answers | null,
  *   at: number | null, over: string, log: boolean, smoothing: number, away: string
  * }} State
  */
@@ -20,8 +20,8 @@ const LOOK = "nanochat.watch"; // how the curves were shown last
 const asked = new URLSearchParams(location.search);
 const store = createStore(
   /** @type {State} */ ({
-    every: 2, names: [], run: asked.get("run") ?? "", compare: asked.get("compare") ?? "", runs: [], answers: null,
-    at: null, over: "step", log: false, smoothing: 0.6, away: "", ...remembered(),
+    every: 2, names: [], run: asked.get("run") ?? "", follow: !asked.get("run"), compare: asked.get("compare") ?? "",
+    runs: [], answers: null, at: null, over: "step", log: false, smoothing: 0.6, away: "", ...remembered(),
   }),
 );
 const showCurves = createCurves(place("charts"));
@@ -74,22 +74,35 @@ store.subscribe((state, before) => {
 });
 
 /** @param {State} state */
-function showNames({ names, run, compare }) {
+function showNames({ names, run, follow, compare }) {
   for (const [id, value, first] of [["run", run, []], ["compare", compare, [["", "nothing"]]]]) {
     const options = [...first, ...names.map((name) => [name, name])].map(([key, text]) => new Option(text, key));
     place(String(id)).replaceChildren(...options);
     input(String(id)).value = String(value);
   }
-  const query = new URLSearchParams({ run, ...(compare && { compare }) });
-  history.replaceState(null, "", `?${query}`);
+  const query = new URLSearchParams({ ...(!follow && { run }), ...(compare && { compare }) });
+  history.replaceState(null, "", query.size ? `?${query}` : location.pathname);
   document.title = `${run} - nanochat`;
 }
+
+/**
+ * The run to show: the one that was chosen, else the newest. It stays while it is at work, since two may be.
+ * @param {State} state
+ * @param {string[]} names
+ */
+function chosen({ run, follow, runs }, names) {
+  const live = runs[0]?.status.name === run && isLive(runs[0]);
+  return names.includes(run) && (!follow || live) ? run : (names[0] ?? "");
+}
+
+/** @param {Run} run */
+const isLive = (run) => ["running", "waiting"].includes(run.status.state);
 
 /** Ask once for everything that may have changed. */
 async function refresh() {
   const { every, runs: names } = await askRuns();
   const { run: wanted, compare } = store.get();
-  const run = names.includes(wanted) ? wanted : (names[0] ?? "");
+  const run = chosen(store.get(), names);
   if (!run) {
     store.set({ every, names, away: "There is no training to watch yet." });
     return;
@@ -102,8 +115,9 @@ async function refresh() {
   const known = before(run)?.evals.length;
   const answers = evaluated === known && store.get().answers ? store.get().answers : await askAnswers(run);
   if (store.get().run !== wanted || store.get().compare !== compare) return; // others were chosen meanwhile
+  const at = run === wanted ? store.get().at : null;
   const same = JSON.stringify(store.get().names) === JSON.stringify(names);
-  store.set({ every, names: same ? store.get().names : names, run, compare: other, runs, answers, away: "" });
+  store.set({ every, names: same ? store.get().names : names, run, compare: other, runs, answers, at, away: "" });
 }
 
 /** @type {number | undefined} */
@@ -122,12 +136,11 @@ async function loop() {
   }
   if (mine !== asking) return; // another loop has begun
   const { every, runs } = store.get();
-  const live = runs.some((run) => ["running", "waiting"].includes(run.status.state));
-  timer = window.setTimeout(loop, 1000 * every * (live || !runs.length ? 1 : 5));
+  timer = window.setTimeout(loop, 1000 * every * (runs.some(isLive) || !runs.length ? 1 : 5));
 }
 
 place("run").addEventListener("change", () => {
-  store.set({ run: input("run").value, answers: null, at: null });
+  store.set({ run: input("run").value, follow: false, answers: null, at: null });
   loop();
 });
 place("compare").addEventListener("change", () => {
