@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from nanochat.inference import Engine
-from nanochat.serve import login, openai_chat, openai_completions, openai_models, seed_api, status
+from nanochat.serve import login, openai_chat, openai_completions, openai_models, seed_api, status, watch
 from nanochat.serve.access import Access, Guard
 from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
@@ -92,4 +92,6 @@ def create_app(
     app.include_router(openai_models.routes(answers, info))
     app.include_router(openai_chat.routes(answers, info, defaults))
     app.include_router(openai_completions.routes(answers, info, defaults))
+    if access.key or access.loopback:  # how this machine's trainings go is nothing for strangers
+        app.include_router(watch.routes())
     return app

@@ -28,7 +28,7 @@ USES: dict[str, Callable[[], object]] = {
     "reinforcement": lambda: train_rl(
         RLConfig(
             source="sft", task="SpellingBee", num_iterations=2, examples_per_step=2, num_samples=2, max_new_tokens=3,
-            eval_every=-1, save_every=-1, compile="off", **CPU,
+            eval_every=-1, save_every=-1, compile="off", answers=False, **CPU,
         )
     ),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -329,3 +330,14 @@ def test_a_draining_server_says_so(engine: Engine, info: ModelInfo) -> None:
         assert (health.status_code, health.json()["status"], health.json()["ready"]) == (503, "draining", False)
         refused = client.post("/chat/completions", json=QUESTION)
         assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+
+
+def test_trainings_are_shown_to_who_is_let_in(
+    app: FastAPI, local: TestClient, locked: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    assert "<!doctype html>" in local.get("/train").text.lower()
+    assert local.get("/train/runs").status_code == locked.get("/train/runs", headers=BEARER).status_code == 200
+    assert locked.get("/train/runs").status_code == 401
+    with TestClient(app) as anybody:
+        assert anybody.get("/train/runs").status_code == 404

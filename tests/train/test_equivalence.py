@@ -35,6 +35,7 @@ from nanochat.train.step import Stepper
 from tests.train.launching import flags, torchrun
 
 COMMON: dict[str, Any] = {
+    "answers": False,
     "device": "cpu",
     "dtype": "float32",
     "compile": "off",

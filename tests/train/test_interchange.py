@@ -19,6 +19,7 @@ from tests.train import jobs
 from tests.train.launching import torchrun
 
 COMMON: dict[str, Any] = {
+    "answers": False,
     "device": "cpu",
     "dtype": "float32",
     "compile": "off",

@@ -295,6 +295,7 @@ def test_tiny_world_trains_on_other_questions_than_it_is_graded_by() -> None:
 
 
 COMMON: dict[str, Any] = {
+    "answers": False,
     "device": "cpu",
     "dtype": "float32",
     "num_iterations": 4,

@@ -20,6 +20,7 @@ from nanochat.train import BaseConfig, ChatConfig, base, train_base, train_chat
 from nanochat.train.stock import EMPTY, HALVED, LEFT_OUT, MERGED, changes, take_stock
 
 COMMON: dict[str, Any] = {
+    "answers": False,
     "stage": "sft", "device": "cpu", "dtype": "float32", "compile": "off", "eval_every": -1, "eval_tokens": 1024,
     "num_iterations": 2, "model_tag": "d1",
 }  # fmt: skip
