@@ -91,7 +91,7 @@ def run(config: Config) -> None:
     from nanochat.console import UserError
 
     if sys.platform != "linux":
-        raise UserError("CPU seconds and memory of the server are read from /proc", "Run it on Linux")
+        raise UserError("a server is measured from outside in ways that only Linux has", "Run it on Linux")
     (survive if config.hostile else race)(config)
 
 

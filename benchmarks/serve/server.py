@@ -94,19 +94,14 @@ class Server:
 
     def cpu(self) -> float:
         """CPU seconds used so far, of all its threads."""
-        fields = self._proc("stat").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        # Linux's number for the CPU clock of another process, which counts nanoseconds; /proc counts hundredths.
+        return time.clock_gettime((~self.process.pid << 3) | 2)
 
     def memory(self) -> int:
         """Resident bytes."""
-        return int(self._proc("statm").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        statm = Path(f"/proc/{self.process.pid}/statm").read_text()
+        return int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def files(self) -> int:
         """Open files and connections."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
-
-    def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/task"))
-
-    def _proc(self, name: str) -> str:
-        return Path(f"/proc/{self.process.pid}/{name}").read_text()
