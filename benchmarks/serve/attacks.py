@@ -156,7 +156,7 @@ GROUPS: tuple[tuple[int, float, tuple[Attack, ...]], ...] = (
 )
 
 
-def attack(target: Target, seed: int, pause: float, deeds: tuple[Attack, ...]) -> None:
+def attack(seed: int, target: Target, pause: float, deeds: tuple[Attack, ...]) -> None:
     """One attacker, until all have to end."""
     rng = random.Random(seed)
     while not target.over:

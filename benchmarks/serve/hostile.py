@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ FOR_NOBODY = 100  # tokens that each of them may still get; it would be several 
 EMPTY = 60.0  # seconds until nothing may run or wait any more
 LOOK = 0.2  # seconds between two looks at whether it is over
 SAMPLE = 0.5  # seconds between two looks at the memory
-WARM = 0.25  # of the samples, which do not count
+WARM = 0.25  # of the time: there are twice as many attackers, and the memory does not count
 LONG = 5.0  # minutes from which on it must be flat; it takes minutes to meet the worst that can come together
 GROWTH = 16 << 20  # bytes that its memory may differ by between the beginning and the end of what counts
 
@@ -69,9 +69,12 @@ def storm(server: Server, known: list[tuple[Question, Any]], minutes: float, cas
     looking.start()
     began = time.monotonic()
     made = _send_cases(server, cases, seed) if cases else None
-    attackers = [(pause, deeds) for count, pause, deeds in GROUPS for _ in range(count)]
+    attackers = [(target, pause, deeds) for count, pause, deeds in GROUPS for _ in range(count)]
+    # At first twice as many, who do not pause, so that most of what can come together has come together once.
+    first = replace(target, until=time.monotonic() + 60 * minutes * WARM)
+    attackers += [(first, 0.1, deeds) for _, _, deeds in attackers]
     with Progress(60 * minutes, "attack", "seconds") as bar, ThreadPoolExecutor(len(attackers) + CLIENTS) as pool:
-        attacking = [pool.submit(attack, target, seed * 1000 + i, *one) for i, one in enumerate(attackers)]
+        attacking = [pool.submit(attack, seed * 1000 + i, *one) for i, one in enumerate(attackers)]
         behaving = [pool.submit(behave, server, known, client, target) for client in range(CLIENTS)]
         while not target.over:
             time.sleep(LOOK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
@@ -19,6 +20,9 @@ AT_ONCE = 1 << 14  # bytes, or characters: less is read and encoded without leav
 MAX_BRACKETS = 20_000
 NO_MARKS = bytes(set(range(256)) - set(b'"[{'))
 A_LOGPROB = 10  # characters that take as long as telling of one likely token
+
+# Few, since they are in each other's way, and the largest answers take 60 MB while they are written.
+ASIDE = ThreadPoolExecutor(2, "aside")
 
 T = TypeVar("T")
 
@@ -48,7 +52,7 @@ class StrictRequest(Request):
 
 async def aside(characters: int, work: Callable[[], T]) -> T:
     """The result of work on so many characters: in a thread if there are many, so that nobody else waits for it."""
-    return work() if characters <= AT_ONCE else await asyncio.to_thread(work)
+    return work() if characters <= AT_ONCE else await asyncio.get_running_loop().run_in_executor(ASIDE, work)
 
 
 def _checked(body: bytes, body_type: type[BaseModel]) -> BaseModel:

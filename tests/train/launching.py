@@ -14,7 +14,10 @@ ALONE = ("--standalone",)
 
 
 def flags(values: dict[str, Any]) -> list[str]:
-    return [f"--{name}={value}" for name, value in values.items()]
+    return [
+        f"--{'' if value else 'no-'}{name}" if isinstance(value, bool) else f"--{name}={value}"
+        for name, value in values.items()
+    ]
 
 
 def meeting(nodes: str) -> tuple[str, ...]:
