@@ -131,6 +131,18 @@ def token_flood(target: Target, rng: random.Random) -> None:
             connection.close()
 
 
+def largest_answers(target: Target, rng: random.Random) -> None:
+    """Several at once, each of megabytes, which the server has to hold until it is complete."""
+    most: dict[str, Any] = {"n": 4, "max_tokens": 900, "temperature": 1.0, "stream": False}
+    data = target.request(CHAT, dump(valid(rng, CHAT, **most, logprobs=True, top_logprobs=20)))
+    with contextlib.ExitStack() as opened:
+        connections = [opened.enter_context(target.connect()) for _ in range(rng.choice((1, 4, 8)))]
+        for connection in connections:
+            connection.sendall(data)
+        for connection in connections:
+            target.note("largest answers", wire.read(connection), data)
+
+
 def connection_flood(target: Target, rng: random.Random) -> None:
     """Hundreds of connections that say nothing, or the beginning of something."""
     connections = []
@@ -152,6 +164,7 @@ GROUPS: tuple[tuple[int, float, tuple[Attack, ...]], ...] = (
     (6, 0.5, (slow_reader,)),
     (2, 0.5, (slow_sender,)),
     (1, 12.0, (token_flood,)),
+    (1, 12.0, (largest_answers,)),
     (1, 12.0, (connection_flood,)),
 )
 
