@@ -37,8 +37,8 @@ EMPTY = 60.0  # seconds until nothing may run or wait any more
 LOOK = 0.2  # seconds between two looks at whether it is over
 SAMPLE = 0.5  # seconds between two looks at the memory
 WARM = 0.25  # of the time: there are twice as many attackers, and the memory does not count
-LONG = 5.0  # minutes from which on it must be flat; it takes minutes to meet the worst that can come together
-GROWTH = 16 << 20  # bytes that its memory may differ by between the beginning and the end of what counts
+LONG = 10.0  # minutes from which on it must be flat: it takes minutes to meet the worst that can come together
+GROWTH = 32 << 20  # bytes that its memory may differ by between the beginning and the end of what counts
 
 
 @dataclass
