@@ -6,13 +6,14 @@ import atexit
 import importlib.util
 import os
 import shutil
-import socket
 import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from tests.train.launching import port_to_meet
 
 # Set before torch is imported: small models gain nothing from threads, and lose a lot on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -42,10 +43,7 @@ def _has_cuda() -> bool:
 @pytest.fixture
 def free_port() -> int:
     """Where ranks may meet."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    return port_to_meet()
 
 
 @pytest.fixture(scope="session")

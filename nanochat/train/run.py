@@ -281,10 +281,6 @@ class Run:
                 counts = counts.to(self.machine.device)
                 dist.all_reduce(counts)
             valid, missing, failed, stopped, enough, save_due, busy = counts.tolist()
-            if world > 1 and (stopped or enough or failed):
-                # A rank that leaves closes its connections, and what it sent last may be lost on another one's way.
-                with contextlib.suppress(RuntimeError):
-                    dist.barrier()
             if stopped:  # first, since the same signal may have ended the download
                 raise KeyboardInterrupt
             if enough:

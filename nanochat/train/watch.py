@@ -26,6 +26,7 @@ AT_LEAST = 300.0  # seconds without progress that are never too long
 TIMES = 20  # the median step
 FIRST = 1800.0  # seconds that the first steps, which compile, may take
 ANSWER = 5.0  # seconds that the ranks' store may take to say what the ranks do
+HEARD = 4.0  # seconds that the other ranks have to hear that one was asked to stop
 STEPS = 32  # of which the median is taken
 
 
@@ -79,6 +80,8 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._store and self.stop.asked:
+            within(HEARD, self._pass_on)
         self._ended.set()
         self._thread.join(TICK)  # the store may end with the first rank
 
@@ -105,11 +108,23 @@ class Watch:
         self._pulse.time = time.time()
         with suppress(RuntimeError):  # the store is gone: so is the rank that kept it
             self._store.set(f"{self._key}/pulse/{self.ranks.rank}", json.dumps(asdict(self._pulse)))
-            asked = f"{self._key}/stop"
-            if self.stop.asked:
-                self._store.set(asked, "1")
-            elif self._store.check([asked]):
+            if self._store.check([f"{self._key}/stop"]):
                 self.stop.ask()
+            if self.stop.asked:
+                self._tell_stop()
+
+    def _tell_stop(self) -> None:
+        assert self._store
+        for name in ("stop", f"stop/{self.ranks.rank}"):
+            self._store.set(f"{self._key}/{name}", "1")
+
+    def _pass_on(self) -> None:
+        """Wait until all ranks have heard of the stop: to one that has not, this one's leaving would be a failure."""
+        assert self._store
+        with suppress(RuntimeError):
+            self._tell_stop()
+            while not self._store.check([f"{self._key}/stop/{rank}" for rank in range(self.ranks.world)]):
+                time.sleep(0.05)
 
     def _report(self, waited: float) -> None:
         problem = f"no step for {waited:,.0f} seconds"

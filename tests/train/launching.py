@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -20,12 +22,18 @@ def flags(values: dict[str, Any]) -> list[str]:
     ]
 
 
+def port_to_meet() -> int:
+    """A free port that the system gives to nobody who asks for any: it is used later, by other processes."""
+    while True:
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", 15_000 + secrets.randbelow(15_000)))
+            port: int = s.getsockname()[1]
+            return port
+
+
 def meeting(nodes: str) -> tuple[str, ...]:
     """How the launchers of several nodes find each other, by a port. nodes: 2, or 1:2 where one is enough."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"
+    return f"--nnodes={nodes}", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port_to_meet()}"
 
 
 def launch(

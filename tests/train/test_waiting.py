@@ -241,7 +241,7 @@ def all_reduce(tensor, *args, **kwargs):
     before = tensor.tolist() if tensor.dtype == torch.int64 and tensor.ndim else None
     work = exchange(tensor, *args, **kwargs)
     if before and not second and tensor[1] and not before[1]:  # the other one waits, and this one does not
-        empty[0] += 1
+        empty[0] += made[0] > 5  # that is after three steps: on a busy machine it also waits before
         if empty[0] == 5:
             os.kill(os.getpid(), signal.SIGTERM) if then == "stop" else asked.touch()
     return work
