@@ -3,7 +3,8 @@
 The race: a model with random weights is served by `nanochat serve`. A process of its own is 64 clients (and 8, and 1)
 that ask at the same moment over /v1/chat/completions, each its own question of 128 tokens, for streamed answers of 256.
 The engine alone gets the same requests as one batch, in a process without a server. Both draw from the 50 likeliest
-tokens at temperature 1 with the same seeds, so the answers must be the same ones.
+tokens at temperature 1 with the same seeds, so the answers must be the same ones. (Not to be
+run with real-time priority, `chrt -f`: the server's event loop would wait for the threads that compute; `nice` does.)
 
 --hostile: a tiny model is served. For ten minutes clients send what no client should, leave at any moment, do not read,
 or ask for more than there is, and schemathesis sends what the OpenAPI schema allows and forbids. Well-behaved clients
