@@ -16,6 +16,7 @@ from benchmarks.result import median
 from benchmarks.serve.model import STAGE, words
 from benchmarks.serve.server import Server
 from benchmarks.serve.wire import HOST
+from nanochat.console import Progress
 
 if TYPE_CHECKING:
     from nanochat.inference import Request
@@ -144,12 +145,14 @@ def compare(depth: int, counts: list[int], tokens: int, repeats: int) -> tuple[d
     mine: dict[str, list[Any]] = {str(count): [] for count in counts}
     engines: dict[str, list[Any]] = {str(count): [] for count in counts}
     exact = True
-    with tempfile.TemporaryDirectory(prefix="nanochat-serve-") as folder:
+    with tempfile.TemporaryDirectory(prefix="nanochat-serve-") as folder, Progress(2 * repeats, "race", "runs") as bar:
         call(f"write_model(Path({folder!r}), {depth})")
         for repeat in range(repeats):
             alone = json.loads(call(f"print(json.dumps(own({folder!r}, {counts}, {tokens}, {repeat})))"))
             exact &= alone.pop("exact")
+            bar.advance(1)
             served = through_server(Path(folder), counts, tokens, repeat)
+            bar.advance(1)
             for count in mine:
                 mine[count].append(served[count])
                 engines[count].append(alone[count])
