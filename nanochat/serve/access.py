@@ -26,6 +26,11 @@ HEADERS = {
     b"cross-origin-opener-policy": b"same-origin",
     b"cache-control": b"no-store",
 }
+# Of a page: it runs its own files and nothing else, whatever a model, a user or a run is called or writes into it.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "Cache-Control": "no-cache",
+}
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
@@ -17,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from nanochat.inference import Engine
 from nanochat.serve import login, openai_chat, openai_completions, openai_models, seed_api, status, watch
-from nanochat.serve.access import Access, Guard
+from nanochat.serve.access import PAGE_HEADERS, Access, Guard
 from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
 from nanochat.serve.info import Defaults, ModelInfo
@@ -25,15 +23,7 @@ from nanochat.serve.openai_errors import answer_to, is_openai
 from nanochat.serve.prometheus import Counted, Meter
 from nanochat.serve.prompt_log import PromptLog
 from nanochat.serve.schema import explain
-
-STATIC = Path(__file__).parent / "static"
-# The page runs its own files and nothing else, whatever a model or a user writes into it.
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Cache-Control": "no-cache",
-}
-
-logger = logging.getLogger(__name__)
+from nanochat.serve.watch import STATIC
 
 
 def create_app(

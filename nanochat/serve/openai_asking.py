@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Any
 
 from nanochat.conversation import Conversation, Message, Part
@@ -64,7 +63,7 @@ def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]
     messages are in no order that can be answered."""
     _check(body)
     tokenizer, window = engine.tokenizer, engine.window
-    conversation = _conversation(body, Reading().parts)
+    conversation = _conversation(body)
     messages = conversation.messages
     newest = messages[-1:] if messages[-1].role == "user" else messages[-2:]
     system = messages[:1] if messages[0].role == "system" else ()
@@ -76,13 +75,13 @@ def chat_prompt(engine: Engine, body: ChatRequest, max_tokens: int) -> list[int]
     return ids
 
 
-def _conversation(body: ChatRequest, parts: Callable[[str], tuple[Part, ...]]) -> Conversation:
-    """parts: takes an answer of the model apart; asked for the newest one first."""
-    messages = []
+def _conversation(body: ChatRequest) -> Conversation:
+    """With the tool calls of the model's answers; the newest answers are read first, since reading has a bound."""
+    messages, reading = [], Reading()
     for message in reversed(body.messages):
         text = message.content or ""
         if message.role == "assistant":
-            messages.append(Message("assistant", parts(text)))
+            messages.append(Message("assistant", reading.parts(text)))
         else:
             messages.append(Message("user" if message.role == "user" else "system", (Part("text", text),)))
     return Conversation(tuple(reversed(messages)))

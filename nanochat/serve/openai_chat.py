@@ -32,7 +32,7 @@ from nanochat.serve.openai_replies import (
 )
 from nanochat.serve.openai_route import A_LOGPROB, DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
-from nanochat.serve.streaming import EventStream, whole
+from nanochat.serve.streaming import EventStream, client_of, whole
 
 A_MESSAGE = 200  # characters that take as long as one more message
 OK: dict[str, Any] = {"model": ChatReply, "content": {"text/event-stream": {}}, "description": "The answer"}
@@ -132,8 +132,3 @@ def usage_of(requests: Sequence[inference.Request], completions: Sequence[Comple
 def error_event(error: Exception) -> str:
     status, message, param, code, _ = error_of(error)
     return f"data: {error_body(status, message, param, code)}\n\n"
-
-
-def client_of(http: Request) -> str:
-    """Whose turn it is: the address."""
-    return http.client.host if http.client else ""

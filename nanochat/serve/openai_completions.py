@@ -15,14 +15,14 @@ from nanochat.serve.answers import Answer, Answers, Piece
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.openai_asking import check_prompts, check_told, settings, text_prompts, told
 from nanochat.serve.openai_bodies import MAX_ROWS, CompletionRequest
-from nanochat.serve.openai_chat import by_sample, client_of, error_event, usage_of
+from nanochat.serve.openai_chat import by_sample, error_event, usage_of
 from nanochat.serve.openai_errors import ApiError
 from nanochat.serve.openai_logprobs import Telling, add, joined, prompt_logprobs
 from nanochat.serve.openai_models import model_id
 from nanochat.serve.openai_replies import TextChoice, TextLogprobs, TextReply
 from nanochat.serve.openai_route import A_LOGPROB, DONE, ERRORS, OpenAIRoute, aside, event, reply
 from nanochat.serve.shown import shown
-from nanochat.serve.streaming import EventStream, whole
+from nanochat.serve.streaming import EventStream, client_of, whole
 from nanochat.tokenizer import Tokenizer
 
 MAX_TOKENS = 16  # of an answer, where the request does not say; OpenAI's number

@@ -64,7 +64,7 @@ class Telling:
         return bool(self._decoder.feed(token.id)) and not token.text
 
     def _top(self, id: int, logprob: float) -> TopLogprob:
-        data = self._tokenizer.decode_bytes([id])
+        data = self._tokenizer.bytes_of(id)
         return TopLogprob(token=data.decode(errors="replace"), logprob=max(logprob, LEAST), bytes=list(data))
 
 
@@ -111,7 +111,7 @@ def joined(first: TextLogprobs, second: TextLogprobs) -> TextLogprobs:
 
 def _name(tokenizer: Tokenizer, id: int) -> str:
     """A token's text, or as OpenAI's "bytes:\\xf0\\x9f" where it is part of a character: no two have the same."""
-    data = tokenizer.decode_bytes([id])
+    data = tokenizer.bytes_of(id)
     try:
         return data.decode()
     except UnicodeDecodeError:

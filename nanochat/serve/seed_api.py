@@ -18,7 +18,7 @@ from nanochat.inference import Token, fit_conversation
 from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime, Refused
 from nanochat.serve.info import Defaults
 from nanochat.serve.schema import ChatBody
-from nanochat.serve.streaming import EventStream
+from nanochat.serve.streaming import EventStream, client_of
 
 DESCRIPTIONS = {
     400: "the body is not text",
@@ -50,7 +50,7 @@ def routes(answers: Answers, defaults: Defaults) -> APIRouter:
 
     @router.post("/chat/completions", response_class=StreamingResponse, responses=RESPONSES)
     async def chat_completions(body: ChatBody, http: Request) -> Response:
-        client = http.client.host if http.client else ""
+        client = client_of(http)
         try:
             answers.check(client)  # first, since making a prompt takes time
             max_tokens = defaults.max_tokens if body.max_tokens is None else body.max_tokens

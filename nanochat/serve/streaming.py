@@ -20,6 +20,11 @@ HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 T = TypeVar("T")
 
 
+def client_of(request: Request) -> str:
+    """Who asks, so that clients can take turns: the address."""
+    return request.client.host if request.client else ""
+
+
 class EventStream(StreamingResponse):
     """The events, each a text that ends in an empty line. The answer is left at the end, even if none was sent.
 

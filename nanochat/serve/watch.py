@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 
 from nanochat.paths import runs_dir
 from nanochat.report.values import number
-from nanochat.serve.access import Access, Guard
+from nanochat.serve.access import PAGE_HEADERS, Access, Guard
 from nanochat.serve.watch_answers import answers_over_time
 from nanochat.serve.watch_course import Course
 from nanochat.serve.watch_points import points
@@ -21,11 +21,6 @@ from nanochat.serve.watch_runs import metrics_file, run_names
 from nanochat.serve.watch_status import status
 
 STATIC = Path(__file__).parent / "static"
-# The page runs its own files and nothing else, whatever a run is called or a model says.
-HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
-    "Cache-Control": "no-cache",
-}
 KEPT = 4  # runs whose rows stay in memory
 LISTED = 500  # runs that the page offers
 
@@ -59,7 +54,7 @@ def routes(price: float = 0.0, every: float = 2.0) -> APIRouter:
 
     @router.get("")
     async def page() -> Response:
-        return FileResponse(STATIC / "watch.html", headers=HEADERS)
+        return FileResponse(STATIC / "watch.html", headers=PAGE_HEADERS)
 
     @router.get("/runs")
     def listed() -> dict[str, Any]:
@@ -99,8 +94,7 @@ def create_app(price: float = 0.0, every: float = 2.0) -> FastAPI:
     """The page alone, for this machine."""
     app = FastAPI(title="nanochat watch", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.answers = Nothing()
-    inside = app.build_middleware_stack
-    app.build_middleware_stack = lambda: Guard(inside(), Access(loopback=True))  # type: ignore[method-assign]
+    app.add_middleware(Guard, access=Access(loopback=True))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.get("/", include_in_schema=False)
