@@ -42,7 +42,7 @@ def local(engine: Engine, info: ModelInfo) -> Iterator[TestClient]:
 
 def test_a_stranger_gets_nothing(locked: TestClient) -> None:
     paths = [route.path for route in locked.app.routes if hasattr(route, "path")]  # type: ignore[attr-defined]
-    for path in {*paths, "/openapi.json", "/static/chat.js", "/v1/models", "/nowhere", "/health/", "//login"}:
+    for path in {*paths, "/openapi.json", "/static/chat/main.js", "/v1/models", "/nowhere", "/health/", "//login"}:
         for method in ("GET", "POST", "OPTIONS", "HEAD", "PUT"):
             if path in ("/login", "/health"):
                 continue
@@ -171,7 +171,7 @@ def test_names_of_this_machine(host: str, local: TestClient) -> None:
      "127.1", "[127.0.0.1]", "localhost.", " localhost"],
 )  # fmt: skip
 def test_names_of_others(host: str, local: TestClient) -> None:
-    for path in ("/", "/health", "/login", "/static/chat.js", "/v1/models"):
+    for path in ("/", "/health", "/login", "/static/chat/main.js", "/v1/models"):
         answer = local.get(path, headers={"Host": host})
         assert answer.status_code == 403, path
     assert answer.json()["error"]["code"] == "unknown_host"

@@ -226,7 +226,7 @@ def test_health_stats_and_page(client: TestClient) -> None:
     page = client.get("/")
     assert "<!doctype html>" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("chat.js", "style.css", "logo.svg"):
+    for path in ("chat/main.js", "style.css", "logo.svg"):
         assert f"/static/{path}" in page.text
         assert client.get(f"/static/{path}").status_code == 200
     assert client.get("/static/../app.py").status_code == 404
@@ -238,9 +238,9 @@ def test_other_origins_are_not_invited(client: TestClient) -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere(client: TestClient) -> None:
-    for path in ("/", "/static/chat.js", "/static/style.css"):
+    for path in ("/", "/static/chat/main.js", "/static/style.css"):
         assert "https://" not in client.get(path).text
-    assert "innerHTML" not in client.get("/static/chat.js").text
+    assert "innerHTML" not in client.get("/static/chat/main.js").text
 
 
 def test_a_failing_engine(scripted: Any, info: ModelInfo) -> None:

@@ -1,8 +1,8 @@
 // The same questions at one evaluation after the other.
 
-import { digits } from "./watch_words.js";
+import { digits } from "./words.js";
 
-/** @typedef {import("./watch_data.js").Answers} Answers */
+/** @typedef {import("./data.js").Answers} Answers */
 
 /** @param {string} id */
 const place = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -41,7 +41,7 @@ export function showAnswers(answers, at) {
 }
 
 /**
- * @param {import("./watch_data.js").Question} question
+ * @param {import("./data.js").Question} question
  * @param {number} at
  */
 function article(question, at) {

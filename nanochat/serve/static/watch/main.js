@@ -1,14 +1,14 @@
 // The page on which a training is watched: asks for what is new, and shows it.
 
-import { showAnswers } from "./watch_answers.js";
-import { createCurves } from "./watch_curves.js";
-import { askAnswers, askRun, askRuns } from "./watch_data.js";
-import { showFigures } from "./watch_figures.js";
-import { createStore } from "./watch_store.js";
+import { showAnswers } from "./answers.js";
+import { createCurves } from "./curves.js";
+import { askAnswers, askRun, askRuns } from "./data.js";
+import { showFigures } from "./figures.js";
+import { createStore } from "../store.js";
 
 /**
- * @typedef {import("./watch_data.js").Run} Run
- * @typedef {import("./watch_data.js").Answers} Answers
+ * @typedef {import("./data.js").Run} Run
+ * @typedef {import("./data.js").Answers} Answers
  * @typedef {{
  *   every: number, names: string[], run: string, follow: boolean, compare: string, runs: Run[], answers: Answers | null,
  *   at: number | null, over: string, log: boolean, smoothing: number, away: string

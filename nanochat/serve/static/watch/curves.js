@@ -1,11 +1,11 @@
 // The charts of one run, or of two.
 
-import { createChart } from "./watch_chart.js";
-import { bytes, count, digits, percent } from "./watch_words.js";
+import { createChart } from "./chart.js";
+import { bytes, count, digits, percent } from "./words.js";
 
 /**
- * @typedef {import("./watch_data.js").Run} Run
- * @typedef {import("./watch_chart.js").Curve} Curve
+ * @typedef {import("./data.js").Run} Run
+ * @typedef {import("./chart.js").Curve} Curve
  * @typedef {{over: string, log: boolean, smoothing: number}} Options
  */
 

@@ -1,8 +1,8 @@
 // A chart of curves over steps, tokens or time. A pointer, or the arrow keys, read its values.
 
-import { makeScale } from "./watch_scale.js";
-import { smooth } from "./watch_smooth.js";
-import { count, span } from "./watch_words.js";
+import { makeScale } from "./scale.js";
+import { smooth } from "./smooth.js";
+import { count, span } from "./words.js";
 
 /**
  * @typedef {(number | null)[]} Column

@@ -1,12 +1,12 @@
 // How the run is now: figures, progress, alerts.
 
-import { bytes, count, digits, dollars, percent, span } from "./watch_words.js";
+import { bytes, count, digits, dollars, percent, span } from "./words.js";
 
-/** @typedef {import("./watch_data.js").Run} Run */
+/** @typedef {import("./data.js").Run} Run */
 
 /**
  * Names and texts of what is known.
- * @param {import("./watch_data.js").Status} now
+ * @param {import("./data.js").Status} now
  */
 export function figures(now) {
   /**
