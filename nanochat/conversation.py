@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from nanochat.console import UserError
@@ -24,8 +24,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """learnt: whether training teaches it, if it is an answer; else the model only reads it."""
+
     role: Role
     parts: tuple[Part, ...]
+    learnt: bool = True
 
     @property
     def text(self) -> str:
@@ -47,9 +50,9 @@ class Message:
         return cls(role, parts)
 
     def to_dict(self) -> dict[str, Any]:
-        if len(self.parts) == 1 and self.parts[0].type == "text":
-            return {"role": self.role, "content": self.parts[0].text}
-        return {"role": self.role, "content": [{"type": part.type, "text": part.text} for part in self.parts]}
+        plain = len(self.parts) == 1 and self.parts[0].type == "text"
+        content = self.parts[0].text if plain else [{"type": part.type, "text": part.text} for part in self.parts]
+        return {"role": self.role, "content": content, **({} if self.learnt else {"weight": 0})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,8 @@ def _message(message: Any, place: int) -> Message:
     if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
         raise UserError(f"message {place} lacks a role or a content", SHAPE)
     try:
-        return Message.of(message["role"], message["content"])
+        found = Message.of(message["role"], message["content"])
+        only_read = found.role == "assistant" and message.get("weight") == 0  # OpenAI's way to say it
+        return replace(found, learnt=False) if only_read else found
     except UserError as error:
         raise UserError(f"message {place}: {error.problem}", error.remedy) from None

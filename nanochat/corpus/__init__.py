@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nanochat.corpus.decoding import PARQUET_MAGIC, head_of, read_text
     from nanochat.corpus.importing import How
     from nanochat.corpus.jsonrows import json_rows
-    from nanochat.corpus.messages import conversation_of
+    from nanochat.corpus.messages import conversation_of, marked_bad
     from nanochat.corpus.rows import parquet_rows
     from nanochat.corpus.tally import Tally
 
@@ -37,6 +37,7 @@ __all__ = [
     "import_text",
     "json_rows",
     "load_info",
+    "marked_bad",
     "parquet_rows",
     "prepare",
     "read_text",
@@ -51,7 +52,7 @@ __getattr__ = lazy(
         "decoding": "PARQUET_MAGIC head_of read_text",
         "importing": "How",
         "jsonrows": "json_rows",
-        "messages": "conversation_of",
+        "messages": "conversation_of marked_bad",
         "rows": "parquet_rows",
         "tally": "Tally",
     },

@@ -42,8 +42,9 @@ def from_openai(messages: Any) -> Any:
     parts: list[dict[str, Any]] = []  # of an assistant message with tool calls
     for place, message in enumerate(messages, 1):
         role = message.get("role")
-        if role == "assistant" and message.get("weight") not in (None, 1):
-            raise UserError(f"message {place} has weight {message['weight']}", "All answers are trained on: remove it")
+        if role == "assistant" and message.get("weight") not in (None, 0, 1):
+            remedy = "An answer is learnt (1, or no weight) or only read (0)"
+            raise UserError(f"message {place} has the weight {str(message['weight'])[:80]}", remedy)
         if role in ("tool", "function") and parts:
             _answer(parts, message, place)
             continue
@@ -52,6 +53,8 @@ def from_openai(messages: Any) -> Any:
         if role == "assistant" and (calls or parts):
             if not parts:
                 turns.append({"role": "assistant", "content": parts})
+            if message.get("weight") == 0:  # of one of the messages that become this one
+                turns[-1]["weight"] = 0
             parts += _text(message.get("content"))
             parts += [_call(call, place) for call in calls]
             continue
@@ -61,7 +64,15 @@ def from_openai(messages: Any) -> Any:
     _complete(parts)
     if parts and messages[-1].get("role") != "assistant":
         raise UserError("the last message is the tool's", "End with an answer to learn")
+    answers = [turn for turn in turns if turn.get("role") == "assistant"]
+    if answers and all(answer.get("weight") == 0 for answer in answers):
+        raise UserError("all its answers have the weight 0", "Give one that is learnt the weight 1")
     return turns
+
+
+def marked_bad(row: Any) -> bool:
+    """Whether a row of the page's feedback.jsonl is an answer that was marked bad and not corrected: none to learn."""
+    return isinstance(row, Mapping) and row.get("rating") == "bad" and "given" not in row
 
 
 def _text(content: Any) -> list[dict[str, Any]]:

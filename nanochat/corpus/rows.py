@@ -41,7 +41,9 @@ def _conversation_text(messages: list[Any] | str, place: str) -> str:
         found = conversation_of(messages).messages
     except UserError as error:
         raise BadText(f"{place}: {error.problem}", error.remedy, "not a conversation") from None
-    return "\n\n".join(f"{message.role.capitalize()}: {message.text}" for message in found)
+    # Text has no mask: an answer that is only read would be learnt here, so what is left begins after it.
+    first = max((place for place, message in enumerate(found, 1) if not message.learnt), default=0)
+    return "\n\n".join(f"{message.role.capitalize()}: {message.text}" for message in found[first:])
 
 
 def parquet_texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:

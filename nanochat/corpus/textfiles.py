@@ -8,6 +8,7 @@ from pathlib import Path
 from nanochat.console import UserError
 from nanochat.corpus.decoding import PACKED, PARQUET_MAGIC, head_of, text_blocks, what_is
 from nanochat.corpus.jsonrows import json_rows
+from nanochat.corpus.messages import marked_bad
 from nanochat.corpus.rows import parquet_texts, row_text
 from nanochat.corpus.tally import BadText, Tally
 
@@ -122,6 +123,9 @@ def _cut(blocks: Iterable[str], limit: int) -> Iterator[str]:
 def _texts(path: Path, columns: tuple[str, ...], tally: Tally) -> Iterator[str]:
     """The text of every row of a jsonl or json file."""
     for place, row in json_rows(path, tally):
+        if "messages" in columns and marked_bad(row):
+            tally.drop("marked bad")
+            continue
         try:
             text = row_text(row, place, columns)
         except BadText as error:

@@ -72,6 +72,7 @@ def finetune(config: FinetuneConfig) -> None:
     """See FinetuneConfig. UserError before anything is pulled when the conversations cannot be used."""
     from nanochat.hub.bringing import name_of as model_name
     from nanochat.pipeline.own_chats import OwnChats, name_of
+    from nanochat.tasks.customjson import bad_left_out
 
     _check(config)
     require_backup(config.backup, config.on_finish)
@@ -79,7 +80,9 @@ def finetune(config: FinetuneConfig) -> None:
     tag = config.model_tag or name_of(chats, model_name(config.model))
     checkpoint.lock_file("sft", tag)  # UserError when it can be no tag
     folder = base_dir() / "finetune" / tag
-    say(f"nanochat finetune: {len(chats):,} conversation{'s' * (len(chats) != 1)} on {config.model}, as {tag}")
+    left_out = f" ({bad_left_out(chats.marked_bad)})" if chats.marked_bad else ""
+    count = f"{len(chats):,} conversation{'s' * (len(chats) != 1)}{left_out}"
+    say(f"nanochat finetune: {count} on {config.model}, as {tag}")
     if config.dry_run:
         _show(config, chats, tag, folder)
         return

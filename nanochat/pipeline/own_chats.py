@@ -22,10 +22,11 @@ LONGEST_QUESTION = 200  # characters
 
 @dataclass(frozen=True)
 class OwnChats:
-    """names: of the files, without folders."""
+    """names: of the files, without folders. marked_bad: answers left out, see CustomJSON."""
 
     names: tuple[str, ...]
     conversations: tuple[Conversation, ...]
+    marked_bad: int = 0
 
     @classmethod
     def read(cls, paths: Sequence[str]) -> OwnChats:
@@ -36,7 +37,7 @@ class OwnChats:
             )
         files = [CustomJSON(path) for path in dict.fromkeys(paths)]
         found = tuple(conversation for file in files for conversation in file.conversations)
-        return cls(tuple(file.name for file in files), found)
+        return cls(tuple(file.name for file in files), found, sum(file.marked_bad for file in files))
 
     @property
     def hash(self) -> str:

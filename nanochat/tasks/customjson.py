@@ -8,7 +8,7 @@ from typing import Any
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
-from nanochat.corpus import PARQUET_MAGIC, Tally, conversation_of, head_of, json_rows, parquet_rows
+from nanochat.corpus import PARQUET_MAGIC, Tally, conversation_of, head_of, json_rows, marked_bad, parquet_rows
 from nanochat.tasks.task import check_index
 
 SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or the bare list of messages'
@@ -16,7 +16,10 @@ SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or
 
 class CustomJSON:
     """A file of conversations (jsonl, json or parquet, also compressed), all checked first, so that training does not
-    stop at a bad one."""
+    stop at a bad one.
+
+    marked_bad: answers of the page's feedback.jsonl that are left out: they were marked bad and not corrected.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -25,11 +28,20 @@ class CustomJSON:
             if self.path.exists() and not self.path.is_file():
                 what = "a folder" if self.path.is_dir() else "a pipe or device, which can be read only once"
                 raise UserError(f"{self.path} is {what}", "Give the path of a file with conversations")
-            found = [(place, _parse(row, place)) for place, row in _rows(self.path)]
+            found = []
+            self.marked_bad = 0
+            for place, row in _rows(self.path):
+                if marked_bad(row):
+                    self.marked_bad += 1
+                else:
+                    found.append((place, _parse(row, place)))
         except ValueError as error:  # no path can have a zero byte
             raise UserError(f"cannot read {str(self.path)!r}: {error}", "Check the path") from None
         self.places = [place for place, _ in found]  # "line 3 of FILE", of each conversation
         self.conversations = [conversation for _, conversation in found]
+        if not found and self.marked_bad:
+            problem = f"{self.path} holds nothing to learn: {bad_left_out(self.marked_bad)}"
+            raise UserError(problem, "Correct some of them on the page, or mark answers good")
         if not found:
             raise UserError(f"{self.path} holds no conversation", SHAPE)
 
@@ -38,6 +50,11 @@ class CustomJSON:
 
     def __getitem__(self, i: int) -> Conversation:
         return self.conversations[check_index(i, len(self))]
+
+
+def bad_left_out(count: int) -> str:
+    were = "answer that was" if count == 1 else "answers that were"
+    return f"{count:,} {were} marked bad and not corrected {'is' if count == 1 else 'are'} left out"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -18,7 +18,8 @@ def render_conversation(
 ) -> tuple[list[int], list[int]]:
     """(ids, mask), cut after `max_tokens`; the mask is 1 on what the assistant says.
 
-    That is its text, its code with both fences and <|assistant_end|>; never what the tool answered.
+    That is its text, its code with both fences and <|assistant_end|>; never what the tool answered, and nothing of an
+    answer that is not to be learnt.
     """
     ids = [tokenizer.bos]
     mask = [0]
@@ -32,7 +33,7 @@ def render_conversation(
             start, end = special.USER_START, special.USER_END
         else:
             start, end = special.ASSISTANT_START, special.ASSISTANT_END
-        learnt = message.role == "assistant"
+        learnt = message.role == "assistant" and message.learnt
         add([tokenizer.special(start)], False)
         for part in message.parts:
             # encode never makes special ids, so no text can close a message or start a tool call

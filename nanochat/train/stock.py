@@ -8,6 +8,7 @@ from functools import partial
 from nanochat.console import Progress, UserError, say
 from nanochat.conversation import Conversation
 from nanochat.tasks import CustomJSON, Mixture
+from nanochat.tasks.customjson import bad_left_out
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 
@@ -32,6 +33,8 @@ def take_stock(
     for place, (items, _) in enumerate(mixture.sets):
         if not isinstance(items, CustomJSON):
             continue
+        if items.marked_bad:  # nothing to mend, so that it is no error with `strict`
+            say(f"{stage}: in {items.path}, {bad_left_out(items.marked_bad)}")
         found = states.shared(partial(changes, items, tokenizer, max_tokens))
         left_out = set(found.pop(LEFT_OUT, []))
         mixture.leave_out(place, left_out)
@@ -66,7 +69,7 @@ def _changes(conversation: Conversation, tokenizer: Tokenizer, max_tokens: int) 
     found = [CUT] if len(ids) > max_tokens else []
     if conversation.messages[0].role == "system":
         found.append(MERGED)
-    answers = (message for message in conversation.messages if message.role == "assistant")
+    answers = (message for message in conversation.messages if message.role == "assistant" and message.learnt)
     if any(not any(part.text.strip() for part in answer.parts) for answer in answers):
         found.append(EMPTY)
     if any(SURROGATE.search(part.text) for message in conversation.messages for part in message.parts):

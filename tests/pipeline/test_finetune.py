@@ -237,6 +237,23 @@ def test_dry_run_leaves_nothing(tmp_path: Path, base: Path, capsys: pytest.Captu
     assert sorted(base.rglob("*")) == before
 
 
+def test_answers_marked_bad_are_counted_and_not_learnt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a_model("sft", "d1")
+    file = tmp_path / "feedback.jsonl"
+    history = [*chat("What?", "Hm.")["messages"], *chat("What is it?", "It is a cat.")["messages"]]
+    history[1]["weight"] = 0
+    marked = [chat("a", "wrong") | {"rating": "bad"}, chat("b", "right") | {"rating": "bad", "given": "wrong"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in [{"messages": history, "rating": "good"}, *marked]))
+    finetune(FinetuneConfig("sft:d1", (str(file),), dry_run=True))
+    said = capsys.readouterr().out
+    assert "2 conversations (1 answer that was marked bad and not corrected is left out) on sft:d1" in said
+    assert "--save_tag=d1-feedback" in said
+    own = OwnChats.read([str(file)])
+    assert [one.messages[-1].text for one in own.conversations] == ["It is a cat.", "right"]
+    place = write(tmp_path, own.conversations, [], {})
+    assert OwnChats.read([str(place / "own.jsonl")]).conversations == own.conversations  # what is only read stays so
+
+
 def test_a_model_is_not_trained_onto_itself(tmp_path: Path) -> None:
     a_model("base", "d1")
     with pytest.raises(UserError, match="the tag of the old one"):

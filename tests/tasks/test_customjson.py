@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
-from nanochat.corpus import jsonrows
+from nanochat.corpus import Tally, jsonrows
 from nanochat.corpus.messages import from_openai
 from nanochat.corpus.textfiles import documents
 from nanochat.tasks import CustomJSON
+from nanochat.tokenizer import Tokenizer, render_conversation, train_bpe
 
 
 def call(code: str, name: str = "python", number: str = "c1") -> dict[str, Any]:
@@ -77,7 +78,8 @@ def test_parallel_and_repeated_calls_get_their_own_answers(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("messages", "problem"),
     [
-        ([USER, {**SAYS, "weight": 0}], "message 2 has weight 0"),
+        ([USER, {**SAYS, "weight": 0}], "all its answers have the weight 0"),
+        ([USER, {**SAYS, "weight": 0.5}], "message 2 has the weight 0.5"),
         (
             [USER, {"role": "assistant", "content": None, "function_call": {"name": "f"}}],
             "message 2 has a function_call",
@@ -135,6 +137,48 @@ def test_anything_is_a_conversation_or_a_user_error(messages: list[dict[str, Any
         Conversation.from_dict({"messages": from_openai(messages)})
 
 
+THANKS = {"role": "user", "content": "Thanks"}
+
+
+@pytest.mark.parametrize("first", [[{**SAYS, "weight": 0}], [{**CALLS, "weight": 0}, tool("42"), SAYS]])
+def test_an_answer_of_weight_0_is_read_and_not_learnt(tmp_path: Path, first: list[dict[str, Any]]) -> None:
+    ending = [THANKS, {"role": "assistant", "content": "Bye.", "weight": 1}]
+    found = read(tmp_path, {**USER, "weight": 0}, *first, *ending)
+    assert [message.learnt for message in found.messages] == [True, False, True, True]
+    again = Conversation.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert again == found
+    tokenizer = Tokenizer(train_bpe(["It is 42. Bye. Thanks"] * 3, 270))
+    ids, mask = render_conversation(tokenizer, found)
+    assert len(ids) > 20
+    learnt = tokenizer.decode([id for id, one in zip(ids, mask, strict=True) if one])
+    assert learnt == "Bye.<|assistant_end|>"
+    # text to pretrain on has no mask: it begins after that answer
+    assert list(documents(tmp_path / "openai.jsonl")) == ["User: Thanks\n\nAssistant: Bye."]
+
+
+def test_answers_marked_bad_are_left_out_unless_they_were_corrected(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.jsonl"
+    rows = [
+        {"messages": [USER, SAYS], "rating": "good"},
+        {"messages": [USER, {**SAYS, "content": "It is 43."}], "rating": "bad"},
+        {"messages": [USER, {**SAYS, "content": "42"}], "rating": "bad", "given": "It is 41."},
+        {"messages": [USER, {**SAYS, "content": "Six sevens are 42"}], "rating": None, "given": "It is 41."},
+        {"rating": "bad"},  # whatever else it holds
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = CustomJSON(path)
+    answers = [conversation.messages[-1].text for conversation in found.conversations]
+    assert answers == ["It is 42.", "42", "Six sevens are 42"]
+    assert found.marked_bad == 2
+    assert [place.split(" of ")[0] for place in found.places] == ["line 1", "line 3", "line 4"]
+    tally = Tally()
+    assert [text.rpartition("Assistant: ")[2] for text in documents(path, tally=tally)] == answers
+    assert tally.dropped == {"marked bad": 2}
+    path.write_text(json.dumps(rows[1]))
+    with pytest.raises(UserError, match="nothing to learn: 1 answer that was marked bad and not corrected is left out"):
+        CustomJSON(path)
+
+
 def test_what_has_no_messages_is_named_by_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "sharegpt.jsonl"
     path.write_text('{"id": 1, "conversations": [{"from": "human", "value": "Hi"}]}')
@@ -148,6 +192,7 @@ OPEN = "the last message is not the assistant's"  # nothing to learn, but text l
 @given(st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool", "developer"])}, optional={
     "content": st.none() | st.sampled_from(["a", ""]) | anything, "tool_calls": st.just([call("6*7")]) | anything,
     "tool_call_id": st.sampled_from(["c1"]), "function_call": st.none() | st.just({"name": "python"}),
+    "weight": st.sampled_from([None, 0, 1, 2]),
 }), min_size=1, max_size=5))  # fmt: skip
 def test_an_import_and_data_take_the_same_conversations(messages: list[dict[str, Any]]) -> None:
     for row in ({"messages": messages}, messages):

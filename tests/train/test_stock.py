@@ -91,6 +91,16 @@ def test_everything_that_is_changed_is_said_with_its_place(run: Path, capsys: py
         assert f"line {line}" in out.split(what)[1].split("first: ")[1].split(")")[0]
 
 
+def test_what_was_marked_bad_is_said_and_is_no_mistake(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(run / "feedback.jsonl", *[chat(f"Hi {number}") for number in range(9)])
+    with path.open("a") as file:
+        file.write(json.dumps({"messages": chat("Hm", {"role": "assistant", "content": "No"}), "rating": "bad"}) + "\n")
+    state = train_chat(ChatConfig(mixture=only(path), strict=True, **COMMON))
+    said = f"sft: in {path}, 1 answer that was marked bad and not corrected is left out\n"
+    assert capsys.readouterr().out.count(said) == 1
+    assert state.settings["mixture"] == "feedback.jsonl 9"
+
+
 def test_nothing_is_said_about_conversations_that_stay_as_they_are(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
