@@ -48,6 +48,7 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
+        self.quantize = quantize
         self.grammar = Grammar(tokenizer)
         self.penalties = self.grammar.penalties(model.config.vocab_size, model.device)
         self.runner = runner or runner_for(model, quantize)

@@ -9,6 +9,10 @@ from nanochat.console import UserError
 from nanochat.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
     from nanochat.checkpoint import Manifest
     from nanochat.inference.engine import Engine
     from nanochat.inference.quantize import Quantize
@@ -28,12 +32,18 @@ def load_engine(
     manifest = checkpoint.verify(folder, hashes=False)
 
     from nanochat import machine
+
+    here = machine.setup(device, dtype)
+    return engine_of(folder, here.device, here.dtype, quantize, max_batch), manifest
+
+
+def engine_of(folder: Path, device: torch.device, dtype: torch.dtype, quantize: Quantize, max_batch: int) -> Engine:
+    """The engine of a checkpoint's folder, on a machine that is set up."""
     from nanochat.inference.engine import Engine
     from nanochat.inference.quantize import ready
 
-    here = machine.setup(device, dtype)
-    gpt = ready(model.load(folder, here.device, here.dtype), quantize)
-    return Engine(gpt, Tokenizer.load(folder / "tokenizer"), max_batch, quantize), manifest
+    gpt = ready(model.load(folder, device, dtype), quantize)
+    return Engine(gpt, Tokenizer.load(folder / "tokenizer"), max_batch, quantize)
 
 
 def load_replicas(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nanochat.conversation import Conversation
@@ -26,17 +27,39 @@ def fit_ids(prompt: list[int], bos: int, window: int, max_tokens: int) -> list[i
     return prompt[len(prompt) - keep :]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A prompt that leaves room for a token. left_out: messages that are not in it. cut: tokens that it is shorter than
+    its last message, or its text."""
+
+    ids: list[int]
+    left_out: int = 0
+    cut: int = 0
+
+
 def fit_conversation(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> list[int]:
     """Prompt ids of a conversation, its oldest exchanges left out until an answer has room.
 
     The system message stays. `fit_ids` cuts a last message that is too long by itself.
     """
-    return fit_ids(newest_exchanges(tokenizer, conversation, window, max_tokens), tokenizer.bos, window, max_tokens)
+    return fit_messages(tokenizer, conversation, window, max_tokens).ids
+
+
+def fit_messages(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> Fitted:
+    """As fit_conversation, with what did not fit."""
+    whole, left_out = _newest(tokenizer, conversation, window, max_tokens)
+    ids = fit_ids(whole, tokenizer.bos, window, max_tokens)
+    return Fitted(ids, left_out, len(whole) - len(ids))
 
 
 def newest_exchanges(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> list[int]:
     """Prompt ids of the system message and as many of the newest exchanges as leave room for an answer, or more ids
     than that if even the newest one does not. An answer that is the last message is left open, to be continued."""
+    return _newest(tokenizer, conversation, window, max_tokens)[0]
+
+
+def _newest(tokenizer: Tokenizer, conversation: Conversation, window: int, max_tokens: int) -> tuple[list[int], int]:
+    """The ids of `newest_exchanges`, and how many messages they are without."""
     system = conversation.messages[:1] if conversation.messages[0].role == "system" else ()
     turns = conversation.messages[len(system) :]
     last = len(turns) - 1 - (turns[-1].role == "assistant")
@@ -51,6 +74,6 @@ def newest_exchanges(tokenizer: Tokenizer, conversation: Conversation, window: i
         longer = render_conversation(tokenizer, Conversation(system + exchange))[0] + after
         if len(longer) > window - answer_room(window, max_tokens):
             break
-        ids = longer
+        ids, last = longer, first
         after = render_conversation(tokenizer, Conversation(exchange))[0][1:] + after
-    return ids
+    return ids, last

@@ -20,6 +20,8 @@ from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.openai_errors import answer_to, is_openai
+from nanochat.serve.page import catalog
+from nanochat.serve.page.models import Models
 from nanochat.serve.prometheus import Counted, Meter
 from nanochat.serve.prompt_log import PromptLog
 from nanochat.serve.schema import explain
@@ -42,15 +44,17 @@ def create_app(
     """
     defaults, access = defaults or Defaults(), access or Access(loopback=False)
     answers = Answers(engine, max_waiting, max_seconds)
+    known = bool(access.key) or access.loopback  # how this machine's trainings go is nothing for strangers
+    models = Models(answers, info, picker=known)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        answers.close()
+        models.close()
 
     # A redirect to the path without a slash would name this server as it sees itself: behind a proxy, by plain http.
     app = FastAPI(title="nanochat", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
-    app.state.answers = answers
+    app.state.answers = models
     meter, inside = Meter(answers), app.build_middleware_stack
     # Around the whole stack, so that FastAPI's own answers to what fails are guarded and counted, too.
     app.build_middleware_stack = lambda: Counted(Guard(inside(), access), meter)  # type: ignore[method-assign]
@@ -82,6 +86,7 @@ def create_app(
     app.include_router(openai_models.routes(answers, info))
     app.include_router(openai_chat.routes(answers, info, defaults))
     app.include_router(openai_completions.routes(answers, info, defaults))
-    if access.key or access.loopback:  # how this machine's trainings go is nothing for strangers
+    app.include_router(catalog.routes(models))
+    if known:
         app.include_router(watch.routes())
     return app

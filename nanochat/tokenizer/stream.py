@@ -17,22 +17,22 @@ class StreamDecoder:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._waiting = False  # bytes for the rest of their character
+        self.waiting = False  # for the rest of a character
 
     def feed(self, ids: int | Iterable[int]) -> str:
         data = self._tokenizer.bytes_of(ids) if isinstance(ids, int) else self._tokenizer.decode_bytes(ids)
-        if not self._waiting:
+        if not self.waiting:
             try:
                 return data.decode()  # most tokens are whole characters, and this is the fast way
             except UnicodeDecodeError:
                 pass
         text = self._utf8.decode(data)
-        self._waiting = bool(self._utf8.getstate()[0])
+        self.waiting = bool(self._utf8.getstate()[0])
         return text
 
     def finish(self) -> str:
         """U+FFFD for a character left incomplete, else ""; the decoder is then ready for a new text."""
         rest = self._utf8.decode(b"", final=True)
         self._utf8.reset()
-        self._waiting = False
+        self.waiting = False
         return rest

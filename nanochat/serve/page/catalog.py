@@ -1,0 +1,33 @@
+"""/page/models and /page/count: which models there are, and how long a text is for one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from nanochat.serve.page.models import Models
+
+
+def routes(models: Models) -> APIRouter:
+    router = APIRouter(prefix="/page", include_in_schema=False)
+
+    @router.get("/models")
+    async def listed() -> dict[str, Any]:
+        told = [
+            {
+                "id": entry.id,
+                "stage": entry.stage,
+                "tag": entry.tag,
+                "step": entry.step,
+                "bytes": entry.bytes,
+                "written": entry.written,
+                "own": entry.id == models.own.entry.id,
+                "loaded": models.is_loaded(entry),
+                "chat": entry.chat,
+            }
+            for entry in await models.listed()
+        ]
+        return {"models": told, "picker": models.picker}
+
+    return router
