@@ -20,8 +20,9 @@ from nanochat.console import UserError, file_size, say
 from nanochat.corpus.transfer import RemoteFile
 from nanochat.hub import waiting
 from nanochat.hub.fetching import PKL, Remote, fetch_all, link, tell
-from nanochat.hub.push import STEP, manifest_text, without_optimizer
+from nanochat.hub.push import OF_A_RUN, STEP, manifest_text, without_optimizer
 from nanochat.hub.repository import read_small
+from nanochat.hub.waiting import put_beside
 from nanochat.metrics import FILE as METRICS
 from nanochat.metrics import training_file
 from nanochat.paths import checkpoints_dir, sync_folder
@@ -170,17 +171,17 @@ def _pull_ours(remote: Remote, steps: list[Step], stage: str, tag: str) -> bool:
     pulling = checkpoints_dir(stage) / f".{tag}.pulling"
     ready, into, final = pulling / "ready", pulling / "files", checkpoints_dir(stage) / tag
     finish_taking_over(stage, tag, ready)
-    metrics = remote.files.get(METRICS)
+    beside = [remote.files[name] for name in OF_A_RUN if name in remote.files]
     if len(_here(steps, stage, tag)) == len(steps):
         more = len(checkpoint.steps(stage, tag)) - len(steps)
         say(f"{final} is here already, equal to {remote.shown}" + (f", with {more:,} more steps" if more else ""))
-        if metrics and not training_file(stage, tag).exists():
-            fetch_all(remote, [metrics], into)
-            _put_metrics(into / metrics.name, stage, tag)
+        if METRICS in remote.files and not training_file(stage, tag).exists():
+            fetch_all(remote, beside, into)
+            put_beside([into / file.name for file in beside], stage, tag)
         _clean(stage, tag)
         return False
     shutil.rmtree(ready, ignore_errors=True)
-    wanted = [file for step in steps for file in step.files.values()] + ([metrics] if metrics else [])
+    wanted = [file for step in steps for file in step.files.values()] + beside
     _reuse(steps, into, stage, tag)
     fetch_all(remote, wanted, into)
     for step in steps:
@@ -195,13 +196,12 @@ def _pull_ours(remote: Remote, steps: list[Step], stage: str, tag: str) -> bool:
     waits = not all(name in step.manifest.files and name in step.files for step in steps for name in TOKENIZER)
     for step in steps:
         _require_whole(remote, step, ready / step.name, waits)
-    kept = into / metrics.name if metrics else None
+    kept = [into / file.name for file in beside]
     if waits:
         waiting.wait(remote, stage, tag, ready, kept, {})
     else:
         take_over(stage, tag, ready)
-        if kept:
-            _put_metrics(kept, stage, tag)
+        put_beside(kept, stage, tag)
         total = sum(facts["size"] for step in steps for facts in step.manifest.files.values())
         listed = ", ".join(str(step.manifest.step) for step in steps)
         say(f"{final} is {remote.shown} now: step {listed}; {file_size(total)}, verified by hash")
@@ -241,13 +241,6 @@ def _reuse(steps: list[Step], into: Path, stage: str, tag: str) -> None:
             source, target = have[step.manifest.step] / name, into / file.name
             if local.files.get(name) == step.manifest.files[name] and source.is_file() and not target.exists():
                 link(source, target)
-
-
-def _put_metrics(source: Path, stage: str, tag: str) -> None:
-    target = training_file(stage, tag)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
-    sync_folder(target.parent)
 
 
 def _digests(files: Mapping[str, RemoteFile]) -> dict[str, str]:
@@ -292,6 +285,6 @@ def _pull_old(remote: Remote, stage: str, tag: str, step: int, optimizer: bool) 
     shutil.rmtree(ready, ignore_errors=True)
     for name, file in files.items():
         link(into / file.name, ready / name)
-    waiting.wait(remote, stage, tag, ready, None, digests)
+    waiting.wait(remote, stage, tag, ready, [], digests)
     shutil.rmtree(pulling, ignore_errors=True)
     return True

@@ -32,12 +32,14 @@ from nanochat.metrics import FILE as METRICS
 from nanochat.metrics import training_file
 from nanochat.paths import is_inside
 from nanochat.reading import MB, shown
+from nanochat.train.answers import FILE as ANSWERS
 
 STEP = re.compile(r"step_(\d{6,})", re.ASCII)
 TOKENIZER = ("meta.json", "ranks.tiktoken")  # a folder with these is a tokenizer of ours
 OLD_TOKENIZER = ("tokenizer.pkl", "token_bytes.pt")
 LEFT = re.compile(r".*\.(?:part|lock)", re.DOTALL)
 README = "README.md"
+OF_A_RUN = (ANSWERS, METRICS)  # beside its checkpoints; last what tells a pull that all has come
 LISTED = 200  # files that a dry run names
 
 
@@ -141,7 +143,7 @@ def _is_a_persons(where: Repository, there: Listing) -> bool:
 
 
 def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) -> Load:
-    """Every step of a run (or one) and its metrics, each file compared with its manifest."""
+    """Every step of a run (or one), its metrics and its answers, each file compared with its manifest."""
     checkpoint.find(stage, tag or None)  # with its remedies when there is nothing
     tag = tag or checkpoint.tags(stage)[0]
     steps = checkpoint.steps(stage, tag)
@@ -166,9 +168,9 @@ def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) 
             files[f"{name}/manifest.json"] = Outgoing(
                 (folder / "manifest.json") if optimizer else manifest_text(manifest).encode()
             )
-    metrics = training_file(stage, tag)
-    if metrics.is_file():
-        files[METRICS] = Outgoing(_read(metrics))  # a training may be adding to it
+    for name in OF_A_RUN:
+        if (path := training_file(stage, tag).with_name(name)).is_file():
+            files[name] = Outgoing(_read(path))  # a training may be adding to it
     return Load(f"{stage} {tag}", files, _is_of_a_run, stage, tag, steps[max(steps)])
 
 
@@ -184,7 +186,7 @@ def manifest_text(manifest: Manifest) -> str:
 def _is_of_a_run(name: str) -> bool:
     """Whether a file of the folder would be taken for a part of this run by a pull."""
     first, _, rest = name.partition("/")
-    return name == METRICS or bool(STEP.fullmatch(first) if rest else UPSTREAM.fullmatch(name))
+    return name in OF_A_RUN or bool(STEP.fullmatch(first) if rest else UPSTREAM.fullmatch(name))
 
 
 def expanded(given: str) -> Path:

@@ -18,7 +18,7 @@ from nanochat.checkpoint.folder import TOKENIZER
 from nanochat.checkpoint.listing import WAITING
 from nanochat.console import UserError, say, warn
 from nanochat.hub.fetching import Remote, link, next_command
-from nanochat.hub.push import manifest_text
+from nanochat.hub.push import OF_A_RUN, manifest_text
 from nanochat.metrics import training_file
 from nanochat.paths import STAGES, base_dir, checkpoints_dir, sync_folder, tokenizer_dir, write_atomic, write_json
 from nanochat.reading import fits, read_json
@@ -29,8 +29,8 @@ PATIENCE = 1.0  # seconds that a training may take to let go of its lock
 
 @dataclass(frozen=True)
 class Waiting:
-    """folder: with the weights in run/, and the run's metrics. said: where they are from, as owner/name/a/folder.
-    digests: of the files of an old checkpoint, by name."""
+    """folder: with the weights in run/, and the run's metrics and answers. said: where they are from, as
+    owner/name/a/folder. digests: of the files of an old checkpoint, by name."""
 
     stage: str
     tag: str
@@ -49,13 +49,13 @@ def waiting_folder(stage: str, tag: str) -> Path:
     return checkpoints_dir(stage) / f".{tag}.waiting"
 
 
-def wait(remote: Remote, stage: str, tag: str, ready: Path, metrics: Path | None, digests: dict[str, str]) -> None:
-    """Keep the weights in the folder `ready`, in place of others of the tag that wait."""
+def wait(remote: Remote, stage: str, tag: str, ready: Path, beside: list[Path], digests: dict[str, str]) -> None:
+    """Keep the weights in the folder `ready` and the files beside them, in place of others of the tag that wait."""
     folder = waiting_folder(stage, tag)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    if metrics is not None:
-        link(metrics, folder / "metrics.jsonl")
+    for path in beside:
+        link(path, folder / path.name)
     said = f"{remote.where.name}/{remote.folder}".rstrip("/")
     facts = {"version": 1, "repo": _repo(remote), "said": said, "old": bool(digests), "digests": digests}
     ready.rename(folder / "run")
@@ -188,10 +188,17 @@ def _add_tokenizer(found: Waiting) -> None:
             _require_fit(folder)
         if found.run.is_dir():
             take_over(stage, tag, found.run)
-        if (metrics := found.folder / "metrics.jsonl").is_file():
-            training_file(stage, tag).parent.mkdir(parents=True, exist_ok=True)
-            metrics.rename(training_file(stage, tag))
+        put_beside([path for name in OF_A_RUN if (path := found.folder / name).is_file()], stage, tag)
         shutil.rmtree(found.folder, ignore_errors=True)
+
+
+def put_beside(files: list[Path], stage: str, tag: str) -> None:
+    """Move a run's metrics and answers to where a training keeps them."""
+    runs = training_file(stage, tag).parent
+    for path in files:
+        runs.mkdir(parents=True, exist_ok=True)
+        path.rename(runs / path.name)
+        sync_folder(runs)
 
 
 def _require_fit(folder: Path) -> None:

@@ -55,6 +55,7 @@ def pushed(tiny_run: Path, hub: WritableHub) -> dict[str, bytes]:
     """What the base dir should have of a run sft d1, which is in sft/d20, and of the tokenizer. It has nothing yet."""
     kept = ("chatsft_checkpoints/", "runs/sft-d1/metrics.jsonl", "tokenizer/")
     here = {name: data for name, data in tree(tiny_run).items() if name.startswith(kept)}
+    here["runs/sft-d1/answers.jsonl"] = b'{"step": 4, "question": "Who are you?", "answer": "I am nanochat."}\n'
     hub.make(REPO, {in_repository(name): data for name, data in here.items()} | {"README.md": b""}, private=True)
     return here
 
@@ -83,6 +84,7 @@ def test_there_and_back(
     expected = hub.head(REPO)
     hub.stock.clear()
     shutil.copytree(tiny_run, base_dir(), dirs_exist_ok=True)
+    training_file("sft", "d1").with_name("answers.jsonl").write_bytes(pushed["runs/sft-d1/answers.jsonl"])
     push("--stage=sft", "--path-in-repo=sft/d20")
     push(f"--model-dir={base_dir() / 'tokenizer'}", "--path-in-repo=tokenizer/latest")
     assert {**hub.head(REPO), "README.md": b""} == expected
@@ -104,7 +106,8 @@ def test_another_tag(pushed: dict[str, bytes], hub: WritableHub, capsys: pytest.
     assert pull(*SFT) == 0  # d20, as the folder is called
     folder = checkpoint.find("sft")
     assert folder.parent.name == "d20" and checkpoint.verify(folder).tag == "d20" and read(folder).tag == "d20"
-    assert training_file("sft", "d20").read_bytes() == pushed["runs/sft-d1/metrics.jsonl"]
+    for name in ("metrics.jsonl", "answers.jsonl"):
+        assert training_file("sft", "d20").with_name(name).read_bytes() == pushed[f"runs/sft-d1/{name}"]
     assert "pushed under another tag" in capsys.readouterr().out
     weights = {n.rpartition("/")[2]: d for n, d in pushed.items() if n.endswith(".safetensors") and "step_" in n}
     assert {name: (folder / name).read_bytes() for name in weights} == weights
@@ -150,7 +153,7 @@ def test_an_older_run_is_set_aside(
     assert {n: d for n, d in after.items() if ".previous-1" not in n}.items() <= pushed.items()
     assert "Kept the older sft run d1 as" in capsys.readouterr().out
     asked = {request.path.rpartition("/")[2] for request in hub.requests}
-    assert asked == {"manifest.json", "metrics.jsonl", "train_state.json"}  # the rest was here
+    assert asked == {"answers.jsonl", "manifest.json", "metrics.jsonl", "train_state.json"}  # the rest was here
 
 
 def test_a_damaged_repository_never_touches_what_is_here(
@@ -499,7 +502,7 @@ def test_killed_while_folders_change_places(
         if finished:
             break
         moments += 1
-    assert moments == (3 if swaps else 4)
+    assert moments == (4 if swaps else 5)
 
 
 class _Killed(BaseException):

@@ -26,6 +26,7 @@ CARD = "README.md"
 def run(tiny_run: Path, hub: WritableHub) -> Path:
     """The base dir of a finished run, of base, mid and sft."""
     shutil.copytree(tiny_run, base_dir(), dirs_exist_ok=True)
+    training_file("sft", "d1").with_name("answers.jsonl").write_text('{"step": 4}\n')
     return base_dir()
 
 
@@ -50,6 +51,8 @@ def wanted(stage: str, into: str) -> dict[str, bytes]:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             found[f"{into}/step_{step:06d}/{path.relative_to(folder).as_posix()}"] = path.read_bytes()
     found[f"{into}/metrics.jsonl"] = training_file(stage, tag).read_bytes()
+    if (answers := training_file(stage, tag).with_name("answers.jsonl")).is_file():
+        found[f"{into}/answers.jsonl"] = answers.read_bytes()
     return found
 
 
@@ -92,7 +95,7 @@ def test_one_step_without_the_optimizer(run: Path, hub: WritableHub, tmp_path: P
     tag = tag_of("base")
     step, folder = next(iter(checkpoint.steps("base", tag).items()))
     assert push("--stage=base", f"--step={step}", "--no-optimizer", f"--model_tag={tag}", into="b") == 0
-    found = {name.removeprefix(f"b/step_{step:06d}/") for name in there(hub)} - {"b/metrics.jsonl"}
+    found = {name.removeprefix(f"b/step_{step:06d}/") for name in there(hub)} - {"b/metrics.jsonl", "b/answers.jsonl"}
     assert found == {*checkpoint.read_manifest(folder).files, "manifest.json"} - {"optimizer.safetensors"}
     for name, data in there(hub).items():
         path = tmp_path / "got" / name
