@@ -1,0 +1,17 @@
+// Fields that people write messages in.
+
+/**
+ * As high as what is in it.
+ * @param {HTMLTextAreaElement} field
+ */
+export function fit(field) {
+  field.style.height = "auto";
+  field.style.height = `${field.scrollHeight}px`;
+}
+
+/**
+ * Whether a key means "send". While an input method is composing, Enter chooses a word.
+ * @param {KeyboardEvent} event
+ */
+export const sends = ({ key, shiftKey, isComposing, keyCode }) =>
+  key === "Enter" && !shiftKey && !isComposing && keyCode !== 229; // 229: Safari ends composing before it tells of the key
