@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 from nanochat import checkpoint, console, lock
 from nanochat.console import UserError
 from nanochat.corpus.info import CorpusInfo, ShardInfo
-from nanochat.metrics import read_metrics
+from nanochat.metrics import MetricsWriter, read_metrics, training_file
 from nanochat.paths import write_json
 from nanochat.pipeline import SpeedrunConfig, settings, speedrun
 from nanochat.pipeline.progress import StageLog, fingerprints
@@ -65,6 +66,18 @@ def test_all_stages_run_once_and_are_skipped_after(stages: Path, capsys: pytest.
     speedrun(SpeedrunConfig())
     assert stages.read_text() == "one\ntwo x\nthree\n"
     assert capsys.readouterr().out.count("done already") == 3
+
+
+def test_it_says_how_to_watch_and_opens_nothing(
+    stages: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webbrowser.open", lambda *a, **k: pytest.fail("a browser was opened"))
+    speedrun(SpeedrunConfig())
+    said = re.search(r"Watch it meanwhile in another terminal: (.*) \(a page", capsys.readouterr().out)
+    assert said
+    MetricsWriter(training_file("base", "d1")).write("step", step=3, loss=1.5)
+    done = subprocess.run(f"{said[1]} --once", shell=True, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "base-d1" in done.stdout and "1.5" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(("code", "error"), [(2, UserError), (1, SystemExit)])
