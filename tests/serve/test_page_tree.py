@@ -7,21 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
-from fastapi.responses import HTMLResponse
 
 from nanochat.serve import ModelInfo, create_app
-from nanochat.serve.access import PAGE_HEADERS
+from tests.serve import empty_page
+from tests.serve.empty_page import with_empty_page
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 BEGIN = """
 const tree = await import("/static/chat/tree.js");
-const check = (right, what) => { if (!right) throw new Error(what); };
-const same = (a, b, what) => check(stable(a) === stable(b), `${what}: ${stable(a)} is not ${stable(b)}`);
-const stable = (value) => JSON.stringify(value, (key, one) =>
-  one && typeof one === "object" && !Array.isArray(one)
-    ? Object.fromEntries(Object.entries(one).sort(([a], [b]) => (a < b ? -1 : 1))) : one);
 let time = 1000;
 const node = (id, parent, role, text, more = {}) =>
   ({ id, parent, role, parts: text ? [{ type: "text", text }] : [], time: time++, ...more });
@@ -34,8 +29,7 @@ const ids = (nodes) => nodes.map((one) => one.id).join(" ");
 @pytest.fixture
 def page(browser: Browser, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) -> Iterator[Page]:
     """An empty page of the server."""
-    app = create_app(scripted(lambda request: []), info)
-    app.add_api_route("/empty", lambda: HTMLResponse("<title>empty</title>", headers=PAGE_HEADERS))
+    app = with_empty_page(create_app(scripted(lambda request: []), info))
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"{served(app)}/empty")
@@ -44,7 +38,7 @@ def page(browser: Browser, scripted: Any, info: ModelInfo, served: Callable[[Fas
 
 
 def run(page: Page, script: str) -> Any:
-    return page.evaluate(f"async () => {{ {BEGIN} {script} }}")
+    return empty_page.run(page, BEGIN + script)
 
 
 def test_branches(page: Page) -> None:
