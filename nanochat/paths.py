@@ -92,12 +92,12 @@ def slug(text: str) -> str:
     return re.sub("-+", "-", short).strip("-") or "unnamed"
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Write a whole file or none: write beside it, fsync, rename."""
+def write_atomic(path: Path, data: bytes | str, mode: int = 0o666) -> None:
+    """Write a whole file or none: write beside it, fsync, rename. mode: less the umask's bits."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(part, "wb") as f:
+        with open(part, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as f:
             # File names that are not UTF-8 are escaped; in JSON they can be read back.
             f.write(data.encode(errors="backslashreplace") if isinstance(data, str) else data)
             f.flush()

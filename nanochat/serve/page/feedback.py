@@ -18,13 +18,9 @@ from nanochat.serve.access import Access
 from nanochat.serve.info import ModelInfo
 from nanochat.serve.line import clean
 from nanochat.serve.page.feedback_file import Counts, counts, feedback_path, mark
-from nanochat.serve.schema import MAX_MESSAGES, PartBody, Text
+from nanochat.serve.page.said import Said, conversation_of
+from nanochat.serve.schema import MAX_MESSAGES, Text
 from nanochat.serve.shown import Reading
-
-
-class Said(BaseModel):
-    role: Literal["user", "assistant"]
-    content: Text | list[PartBody]
 
 
 class FeedbackBody(BaseModel):
@@ -47,22 +43,16 @@ class FeedbackBody(BaseModel):
         if self.correction is not None and not clean(self.correction).strip():
             raise ValueError("the correction is empty: take the mark back instead")
         try:
-            self.conversation()
+            conversation_of(self.system, self.messages)
         except UserError as error:
             raise ValueError(str(error)) from None
         return self
-
-    def conversation(self) -> Conversation:
-        messages = self.model_dump(include={"messages"})["messages"]
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        return Conversation.from_dict({"messages": [*first, *({**m, "content": m["content"] or ""} for m in messages)]})
 
     def line(self) -> dict[str, Any] | None:
         """For the file. Of the whole conversation this answer alone is learnt: the earlier ones may be bad."""
         if self.rating is None and self.correction is None:
             return None
-        conversation = self.conversation()
-        *before, answer = conversation.messages
+        *before, answer = conversation_of(self.system, self.messages).messages
         before = [replace(message, learnt=message.role != "assistant") for message in before]
         given = {}
         if self.correction is not None:
@@ -79,7 +69,9 @@ def routes(access: Access, info: ModelInfo) -> APIRouter:
 
     async def told(work: Callable[[], Counts]) -> dict[str, Any]:
         if not allowed:  # anybody who reaches the server could fill the disk, and teach the model
-            raise HTTPException(403, "feedback is only kept on a server with a key, or that serves its own machine alone")
+            raise HTTPException(
+                403, "feedback is only kept on a server with a key, or that serves its own machine alone"
+            )
         try:
             found = await asyncio.to_thread(work)
         except UserError as error:

@@ -1,7 +1,7 @@
 """feedback.jsonl in the base dir: answers that were marked or corrected on the page, one conversation a line.
 
-`chat_sft --data` and `finetune --data` take the file. Two servers may write it at once. Lines that somebody else wrote, or
-a later version, stay as they are.
+`chat_sft --data` and `finetune --data` take the file. Two servers may write it at once. Lines that somebody else wrote,
+or a later version, stay as they are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from nanochat.reading import MB, open_regular
 
 VERSION = 1
 MOST = 64 * MB
+BOM = b"\xef\xbb\xbf"
 PATIENCE = 10.0  # seconds that another server may take to write
 # Of a line of this version; whatever else it holds is kept when its answer is marked anew.
 FIELDS = ("version", "id", "model", "messages", "rating", "given", "time")
@@ -49,7 +50,7 @@ def mark(id: str, line: Mapping[str, Any] | None) -> Counts:
     path = feedback_path()
     with _here, lock.hold(path.with_name(".feedback.lock"), "another server writes the feedback", PATIENCE):
         before = _lines(path)
-        if before and not _is_json(next((text for text in before if text.strip()), b"0")):
+        if not _is_json(next((row for row in before if row.strip()), b"0").removeprefix(BOM)):
             raise UserError(f"{path} has other things than one JSON value a line", "Move the file away")
         after: list[bytes] = []
         place, kept = None, {}
@@ -96,7 +97,7 @@ def _lines(path: Path) -> list[bytes]:
 def _ours(text: bytes) -> dict[str, Any] | None:
     """A line that this version wrote."""
     try:
-        found = json.loads(text)
+        found = json.loads(text.decode())  # bytes may also be UTF-16
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.get("version") == VERSION else None
@@ -104,7 +105,7 @@ def _ours(text: bytes) -> dict[str, Any] | None:
 
 def _is_json(text: bytes) -> bool:
     try:
-        json.loads(text)
+        json.loads(text.decode())
     except (ValueError, RecursionError):
         return False
     return True
