@@ -29,12 +29,12 @@ const KINDS = ["text", "python", "python_output", "special"];
 const FINISHES = ["stop", "length", "window", "stopped", "failed"];
 const BROKE_OFF = "The answer broke off.";
 
-/** The server said no. `after`: seconds until asking again makes sense. */
+/** The server said no. `after`: seconds until asking again makes sense, null: it would be no use. */
 export class Refused extends Error {
   /**
    * @param {number} status
    * @param {string} detail
-   * @param {number} after
+   * @param {number | null} after
    */
   constructor(status, detail, after) {
     super(detail);
@@ -161,7 +161,7 @@ async function refusal(response) {
   const said = await response.json().catch(() => null);
   const detail = typeof said?.detail === "string" ? said.detail : `The server answered ${response.status}.`;
   const after = Number(response.headers.get("retry-after"));
-  return new Refused(response.status, detail, after > 0 && after < 3600 ? after : 5);
+  return new Refused(response.status, detail, after > 0 && after < 3600 ? after : null);
 }
 
 /**

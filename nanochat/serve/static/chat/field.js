@@ -1,10 +1,13 @@
 // Fields that people write messages in.
 
+const BY_ITSELF = CSS.supports("field-sizing", "content"); // which costs less while one types
+
 /**
  * As high as what is in it.
  * @param {HTMLTextAreaElement} field
  */
 export function fit(field) {
+  if (BY_ITSELF) return;
   field.style.height = "auto";
   field.style.height = `${field.scrollHeight}px`;
 }

@@ -1,322 +1,136 @@
-// The chat page. What people and models write enters the page through textContent alone, so it is always text.
+// The chat page: makes the store, and wires what people do, what the server says and what is shown.
 
-const MAX_CHARACTERS = 32000; // in a conversation, the same as on the server
-const SUGGESTIONS = ["Who are you?", "What is 34 * 12?", "How many r are in strawberry?"];
+import { createActions } from "./actions.js";
+import { createBanner } from "./banner.js";
+import { createComposer } from "./composer.js";
+import { createConversations } from "./conversations.js";
+import { openDatabase } from "./database.js";
+import { place } from "./dom.js";
+import { draftOf, keepDraft } from "./drafts.js";
+import { createKeys } from "./keys.js";
+import { createMessages } from "./messages.js";
+import { createRunning } from "./running.js";
+import { createScrolling } from "./scrolling.js";
+import { counted, lookForModels, watchServer } from "./server.js";
+import { FIRST, canChat, runningHere } from "./state.js";
+import { createStore } from "../store.js";
+import { path } from "./tree.js";
+import { createWelcome } from "./welcome.js";
 
-const byId = (id) => document.getElementById(id);
-const input = byId("input");
-const scroller = byId("scroller");
-const log = byId("messages");
+/** @typedef {import("./state.js").State} State */
 
-let conversation = []; // {role, content}: content is text (user) or a list of {type, text} (assistant)
-let running = null; // the AbortController of the answer that is being written
+const LONG = 1000; // characters from which on it is asked how much of a text the model sees
+const REST = 400; // ms without a key before that
 
-// ---- settings -------------------------------------------------------------------------------------------------
+const store = createStore(FIRST);
+const database = await openDatabase((id) => void conversations.heard(id));
+const look = watchServer(store);
+const running = createRunning(
+  store,
+  { now: (c) => conversations.keep(c), soon: (c) => conversations.keepSoon(c) },
+  refused,
+  look,
+);
+const conversations = createConversations(store, database, running);
+const actions = createActions(store, running, conversations.keep);
+const here = () => store.get().open[store.get().current];
 
-let defaults = { temperature: 0.6, top_k: 50, max_tokens: 512 };
-const settings = load("nanochat-settings");
-
-function load(key) {
-  try {
-    const value = JSON.parse(localStorage.getItem(key));
-    return value && typeof value === "object" ? value : {};
-  } catch {
-    return {}; // private windows may have no storage
+/** @param {import("./answering.js").Refused} refusal */
+function refused({ status }) {
+  if (status === 401) store.set({ server: { ...store.get().server, phase: "login" } });
+  if (status === 404) {
+    store.set({ chosen: null, second: null }); // as the answer says, that model is not there (any more)
+    lookForModels(store);
   }
 }
 
-function save() {
-  try {
-    localStorage.setItem("nanochat-settings", JSON.stringify(settings));
-  } catch {
-    // settings then last as long as the page
-  }
-}
+// ---- views ----------------------------------------------------------------------------------------------------
 
-const FIELDS = { "temperature": "temperature", "top-k": "top_k", "max-tokens": "max_tokens" };
-
-function setting(name) {
-  return settings[name] ?? defaults[name];
-}
-
-function showSettings() {
-  for (const [id, name] of Object.entries(FIELDS)) {
-    byId(id).value = setting(name);
-    const shown = byId(`${id}-value`);
-    if (shown) shown.textContent = setting(name);
-  }
-  byId("theme").value = settings.theme ?? "";
-  document.documentElement.dataset.theme = settings.theme ?? "";
-}
-
-for (const [id, name] of Object.entries(FIELDS)) {
-  byId(id).addEventListener("input", (event) => {
-    if (!event.target.checkValidity() || event.target.value === "") return;
-    settings[name] = Number(event.target.value);
-    save();
-    const shown = byId(`${id}-value`);
-    if (shown) shown.textContent = settings[name];
-  });
-}
-byId("theme").addEventListener("change", (event) => {
-  settings.theme = event.target.value;
-  save();
-  showSettings();
+const showMessages = createMessages(place("messages"), actions);
+const showWelcome = createWelcome(place("welcome"), send);
+const showBanner = createBanner(place("banner"), { look, dismiss: () => store.set({ notice: "" }) });
+const composer = createComposer(place("composer"), { send, stop: actions.stop, draft, editLast });
+const scrolling = createScrolling(place("scroller"), place("messages"));
+createKeys(/** @type {HTMLDialogElement} */ (place("keys")), place("keys-open"), {
+  stop: actions.stop,
+  search: () => {},
+  newChat: conversations.newChat,
 });
-byId("settings-open").addEventListener("click", () => {
-  showSettings();
-  byId("settings").showModal();
+place("new-chat").addEventListener("click", conversations.newChat);
+
+store.subscribe((state, before) => {
+  const changed = (/** @type {(keyof State)[]} */ ...names) => names.some((name) => state[name] !== before[name]);
+  const conversation = state.open[state.current];
+  if (!conversation) return;
+  const empty = conversation.leaf === null;
+  const mode = empty ? (canChat(state) ? "chat" : "text") : conversation.mode;
+  if (changed("open", "current", "running", "editing", "server")) {
+    showMessages({ conversation, running: state.running, editing: state.editing, longest: state.server.defaults.max_tokens });
+  }
+  if (changed("open", "current", "models", "chosen", "server")) showWelcome(empty, mode);
+  if (changed("server", "notice")) showBanner(state.server.phase, state.notice);
+  if (changed("open", "current", "running", "server", "counted", "models", "chosen")) {
+    const away = state.server.phase === "gone" || state.server.phase === "login";
+    composer.show({ busy: runningHere(state).length > 0, away, mode, begun: !empty, counted: state.counted });
+  }
+  if (changed("current")) {
+    composer.fill(draftOf(draftKey(state)));
+    if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
+  }
+  if (changed("spoken")) place("spoken").textContent = state.spoken;
+  if (changed("server", "models", "chosen")) showModel(state);
 });
-byId("settings-reset").addEventListener("click", () => {
-  for (const name of Object.keys(settings)) delete settings[name];
-  save();
-  showSettings();
-});
 
-// ---- messages on the page -------------------------------------------------------------------------------------
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+/** @param {State} state */
+function showModel({ server, models, chosen }) {
+  const other = models.find((one) => one.id === chosen);
+  const { model } = server;
+  const millions = model && model.parameters >= 1e6;
+  const size = model && (millions ? `${(model.parameters / 1e6).toFixed(0)}M` : `${Math.ceil(model.parameters / 1e3)}K`);
+  const own = model ? `${model.stage}/${model.tag}, step ${model.step}, ${size} parameters` : "";
+  place("model").textContent = other ? `${other.stage}/${other.tag}, step ${other.step}` : own;
 }
 
-function button(text, action) {
-  const made = element("button", "", text);
-  made.type = "button";
-  made.addEventListener("click", action);
-  return made;
-}
+// ---- what is written ------------------------------------------------------------------------------------------
 
-function addMessage(role) {
-  const message = element("article", `message ${role}`);
-  message.setAttribute("aria-label", role === "user" ? "You" : "nanochat");
-  const body = element("div", "body");
-  const actions = element("div", "actions");
-  message.append(body, actions);
-  log.append(message);
-  byId("welcome").hidden = true;
-  return { message, body, actions };
-}
-
-function showUser(text) {
-  const index = conversation.length - 1;
-  const { message, body, actions } = addMessage("user");
-  body.textContent = text;
-  actions.append(button("Edit", () => {
-    if (running) return;
-    forget(message, index);
-    input.value = text;
-    inputChanged();
-    input.focus();
-  }));
-}
-
-/** Remove a message and all after it from the page and the conversation. */
-function forget(message, index) {
-  conversation.length = index;
-  while (message.nextSibling) message.nextSibling.remove();
-  message.remove();
-  byId("welcome").hidden = conversation.length > 0;
-}
-
-/** Writes the parts of one answer into the page as they grow. */
-class AnswerView {
-  constructor() {
-    Object.assign(this, addMessage("assistant"));
-    this.index = conversation.length; // where the answer will stand
-    this.parts = [];
-    this.message.classList.add("streaming");
-    this.body.classList.add("waiting");
-  }
-
-  add(type, text) {
-    const atEnd = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 80;
-    this.body.classList.remove("waiting");
-    let last = this.parts.at(-1);
-    if (!last || last.type !== type) {
-      last = { type, text: "" };
-      this.parts.push(last);
-      this.node = element("span", type);
-      if (type === "text") {
-        this.body.append(this.node);
-      } else {
-        if (type === "python" || !this.tool) {
-          this.tool = element("span", "tool");
-          this.body.append(this.tool);
-        }
-        this.tool.append(this.node);
-      }
-    }
-    last.text += text;
-    this.node.textContent = last.text;
-    if (atEnd) scroller.scrollTop = scroller.scrollHeight;
-  }
-
-  note(text, bad) {
-    this.message.insertBefore(element("div", bad ? "note bad" : "note", text), this.actions);
-  }
-
-  finish() {
-    this.message.classList.remove("streaming");
-    this.body.classList.remove("waiting");
-    if (this.parts.length) {
-      const words = this.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
-      if (navigator.clipboard) this.actions.append(button("Copy", () => navigator.clipboard.writeText(words)));
-    }
-    this.actions.append(button("Try again", () => {
-      if (running) return;
-      forget(this.message, this.index);
-      answer();
-    }));
-  }
-}
-
-// ---- talking to the server ------------------------------------------------------------------------------------
-
-const length = (message) =>
-  typeof message.content === "string"
-    ? message.content.length
-    : message.content.reduce((sum, part) => sum + part.text.length, 0);
-
-/** The newest messages that the server accepts, beginning with a user message. */
-function recent() {
-  let start = conversation.length - 1;
-  let total = length(conversation[start]);
-  while (start >= 2 && conversation.length - start < 400) {
-    total += length(conversation[start - 1]) + length(conversation[start - 2]);
-    if (total > MAX_CHARACTERS) break;
-    start -= 2;
-  }
-  return conversation.slice(start);
-}
-
-/** The `data:` objects of a response, one after another. */
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let buffer = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    buffer += value;
-    const blocks = buffer.split("\n\n");
-    buffer = blocks.pop();
-    for (const block of blocks) {
-      if (block.startsWith("data: ")) yield JSON.parse(block.slice(6));
-    }
-  }
-}
-
-/** Ask for the answer to the conversation as it stands, and show it as it comes. */
-async function answer() {
-  running = new AbortController();
-  const mine = conversation; // "New chat" replaces it while this answer is still stopping
-  const view = new AnswerView();
-  stateChanged();
-  scroller.scrollTop = scroller.scrollHeight;
-  try {
-    const response = await fetch("/chat/completions", {
-      method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({
-        messages: recent(),
-        temperature: settings.temperature, // left out where the server's default counts
-        top_k: settings.top_k,
-        max_tokens: settings.max_tokens,
-      }),
-      signal: running.signal,
-    });
-    if (!response.ok) {
-      const problem = await response.json().catch(() => ({}));
-      throw new Error(problem.detail ?? `The server answered ${response.status}.`);
-    }
-    let finished = false;
-    for await (const event of events(response)) {
-      if (event.token) view.add("text", event.token);
-      if (event.tool) view.add(event.tool, event.text);
-      if (event.error) view.note(event.error, true);
-      finished = event.done ?? finished;
-    }
-    if (!finished) view.note("The answer broke off.", true);
-    else if (!view.parts.length) view.note("The model had nothing to say.");
-  } catch (error) {
-    if (error.name === "AbortError") view.note("Stopped.");
-    else view.note(error instanceof TypeError ? "The server cannot be reached." : error.message, true);
-  }
-  if (view.parts.length) mine.push({ role: "assistant", content: view.parts });
-  view.finish();
-  running = null;
-  stateChanged();
-}
-
+/** @param {string} text */
 function send(text) {
-  // A failed or empty answer leaves the user's message last: the new one replaces it.
-  if (conversation.at(-1)?.role === "user") conversation.pop();
-  conversation.push({ role: "user", content: text });
-  showUser(text);
-  answer();
-}
-
-// ---- the composer ---------------------------------------------------------------------------------------------
-
-function inputChanged() {
-  input.style.height = "auto";
-  input.style.height = `${input.scrollHeight}px`;
-  stateChanged();
-}
-
-function stateChanged() {
-  byId("send").hidden = Boolean(running);
-  byId("stop").hidden = !running;
-  byId("send").disabled = !input.value.trim();
-}
-
-byId("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const text = input.value.trim();
-  if (!text || running) return;
-  input.value = "";
-  inputChanged();
-  send(text);
-});
-input.addEventListener("input", inputChanged);
-input.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    byId("composer").requestSubmit();
+  const sent = actions.send(text);
+  if (sent) {
+    store.set({ spoken: "", counted: null });
+    scrolling.toEnd();
   }
-});
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running && !byId("settings").open) running.abort();
-});
-byId("stop").addEventListener("click", () => {
-  running?.abort();
-  input.focus();
-});
-byId("new-chat").addEventListener("click", () => {
-  running?.abort();
-  conversation = [];
-  log.replaceChildren();
-  byId("welcome").hidden = false;
-  input.focus();
-});
+  return sent;
+}
+
+/** @param {State} state */
+const draftKey = ({ open, current }) => (open[current]?.leaf === null ? "" : current);
+
+/** @type {number | undefined} */
+let timer;
+
+/** @param {string} text */
+function draft(text) {
+  keepDraft(draftKey(store.get()), text);
+  clearTimeout(timer);
+  if (text.length < LONG) {
+    if (store.get().counted) store.set({ counted: null });
+    return;
+  }
+  timer = window.setTimeout(async () => {
+    const mine = timer;
+    const told = await counted(text, store.get().chosen);
+    if (mine === timer) store.set({ counted: told });
+  }, REST);
+}
+
+function editLast() {
+  const last = path(here()).findLast((node) => node.role === "user");
+  if (last && runningHere(store.get()).length === 0) actions.editing(last.id);
+}
 
 // ---- start ----------------------------------------------------------------------------------------------------
 
-for (const text of SUGGESTIONS) {
-  byId("suggestions").append(button(text, () => {
-    if (!running) send(text);
-  }));
-}
-showSettings();
-stateChanged();
-try {
-  const { model, defaults: named } = await (await fetch("/health")).json();
-  defaults = named;
-  const size = model.parameters >= 1e6 ? `${(model.parameters / 1e6).toFixed(0)}M` : `${Math.ceil(model.parameters / 1e3)}K`;
-  byId("model").textContent = `${model.stage}/${model.tag}, step ${model.step}, ${size} parameters`;
-  showSettings();
-} catch {
-  byId("model").textContent = "the server cannot be reached";
-}
+addEventListener("popstate", () => conversations.arrive());
+await conversations.start();
+look();

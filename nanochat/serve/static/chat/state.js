@@ -17,9 +17,9 @@
  * An answer on its way, by the id of its node in `State.running`.
  *
  * asking: not answered by the server yet. loading, waiting: as the server says (a model is loaded, others come first).
- * writing: tokens come. lost: the connection broke, it is being taken up again. busy: refused for now, asked again at
- * `again` (ms).
- * @typedef {"asking" | "loading" | "waiting" | "writing" | "lost" | "busy"} Phase
+ * writing: tokens come. lost: the connection broke, it is being taken up again. busy, ending: refused since too many ask
+ * or the server is ending, and asked again at `again` (ms).
+ * @typedef {"asking" | "loading" | "waiting" | "writing" | "lost" | "busy" | "ending"} Phase
  * @typedef {{conversation: string, phase: Phase, again: number | null}} Running
  */
 
@@ -58,7 +58,7 @@
  *   running: Record<string, Running>,
  *   summaries: Summary[],
  *   found: string[] | null,
- *   storage: "" | "refused" | "full",
+ *   storage: import("./database.js").Problem,
  *   settings: Settings,
  *   system: string,
  *   theme: string,

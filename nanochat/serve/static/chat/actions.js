@@ -1,0 +1,162 @@
+// What a person does in a conversation.
+
+import { textOf } from "./asked.js";
+import { canChat, runningHere } from "./state.js";
+import { chosen, newId, partsOf, withLeaf, withNode } from "./tree.js";
+
+/**
+ * @typedef {import("./state.js").State} State
+ * @typedef {import("./tree.js").Conversation} Conversation
+ * @typedef {import("./tree.js").Node} Node
+ * @typedef {import("./tree.js").Token} Token
+ * @typedef {{get: () => State, set: (change: Partial<State>) => void}} Store
+ */
+
+/**
+ * @param {Store} store
+ * @param {ReturnType<typeof import("./running.js").createRunning>} running
+ * @param {(c: Conversation) => Promise<void>} keep
+ */
+export function createActions(store, running, keep) {
+  const here = () => store.get().open[store.get().current];
+
+  /** @param {Conversation} c */
+  function put(c) {
+    store.set({ open: { ...store.get().open, [c.id]: c } });
+  }
+
+  /** Whether something can be asked now; if not, the page says why. */
+  function ready() {
+    const state = store.get();
+    return runningHere(state).length === 0 && state.server.phase !== "gone" && state.server.phase !== "login";
+  }
+
+  /**
+   * @param {"user" | "assistant"} role
+   * @param {string | null} parent
+   * @param {string} [text]
+   * @returns {Node}
+   */
+  function made(role, parent, text) {
+    return { id: newId(), parent, role, parts: text ? [{ type: "text", text }] : [], time: Date.now() };
+  }
+
+  /**
+   * Have the chosen model answer below a node; with a second one chosen, both, side by side.
+   * @param {Conversation} c
+   * @param {string | null} parent
+   * @param {Token[]} [begun] the tokens that the answer begins with
+   */
+  function answer(c, parent, begun) {
+    const { chosen, second } = store.get();
+    const models = second === null || begun ? [chosen] : [chosen, second];
+    const nodes = models.map(() => made("assistant", parent));
+    if (begun) nodes[0] = { ...nodes[0], tokens: begun, parts: partsOf(begun) };
+    nodes.forEach((node, index) => (node.time += index));
+    put(withLeaf(nodes.reduce(withNode, c), nodes[0].id));
+    nodes.forEach((node, index) => running.begin(c.id, node.id, models[index]));
+  }
+
+  /**
+   * Where the next message stands: a question that got no answer is replaced by it.
+   * @param {Conversation} c
+   */
+  function end(c) {
+    const leaf = c.leaf === null ? undefined : c.nodes[c.leaf];
+    const question = leaf?.role === "assistant" && leaf.parts.length === 0 && leaf.parent ? c.nodes[leaf.parent] : leaf;
+    return question?.role === "user" && c.mode === "chat" ? question.parent : (question?.id ?? null);
+  }
+
+  return {
+    /**
+     * Whether it was sent.
+     * @param {string} text in a text that is continued: what is added to it, or ""
+     */
+    send(text) {
+      let c = here();
+      if (!c || !ready()) return false;
+      if (c.leaf === null) c = { ...c, mode: canChat(store.get()) ? "chat" : "text" };
+      if (c.mode === "text" && !text && c.leaf !== null) {
+        const leaf = c.nodes[c.leaf];
+        if (leaf.role === "assistant" && leaf.tokens?.length) this.carryOn(leaf.id);
+        else answer(c, leaf.role === "user" ? leaf.id : leaf.parent);
+        return true;
+      }
+      if (!text.trim()) return false;
+      const between = c.mode === "text" && /\S$/u.test(textOf(c)) && /^[\p{L}\p{N}]/u.test(text) ? " " : "";
+      const question = made("user", end(c), between + text);
+      answer(withNode(c, question), question.id);
+      return true;
+    },
+
+    /**
+     * Another answer to the same question; the one there was stays beside it.
+     * @param {string} id
+     */
+    again(id) {
+      const c = here();
+      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent);
+    },
+
+    /**
+     * The rest of an answer that ended too early, by the model that began it.
+     * @param {string} id
+     */
+    carryOn(id) {
+      const { models, chosen } = store.get();
+      const node = here()?.nodes[id];
+      if (!node || !ready()) return;
+      running.begin(here().id, id, models.some((one) => one.id === node.model) ? (node.model ?? null) : chosen);
+    },
+
+    /**
+     * Another answer that begins with these tokens.
+     * @param {string} id the answer that they are from
+     * @param {Token[]} tokens
+     */
+    goOnFrom(id, tokens) {
+      const c = here();
+      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent, tokens);
+    },
+
+    /** @param {string | null} id the message that is being rewritten */
+    editing(id) {
+      store.set({ editing: id });
+    },
+
+    /**
+     * Ask with other words; the question and all that followed stay beside it.
+     * @param {string} id
+     * @param {string} text
+     */
+    edit(id, text) {
+      const c = here();
+      const node = c?.nodes[id];
+      if (!node || !text.trim() || !ready()) return;
+      store.set({ editing: null });
+      const question = made("user", c.mode === "text" ? null : node.parent, text);
+      answer(withNode(c, question), question.id);
+    },
+
+    /** @param {string} id one of several that stand in the same place */
+    async choose(id) {
+      const c = chosen(here(), id);
+      put(c);
+      await keep(c);
+    },
+
+    stop() {
+      for (const node of runningHere(store.get())) running.stop(node);
+    },
+
+    /** @param {string | null} id the answer that is looked into */
+    look(id) {
+      store.set({ looking: id });
+    },
+
+    /** @param {string} id the answer that waits for its turn to be asked for again */
+    hurry(id) {
+      running.hurry(id);
+    },
+  };
+}

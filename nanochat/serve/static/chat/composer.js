@@ -1,0 +1,97 @@
+// Where messages are written.
+
+import { element, place } from "./dom.js";
+import { fit, sends } from "./field.js";
+
+/**
+ * @typedef {{busy: boolean, away: boolean, mode: "chat" | "text", begun: boolean, counted: import("./state.js").Counted}} Shown
+ *   busy: an answer is on its way here; away: nothing can be sent; begun: something was said already
+ */
+
+/**
+ * @param {HTMLElement} form
+ * @param {{
+ *   send: (text: string) => boolean, stop: () => void, draft: (text: string) => void, editLast: () => void
+ * }} actions
+ */
+export function createComposer(form, actions) {
+  const input = /** @type {HTMLTextAreaElement} */ (place("input"));
+  const send = /** @type {HTMLButtonElement} */ (place("send"));
+  const stop = /** @type {HTMLButtonElement} */ (place("stop"));
+  const hint = place("hint");
+  const keys = [...hint.childNodes];
+  /** @type {Shown} */
+  let now = { busy: false, away: false, mode: "chat", begun: false, counted: null };
+
+  /** In a text that is continued nothing need be added. */
+  const sendable = () => (now.mode === "text" && now.begun) || Boolean(input.value.trim());
+
+  function show() {
+    const { busy, away, mode, begun, counted } = now;
+    const hadFocus = document.activeElement === send || document.activeElement === stop;
+    send.hidden = busy;
+    stop.hidden = !busy;
+    send.disabled = away || !sendable();
+    send.textContent = mode === "text" ? "Continue" : "Send";
+    input.placeholder = mode === "chat" ? "Write a message" : begun ? "Write on, or let the model continue" : "Begin a text";
+    if (hadFocus && !(busy ? stop : send).disabled) (busy ? stop : send).focus();
+    const told = toldOf(counted);
+    hint.classList.toggle("bad", Boolean(told));
+    hint.replaceChildren(...(told ? [told] : keys));
+  }
+
+  /** @param {string} text */
+  function fill(text) {
+    input.value = text;
+    fit(input);
+    show();
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!now.busy && !now.away && sendable() && actions.send(input.value)) {
+      fill("");
+      actions.draft("");
+    }
+  });
+  input.addEventListener("input", () => {
+    fit(input);
+    show();
+    actions.draft(input.value);
+  });
+  input.addEventListener("keydown", (event) => {
+    if (sends(event)) {
+      event.preventDefault();
+      /** @type {HTMLFormElement} */ (form).requestSubmit();
+    } else if (event.key === "ArrowUp" && !input.value && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      actions.editLast();
+    }
+  });
+  stop.addEventListener("click", () => {
+    actions.stop();
+    input.focus();
+  });
+  addEventListener("resize", () => fit(input));
+
+  return {
+    fill,
+    focus: () => input.focus(),
+
+    /** @param {Shown} shown */
+    show(shown) {
+      now = shown;
+      show();
+    },
+  };
+}
+
+/** @param {import("./state.js").Counted} counted */
+function toldOf(counted) {
+  if (!counted) return null;
+  if ("problem" in counted) return element("span", "", counted.problem);
+  const { tokens, window } = counted;
+  if (tokens < window) return null;
+  const told = `This is ${tokens.toLocaleString("en")} tokens long. The model sees ${window.toLocaleString("en")} at most, its answer included:`;
+  return element("span", "", `${told} the beginning will be left out.`);
+}
