@@ -30,13 +30,13 @@ class Grammar:
             self.output_start: "python_output",
             self.output_end: "text",
         }
-        self._specials = [tokenizer.special(name) for name in SPECIAL_TOKENS]
+        self.specials = [tokenizer.special(name) for name in SPECIAL_TOKENS]
         self._vocab_size = tokenizer.vocab_size
 
     def penalties(self, vocab_size: int, device: torch.device) -> dict[PartType, Tensor]:
         """By kind of part, (V,) to add to the logits: -inf at every token that may not come next, else 0."""
         outside = torch.zeros(vocab_size, device=device)
-        outside[self._specials] = -torch.inf
+        outside[self.specials] = -torch.inf
         outside[self._vocab_size :] = -torch.inf  # rows that only pad the matrix
         outside[list(self.stops)] = 0
         inside = outside.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -50,6 +51,17 @@ class MessageBody(BaseModel):
         return self
 
 
+def conversation_of(messages: Sequence[MessageBody]) -> Conversation:
+    """ValueError where they are too long in all, or out of turn."""
+    if sum(message.characters for message in messages if message.role != "assistant") > MAX_CHARACTERS:
+        raise ValueError(f"the user's messages have more than {MAX_CHARACTERS} characters in all")
+    plain = [message.model_dump() for message in messages]
+    try:
+        return Conversation.from_dict({"messages": [{**m, "content": m["content"] or ""} for m in plain]})
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
 class ChatBody(BaseModel):
     """POST /chat/completions; settings left out take the server's defaults. Unknown keys are ignored."""
 
@@ -60,19 +72,13 @@ class ChatBody(BaseModel):
 
     @model_validator(mode="after")
     def _makes_a_conversation(self) -> Self:
-        if sum(message.characters for message in self.messages if message.role != "assistant") > MAX_CHARACTERS:
-            raise ValueError(f"the user's messages have more than {MAX_CHARACTERS} characters in all")
         if self.messages[-1].role != "user":
             raise ValueError("the last message must be the user's")
-        try:
-            self.conversation()
-        except UserError as error:
-            raise ValueError(str(error)) from None
+        self.conversation()
         return self
 
     def conversation(self) -> Conversation:
-        messages = self.model_dump(include={"messages"})["messages"]
-        return Conversation.from_dict({"messages": [{**m, "content": m["content"] or ""} for m in messages]})
+        return conversation_of(self.messages)
 
 
 # What pydantic says in its own terms.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -25,13 +25,19 @@ def client_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+class Left(Protocol):
+    """What a stream is made from, which is told at its end that nobody reads it any more."""
+
+    def leave(self) -> None: ...
+
+
 class EventStream(StreamingResponse):
     """The events, each a text that ends in an empty line. The answer is left at the end, even if none was sent.
 
     A client that reads slowly holds up this response alone; the server ends connections of those who read nothing.
     """
 
-    def __init__(self, answer: Answer, events: AsyncIterator[str]) -> None:
+    def __init__(self, answer: Left, events: AsyncIterator[str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=HEADERS)
         self.answer = answer
 

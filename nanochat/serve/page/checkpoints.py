@@ -64,7 +64,7 @@ def _of(stage: str) -> Iterator[Entry]:
 
 
 def find(id: str) -> Entry:
-    """HTTPException: 404 where there is no such checkpoint, 409 where it is damaged."""
+    """HTTPException, 404, where there is no such checkpoint, or it is damaged."""
     named = ID.fullmatch(id)
     try:
         folder = checkpoint.steps(named[1], named[2]).get(int(named[3])) if named else None
@@ -80,6 +80,6 @@ def _entry(stage: str, tag: str, step: int, folder: Path) -> Entry:
         manifest = checkpoint.verify(folder, hashes=False)
         written = os.stat(folder / "manifest.json").st_mtime
     except (UserError, OSError):
-        raise HTTPException(409, f"{stage}/{tag}/{step} is damaged: `nanochat checkpoints verify` says where") from None
+        raise HTTPException(404, f"{stage}/{tag}/{step} is damaged: `nanochat checkpoints verify` says where") from None
     size = manifest.files[WEIGHTS]["size"]
     return Entry(stage, tag, step, folder, manifest.hash, size, written)

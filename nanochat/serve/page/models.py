@@ -59,7 +59,7 @@ class Models:
         self._turn = asyncio.Lock()
 
     async def find(self, id: str | None) -> Entry:
-        """The checkpoint of this name; None: the own one. HTTPException: 404, or 409 where it is damaged."""
+        """The checkpoint of this name; None: the own one. HTTPException, 404: it cannot be used."""
         if id in (None, self.own.entry.id):
             return self.own.entry
         if not self.picker:
@@ -115,14 +115,14 @@ class Models:
                 where = (own.model.device, own.model.dtype, own.quantize, own.max_batch)
                 engine = await _in_thread(lambda: engine_of(folder, *where))
                 if checkpoint.read_manifest(folder).hash != entry.hash:
-                    raise HTTPException(409, f"{entry.id} was written anew while it was loaded; ask again")
+                    raise HTTPException(404, f"{entry.id} was written anew while it was loaded; ask again")
                 limits = self.own.answers.max_waiting, self.own.answers.max_seconds
                 self._loaded[_key(entry)] = loaded = Loaded(entry, Answers(engine, *limits))
                 if self.draining:
                     loaded.answers.drain()
                 return loaded
         except UserError as error:
-            raise HTTPException(409, f"{entry.id} cannot be loaded: {error}") from None
+            raise HTTPException(404, f"{entry.id} cannot be loaded: {error}") from None
         except (MemoryError, RuntimeError) as error:  # torch's own for memory is one of these
             logger.exception("a model could not be loaded")
             raise HTTPException(503, f"{entry.id} could not be loaded, see the server's log") from error
