@@ -26,9 +26,10 @@
 /**
  * What GET /page/models says of a checkpoint.
  * @typedef {{
- *   id: string, stage: string, tag: string, step: number, bytes: number, written: number, own: boolean, loaded: boolean,
- *   chat: boolean
+ *   id: string, stage: string, tag: string, step: number, bytes: number | null, written: number | null, own: boolean,
+ *   loaded: boolean, chat: boolean
  * }} Model
+ *   written: in seconds since 1970. null: the server's own need not be on the disk
  */
 
 /**
@@ -66,6 +67,7 @@
  *   editing: string | null,
  *   looking: string | null,
  *   panel: boolean,
+ *   cards: Record<string, {card: import("./card.js").Card | undefined, problem: string}>,
  *   counted: Counted,
  *   notice: string,
  *   spoken: string
@@ -79,6 +81,7 @@
  * settings: those that the person set; what is absent is the server's default. system: the system prompt that new
  *   conversations begin with.
  * editing: the node whose text is being edited. looking: the answer that is looked into. panel: figures and card are open.
+ * cards: what is known of models, by id.
  * notice: one line above the messages about what just happened. spoken: what a screen reader is told.
  */
 
@@ -102,19 +105,35 @@ export const FIRST = {
   editing: null,
   looking: null,
   panel: false,
+  cards: {},
   counted: null,
   notice: "",
   spoken: "",
 };
 
 /**
- * Whether an answer of a model that was trained to chat is to be expected. An unknown model is taken for one.
+ * What the server calls its own model; "" until it is known.
  * @param {State} state
  */
-export function canChat({ models, chosen, server }) {
-  const model = models.find((one) => (chosen === null ? one.own : one.id === chosen));
-  return model ? model.chat : server.model?.stage !== "base";
+export const ownId = ({ server: { model } }) => (model ? `${model.stage}/${model.tag}/${model.step}` : "");
+
+/**
+ * Whether a model was trained to chat: the one that answers, or another. An unknown one is taken for one that was.
+ * @param {State} state
+ * @param {string | null} [id] null for the server's own
+ */
+export function canChat({ models, chosen, server }, id = chosen) {
+  const model = models.find((one) => (id === null ? one.own : one.id === id));
+  if (model) return model.chat;
+  return id === null ? server.model?.stage !== "base" : !id.startsWith("base/");
 }
+
+/**
+ * How the next conversation begins. Side by side it is a chat in any case, in which a base model goes on with the question.
+ * @param {State} state
+ * @returns {"chat" | "text"}
+ */
+export const modeOf = (state) => (state.second !== null || canChat(state) ? "chat" : "text");
 
 /**
  * The answers on their way in the conversation that is shown.

@@ -16,7 +16,7 @@
  * @typedef {{
  *   id: string, parent: string | null, role: "user" | "assistant", parts: Part[], time: number, changed?: number,
  *   model?: string, settings?: Settings, tokens?: Token[], start?: Start, end?: End, pending?: string,
- *   rating?: "good" | "bad", correction?: string
+ *   rating?: "good" | "bad", correction?: string, pair?: import("./pair.js").Pair
  * }} Node
  *   time: when it was begun, changed: when it was last put into its conversation, both in ms;
  *   pending: the answer on the server that is still being written into it. Fields that are unknown here are kept.
