@@ -330,6 +330,7 @@ export async function openDatabase(onOther) {
         return true;
       });
       if (!done) {
+        [added, changed] = [0, 0];
         for (const one of conversations) {
           const before = held.get(one.id);
           held.set(one.id, before ? merged(before, one) : one);

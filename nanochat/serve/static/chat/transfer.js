@@ -12,6 +12,7 @@ import { merged } from "./tree.js";
  */
 
 const MOST = 50; // MB of a file
+const DEEPEST = 50; // objects within objects
 const TOLD = 5; // problems
 const SHAPES = 'It takes what "Export" wrote, what /save wrote in the terminal, and lines of {"messages": [...]}.';
 
@@ -50,7 +51,8 @@ export async function importFile(database, file) {
     return nothing([`${file.name} has ${Math.ceil(file.size / 1e6)} MB, and at most ${MOST} MB can be imported at once.`]);
   }
   try {
-    const { conversations, problems } = readFile(new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()));
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    const { conversations, problems } = readFile(text, Math.min(file.lastModified, Date.now()));
     if (problems.length > 0) {
       const more = problems.length > TOLD ? [`And ${problems.length - TOLD} more.`] : [];
       return nothing(["Nothing was imported.", ...problems.slice(0, TOLD), ...more]);
@@ -69,8 +71,9 @@ export async function importFile(database, file) {
 /**
  * Throws Misshapen where it is no file of ours at all.
  * @param {string} text
+ * @param {number} written when, in ms
  */
-function readFile(text) {
+function readFile(text, written) {
   const found = readJson(text);
   const own = found.length === 1 && isObject(found[0]) && "nanochat" in found[0] ? found[0] : null;
   if (own) {
@@ -85,18 +88,26 @@ function readFile(text) {
   const conversations = new Map();
   all.forEach((one, index) => {
     try {
-      const conversation = own ? readConversation(one) : fromMessages(one, index);
-      JSON.stringify(conversation); // so that it can be written again
+      const conversation = own ? readConversation(one) : fromMessages(one, written - 1000 * index); // the first is the newest
+      must(!isDeeper(conversation, DEEPEST), "it is nested too deeply"); // it could not be kept
       const before = conversations.get(conversation.id);
       conversations.set(conversation.id, before ? merged(before, conversation) : conversation);
     } catch (error) {
-      const deep = error instanceof RangeError ? "it is nested too deeply" : null;
-      const what = error instanceof Misshapen ? error.message : deep;
-      if (what === null) throw error;
-      problems.push(`${own ? "Conversation" : "Line"} ${index + 1}: ${what}.`);
+      if (!(error instanceof Misshapen)) throw error;
+      problems.push(`${own ? "Conversation" : "Line"} ${index + 1}: ${error.message}.`);
     }
   });
   return { conversations: [...conversations.values()], problems };
+}
+
+/**
+ * @param {unknown} value
+ * @param {number} most
+ * @returns {boolean}
+ */
+function isDeeper(value, most) {
+  if (typeof value !== "object" || value === null) return false;
+  return most === 0 || Object.values(value).some((one) => isDeeper(one, most - 1));
 }
 
 /**
@@ -123,10 +134,10 @@ function readJson(text) {
 /**
  * A conversation as data sets have it. Its ids come from its words, so that the same file twice makes nothing twice.
  * @param {unknown} line
- * @param {number} index of the line, so that the file's first is the newest
+ * @param {number} time in ms
  * @returns {Conversation}
  */
-function fromMessages(line, index) {
+function fromMessages(line, time) {
   must(isObject(line) && Array.isArray(line.messages) && line.messages.length > 0, "it has no list of messages");
   const [first, ...rest] = line.messages;
   const hasSystem = isObject(first) && first.role === "system";
@@ -134,7 +145,6 @@ function fromMessages(line, index) {
   must(typeof system === "string", "its system message is not text");
   const turns = hasSystem ? rest : line.messages;
   must(turns.length > 0, "it has no user message");
-  const now = Date.now() - 1000 * index;
   /** @type {Node[]} */
   const nodes = [];
   turns.forEach((message, place) => {
@@ -143,10 +153,10 @@ function fromMessages(line, index) {
     const parts = readParts(message.content, `message ${place + 1}`);
     const above = nodes.at(-1)?.id ?? null;
     const id = idOf(`${above ?? system} ${role} ${JSON.stringify(parts)}`);
-    nodes.push({ id, parent: above, role, parts, time: now - turns.length + place });
+    nodes.push({ id, parent: above, role, parts, time: time - turns.length + place });
   });
   const leaf = nodes[nodes.length - 1].id;
-  const times = { created: nodes[0].time, changed: now };
+  const times = { created: nodes[0].time, changed: time };
   const byId = Object.fromEntries(nodes.map((node) => [node.id, node]));
   return { version: 1, id: idOf(`all of ${leaf}`), title: "", named: false, system, mode: "chat", ...times, nodes: byId, leaf };
 }
