@@ -21,7 +21,7 @@ from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.openai_errors import answer_to, is_openai
-from nanochat.serve.page import answering, catalog, feedback, look
+from nanochat.serve.page import answering, card, catalog, feedback, look
 from nanochat.serve.page.kept import SECONDS, Kept
 from nanochat.serve.page.models import ENDING, Models
 from nanochat.serve.prometheus import Counted, Meter
@@ -112,6 +112,7 @@ def create_app(
     app.include_router(openai_chat.routes(answers, info, defaults))
     app.include_router(openai_completions.routes(answers, info, defaults))
     app.include_router(catalog.routes(models))
+    app.include_router(card.routes(models))
     app.include_router(answering.routes(models, kept, defaults))
     app.include_router(look.routes(models, defaults))
     app.include_router(feedback.routes(access, info))

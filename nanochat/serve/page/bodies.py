@@ -52,7 +52,7 @@ class Asked(BaseModel):
 
     def conversation(self) -> Conversation:
         """Of mode chat."""
-        system = [MessageBody(role="system", content=self.system)] if self.system.strip() else []
+        system = [MessageBody(role="system", content=self.system)] if self.system else []
         return conversation_of([*system, *self.messages])
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from nanochat.serve.openai_route import aside
+from nanochat.serve.page.bodies import CountBody
 from nanochat.serve.page.models import Models
 
 
@@ -29,5 +31,11 @@ def routes(models: Models) -> APIRouter:
             for entry in await models.listed()
         ]
         return {"models": told, "picker": models.picker}
+
+    @router.post("/count")
+    async def count(body: CountBody) -> dict[str, int]:
+        """How long a text is for a model, which need not be loaded for that, beside how much it can see."""
+        tokenizer, window = await models.reader(await models.find(body.model))
+        return {"tokens": len(await aside(len(body.text), lambda: tokenizer.encode(body.text))), "window": window}
 
     return router

@@ -23,10 +23,12 @@ from nanochat.serve.answers import Answers
 from nanochat.serve.info import ModelInfo
 from nanochat.serve.page import checkpoints, memory
 from nanochat.serve.page.checkpoints import Entry
+from nanochat.tokenizer import Tokenizer
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 ENDING = "the server is ending"
+READERS = 4  # tokenizers of models that are not loaded
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +58,7 @@ class Models:
         self._loaded: OrderedDict[tuple[str, str], Loaded] = OrderedDict()  # by id and hash, last used last
         self._users: Counter[tuple[str, str]] = Counter()
         self._loads: dict[tuple[str, str], asyncio.Task[Loaded]] = {}
+        self._readers: OrderedDict[tuple[str, str], tuple[Tokenizer, int]] = OrderedDict()
         self._turn = asyncio.Lock()
 
     async def find(self, id: str | None) -> Entry:
@@ -82,6 +85,19 @@ class Models:
 
     def is_loaded(self, entry: Entry) -> bool:
         return entry.id == self.own.entry.id or _key(entry) in self._loaded
+
+    async def reader(self, entry: Entry) -> tuple[Tokenizer, int]:
+        """A checkpoint's tokenizer and window, without its weights. HTTPException, 404, where they cannot be read."""
+        key = _key(entry)
+        loaded = self.own if entry.id == self.own.entry.id else self._loaded.get(key)
+        if loaded:
+            return loaded.engine.tokenizer, loaded.engine.window
+        if key not in self._readers:
+            self._readers[key] = await asyncio.to_thread(_read, entry)
+        self._readers.move_to_end(key)
+        while len(self._readers) > READERS:
+            self._readers.popitem(last=False)
+        return self._readers[key]
 
     @contextlib.asynccontextmanager
     async def use(self, entry: Entry, on_load: Callable[[], object] = lambda: None) -> AsyncIterator[Loaded]:
@@ -176,6 +192,14 @@ class Models:
         self.drain()
         for one in (self.own, *self._loaded.values()):
             one.answers.close()
+
+
+def _read(entry: Entry) -> tuple[Tokenizer, int]:
+    assert entry.folder is not None
+    try:
+        return Tokenizer.load(entry.folder / "tokenizer"), read_config(entry.folder).seq_len
+    except UserError as error:
+        raise HTTPException(404, f"{entry.id} cannot be read: {error}") from None
 
 
 def _key(entry: Entry) -> tuple[str, str]:
