@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from nanochat import checkpoint
 from nanochat.commands import look
-from nanochat.inference import Engine, load_engine
+from nanochat.conversation import Conversation
+from nanochat.inference import Engine, fit_conversation, load_engine
 from nanochat.inference.looking import look_inside
 from nanochat.serve import Access, ModelInfo, create_app
 from nanochat.serve.page import look as page_look
@@ -29,6 +30,11 @@ ASK = [{"role": "user", "content": QUESTION}]
 @pytest.fixture
 def client(engine: Engine, info: ModelInfo) -> TestClient:
     return TestClient(create_app(engine, info, access=Access()), base_url="http://localhost")
+
+
+def said(messages: list[dict[str, Any]], system: str = "") -> Conversation:
+    first = [{"role": "system", "content": system}] if system else []
+    return Conversation.from_dict({"messages": [*first, *messages]})
 
 
 def at(client: TestClient, **body: Any) -> dict[str, Any]:
@@ -81,7 +87,7 @@ def test_it_is_what_the_command_shows(tiny_run: Path, tmp_path: Path, monkeypatc
 def test_what_came_before_is_as_the_model_read_it(client: TestClient, engine: Engine) -> None:
     tool = [{"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"}]
     messages = [*ASK, {"role": "assistant", "content": tool}, {"role": "user", "content": "Sure?"}]
-    conversation = page_look.conversation_of("Be brief.", [page_look.Said(**message) for message in messages])
+    conversation = said(messages, "Be brief.")
     ids, _ = render_conversation(engine.tokenizer, conversation)
     ids.append(engine.tokenizer.special("<|assistant_start|>"))
     seen = at(client, messages=messages, system="Be brief.", ids=[65, 66])
@@ -89,16 +95,14 @@ def test_what_came_before_is_as_the_model_read_it(client: TestClient, engine: En
     assert seen["chosen"]["token"] == len(ids) + 1
     # an answer that goes on
     seen = at(client, messages=messages[:2], ids=[65])
-    assert seen["offset"] == len(render_partial(engine.tokenizer, page_look.conversation_of("", [
-        page_look.Said(**message) for message in messages[:2]
-    ])))  # fmt: skip
+    assert seen["offset"] == len(render_partial(engine.tokenizer, said(messages[:2])))
 
 
 def test_a_long_conversation_is_cut_as_for_its_answer(client: TestClient, engine: Engine) -> None:
     messages = [*ASK, {"role": "assistant", "content": "x" * 200}] * 4 + ASK
     seen = at(client, messages=messages, ids=[65] * 5, max_tokens=100)
-    conversation = page_look.conversation_of("", [page_look.Said(**message) for message in messages])
-    kept = page_look.fit_conversation(engine.tokenizer, conversation, engine.window, 100)
+    conversation = said(messages)
+    kept = fit_conversation(engine.tokenizer, conversation, engine.window, 100)
     assert seen["offset"] == len(kept) < len(render_conversation(engine.tokenizer, conversation)[0])
     assert seen["offset"] <= engine.window - 100
 
@@ -111,7 +115,7 @@ def test_a_long_conversation_is_cut_as_for_its_answer(client: TestClient, engine
         ({"ids": [-1]}, 422, "ids.0"),
         ({"ids": [65], "token": 2}, 422, "Choose a token from 1 to"),
         ({"token": -1}, 422, "token"),
-        ({"messages": []}, 422, "no list of messages"),
+        ({"messages": []}, 422, "there is no message"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, 422, "expected user"),
         ({"mode": "poem"}, 422, "mode"),
         ({"model": "sft/d2/8"}, 404, "there is no checkpoint"),

@@ -10,49 +10,42 @@ from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from nanochat.console import UserError
 from nanochat.conversation import Conversation, Message
 from nanochat.serve.access import Access
 from nanochat.serve.info import ModelInfo
 from nanochat.serve.line import clean
+from nanochat.serve.page.bodies import Asked
 from nanochat.serve.page.feedback_file import Counts, counts, feedback_path, mark
-from nanochat.serve.page.said import Said, conversation_of
-from nanochat.serve.schema import MAX_MESSAGES, Text
+from nanochat.serve.schema import Text
 from nanochat.serve.shown import Reading
 
 
-class FeedbackBody(BaseModel):
+class FeedbackBody(Asked):
     """An answer and what was said before it. Neither rating nor correction: what was said of it is taken back.
 
-    correction: as the page shows an answer, its tool calls in brackets.
+    id: the page's, of the answer. correction: as the page shows an answer, its tool calls in brackets.
     """
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    model: Annotated[str, Field(max_length=300)]
-    system: Text = ""
-    messages: Annotated[list[Said], Field(min_length=2, max_length=MAX_MESSAGES)]
     rating: Literal["good", "bad"] | None = None
     correction: Text | None = None
 
     @model_validator(mode="after")
-    def _is_an_answer(self) -> Self:
-        if self.messages[-1].role != "assistant":
+    def _is_of_an_answer(self) -> Self:
+        if self.mode != "chat" or self.messages[-1].role != "assistant":
             raise ValueError("the last message must be the assistant's")
         if self.correction is not None and not clean(self.correction).strip():
             raise ValueError("the correction is empty: take the mark back instead")
-        try:
-            conversation_of(self.system, self.messages)
-        except UserError as error:
-            raise ValueError(str(error)) from None
         return self
 
     def line(self) -> dict[str, Any] | None:
         """For the file. Of the whole conversation this answer alone is learnt: the earlier ones may be bad."""
         if self.rating is None and self.correction is None:
             return None
-        *before, answer = conversation_of(self.system, self.messages).messages
+        *before, answer = self.conversation().messages
         before = [replace(message, learnt=message.role != "assistant") for message in before]
         given = {}
         if self.correction is not None:

@@ -5,52 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Request, Response
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field
 
 from nanochat.console import UserError
 from nanochat.inference import Engine
 from nanochat.inference.looking import look_inside
-from nanochat.inference.window import fit_conversation, fit_ids
 from nanochat.serve.info import Defaults
+from nanochat.serve.openai_bodies import MAX_IDS
+from nanochat.serve.page.bodies import Asked, Id
 from nanochat.serve.page.models import ENDING, Models
-from nanochat.serve.page.said import Said, conversation_of
-from nanochat.serve.schema import MAX_MESSAGES, Text
+from nanochat.serve.page.prompts import asked
 
 MOST_WAITING = 8  # looks that wait for the one that is taken
 
 
-class LookBody(BaseModel):
+class LookBody(Asked):
     """ids: of the answer. token: which of them is explained, by its place among them; len(ids): the one to come; null:
     the last. max_tokens: the longest answer that was asked for, by which the start of a long conversation was left out.
     """
 
-    model: Annotated[str, Field(max_length=300)] | None = None
-    mode: Literal["chat", "text"] = "chat"
-    system: Text = ""
-    messages: Annotated[list[Said], Field(max_length=MAX_MESSAGES)] = []
-    text: Text = ""
-    ids: Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(max_length=1 << 17)] = []
+    ids: list[Id] = Field(default_factory=list, max_length=MAX_IDS)
     token: Annotated[int, Field(ge=0)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-
-    @model_validator(mode="after")
-    def _is_something_said(self) -> Self:
-        try:
-            if self.mode == "chat":
-                conversation_of(self.system, self.messages)
-        except UserError as error:
-            raise ValueError(str(error)) from None
-        return self
-
-    def prompt(self, engine: Engine, max_tokens: int) -> list[int]:
-        """The ids that the answer came after."""
-        tokenizer, window = engine.tokenizer, engine.window
-        if self.mode == "chat":
-            return fit_conversation(tokenizer, conversation_of(self.system, self.messages), window, max_tokens)
-        return fit_ids([tokenizer.bos, *tokenizer.encode(self.text)], tokenizer.bos, window, max_tokens)
 
 
 def routes(models: Models, defaults: Defaults) -> APIRouter:
@@ -86,7 +65,9 @@ def routes(models: Models, defaults: Defaults) -> APIRouter:
 
 def _looked(engine: Engine, body: LookBody, max_tokens: int) -> bytes:
     """One pass beside the answers that the engine makes; it reads the weights and nothing else of it."""
-    prompt = body.prompt(engine, body.max_tokens or max_tokens)
+    prompt = asked(engine, body, engine.window, body.max_tokens or max_tokens).ids
+    if len(prompt) + len(body.ids) > engine.window > len(body.ids):  # an answer that was gone on with: see prompt_of
+        prompt = asked(engine, body, engine.window - len(body.ids), body.max_tokens or max_tokens).ids
     token = None if body.token is None else len(prompt) + body.token
     found = look_inside(engine.model, engine.tokenizer, [*prompt, *body.ids], token)
     # Ids from there on are of special tokens, which nobody may choose.

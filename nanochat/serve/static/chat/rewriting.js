@@ -7,12 +7,13 @@ import { fit, sends } from "./field.js";
  * @param {(text: string) => void} save
  * @param {() => void} cancel
  * @param {string} [words] what the button says that saves
+ * @param {string} [label] what is written
  */
-export function createRewriting(save, cancel, words = "Ask again") {
+export function createRewriting(save, cancel, words = "Ask again", label = "Your message") {
   const form = element("form", "rewriting");
   const field = element("textarea");
   const send = element("button", "primary", words);
-  field.setAttribute("aria-label", "Your message");
+  field.setAttribute("aria-label", label);
   const row = element("div", "row");
   row.append(button("Cancel", cancel), send);
   form.append(field, row);
