@@ -48,7 +48,7 @@ def test_a_conversation(page: Page, scripted: Any, info: ModelInfo, served: Call
 
     engine = scripted(script)
     page.goto(served(create_app(engine, info)))
-    page.get_by_text("sft/d2, step 7").wait_for()
+    page.locator("#model").get_by_text("sft/d2").first.wait_for()
     page.get_by_label("Message", exact=True).fill(HOSTILE)
     page.keyboard.press("Enter")
 

@@ -1,14 +1,17 @@
 // What a person does in a conversation.
 
 import { textOf } from "./asked.js";
-import { canChat, runningHere } from "./state.js";
-import { chosen, newId, partsOf, withLeaf, withNode } from "./tree.js";
+import { pairOf } from "./pair.js";
+import { modeOf, ownId, runningHere } from "./state.js";
+import { chosen, newId, partsOf, path, withLeaf, withNode } from "./tree.js";
 
 /**
  * @typedef {import("./state.js").State} State
  * @typedef {import("./tree.js").Conversation} Conversation
  * @typedef {import("./tree.js").Node} Node
  * @typedef {import("./tree.js").Token} Token
+ * @typedef {{model: string | null, pair?: import("./pair.js").Pair, begun?: Token[], aside?: boolean}} One
+ *   an answer to be: of which model, in which pair; begun: the tokens that it begins with; aside: something else is shown
  * @typedef {{get: () => State, set: (change: Partial<State>) => void}} Store
  */
 
@@ -38,23 +41,39 @@ export function createActions(store, running, keep) {
    * @returns {Node}
    */
   function made(role, parent, text) {
-    return { id: newId(), parent, role, parts: text ? [{ type: "text", text }] : [], time: Date.now() };
+    return { id: newId(), parent, role, parts: text ? [{ type: "text", text: text.toWellFormed() }] : [], time: Date.now() };
   }
 
   /**
-   * Have the chosen model answer below a node; with a second one chosen, both, side by side.
+   * Have the chosen model answer below a node; with a second one chosen, both, side by side. Or `one` alone.
    * @param {Conversation} c
    * @param {string | null} parent
-   * @param {Token[]} [begun] the tokens that the answer begins with
+   * @param {One} [one]
    */
-  function answer(c, parent, begun) {
+  function answer(c, parent, one) {
     const { chosen, second } = store.get();
-    const models = second === null || begun ? [chosen] : [chosen, second];
-    const nodes = models.map(() => made("assistant", parent));
-    if (begun) nodes[0] = { ...nodes[0], tokens: begun, parts: partsOf(begun) };
-    nodes.forEach((node, index) => (node.time += index));
-    put(withLeaf(nodes.reduce(withNode, c), nodes[0].id));
-    nodes.forEach((node, index) => running.begin(c.id, node.id, models[index]));
+    const id = newId();
+    /** @type {One[]} */
+    const both = [{ model: chosen, pair: { id, side: 0 } }, { model: second, pair: { id, side: 1 } }];
+    const all = one ? [one] : second === null ? [{ model: chosen }] : both;
+    const nodes = all.map(({ model, begun, pair }, index) => {
+      const node = made("assistant", parent);
+      const name = model ?? ownId(store.get());
+      const begins = begun && { tokens: begun, parts: partsOf(begun) };
+      return { ...node, time: node.time + index, ...(name && { model: name }), ...(pair && { pair }), ...begins };
+    });
+    const added = nodes.reduce(withNode, c);
+    put(one?.aside ? added : withLeaf(added, nodes[0].id));
+    nodes.forEach((node, index) => running.begin(c.id, node.id, all[index].model));
+  }
+
+  /**
+   * The model of an answer; the chosen one, where that is not there any more.
+   * @param {Node} node
+   */
+  function modelOf(node) {
+    const { models, chosen } = store.get();
+    return models.some((one) => one.id === node.model) ? (node.model ?? null) : chosen;
   }
 
   /**
@@ -75,7 +94,7 @@ export function createActions(store, running, keep) {
     send(text) {
       let c = here();
       if (!c || !ready()) return false;
-      if (c.leaf === null) c = { ...c, mode: canChat(store.get()) ? "chat" : "text" };
+      if (c.leaf === null) c = { ...c, mode: modeOf(store.get()) };
       if (c.mode === "text" && !text && c.leaf !== null) {
         const leaf = c.nodes[c.leaf];
         if (leaf.role === "assistant" && leaf.tokens?.length) this.carryOn(leaf.id);
@@ -90,12 +109,16 @@ export function createActions(store, running, keep) {
     },
 
     /**
-     * Another answer to the same question; the one there was stays beside it.
+     * Another answer to the same question; the one there was stays beside it. Of two side by side only this one.
      * @param {string} id
      */
     again(id) {
       const c = here();
-      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent);
+      const node = c?.nodes[id];
+      if (!node || !ready()) return;
+      const pair = store.get().second === null ? null : pairOf(node);
+      const aside = !path(c).some((one) => one.id === id);
+      answer(c, node.parent, pair ? { model: modelOf(node), pair, aside } : undefined);
     },
 
     /**
@@ -103,20 +126,18 @@ export function createActions(store, running, keep) {
      * @param {string} id
      */
     carryOn(id) {
-      const { models, chosen } = store.get();
       const node = here()?.nodes[id];
-      if (!node || !ready()) return;
-      running.begin(here().id, id, models.some((one) => one.id === node.model) ? (node.model ?? null) : chosen);
+      if (node && ready()) running.begin(here().id, id, modelOf(node));
     },
 
     /**
-     * Another answer that begins with these tokens.
+     * Another answer of the same model that begins with these tokens.
      * @param {string} id the answer that they are from
      * @param {Token[]} tokens
      */
     goOnFrom(id, tokens) {
       const c = here();
-      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent, tokens);
+      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent, { model: modelOf(c.nodes[id]), begun: tokens });
     },
 
     /** @param {string | null} id the message that is being rewritten */

@@ -81,7 +81,8 @@ async function read(id, request, after, { onState, onStart, onTokens, onEnd, sig
   let have = after;
   let begun = request === null; // whether the server is known to have had it
   let asking = request !== null;
-  let taken = false; // its id was in use
+  /** @type {Refused | null} */
+  let taken = null; // as the server said when it was asked, and may have been for the second time
   let fails = 0;
   let until = 0;
   const handlers = {
@@ -107,11 +108,12 @@ async function read(id, request, after, { onState, onStart, onTokens, onEnd, sig
         if (signal.aborted) throw signal.reason;
         if (end) return onEnd(end);
       } else if (asking && response.status === 409 && !taken) {
-        taken = true; // it was taken in the first time, and only the reply was lost
+        taken = await refusal(response);
         asking = false;
         continue;
-      } else if (!asking && response.status === 404 && !taken) {
+      } else if (!asking && response.status === 404) {
         if (begun || !request) return onEnd(brokenOff(BROKE_OFF));
+        if (taken) throw taken;
         asking = true;
         continue;
       } else if (asking || response.status < 500) {
@@ -159,6 +161,7 @@ const get = (id, after, signal) => fetch(`/page/answers/${id}?after=${after}`, {
 /** @param {Response} response */
 async function refusal(response) {
   const said = await response.json().catch(() => null);
+  if (response.status === 401) return new Refused(401, "You are not logged in any more.", null);
   const detail = typeof said?.detail === "string" ? said.detail : `The server answered ${response.status}.`;
   const after = Number(response.headers.get("retry-after"));
   return new Refused(response.status, detail, after > 0 && after < 3600 ? after : null);

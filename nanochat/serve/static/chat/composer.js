@@ -1,7 +1,8 @@
 // Where messages are written.
 
-import { element, place } from "./dom.js";
+import { place } from "./dom.js";
 import { fit, sends } from "./field.js";
+import { MESSAGE } from "./limits.js";
 
 /**
  * @typedef {{busy: boolean, away: boolean, mode: "chat" | "text", begun: boolean, counted: import("./state.js").Counted}} Shown
@@ -24,7 +25,8 @@ export function createComposer(form, actions) {
   let now = { busy: false, away: false, mode: "chat", begun: false, counted: null };
 
   /** In a text that is continued nothing need be added. */
-  const sendable = () => (now.mode === "text" && now.begun) || Boolean(input.value.trim());
+  const sendable = () => !tooLong() && ((now.mode === "text" && now.begun) || Boolean(input.value.trim()));
+  const tooLong = () => now.mode === "chat" && input.value.length > MESSAGE;
 
   function show() {
     const { busy, away, mode, begun, counted } = now;
@@ -35,7 +37,7 @@ export function createComposer(form, actions) {
     send.textContent = mode === "text" ? "Continue" : "Send";
     input.placeholder = mode === "chat" ? "Write a message" : begun ? "Write on, or let the model continue" : "Begin a text";
     if (hadFocus && !(busy ? stop : send).disabled) (busy ? stop : send).focus();
-    const told = toldOf(counted);
+    const told = tooLong() ? longer(input.value.length) : toldOf(counted);
     hint.classList.toggle("bad", Boolean(told));
     hint.replaceChildren(...(told ? [told] : keys));
   }
@@ -86,12 +88,17 @@ export function createComposer(form, actions) {
   };
 }
 
+/** @param {number} length */
+function longer(length) {
+  const [has, most] = [length, MESSAGE].map((number) => number.toLocaleString("en"));
+  return `This has ${has} characters, and a message may have ${most}: shorten it, or send it in parts.`;
+}
+
 /** @param {import("./state.js").Counted} counted */
 function toldOf(counted) {
-  if (!counted) return null;
-  if ("problem" in counted) return element("span", "", counted.problem);
-  const { tokens, window } = counted;
-  if (tokens < window) return null;
-  const told = `This is ${tokens.toLocaleString("en")} tokens long. The model sees ${window.toLocaleString("en")} at most, its answer included:`;
-  return element("span", "", `${told} the beginning will be left out.`);
+  if (!counted) return "";
+  if ("problem" in counted) return counted.problem;
+  const [tokens, window] = [counted.tokens, counted.window].map((number) => number.toLocaleString("en"));
+  if (counted.tokens < counted.window) return "";
+  return `This is ${tokens} tokens long, and the model sees ${window}, its answer included: the beginning will be left out.`;
 }

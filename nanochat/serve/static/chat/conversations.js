@@ -2,7 +2,7 @@
 
 import { StorageFull } from "./database.js";
 import { forgetDraft } from "./drafts.js";
-import { canChat } from "./state.js";
+import { modeOf } from "./state.js";
 import { merged, newConversation, path, titleOf, withLeaf, withTitle } from "./tree.js";
 
 /**
@@ -67,7 +67,7 @@ export function createConversations(store, database, running) {
     opening++;
     if (location.hash) history.pushState(null, "", location.pathname);
     const state = store.get();
-    show(newConversation(state.system, canChat(state) ? "chat" : "text"));
+    show(newConversation(state.system, modeOf(state)));
   }
 
   /**

@@ -13,6 +13,7 @@ export function createFlow(actions) {
   box.setAttribute("aria-label", "The text");
   const body = element("div", "body");
   const notes = element("div", "notes");
+  const by = element("p", "by");
   const tools = element("div", "actions");
   const rewriting = createRewriting((text) => actions.edit(first(), text), () => leave(), "Continue from here");
   const turn = createTurn((node) => actions.choose(node));
@@ -20,7 +21,7 @@ export function createFlow(actions) {
   const again = button("Try again", () => actions.again(last()));
   const copied = button("Copy", () => copy(text(), copied));
   tools.append(turn.element, edit, copied, again);
-  box.append(body, rewriting.element, notes, tools);
+  box.append(body, rewriting.element, notes, by, tools);
   /** @type {import("./message.js").Shown[]} */
   let now = [];
 
@@ -54,6 +55,8 @@ export function createFlow(actions) {
       rewriting.show(editing, text());
       const { node, running, idle, longest } = end;
       showNotes(notes, notesOf(node, running, longest).filter((note) => note.does !== "carryOn" || note.bad), node.id, actions, idle);
+      by.hidden = !end.by;
+      by.textContent = end.by && `Continued by ${end.by}`;
       turn.show(end.beside, node);
       edit.disabled = again.disabled = !idle;
       again.hidden = node.role === "user" || Boolean(running);

@@ -2,17 +2,23 @@
 
 import { createActions } from "./actions.js";
 import { createBanner } from "./banner.js";
+import { createCards } from "./card.js";
+import { createCatalog } from "./catalog.js";
+import { rememberChoice, rememberedChoice } from "./choice.js";
 import { createComposer } from "./composer.js";
 import { createConversations } from "./conversations.js";
 import { openDatabase } from "./database.js";
 import { place } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
+import { createFigures } from "./figures.js";
 import { createKeys } from "./keys.js";
 import { createMessages } from "./messages.js";
+import { createModels } from "./models.js";
+import { createPanel } from "./panel.js";
 import { createRunning } from "./running.js";
 import { createScrolling } from "./scrolling.js";
-import { counted, lookForModels, watchServer } from "./server.js";
-import { FIRST, canChat, runningHere } from "./state.js";
+import { counted, watchServer } from "./server.js";
+import { FIRST, modeOf, ownId, runningHere } from "./state.js";
 import { createStore } from "../store.js";
 import { path } from "./tree.js";
 import { createWelcome } from "./welcome.js";
@@ -22,9 +28,12 @@ import { createWelcome } from "./welcome.js";
 const LONG = 1000; // characters from which on it is asked how much of a text the model sees
 const REST = 400; // ms without a key before that
 
-const store = createStore(FIRST);
+const wide = matchMedia("(min-width: 60.01rem)"); // where the panel has room beside the conversation
+const { panel: panelOpen, ...choice } = rememberedChoice();
+const store = createStore({ ...FIRST, ...choice, panel: panelOpen && wide.matches });
 const database = await openDatabase((id) => void conversations.heard(id));
-const look = watchServer(store);
+const catalog = createCatalog(store);
+const look = watchServer(store, catalog.look);
 const running = createRunning(
   store,
   { now: (c) => conversations.keep(c), soon: (c) => conversations.keepSoon(c) },
@@ -38,10 +47,7 @@ const here = () => store.get().open[store.get().current];
 /** @param {import("./answering.js").Refused} refusal */
 function refused({ status }) {
   if (status === 401) store.set({ server: { ...store.get().server, phase: "login" } });
-  if (status === 404) {
-    store.set({ chosen: null, second: null }); // as the answer says, that model is not there (any more)
-    lookForModels(store);
-  }
+  if (status === 404) catalog.look(); // a model is not there any more, as the answer says
 }
 
 // ---- views ----------------------------------------------------------------------------------------------------
@@ -49,6 +55,13 @@ function refused({ status }) {
 const showMessages = createMessages(place("messages"), actions);
 const showWelcome = createWelcome(place("welcome"), send);
 const showBanner = createBanner(place("banner"), { look, dismiss: () => store.set({ notice: "" }) });
+const showModels = createModels(place("model"), catalog);
+const panel = createPanel(place("panel"), place("panel-open"), (open) => {
+  store.set({ panel: open });
+  if (wide.matches) rememberChoice({ panel: open });
+});
+const showFigures = createFigures(panel.figures);
+const showCards = createCards(panel.cards);
 const composer = createComposer(place("composer"), { send, stop: actions.stop, draft, editLast });
 const scrolling = createScrolling(place("scroller"), place("messages"));
 createKeys(/** @type {HTMLDialogElement} */ (place("keys")), place("keys-open"), {
@@ -63,13 +76,18 @@ store.subscribe((state, before) => {
   const conversation = state.open[state.current];
   if (!conversation) return;
   const empty = conversation.leaf === null;
-  const mode = empty ? (canChat(state) ? "chat" : "text") : conversation.mode;
-  if (changed("open", "current", "running", "editing", "server")) {
-    showMessages({ conversation, running: state.running, editing: state.editing, longest: state.server.defaults.max_tokens });
+  const mode = empty ? modeOf(state) : conversation.mode;
+  const { running, editing, chosen, second } = state;
+  const answers = chosen ?? ownId(state);
+  if (changed("open", "current", "running", "editing", "server", "chosen", "second")) {
+    const longest = state.server.defaults.max_tokens;
+    showMessages({ conversation, running, editing, longest, answers, pairs: second !== null });
+    const newest = path(conversation).findLast((node) => node.role === "assistant");
+    showFigures(newest, newest !== undefined && newest.id in running);
   }
-  if (changed("open", "current", "models", "chosen", "server")) showWelcome(empty, mode);
+  if (changed("open", "current", "models", "chosen", "second", "server")) showWelcome(empty, mode);
   if (changed("server", "notice")) showBanner(state.server.phase, state.notice);
-  if (changed("open", "current", "running", "server", "counted", "models", "chosen")) {
+  if (changed("open", "current", "running", "server", "counted", "models", "chosen", "second")) {
     const away = state.server.phase === "gone" || state.server.phase === "login";
     composer.show({ busy: runningHere(state).length > 0, away, mode, begun: !empty, counted: state.counted });
   }
@@ -78,17 +96,23 @@ store.subscribe((state, before) => {
     if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
   }
   if (changed("spoken")) place("spoken").textContent = state.spoken;
-  if (changed("server", "models", "chosen")) showModel(state);
+  if (changed("server", "models", "chosen", "second", "picker")) {
+    const { models, picker, server } = state;
+    showModels({ models, chosen, second, picker, own: ownId(state), size: sizeOf(server.model?.parameters ?? 0) });
+    document.body.classList.toggle("beside", second !== null);
+  }
+  if (changed("panel", "picker")) panel.show(state.panel, state.picker);
+  const asked = [...(answers ? [answers] : []), ...(second === null ? [] : [second])];
+  if (changed("panel", "chosen", "second", "server", "cards")) {
+    showCards(asked.map((id) => ({ id, ...(state.cards[id] ?? { card: undefined, problem: "" }) })));
+  }
+  if (state.panel && changed("panel", "chosen", "second", "server")) catalog.readCards(asked);
 });
 
-/** @param {State} state */
-function showModel({ server, models, chosen }) {
-  const other = models.find((one) => one.id === chosen);
-  const { model } = server;
-  const millions = model && model.parameters >= 1e6;
-  const size = model && (millions ? `${(model.parameters / 1e6).toFixed(0)}M` : `${Math.ceil(model.parameters / 1e3)}K`);
-  const own = model ? `${model.stage}/${model.tag}, step ${model.step}, ${size} parameters` : "";
-  place("model").textContent = other ? `${other.stage}/${other.tag}, step ${other.step}` : own;
+/** @param {number} parameters */
+function sizeOf(parameters) {
+  if (!parameters) return "";
+  return `${parameters >= 1e6 ? `${(parameters / 1e6).toFixed(0)}M` : `${Math.ceil(parameters / 1e3)}K`} parameters`;
 }
 
 // ---- what is written ------------------------------------------------------------------------------------------
@@ -128,6 +152,8 @@ function editLast() {
   const last = path(here()).findLast((node) => node.role === "user");
   if (last && runningHere(store.get()).length === 0) actions.editing(last.id);
 }
+
+panel.show(store.get().panel, false);
 
 // ---- start ----------------------------------------------------------------------------------------------------
 

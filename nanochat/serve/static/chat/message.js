@@ -11,10 +11,11 @@ import { wordsOf } from "./tree.js";
  * @typedef {import("./tree.js").Node} Node
  * @typedef {import("./state.js").Running} Running
  * @typedef {{
- *   node: Node, beside: Node[], running: Running | undefined, editing: boolean, idle: boolean, longest: number | undefined
+ *   node: Node, beside: Node[], running: Running | undefined, editing: boolean, idle: boolean, longest: number | undefined,
+ *   by: string
  * }} Shown
  *   beside: those that stand in the same place, the node among them; idle: nothing is on its way in this conversation;
- *   longest: tokens of an answer where nothing is set
+ *   longest: tokens of an answer where nothing is set; by: the model's name, where it is not the one that answers now
  * @typedef {{
  *   editing: (id: string | null) => void, edit: (id: string, text: string) => void, again: (id: string) => void,
  *   carryOn: (id: string) => void, hurry: (id: string) => void, choose: (id: string) => void
@@ -32,8 +33,9 @@ export function createMessage({ node: { id, role } }, actions) {
   const said = createSaid(mine);
   const rewriting = createRewriting((text) => actions.edit(id, text), () => leave());
   const notes = element("div", "notes");
+  const by = element("p", "by");
   const tools = element("div", "actions");
-  message.append(said.element, rewriting.element, notes, tools);
+  message.append(said.element, rewriting.element, notes, by, tools);
   /** @type {Shown | null} */
   let now = null;
 
@@ -61,6 +63,8 @@ export function createMessage({ node: { id, role } }, actions) {
       said.element.hidden = editing;
       rewriting.show(editing, wordsOf(node));
       showNotes(notes, mine ? [] : notesOf(node, running, longest), id, actions, idle);
+      by.hidden = !shown.by;
+      by.textContent = shown.by && `Answered by ${shown.by}`;
       turn.show(beside, node);
       tools.hidden = editing;
       copied.hidden = !wordsOf(node) || Boolean(running);

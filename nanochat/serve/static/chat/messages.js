@@ -1,16 +1,22 @@
 // The messages of the conversation that is shown, of which only what changed is rebuilt.
 
+import { nameOf } from "./checkpoints.js";
+import { createCompare } from "./compare.js";
 import { createFlow } from "./flow.js";
 import { createMessage } from "./message.js";
+import { besidePair, pairOf, sidesOf } from "./pair.js";
 import { path, siblings } from "./tree.js";
 
 /**
  * @typedef {import("./tree.js").Conversation} Conversation
+ * @typedef {import("./tree.js").Node} Node
  * @typedef {import("./state.js").Running} Running
  * @typedef {{
- *   conversation: Conversation, running: Record<string, Running>, editing: string | null, longest: number | undefined
+ *   conversation: Conversation, running: Record<string, Running>, editing: string | null, longest: number | undefined,
+ *   answers: string, pairs: boolean
  * }} Shown
- *   longest: tokens of an answer where nothing is set
+ *   longest: tokens of an answer where nothing is set; answers: the model that answers now;
+ *   pairs: two answers to one question stand side by side
  */
 
 /**
@@ -20,26 +26,62 @@ import { path, siblings } from "./tree.js";
 export function createMessages(root, actions) {
   /** @type {Map<string, ReturnType<typeof createMessage>>} */
   let views = new Map();
+  /** @type {Map<string, ReturnType<typeof createCompare>>} */
+  let compares = new Map();
   const flow = createFlow(actions);
 
   /** @param {Shown} shown */
-  return ({ conversation, running, editing, longest }) => {
+  return ({ conversation, running, editing, longest, answers, pairs }) => {
     const nodes = path(conversation);
     const idle = !Object.values(running).some((one) => one.conversation === conversation.id);
-    const all = nodes.map((node) => ({
-      node, beside: siblings(conversation, node), running: running[node.id], editing: editing === node.id, idle, longest,
-    }));
-    root.setAttribute("aria-busy", String(!idle));
-    if (conversation.mode === "text") {
-      views = new Map();
-      flow.show(all);
-      root.replaceChildren(...(nodes.length > 0 ? [flow.element] : []));
-      return;
+    /**
+     * @param {Node} node
+     * @param {Node[]} beside
+     */
+    const shownOf = (node, beside) => ({
+      node, beside, running: running[node.id], editing: editing === node.id, idle, longest,
+      by: node.role === "assistant" && node.model && node.model !== answers ? nameOf(node.model) : "",
+    });
+    const [oldViews, oldCompares] = [views, compares];
+    views = new Map();
+    compares = new Map();
+
+    /** @param {Node} node */
+    function pairElement(node) {
+      const id = pairOf(node)?.id;
+      const sides = pairs && id !== undefined ? sidesOf(conversation, node) : null;
+      if (!sides || id === undefined) return null;
+      const columns = sides.map((side) => {
+        const one = side.find((each) => each.id === node.id) ?? side[side.length - 1];
+        const asText = conversation.mode === "chat" && one.start?.chat === false;
+        return { message: { ...shownOf(one, side), by: "" }, continues: asText };
+      });
+      const view = oldCompares.get(id) ?? createCompare(actions);
+      compares.set(id, view);
+      view.show({ columns, followed: node.id, beside: besidePair(conversation, node) });
+      return view.element;
     }
-    const before = views;
-    views = new Map(all.map((one) => [one.node.id, before.get(one.node.id) ?? createMessage(one, actions)]));
-    for (const one of all) views.get(one.node.id)?.show(one);
-    const elements = [...views.values()].map((view) => view.element);
+
+    /** @param {Node} node */
+    function messageElement(node) {
+      const shown = shownOf(node, siblings(conversation, node));
+      const view = oldViews.get(node.id) ?? createMessage(shown, actions);
+      views.set(node.id, view);
+      view.show(shown);
+      return view.element;
+    }
+
+    /** One text; where it goes on in two ways, these stand below it. */
+    function flowElements() {
+      const end = nodes.at(-1);
+      const pair = end && pairElement(end);
+      const all = (pair ? nodes.slice(0, -1) : nodes).map((node) => shownOf(node, siblings(conversation, node)));
+      flow.show(all);
+      return [...(all.length > 0 ? [flow.element] : []), ...(pair ? [pair] : [])];
+    }
+
+    root.setAttribute("aria-busy", String(!idle));
+    const elements = conversation.mode === "text" ? flowElements() : nodes.map((node) => pairElement(node) ?? messageElement(node));
     for (const old of [...root.children]) if (!elements.includes(/** @type {HTMLElement} */ (old))) old.remove();
     elements.forEach((element, index) => {
       if (root.children[index] !== element) root.insertBefore(element, root.children[index] ?? null);

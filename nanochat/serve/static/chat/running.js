@@ -2,6 +2,7 @@
 
 import { Refused, ask, pause, resume, stop } from "./answering.js";
 import { asked } from "./asked.js";
+import { canChat } from "./state.js";
 import { newId, partsOf, withNode } from "./tree.js";
 
 /**
@@ -68,8 +69,9 @@ export function createRunning(store, keep, onRefused, onLost) {
    * @param {string} conversation
    * @param {string} id
    * @param {(reader: import("./answering.js").Reader) => Promise<void>} read
+   * @param {number} [leftOut] messages that were not even sent
    */
-  async function follow(conversation, id, read) {
+  async function follow(conversation, id, read, leftOut = 0) {
     const controller = new AbortController();
     reading.set(id, controller);
     const begun = Date.now();
@@ -99,7 +101,8 @@ export function createRunning(store, keep, onRefused, onLost) {
         const node = nodeOf(conversation, id);
         if (!node || node.start?.id === start.id) return; // taken up again
         tokens = tokens.slice(0, start.begun);
-        update(conversation, id, { tokens, parts: partsOf(tokens), start, model: start.model });
+        const told = { ...start, left_out: start.left_out + leftOut };
+        update(conversation, id, { tokens, parts: partsOf(tokens), start: told, model: start.model });
       },
       onTokens(/** @type {Token[]} */ come) {
         tokens = tokens.concat(come);
@@ -152,7 +155,7 @@ export function createRunning(store, keep, onRefused, onLost) {
       await keep.now(store.get().open[conversation]); // first, so that a page that is reloaded finds the answer
       const node = nodeOf(conversation, id);
       if (!node) return;
-      const request = asked(store.get().open[conversation], node, model);
+      const { request, leftOut } = asked(store.get().open[conversation], node, model, canChat(store.get(), model));
       await follow(conversation, id, async (reader) => {
         for (;;) {
           try {
@@ -167,7 +170,7 @@ export function createRunning(store, keep, onRefused, onLost) {
             show(conversation, id, "asking");
           }
         }
-      });
+      }, leftOut);
     },
 
     /**

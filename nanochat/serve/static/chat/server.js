@@ -10,10 +10,11 @@ const EVERY = 20_000; // ms between looks while it is well
 const AWAY = 3000; // ms while it is not
 
 /**
- * Keeps `server` and the models up to date. Gives what looks again at once.
+ * Keeps `server` up to date. Gives what looks again at once.
  * @param {Store} store
+ * @param {() => void} onReady it is there, or there again
  */
-export function watchServer(store) {
+export function watchServer(store, onReady) {
   /** @type {number | undefined} */
   let timer;
   let looks = 0;
@@ -25,7 +26,7 @@ export function watchServer(store) {
     const server = await asked(before);
     if (mine !== looks) return; // another look has begun
     if (JSON.stringify(server) !== JSON.stringify(before)) store.set({ server });
-    if (server.phase === "ready" && before.phase !== "ready") lookForModels(store);
+    if (server.phase === "ready" && before.phase !== "ready") onReady();
     if (!document.hidden) timer = window.setTimeout(look, server.phase === "ready" ? EVERY : AWAY);
   }
 
@@ -51,21 +52,6 @@ async function asked(before) {
     return { phase: "ready", model, defaults: { ...told.defaults } };
   } catch {
     return { ...before, phase: "gone" };
-  }
-}
-
-/** @param {Store} store */
-export async function lookForModels(store) {
-  try {
-    const answer = await fetch("/page/models");
-    if (!answer.ok) return;
-    const { models, picker } = await answer.json();
-    if (!Array.isArray(models)) return;
-    const known = (/** @type {string | null} */ id) => (models.some((one) => one.id === id) ? id : null);
-    const { chosen, second } = store.get();
-    store.set({ models, picker: Boolean(picker), chosen: known(chosen), second: known(second) });
-  } catch {
-    // the server went; it is asked again when it is back
   }
 }
 
