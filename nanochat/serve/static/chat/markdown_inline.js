@@ -14,7 +14,6 @@
  */
 
 const DEEPEST = 20; // emphasis inside emphasis; what is deeper stays as it was typed
-const LONGEST_RUN = 6; // of * _ or ~; longer ones are drawings
 const LONGEST_ADDRESS = 2000;
 const SPECIAL = /[\\`*_~[\]<\n]|!\[|https?:\/\//gi;
 const AUTOLINK = /<([a-z][a-z0-9+.-]{1,31}:[^\s<>]*)>/iy;
@@ -118,7 +117,7 @@ export function parseInline(source, unfinished = false) {
     } else {
       const length = runLength(text, from);
       at = from + length;
-      if (length > LONGEST_RUN || (char === "~" && length !== 2)) {
+      if (char === "~" && length !== 2) {
         pieces.push(text.slice(from, at));
       } else {
         const run = makeRun(text, from, length);
@@ -409,10 +408,19 @@ function plain(children) {
  * @returns {Inline[]}
  */
 function withoutLinks(children) {
-  return children.flatMap((child) => {
-    if (child.type === "image") return [{ type: "text", text: child.text }];
-    if (!("children" in child)) return [child];
-    const inner = withoutLinks(child.children);
-    return child.type === "link" ? inner : [{ ...child, children: inner }];
-  });
+  /** @type {Inline[]} */
+  const found = [];
+  /** @param {Inline} child */
+  const add = (child) => {
+    const last = found[found.length - 1];
+    if (child.type === "text" && last?.type === "text") last.text += child.text;
+    else found.push(child);
+  };
+  for (const child of children) {
+    if (child.type === "image") add({ type: "text", text: child.text });
+    else if (child.type === "link") child.children.forEach(add);
+    else if ("children" in child) add({ ...child, children: withoutLinks(child.children) });
+    else add(child);
+  }
+  return found;
 }

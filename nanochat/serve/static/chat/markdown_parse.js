@@ -181,7 +181,6 @@ class Reader {
       this.leaf = { kind: "code", block, lines: [], fence: fence[1] ?? fence[3], indent };
       return "block";
     }
-    if (paragraph && this.beginTable(paragraph, rest.trimEnd())) return "block";
     if (paragraph && UNDERLINE.test(rest)) {
       this.tip = { type: "heading", level: rest[0] === "=" ? 1 : 2, text: paragraph.lines.join("\n").trimEnd(), open: false };
       this.here().splice(-1, 1, this.tip);
@@ -194,12 +193,14 @@ class Reader {
       return "block";
     }
     const item = depth < DEEPEST ? ITEM.exec(rest) : null;
-    if (!item) return "text";
-    const empty = rest.slice(item[0].length).trim() === "";
-    if (paragraph && (empty || (item[2] && Number(item[2]) !== 1))) return "text"; // a number at the begin of a line
-    this.enter(depth);
-    this.addItem(item, indent, empty);
-    return "container";
+    const empty = item !== null && rest.slice(item[0].length).trim() === "";
+    // In a paragraph, a number at the begin of a line is a number.
+    if (item && !(paragraph && (empty || (item[2] && Number(item[2]) !== 1)))) {
+      this.enter(depth);
+      this.addItem(item, indent, empty);
+      return "container";
+    }
+    return paragraph && this.beginTable(paragraph, rest.trimEnd()) ? "block" : "text";
   }
 
   /** @param {{block: Quote | Item, indent: number}} open whether the line is in it, whose marks are then behind */
@@ -210,9 +211,10 @@ class Reader {
       this.skipMark(before);
       return true;
     }
-    if (this.rest() === "") return block.blocks.length > 0;
-    if (this.indent() < indent) return false;
-    this.skip(indent);
+    const before = this.indent();
+    const blank = this.rest() === "";
+    if (blank ? block.blocks.length === 0 : before < indent) return false;
+    this.skip(Math.min(before, indent));
     return true;
   }
 
