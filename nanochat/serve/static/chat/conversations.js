@@ -1,9 +1,10 @@
 // The conversations: which one is shown, and that all are kept.
 
-import { StorageFull } from "./database.js";
+import { StorageFull, summaryOf } from "./database.js";
 import { forgetDraft } from "./drafts.js";
 import { modeOf } from "./state.js";
-import { merged, newConversation, path, titleOf, withLeaf, withTitle } from "./tree.js";
+import { download, exportAll, importFile } from "./transfer.js";
+import { merged, newConversation, path, withLeaf, withTitle } from "./tree.js";
 
 /**
  * @typedef {import("./state.js").State} State
@@ -20,6 +21,8 @@ import { merged, newConversation, path, titleOf, withLeaf, withTitle } from "./t
 export function createConversations(store, database, running) {
   let opening = 0;
   let searching = 0;
+
+  const here = () => store.get().open[store.get().current];
 
   /** Those with answers on their way stay open, whatever is shown. */
   function still() {
@@ -48,10 +51,11 @@ export function createConversations(store, database, running) {
   /** @param {Conversation} c */
   function listed(c) {
     const { summaries, current } = store.get();
-    const title = titleOf(c);
-    const [first] = summaries;
-    if (first?.id !== c.id || first.title !== title) {
-      store.set({ summaries: [{ id: c.id, title, changed: c.changed }, ...summaries.filter((one) => one.id !== c.id)] });
+    const mine = summaryOf(c);
+    const known = summaries.find((one) => one.id === c.id);
+    if (known?.title !== mine.title || known.changed !== mine.changed) {
+      const others = summaries.filter((one) => one !== known);
+      store.set({ summaries: [mine, ...others].sort((a, b) => b.changed - a.changed) });
     }
     if (c.id === current && location.hash !== `#${c.id}`) history.replaceState(null, "", `#${c.id}`);
   }
@@ -141,6 +145,26 @@ export function createConversations(store, database, running) {
       forgetDraft(id);
       await database.remove(id);
       await list();
+    },
+
+    /** @param {string} id one that was removed a moment ago */
+    async restore(id) {
+      const back = await database.restore(id);
+      await list();
+      if (back && here().leaf === null) await open(id);
+    },
+
+    /** @param {File} file */
+    async bring(file) {
+      const done = await importFile(database, file);
+      await this.heard(store.get().current); // it may have grown
+      return done;
+    },
+
+    /** All of them, to the person. */
+    async hand() {
+      download(await exportAll(database), `nanochat-${new Date().toISOString().slice(0, 10)}.json`);
+      await list(); // what cannot be read is known now
     },
 
     /** @param {string} text */

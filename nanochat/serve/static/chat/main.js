@@ -19,6 +19,7 @@ import { createRunning } from "./running.js";
 import { createScrolling } from "./scrolling.js";
 import { counted, watchServer } from "./server.js";
 import { FIRST, modeOf, ownId, runningHere } from "./state.js";
+import { createSidebar } from "./sidebar.js";
 import { createStore } from "../store.js";
 import { path } from "./tree.js";
 import { createWelcome } from "./welcome.js";
@@ -64,9 +65,19 @@ const showFigures = createFigures(panel.figures);
 const showCards = createCards(panel.cards);
 const composer = createComposer(place("composer"), { send, stop: actions.stop, draft, editLast });
 const scrolling = createScrolling(place("scroller"), place("messages"));
+const sidebar = createSidebar(place("sidebar"), place("sidebar-open"), {
+  open: (id) => conversations.open(id),
+  rename: conversations.rename,
+  remove: (id) => conversations.remove(id),
+  restore: (id) => conversations.restore(id),
+  search: (text) => conversations.search(text),
+  exportAll: () => conversations.hand(),
+  importFile: (file) => conversations.bring(file),
+  newChat: conversations.newChat,
+});
 createKeys(/** @type {HTMLDialogElement} */ (place("keys")), place("keys-open"), {
   stop: actions.stop,
-  search: () => {},
+  search: () => sidebar.search(),
   newChat: conversations.newChat,
 });
 place("new-chat").addEventListener("click", conversations.newChat);
@@ -94,6 +105,10 @@ store.subscribe((state, before) => {
   if (changed("current")) {
     composer.fill(draftOf(draftKey(state)));
     if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
+  }
+  if (changed("summaries", "current", "found", "storage")) {
+    const { summaries, current, found, storage } = state;
+    sidebar.show({ summaries, current, found, problem: storage, broken: database.broken });
   }
   if (changed("spoken")) place("spoken").textContent = state.spoken;
   if (changed("server", "models", "chosen", "second", "picker")) {

@@ -199,8 +199,9 @@ export const wordsOf = (node) => node.parts.filter((part) => part.type === "text
  */
 export function titleOf(c) {
   if (c.title) return c.title;
-  const nodes = Object.values(c.nodes).sort(byTime);
-  const first = nodes.find((node) => node.role === "user") ?? nodes[0];
+  const nodes = Object.values(c.nodes);
+  const asked = nodes.filter((node) => node.role === "user");
+  const [first] = (asked.length > 0 ? asked : nodes).sort(byTime);
   const words = first ? wordsOf(first).slice(0, 10 * TITLE).replace(/\s+/g, " ").trim() : "";
   const letters = Array.from(words);
   if (letters.length <= TITLE) return words || "New chat";
