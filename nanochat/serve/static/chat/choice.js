@@ -1,24 +1,27 @@
-// Which models the person chose last: remembered from one visit to the next.
+// What the person chose last: remembered from one visit to the next.
 
-const KEY = "nanochat-models";
+const KEY = "nanochat-choice";
 
 /**
- * chosen: answers, null for the server's own. second: answers beside it, null for none.
- * @returns {{chosen: string | null, second: string | null}}
+ * chosen: the model that answers, null for the server's own. second: the one beside it, null for none. panel: it is open.
+ * @typedef {{chosen: string | null, second: string | null, panel: boolean}} Choice
  */
+
+/** @returns {Choice} */
 export function rememberedChoice() {
   try {
-    const { chosen, second } = JSON.parse(localStorage.getItem(KEY) ?? "{}");
-    return { chosen: typeof chosen === "string" ? chosen : null, second: typeof second === "string" ? second : null };
+    const { chosen, second, panel } = JSON.parse(localStorage.getItem(KEY) ?? "{}");
+    const name = (/** @type {unknown} */ id) => (typeof id === "string" && id ? id : null);
+    return { chosen: name(chosen), second: name(second), panel: panel === true };
   } catch {
-    return { chosen: null, second: null }; // no storage, or something else in it
+    return { chosen: null, second: null, panel: false }; // no storage, or something else in it
   }
 }
 
-/** @param {{chosen: string | null, second: string | null}} choice */
-export function rememberChoice({ chosen, second }) {
+/** @param {Partial<Choice>} choice */
+export function rememberChoice(choice) {
   try {
-    localStorage.setItem(KEY, JSON.stringify({ chosen, second }));
+    localStorage.setItem(KEY, JSON.stringify({ ...rememberedChoice(), ...choice }));
   } catch {
     // it lasts as long as the page
   }
