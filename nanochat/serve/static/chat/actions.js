@@ -1,7 +1,7 @@
 // What a person does in a conversation.
 
 import { textOf } from "./asked.js";
-import { pairOf } from "./pair.js";
+import { pairOf, withWordsAtEnd } from "./pair.js";
 import { modeOf, ownId, runningHere } from "./state.js";
 import { chosen, newId, partsOf, path, withLeaf, withNode } from "./tree.js";
 
@@ -94,10 +94,14 @@ export function createActions(store, running, keep) {
     send(text) {
       let c = here();
       if (!c || !ready()) return false;
+      const { second } = store.get();
       if (c.leaf === null) c = { ...c, mode: modeOf(store.get()) };
+      if (second !== null) c = withWordsAtEnd(c);
       if (c.mode === "text" && !text && c.leaf !== null) {
         const leaf = c.nodes[c.leaf];
-        if (leaf.role === "assistant" && leaf.tokens?.length) this.carryOn(leaf.id);
+        const goesOn = leaf.role === "assistant" && leaf.tokens?.length;
+        if (goesOn && second === null) this.carryOn(leaf.id);
+        else if (goesOn) answer(c, leaf.id); // both go on from here
         else answer(c, leaf.role === "user" ? leaf.id : leaf.parent);
         return true;
       }

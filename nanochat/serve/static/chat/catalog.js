@@ -72,7 +72,8 @@ export function createCatalog(store) {
     async readCards(ids) {
       for (const id of ids) {
         const read = await readCard(id);
-        store.set({ cards: { ...store.get().cards, [id]: read } });
+        const { cards } = store.get();
+        if (read.card || !cards[id]?.card) store.set({ cards: { ...cards, [id]: read } }); // else what was known stays
       }
     },
   };

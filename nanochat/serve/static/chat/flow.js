@@ -56,7 +56,7 @@ export function createFlow(actions) {
       const { node, running, idle, longest } = end;
       showNotes(notes, notesOf(node, running, longest).filter((note) => note.does !== "carryOn" || note.bad), node.id, actions, idle);
       by.hidden = !end.by;
-      by.textContent = end.by && `Continued by ${end.by}`;
+      by.textContent = end.by;
       turn.show(end.beside, node);
       edit.disabled = again.disabled = !idle;
       again.hidden = node.role === "user" || Boolean(running);

@@ -121,7 +121,7 @@ store.subscribe((state, before) => {
   if (changed("panel", "chosen", "second", "server", "cards")) {
     showCards(asked.map((id) => ({ id, ...(state.cards[id] ?? { card: undefined, problem: "" }) })));
   }
-  if (state.panel && changed("panel", "chosen", "second", "server")) catalog.readCards(asked);
+  if (state.panel && state.server.phase === "ready" && changed("panel", "chosen", "second", "server")) catalog.readCards(asked);
 });
 
 /** @param {number} parameters */

@@ -15,7 +15,7 @@ import { wordsOf } from "./tree.js";
  *   by: string
  * }} Shown
  *   beside: those that stand in the same place, the node among them; idle: nothing is on its way in this conversation;
- *   longest: tokens of an answer where nothing is set; by: the model's name, where it is not the one that answers now
+ *   longest: tokens of an answer where nothing is set; by: whose answer it is, where that is not plain
  * @typedef {{
  *   editing: (id: string | null) => void, edit: (id: string, text: string) => void, again: (id: string) => void,
  *   carryOn: (id: string) => void, hurry: (id: string) => void, choose: (id: string) => void
@@ -64,7 +64,7 @@ export function createMessage({ node: { id, role } }, actions) {
       rewriting.show(editing, wordsOf(node));
       showNotes(notes, mine ? [] : notesOf(node, running, longest), id, actions, idle);
       by.hidden = !shown.by;
-      by.textContent = shown.by && `Answered by ${shown.by}`;
+      by.textContent = shown.by;
       turn.show(beside, node);
       tools.hidden = editing;
       copied.hidden = !wordsOf(node) || Boolean(running);

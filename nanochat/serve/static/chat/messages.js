@@ -20,6 +20,27 @@ import { path, siblings } from "./tree.js";
  */
 
 /**
+ * Whether a model that was not trained to chat got the question as a text.
+ * @param {Conversation} conversation
+ * @param {Node} node
+ */
+const isContinued = ({ mode }, { start }) => mode === "chat" && start?.chat === false;
+
+/**
+ * Whose answer it is, where that is another model than the one that answers now, or one that does not answer.
+ * @param {Conversation} conversation
+ * @param {Node} node
+ * @param {string} answers
+ */
+function byOf(conversation, node, answers) {
+  if (node.role === "user" || !node.model) return "";
+  const name = nameOf(node.model);
+  if (isContinued(conversation, node)) return `${name} continues text: it got your question as a text to go on with.`;
+  if (node.model === answers) return "";
+  return conversation.mode === "text" ? `Continued by ${name}` : `Answered by ${name}`;
+}
+
+/**
  * @param {HTMLElement} root
  * @param {import("./message.js").Actions} actions
  */
@@ -40,7 +61,7 @@ export function createMessages(root, actions) {
      */
     const shownOf = (node, beside) => ({
       node, beside, running: running[node.id], editing: editing === node.id, idle, longest,
-      by: node.role === "assistant" && node.model && node.model !== answers ? nameOf(node.model) : "",
+      by: byOf(conversation, node, answers),
     });
     const [oldViews, oldCompares] = [views, compares];
     views = new Map();
@@ -53,8 +74,7 @@ export function createMessages(root, actions) {
       if (!sides || id === undefined) return null;
       const columns = sides.map((side) => {
         const one = side.find((each) => each.id === node.id) ?? side[side.length - 1];
-        const asText = conversation.mode === "chat" && one.start?.chat === false;
-        return { message: { ...shownOf(one, side), by: "" }, continues: asText };
+        return { message: { ...shownOf(one, side), by: "" }, continues: isContinued(conversation, one) };
       });
       const view = oldCompares.get(id) ?? createCompare(actions);
       compares.set(id, view);

@@ -1,6 +1,6 @@
 // Answers of two models to one question, which stand beside each other.
 
-import { siblings } from "./tree.js";
+import { path, siblings, withLeaf } from "./tree.js";
 
 /**
  * @typedef {import("./tree.js").Conversation} Conversation
@@ -30,6 +30,17 @@ export function sidesOf(c, node) {
   const [one, other] = [0, 1].map((side) =>
     siblings(c, node).filter((each) => pairOf(each)?.id === pair.id && pairOf(each)?.side === side));
   return one.length > 0 && other.length > 0 ? [one, other] : null;
+}
+
+/**
+ * Where the answer at the end said nothing, as one that failed, the other one beside it is gone on from.
+ * @param {Conversation} c
+ */
+export function withWordsAtEnd(c) {
+  const end = path(c).at(-1);
+  if (!end || end.role === "user" || end.parts.length > 0) return c;
+  const other = sidesOf(c, end)?.flat().findLast((node) => node.parts.length > 0);
+  return other ? withLeaf(c, other.id) : c;
 }
 
 /**
