@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 import torch
@@ -14,8 +15,11 @@ from nanochat.conversation import Part
 from nanochat.inference import Completion, Engine, Stream, Token
 from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
-from nanochat.serve import ModelInfo, create_app, listen, url
+from nanochat.serve import Access, ModelInfo, create_app, listen, url
 from nanochat.tokenizer import Tokenizer, train_bpe
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 INFO = ModelInfo("sft", "d2", 7, 1234)
 
@@ -112,6 +116,39 @@ def scripted(engine: Engine) -> Callable[[Script], Scripted]:
 @pytest.fixture
 def info() -> ModelInfo:
     return INFO
+
+
+@pytest.fixture
+def of_run(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], FastAPI]:
+    """An app for this machine over the newest model of a stage of the small run."""
+    from nanochat.inference.loading import load_engine
+
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tiny_run))
+
+    def make(stage: str) -> FastAPI:
+        engine, manifest = load_engine(stage, device="cpu", dtype="float32")
+        info = ModelInfo(manifest.stage, manifest.tag, manifest.step, engine.model.num_params())
+        return create_app(engine, info, access=Access())
+
+    return make
+
+
+@pytest.fixture(params=[(1100, 800), (390, 800)], ids=["desktop", "phone"])
+def screen(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    """A page of a browser, on which nothing may fail and nothing may be wider than the screen."""
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    page = context.new_page()
+    page.set_default_timeout(15_000)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
+    yield page
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+    assert [problem for problem in problems if "status of" not in problem] == []
+    assert wide <= width
 
 
 @pytest.fixture
