@@ -66,6 +66,11 @@ def slow() -> Iterator[Slow]:
     slow.may_end.set()
 
 
+def go(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_text("What would you like to know?").wait_for()
+
+
 def ask(page: Page, text: str = "talk") -> None:
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
@@ -87,7 +92,7 @@ def test_the_connection_is_lost(
     page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
     wire = Wire(served(create_app(scripted(slow), info)))
-    page.goto(wire.address)
+    go(page, wire.address)
     ask(page)
     page.get_by_text("word19").wait_for()
     wire.cut()
@@ -104,7 +109,7 @@ def test_the_question_is_lost(
 ) -> None:
     slow.may_end.set()
     wire = Wire(served(create_app(scripted(slow), info)))
-    page.goto(wire.address)
+    go(page, wire.address)
     page.locator("#model").get_by_text("sft/d2").first.wait_for()
     wire.cut()
     ask(page)
@@ -118,7 +123,7 @@ def test_the_question_is_lost(
 def test_the_page_is_reloaded(
     page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
-    page.goto(served(create_app(scripted(slow), info)))
+    go(page, served(create_app(scripted(slow), info)))
     ask(page)
     page.get_by_text("word19").wait_for()
     page.reload()
@@ -135,7 +140,7 @@ def test_the_page_is_closed_and_the_server_forgot(
     page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
     app = create_app(scripted(slow), info, kept_seconds=0.2)
-    page.goto(served(app))
+    go(page, served(app))
     ask(page)
     page.get_by_text("word19").wait_for()
     page.wait_for_function(KEPT, arg="word19")
@@ -157,7 +162,7 @@ def test_the_page_is_closed_and_the_server_forgot(
 def test_another_tab_reads_the_same_answer(
     context: BrowserContext, page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
-    page.goto(served(create_app(scripted(slow), info)))
+    go(page, served(create_app(scripted(slow), info)))
     ask(page)
     page.get_by_text("word19").wait_for()
     other = context.new_page()
@@ -180,7 +185,7 @@ def test_another_tab_reads_the_same_answer(
 def test_answers_in_two_conversations(
     page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
-    page.goto(served(create_app(scripted(slow), info)))
+    go(page, served(create_app(scripted(slow), info)))
     ask(page, "first")
     page.get_by_text("word19").wait_for()
     first = page.url

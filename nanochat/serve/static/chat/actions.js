@@ -149,6 +149,12 @@ export function createActions(store, running, keep) {
       store.set({ editing: id });
     },
 
+    /** The last question is rewritten. */
+    editLast() {
+      const last = path(here()).findLast((node) => node.role === "user");
+      if (last && ready()) store.set({ editing: last.id });
+    },
+
     /**
      * Ask with other words; the question and all that followed stay beside it.
      * @param {string} id
@@ -172,11 +178,6 @@ export function createActions(store, running, keep) {
 
     stop() {
       for (const node of runningHere(store.get())) running.stop(node);
-    },
-
-    /** @param {string | null} id the answer that is looked into */
-    look(id) {
-      store.set({ looking: id });
     },
 
     /** @param {string} id the answer that waits for its turn to be asked for again */

@@ -21,6 +21,7 @@ export function createComposer(form, actions) {
   const stop = /** @type {HTMLButtonElement} */ (place("stop"));
   const hint = place("hint");
   const keys = [...hint.childNodes];
+  let said = "";
   /** @type {Shown} */
   let now = { busy: false, away: false, mode: "chat", begun: false, counted: null };
 
@@ -38,6 +39,8 @@ export function createComposer(form, actions) {
     input.placeholder = mode === "chat" ? "Write a message" : begun ? "Write on, or let the model continue" : "Begin a text";
     if (hadFocus && !(busy ? stop : send).disabled) (busy ? stop : send).focus();
     const told = tooLong() ? longer(input.value.length) : toldOf(counted);
+    if (told === said) return;
+    said = told;
     hint.classList.toggle("bad", Boolean(told));
     hint.replaceChildren(...(told ? [told] : keys));
   }
@@ -51,10 +54,7 @@ export function createComposer(form, actions) {
 
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!now.busy && !now.away && sendable() && actions.send(input.value)) {
-      fill("");
-      actions.draft("");
-    }
+    if (!now.busy && !now.away && sendable() && actions.send(input.value)) fill("");
   });
   input.addEventListener("input", () => {
     fit(input);
@@ -79,6 +79,7 @@ export function createComposer(form, actions) {
   return {
     fill,
     focus: () => input.focus(),
+    text: () => input.value,
 
     /** @param {Shown} shown */
     show(shown) {

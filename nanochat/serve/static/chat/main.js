@@ -9,25 +9,23 @@ import { createComposer } from "./composer.js";
 import { createConversations } from "./conversations.js";
 import { openDatabase } from "./database.js";
 import { place } from "./dom.js";
-import { draftOf, keepDraft } from "./drafts.js";
 import { createFigures } from "./figures.js";
 import { createKeys } from "./keys.js";
 import { createMessages } from "./messages.js";
+import { createMarking } from "./marking.js";
 import { createModels } from "./models.js";
 import { createPanel } from "./panel.js";
 import { createRunning } from "./running.js";
 import { createScrolling } from "./scrolling.js";
-import { counted, watchServer } from "./server.js";
+import { watchServer } from "./server.js";
 import { FIRST, modeOf, ownId, runningHere } from "./state.js";
 import { createSidebar } from "./sidebar.js";
 import { createStore } from "../store.js";
 import { path } from "./tree.js";
 import { createWelcome } from "./welcome.js";
+import { createWriting } from "./writing.js";
 
 /** @typedef {import("./state.js").State} State */
-
-const LONG = 1000; // characters from which on it is asked how much of a text the model sees
-const REST = 400; // ms without a key before that
 
 const wide = matchMedia("(min-width: 60.01rem)"); // where the panel has room beside the conversation
 const { panel: panelOpen, ...choice } = rememberedChoice();
@@ -43,7 +41,7 @@ const running = createRunning(
 );
 const conversations = createConversations(store, database, running);
 const actions = createActions(store, running, conversations.keep);
-const here = () => store.get().open[store.get().current];
+const writing = createWriting(store);
 
 /** @param {import("./answering.js").Refused} refusal */
 function refused({ status }) {
@@ -53,7 +51,7 @@ function refused({ status }) {
 
 // ---- views ----------------------------------------------------------------------------------------------------
 
-const showMessages = createMessages(place("messages"), actions);
+const showMessages = createMessages(place("messages"), { ...actions, ...createMarking(store, conversations.keep), look: lookInside });
 const showWelcome = createWelcome(place("welcome"), send);
 const showBanner = createBanner(place("banner"), { look, dismiss: () => store.set({ notice: "" }) });
 const showModels = createModels(place("model"), catalog);
@@ -63,7 +61,7 @@ const panel = createPanel(place("panel"), place("panel-open"), (open) => {
 });
 const showFigures = createFigures(panel.figures);
 const showCards = createCards(panel.cards);
-const composer = createComposer(place("composer"), { send, stop: actions.stop, draft, editLast });
+const composer = createComposer(place("composer"), { send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
 const scrolling = createScrolling(place("scroller"), place("messages"));
 const sidebar = createSidebar(place("sidebar"), place("sidebar-open"), {
   open: (id) => conversations.open(id),
@@ -90,9 +88,10 @@ store.subscribe((state, before) => {
   const mode = empty ? modeOf(state) : conversation.mode;
   const { running, editing, chosen, second } = state;
   const answers = chosen ?? ownId(state);
-  if (changed("open", "current", "running", "editing", "server", "chosen", "second")) {
+  if (changed("open", "current", "running", "editing", "server", "chosen", "second", "picker", "marked")) {
     const longest = state.server.defaults.max_tokens;
-    showMessages({ conversation, running, editing, longest, answers, pairs: second !== null });
+    const { picker: marks, marked } = state; // both are for those who are let in
+    showMessages({ conversation, running, editing, longest, answers, pairs: second !== null, marks, marked });
     const newest = path(conversation).findLast((node) => node.role === "assistant");
     showFigures(newest, newest !== undefined && newest.id in running);
   }
@@ -103,7 +102,8 @@ store.subscribe((state, before) => {
     composer.show({ busy: runningHere(state).length > 0, away, mode, begun: !empty, counted: state.counted });
   }
   if (changed("current")) {
-    composer.fill(draftOf(draftKey(state)));
+    writing.settle();
+    composer.fill(writing.draft() || (before.current ? "" : composer.text())); // or what was quicker than this page
     if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
   }
   if (changed("summaries", "current", "found", "storage")) {
@@ -130,42 +130,29 @@ function sizeOf(parameters) {
   return `${parameters >= 1e6 ? `${(parameters / 1e6).toFixed(0)}M` : `${Math.ceil(parameters / 1e3)}K`} parameters`;
 }
 
-// ---- what is written ------------------------------------------------------------------------------------------
-
 /** @param {string} text */
 function send(text) {
   const sent = actions.send(text);
   if (sent) {
-    store.set({ spoken: "", counted: null });
+    writing.sent();
     scrolling.toEnd();
   }
   return sent;
 }
 
-/** @param {State} state */
-const draftKey = ({ open, current }) => (open[current]?.leaf === null ? "" : current);
+/** @type {Promise<ReturnType<typeof import("./look/looking.js").createLooking>> | undefined} */
+let looking;
 
-/** @type {number | undefined} */
-let timer;
-
-/** @param {string} text */
-function draft(text) {
-  keepDraft(draftKey(store.get()), text);
-  clearTimeout(timer);
-  if (text.length < LONG) {
-    if (store.get().counted) store.set({ counted: null });
-    return;
+/** @param {string} id of an answer */
+async function lookInside(id) {
+  const dialog = /** @type {HTMLDialogElement} */ (place("look"));
+  looking ??= import("./look/start.js").then(({ startLooking }) => startLooking(dialog, store, actions.goOnFrom));
+  try {
+    await (await looking).look(id);
+  } catch {
+    looking = undefined;
+    store.set({ notice: "The server cannot be reached, so that nobody can look inside now." });
   }
-  timer = window.setTimeout(async () => {
-    const mine = timer;
-    const told = await counted(text, store.get().chosen);
-    if (mine === timer) store.set({ counted: told });
-  }, REST);
-}
-
-function editLast() {
-  const last = path(here()).findLast((node) => node.role === "user");
-  if (last && runningHere(store.get()).length === 0) actions.editing(last.id);
 }
 
 panel.show(store.get().panel, false);

@@ -2,6 +2,7 @@
 
 import { copy } from "./copying.js";
 import { button, element } from "./dom.js";
+import { createFeedback } from "./feedback.js";
 import { notesOf } from "./notes.js";
 import { createRewriting } from "./rewriting.js";
 import { createSaid } from "./said.js";
@@ -12,13 +13,16 @@ import { wordsOf } from "./tree.js";
  * @typedef {import("./state.js").Running} Running
  * @typedef {{
  *   node: Node, beside: Node[], running: Running | undefined, editing: boolean, idle: boolean, longest: number | undefined,
- *   by: string
+ *   by: string, marks: boolean, marked: import("./marking.js").Marked | null
  * }} Shown
  *   beside: those that stand in the same place, the node among them; idle: nothing is on its way in this conversation;
- *   longest: tokens of an answer where nothing is set; by: whose answer it is, where that is not plain
+ *   longest: tokens of an answer where nothing is set; by: whose answer it is, where that is not plain;
+ *   marks: the server keeps what a person thinks of answers; marked: what it said of the last mark
  * @typedef {{
  *   editing: (id: string | null) => void, edit: (id: string, text: string) => void, again: (id: string) => void,
- *   carryOn: (id: string) => void, hurry: (id: string) => void, choose: (id: string) => void
+ *   carryOn: (id: string) => void, hurry: (id: string) => void, choose: (id: string) => void, look: (id: string) => void,
+ *   rate: (id: string, rating: "good" | "bad" | null) => void, correct: (id: string, text: string) => void,
+ *   takeBack: (id: string) => void
  * }} Actions
  */
 
@@ -43,7 +47,14 @@ export function createMessage({ node: { id, role } }, actions) {
   const edit = button("Edit", () => actions.editing(id));
   const again = button("Try again", () => actions.again(id));
   const copied = button("Copy", () => now && copy(wordsOf(now.node), copied));
-  tools.append(turn.element, ...(mine ? [edit, copied] : [copied, again]));
+  const look = button("Look inside", () => actions.look(id), "Look inside: how likely each token was, and why");
+  const opinion = element("div");
+  const showOpinion = mine ? null : createFeedback(opinion, {
+    rate: (rating) => actions.rate(id, rating),
+    correct: (text) => actions.correct(id, text),
+    takeBack: () => actions.takeBack(id),
+  });
+  tools.append(turn.element, ...(mine ? [edit, copied] : [copied, again, look, opinion]));
 
   function leave() {
     actions.editing(null);
@@ -57,6 +68,7 @@ export function createMessage({ node: { id, role } }, actions) {
     show(shown) {
       const before = now;
       now = shown;
+      if (before && same(before, shown)) return;
       const { node, beside, running, editing, idle, longest } = shown;
       message.classList.toggle("streaming", Boolean(running));
       if (node.parts !== before?.node.parts || running !== before.running) said.show(node.parts, running?.phase);
@@ -70,9 +82,27 @@ export function createMessage({ node: { id, role } }, actions) {
       copied.hidden = !wordsOf(node) || Boolean(running);
       edit.disabled = again.disabled = !idle;
       again.hidden = Boolean(running);
+      look.hidden = Boolean(running) || !canLook(node);
+      opinion.hidden = Boolean(running) || !shown.marks;
+      showOpinion?.(node, shown.marked?.node === id ? shown.marked.kept : null);
     },
   };
 }
+
+/**
+ * @param {Shown} a
+ * @param {Shown} b
+ */
+function same({ beside: a, ...before }, { beside: b, ...now }) {
+  const names = /** @type {(keyof typeof now)[]} */ (Object.keys(now));
+  return names.every((name) => before[name] === now[name]) && a.length === b.length && a.every((node, at) => node.id === b[at].id);
+}
+
+/**
+ * Whether its tokens are known. Those of a file from elsewhere are not.
+ * @param {Node} node
+ */
+export const canLook = ({ role, tokens }) => role === "assistant" && Boolean(tokens?.length);
 
 /**
  * @param {HTMLElement} root

@@ -151,6 +151,7 @@ export function createRunning(store, keep, onRefused, onLost) {
      */
     async begin(conversation, id, model) {
       show(conversation, id, "asking");
+      store.set({ spoken: "" });
       update(conversation, id, { pending: newId(), end: undefined, settings: { ...store.get().settings } });
       await keep.now(store.get().open[conversation]); // first, so that a page that is reloaded finds the answer
       const node = nodeOf(conversation, id);
