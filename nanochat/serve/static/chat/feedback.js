@@ -61,7 +61,7 @@ export function createFeedback(root, actions) {
   /** @param {string} text */
   function save(text) {
     leave();
-    actions.correct(text.replace(/\p{Cs}/gu, "\ufffd"));
+    actions.correct(text.toWellFormed());
   }
 
   function leave() {

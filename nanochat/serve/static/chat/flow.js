@@ -2,7 +2,7 @@
 
 import { copy } from "./copying.js";
 import { button, element } from "./dom.js";
-import { createTurn, showNotes } from "./message.js";
+import { canLook, createTurn, showNotes } from "./message.js";
 import { notesOf } from "./notes.js";
 import { createRewriting } from "./rewriting.js";
 import { wordsOf } from "./tree.js";
@@ -20,7 +20,8 @@ export function createFlow(actions) {
   const edit = button("Edit", () => actions.editing(first()), "Edit the text");
   const again = button("Try again", () => actions.again(last()));
   const copied = button("Copy", () => copy(text(), copied));
-  tools.append(turn.element, edit, copied, again);
+  const look = button("Look inside", () => actions.look(last()), "Look inside the last answer: how likely each token was, and why");
+  tools.append(turn.element, edit, copied, again, look);
   box.append(body, rewriting.element, notes, by, tools);
   /** @type {import("./message.js").Shown[]} */
   let now = [];
@@ -60,6 +61,7 @@ export function createFlow(actions) {
       turn.show(end.beside, node);
       edit.disabled = again.disabled = !idle;
       again.hidden = node.role === "user" || Boolean(running);
+      look.hidden = !canLook(node) || Boolean(running);
     },
   };
 }

@@ -13,10 +13,10 @@ import { path, siblings } from "./tree.js";
  * @typedef {import("./state.js").Running} Running
  * @typedef {{
  *   conversation: Conversation, running: Record<string, Running>, editing: string | null, longest: number | undefined,
- *   answers: string, pairs: boolean
+ *   answers: string, pairs: boolean, marks: boolean, marked: import("./marking.js").Marked | null
  * }} Shown
  *   longest: tokens of an answer where nothing is set; answers: the model that answers now;
- *   pairs: two answers to one question stand side by side
+ *   pairs: two answers to one question stand side by side; marks, marked: see message.js
  */
 
 /**
@@ -52,7 +52,7 @@ export function createMessages(root, actions) {
   const flow = createFlow(actions);
 
   /** @param {Shown} shown */
-  return ({ conversation, running, editing, longest, answers, pairs }) => {
+  return ({ conversation, running, editing, longest, answers, pairs, marks, marked }) => {
     const nodes = path(conversation);
     const idle = !Object.values(running).some((one) => one.conversation === conversation.id);
     /**
@@ -60,7 +60,7 @@ export function createMessages(root, actions) {
      * @param {Node[]} beside
      */
     const shownOf = (node, beside) => ({
-      node, beside, running: running[node.id], editing: editing === node.id, idle, longest,
+      node, beside, running: running[node.id], editing: editing === node.id, idle, longest, marks, marked,
       by: byOf(conversation, node, answers),
     });
     const [oldViews, oldCompares] = [views, compares];

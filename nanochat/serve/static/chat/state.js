@@ -65,7 +65,8 @@
  *   theme: string,
  *   presets: Record<string, {settings: Settings, system: string}>,
  *   editing: string | null,
- *   looking: string | null,
+ *   looking: import("./look/looking.js").Looking | null,
+ *   marked: import("./marking.js").Marked | null,
  *   panel: boolean,
  *   cards: Record<string, {card: import("./card.js").Card | undefined, problem: string}>,
  *   counted: Counted,
@@ -80,7 +81,8 @@
  * storage: what keeps conversations from being kept.
  * settings: those that the person set; what is absent is the server's default. system: the system prompt that new
  *   conversations begin with.
- * editing: the node whose text is being edited. looking: the answer that is looked into. panel: figures and card are open.
+ * editing: the node whose text is being edited. looking: the answer that is looked into.
+ * marked: what the server said of the last mark of an answer. panel: figures and card are open.
  * cards: what is known of models, by id.
  * notice: one line above the messages about what just happened. spoken: what a screen reader is told.
  */
@@ -104,6 +106,7 @@ export const FIRST = {
   presets: {},
   editing: null,
   looking: null,
+  marked: null,
   panel: false,
   cards: {},
   counted: null,

@@ -136,7 +136,7 @@ export function createTokens(root, actions) {
     head.append(named(name, special), ` ${said(kind, likely, place, seen ? seen.alternatives.length : 0)}`);
     const list = element("ol", "alternatives");
     list.setAttribute("aria-label", "What might have stood here; choosing one goes on from there");
-    const inTool = kind === "python" || kind === "python_output";
+    const inTool = isInTool(index, look);
     for (const one of seen?.alternatives ?? []) {
       const item = element("li");
       const isSpecial = one.id >= (look?.special_from ?? Infinity);
@@ -158,6 +158,18 @@ export function createTokens(root, actions) {
     row.append(why, button("Close", leave));
     popover.setAttribute("aria-label", `Token ${index + 1}: ${special ? name : visible(name)}`);
     popover.replaceChildren(head, list, ...notes, row);
+  }
+
+  /**
+   * Whether a token belongs to a tool call, from after its beginning to its very end.
+   * @param {number} index
+   * @param {Look | null} look
+   */
+  function isInTool(index, look) {
+    const before = shown[index - 1];
+    if (shown[index][2].startsWith("python") || before?.[2].startsWith("python")) return true;
+    const special = before?.[2] === "special" ? look?.tokens[look.offset + index - 1]?.text : "";
+    return ["<|python_start|>", "<|python_end|>", "<|output_start|>"].includes(special ?? "");
   }
 
   /** @param {number} index */
