@@ -243,7 +243,7 @@ function destination(text, from) {
       if (text[at] === "<" || text[at] === "\n" || at - start > LONGEST_ADDRESS) return null;
       if (text[at] === "\\") at++;
     }
-    address = text.slice(start + 1, at++);
+    address = text.slice(start + 1, at++).replaceAll(" ", "%20");
   } else {
     let depth = 0;
     for (; at < text.length && !/[\s\p{Cc}]/u.test(text[at]); at++) {
