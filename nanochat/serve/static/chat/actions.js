@@ -68,6 +68,16 @@ export function createActions(store, running, keep) {
   }
 
   /**
+   * Where two answers stand side by side: what puts another one into the same column.
+   * @param {Conversation} c
+   * @param {Node} node
+   */
+  function columnOf(c, node) {
+    const pair = store.get().second === null ? null : pairOf(node);
+    return pair ? { pair, aside: !path(c).some((one) => one.id === node.id) } : undefined;
+  }
+
+  /**
    * The model of an answer; the chosen one, where that is not there any more.
    * @param {Node} node
    */
@@ -120,9 +130,8 @@ export function createActions(store, running, keep) {
       const c = here();
       const node = c?.nodes[id];
       if (!node || !ready()) return;
-      const pair = store.get().second === null ? null : pairOf(node);
-      const aside = !path(c).some((one) => one.id === id);
-      answer(c, node.parent, pair ? { model: modelOf(node), pair, aside } : undefined);
+      const column = columnOf(c, node);
+      answer(c, node.parent, column && { model: modelOf(node), ...column });
     },
 
     /**
@@ -141,7 +150,8 @@ export function createActions(store, running, keep) {
      */
     goOnFrom(id, tokens) {
       const c = here();
-      if (ready() && c?.nodes[id]) answer(c, c.nodes[id].parent, { model: modelOf(c.nodes[id]), begun: tokens });
+      const node = c?.nodes[id];
+      if (node && ready()) answer(c, node.parent, { model: modelOf(node), begun: tokens, ...columnOf(c, node) });
     },
 
     /** @param {string | null} id the message that is being rewritten */
