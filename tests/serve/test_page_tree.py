@@ -114,7 +114,9 @@ def test_two_tabs_have_one_conversation(page: Page) -> None:
         const m = both(here, there);
         same(Object.keys(m.nodes).sort().join(" "), "a h q t", "the messages of both");
         same([m.title, m.leaf, m.later], ["Named", "a", 1], "the newer state's end, the given name, unknown fields");
-        same(both(tree.withTitle(c, "Old"), { ...here, changed: here.changed + 9 }).title, "Old", "a name stays");
+        const old = tree.withTitle(c, "Old");
+        same(both(old, { ...here, changed: old.changed + 9 }).title, "Old", "a name stays");
+        same(both(old, tree.withTitle(old, "")).title, "", "until it is taken back");
 
         const removed = tree.without(here, "h");
         check(!both(removed, here).nodes.h, "what was removed stays away");

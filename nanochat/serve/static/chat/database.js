@@ -14,6 +14,7 @@ export { StorageFull };
  * @typedef {Awaited<ReturnType<typeof openDatabase>>} Database
  */
 
+const STORES = ["conversations", "summaries", "texts", "gone"]; // and "late", which must not wait for these
 const EVERY = 1000; // ms between two writes of what grows
 const UNDO = 60_000; // ms in which what was removed can be brought back
 const ASKED = "nanochat-asked-to-stay";
@@ -57,12 +58,13 @@ export async function openDatabase(onOther) {
    * Does `act` and says how it went; null where nothing can be kept.
    * @template T
    * @param {(store: (name: string) => IDBObjectStore) => Promise<T>} act
+   * @param {string[]} [names] of stores
    * @returns {Promise<T | null>}
    */
-  async function write(act) {
+  async function write(act, names = STORES) {
     if (!usable) return null;
     try {
-      const done = await connection.transact("readwrite", act);
+      const done = await connection.transact(names, "readwrite", act);
       problem = "";
       return done;
     } catch (error) {
@@ -83,7 +85,7 @@ export async function openDatabase(onOther) {
   async function read(name, ask) {
     if (!usable) return [];
     try {
-      return await connection.transact("readonly", (store) => answer(ask(store(name))));
+      return await connection.transact([name], "readonly", (store) => answer(ask(store(name))));
     } catch (error) {
       problem = error instanceof StorageLater ? "later" : "refused";
       return [];
@@ -229,7 +231,7 @@ export async function openDatabase(onOther) {
           }
         }
         store("late").clear();
-      }).catch(() => {}); // full: it stays there
+      }, [...STORES, "late"]).catch(() => {}); // full: it stays there
     }
     const gone = await read("gone", (store) => store.getAll());
     const old = gone.filter(({ at }) => !(Date.now() - at < REMEMBERED));

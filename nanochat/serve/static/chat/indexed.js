@@ -70,14 +70,15 @@ export function createConnection() {
   return {
     connected,
     /**
-     * Does `act` in one transaction, wholly or not at all.
+     * Does `act` in one transaction, wholly or not at all. No other transaction has these stores meanwhile.
      * @template T
+     * @param {string[]} names
      * @param {"readonly" | "readwrite"} mode
      * @param {(store: (name: string) => IDBObjectStore) => Promise<T>} act
      * @returns {Promise<T>}
      */
-    async transact(mode, act) {
-      const transaction = await begun(connected, mode);
+    async transact(names, mode, act) {
+      const transaction = await begun(connected, names, mode);
       const ended = new Promise((resolve, reject) => {
         transaction.oncomplete = resolve;
         transaction.onabort = () => reject(transaction.error ?? new Error("the browser gave up writing"));
@@ -101,18 +102,17 @@ export function createConnection() {
 
 /**
  * @param {() => Promise<IDBDatabase>} connected
+ * @param {string[]} names
  * @param {"readonly" | "readwrite"} mode
  */
-async function begun(connected, mode) {
-  const names = (/** @type {IDBDatabase} */ database) => [...database.objectStoreNames];
+async function begun(connected, names, mode) {
   const database = await connected();
   try {
-    return database.transaction(names(database), mode);
+    return database.transaction(names, mode);
   } catch (error) {
     if (!(error instanceof DOMException) || error.name !== "InvalidStateError") throw error;
     database.onclose?.(new Event("close")); // it was closing: once more, on a new connection
-    const again = await connected();
-    return again.transaction(names(again), mode);
+    return (await connected()).transaction(names, mode);
   }
 }
 

@@ -59,6 +59,7 @@ export function readConversation(value) {
   must(value.version === 1, `it is of version ${value.version}, which this page does not know`);
   must(isId(value.id), "its id is not 32 hexadecimal digits");
   must(isText(value.title) && typeof value.named === "boolean", "its title is not text");
+  must(isCount(value.titled ?? 0), "when it was named is not a number");
   must(isText(value.system), "its system prompt is not text");
   must(value.mode === "chat" || value.mode === "text", "its mode is neither chat nor text");
   must(isCount(value.created) && isCount(value.changed), "its times are not numbers");
@@ -70,9 +71,12 @@ export function readConversation(value) {
   for (const [id, node] of Object.entries(value.nodes)) nodes[id] = readNode(id, node);
   checkTree(nodes);
   const title = String(value.title).slice(0, MOST_TITLE);
-  const found = /** @type {Conversation} */ (
-    /** @type {unknown} */ ({ ...value, title, nodes, created: moment(value.created), changed: moment(value.changed) })
-  );
+  const times = {
+    created: moment(value.created),
+    changed: moment(value.changed),
+    ...(value.titled !== undefined && { titled: moment(value.titled) }),
+  };
+  const found = /** @type {Conversation} */ (/** @type {unknown} */ ({ ...value, title, nodes, ...times }));
   if (found.leaf === null || (isId(found.leaf) && found.leaf in nodes)) return found;
   const first = Object.values(nodes).find((node) => node.parent === null);
   return first ? chosen(found, first.id) : { ...found, leaf: null };

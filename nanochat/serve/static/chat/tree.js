@@ -22,9 +22,11 @@
  *   pending: the answer on the server that is still being written into it. Fields that are unknown here are kept.
  * @typedef {{
  *   version: 1, id: string, title: string, named: boolean, system: string, mode: "chat" | "text",
- *   created: number, changed: number, nodes: Record<string, Node>, leaf: string | null, removed?: string[]
+ *   created: number, changed: number, nodes: Record<string, Node>, leaf: string | null, removed?: string[],
+ *   titled?: number
  * }} Conversation
- *   named: whether a person gave the title; changed: in ms, grows with every change; leaf: the end of what is shown;
+ *   named: whether a person gave the title, titled: when; changed: when anything was, in ms, grows with every change;
+ *   leaf: the end of what is shown;
  *   removed: nodes that another tab's older state must not bring back
  * @typedef {{role: "user" | "assistant", content: string | Part[]}} Message
  */
@@ -136,7 +138,8 @@ export function withLeaf(c, id) {
  * @returns {Conversation}
  */
 export function withTitle(c, title) {
-  return { ...c, changed: later(c), title: title.trim(), named: Boolean(title.trim()) };
+  const changed = later(c);
+  return { ...c, changed, titled: changed, title: title.trim(), named: Boolean(title.trim()) };
 }
 
 /**
@@ -259,13 +262,14 @@ export function partsOf(tokens) {
  */
 export function merged(a, b) {
   const [older, newer] = b.changed >= a.changed ? [a, b] : [b, a];
-  const named = older.named && !newer.named ? older : newer;
+  const { title, named, titled = 0 } = (older.titled ?? 0) > (newer.titled ?? 0) ? older : newer;
   /** @type {Record<string, Node>} */
   const nodes = { ...a.nodes };
   for (const [id, node] of Object.entries(b.nodes)) {
     nodes[id] = Object.hasOwn(a.nodes, id) ? mergedNode(a.nodes[id], node) : node;
   }
-  const both = { ...newer, title: named.title, named: named.named, nodes, created: Math.min(a.created, b.created) };
+  const given = { title, named, ...(titled > 0 && { titled }) };
+  const both = { ...newer, ...given, nodes, created: Math.min(a.created, b.created) };
   const removed = [...new Set([...(a.removed ?? []), ...(b.removed ?? [])])];
   const gone = withAllBelow(both, removed);
   const left = removed.length > 0 ? onlyNodes({ ...both, removed }, (node) => !gone.has(node.id)) : both;
