@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
@@ -17,15 +20,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nanochat import lock
-from nanochat.inference import Engine
+from nanochat.conversation import Part
+from nanochat.inference import Engine, Token
 from nanochat.serve import Access, ModelInfo, create_app
 from nanochat.serve.page import feedback_file
 from nanochat.serve.page.feedback_file import Counts, counts, mark
+from nanochat.serve.shown import shown
 from nanochat.tasks import CustomJSON
+from tests.serve.empty_page import run, with_empty_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 A, B = "a" * 32, "b" * 32
 TOOL = [{"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"}, {"type": "text", "text": "So 42."}]
-PAGE = Path(__file__).parents[2] / "nanochat" / "serve" / "static" / "chat"
 
 
 @pytest.fixture(autouse=True)
@@ -259,3 +267,138 @@ def test_a_server_that_holds_the_file_is_not_waited_for_forever(
 def test_the_app_lists_none_of_it(engine: Engine, info: ModelInfo) -> None:
     app: FastAPI = create_app(engine, info, access=Access())
     assert not any(path.startswith("/page") for path in app.openapi()["paths"])
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert [problem for problem in problems if "409" not in problem and "ERR_FAILED" not in problem] == []
+
+
+def says(*parts: tuple[str, Any]) -> list[Token]:
+    return [Token(0, text, kind, 0) for text, kind in parts]
+
+
+def test_an_answer_is_marked_and_corrected(
+    page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str], base: Path
+) -> None:
+    engine = scripted(lambda request: says(("6*7", "python"), ("42", "python_output"), ("It is 43.", "text")))
+    page.goto(served(create_app(engine, info, access=Access())))
+    page.get_by_label("Message", exact=True).fill("How much is 6*7?")
+    page.keyboard.press("Enter")
+    answer = page.get_by_label("nanochat", exact=True)
+    good, bad = (answer.get_by_role("button", name=name, exact=True) for name in ("Good", "Bad"))
+    bad.click()
+    answer.get_by_text("0 good, 0 corrected, 1 bad and left out").wait_for()
+    assert bad.get_attribute("aria-pressed") == "true" and good.get_attribute("aria-pressed") == "false"
+    assert "Learn from it" not in answer.inner_text()  # there is nothing to learn
+    assert lines(base)[0]["rating"] == "bad" and "given" not in lines(base)[0]
+
+    correct = answer.get_by_role("button", name=re.compile("^Correct"))
+    correct.click()
+    field = answer.get_by_role("textbox", name="What it should have said")
+    assert field.input_value() == "[6*7 = 42] It is 43."
+    field.fill("nothing of this")
+    page.keyboard.press("Escape")
+    assert field.is_hidden() and correct.evaluate("one => one === document.activeElement")
+    page.keyboard.press("Enter")  # on the button that has the focus again
+    assert field.input_value() == "[6*7 = 42] It is 43."
+    field.fill("[6*7 = 42] It is 42. 🙂")
+    answer.get_by_role("button", name="Save").click()
+    answer.get_by_text(f"nanochat finetune --from sft:d2 --data {base / 'feedback.jsonl'}").wait_for()
+    assert str(base / "feedback.jsonl") in answer.locator(".told").inner_text()
+    [line] = lines(base)
+    assert line["given"] == [*TOOL[:2], {"type": "text", "text": "It is 43."}] and line["rating"] == "bad"
+    assert line["messages"][-1]["content"] == [*TOOL[:2], {"type": "text", "text": "It is 42. 🙂"}]
+    assert line["messages"][0] == {"role": "user", "content": "How much is 6*7?"} and line["model"] == "sft/d2/7"
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]  # type: ignore[index]
+    answer.get_by_role("button", name="Copy the command").click()
+    answer.get_by_text("Copied").wait_for()
+
+    # it is remembered, and what it said is still shown as it was said
+    page.reload()
+    bad.wait_for()
+    assert bad.get_attribute("aria-pressed") == "true" and "It is 43." in answer.locator(".body").inner_text()
+    correct.click()
+    assert field.input_value() == "[6*7 = 42] It is 42. 🙂"
+    answer.get_by_role("button", name="Cancel").click()
+
+    # a mark that is not kept is not shown as if it were
+    page.route("**/page/feedback", lambda route: route.fulfill(status=409, json={"detail": "the disk is full"}))
+    good.click()
+    answer.get_by_text("the disk is full").wait_for()
+    assert good.get_attribute("aria-pressed") == "false" and bad.get_attribute("aria-pressed") == "true"
+    page.unroute("**/page/feedback")
+    page.route("**/page/feedback", lambda route: route.abort())
+    good.click()
+    answer.get_by_text("The server cannot be reached").wait_for()
+    assert bad.get_attribute("aria-pressed") == "true"
+    page.unroute("**/page/feedback")
+
+    answer.get_by_role("button", name="Take back").click()
+    answer.get_by_text("0 good, 0 corrected, 0 bad").wait_for()
+    assert lines(base) == [] and bad.get_attribute("aria-pressed") == "false"
+    assert answer.get_by_role("button", name="Take back").is_hidden()
+
+
+def test_an_answer_in_the_middle_is_kept_with_what_came_before_it(
+    page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str], base: Path
+) -> None:
+    page.goto(served(create_app(scripted(lambda request: says(("Yes.", "text"))), info, access=Access())))
+    answers = page.get_by_label("nanochat", exact=True)
+    for number in range(3):
+        page.get_by_label("Message", exact=True).fill(f"question {number}")
+        page.keyboard.press("Enter")
+        answers.nth(number).get_by_role("button", name="Good", exact=True).wait_for(state="attached")
+    answers.nth(1).hover()
+    answers.nth(1).get_by_role("button", name="Good", exact=True).click()
+    answers.nth(1).get_by_text("1 good, 0 corrected").wait_for()
+    [line] = lines(base)
+    assert [message["content"] for message in line["messages"]] == ["question 0", "Yes.", "question 1", "Yes."]
+    assert [message.get("weight") for message in line["messages"]] == [None, 0, None, None]
+    answers.nth(1).get_by_role("button", name="Good", exact=True).click()  # once more: no mark
+    answers.nth(1).get_by_text("0 good, 0 corrected").wait_for()
+    assert lines(base) == []
+
+
+def test_without_a_key_strangers_are_not_asked(
+    page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    page.goto(served(create_app(scripted(lambda request: says(("Yes.", "text"))), info)))
+    page.get_by_label("Message", exact=True).fill("really?")
+    page.keyboard.press("Enter")
+    answer = page.get_by_label("nanochat", exact=True)
+    answer.get_by_role("button", name="Look inside").wait_for()
+    assert answer.get_by_role("button", name="Good", exact=True).count() == 0
+
+
+BRACKETS = """
+const { inBrackets } = await import("/static/chat/feedback.js");
+return argument.map(inBrackets);
+"""
+
+
+def test_an_answer_in_brackets_is_as_the_server_writes_it(
+    page: Page, engine: Engine, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+    page.goto(f"{served(with_empty_page(create_app(engine, info)))}/empty")
+    kinds = ("text", "python", "python_output")
+    answers = [
+        [Part(kind, f"{kind[0]}{place}") for place, kind in enumerate(answer)]  # type: ignore[arg-type]
+        for length in range(5)
+        for answer in itertools.product(kinds, repeat=length)
+    ]
+    as_json = [[{"type": part.type, "text": part.text} for part in answer] for answer in answers]
+    assert run(page, BRACKETS, as_json) == [shown(answer) for answer in answers]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,9 +22,13 @@ from nanochat.commands import look
 from nanochat.conversation import Conversation
 from nanochat.inference import Engine, fit_conversation, load_engine
 from nanochat.inference.looking import look_inside
-from nanochat.serve import Access, ModelInfo, create_app
+from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.page import look as page_look
 from nanochat.tokenizer import render_conversation, render_partial
+from tests.serve.empty_page import run, with_empty_page
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 QUESTION = "Who are you?"
 ASK = [{"role": "user", "content": QUESTION}]
@@ -195,3 +202,266 @@ def test_one_at_a_time_and_not_for_those_who_left(
     statuses = asyncio.run(ask())
     assert sorted(statuses) == [200] * 9 + [429] * 3
     assert most == 1 and len(looked) == 9
+
+
+# ---- in a browser ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert [problem for problem in problems if "503" not in problem] == []
+
+
+Served = Callable[[FastAPI], str]
+
+
+def settled(page: Page) -> None:
+    """The look that was asked for last has come."""
+    page.wait_for_function(
+        "!document.querySelector('#look [aria-busy=true]') && !document.querySelector('#look .busy')"
+    )
+
+
+def fits(page: Page) -> None:
+    """Nothing in the dialog stands beyond its right end, and the page cannot be scrolled sideways."""
+    width = page.viewport_size["width"]  # type: ignore[index]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("(d => d.scrollWidth - d.clientWidth)(document.getElementById('look'))") <= 0
+
+
+def test_looking_inside_an_answer(page: Page, served: Served, engine: Engine, info: ModelInfo) -> None:
+    app = create_app(engine, info, Defaults(temperature=1.0, max_tokens=24), access=Access())
+    page.goto(served(app))
+    page.get_by_label("Message", exact=True).fill(QUESTION)
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Look inside").click()
+    dialog = page.get_by_role("dialog", name="Look inside")
+    tokens = dialog.locator(".token")
+    tokens.first.wait_for()
+    told = [token.get_attribute("aria-label") or "" for token in tokens.all()]
+    assert 2 < len(told) <= 25 and all(re.search(r", (<?\d+(\.\d)?%)$", label) for label in told)
+    fits(page)
+
+    # the keyboard alone: to the third token, its alternatives, and back
+    tokens.first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert tokens.nth(2).evaluate("one => one === document.activeElement")
+    page.keyboard.press("Enter")
+    alternatives = dialog.locator(".alternatives button")
+    alternatives.first.wait_for()
+    assert alternatives.count() == 10
+    shares = [
+        float((one.inner_text() or "0").lstrip("<").rstrip("%")) for one in dialog.locator(".alternatives .share").all()
+    ]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 100.5
+    assert dialog.locator(".popover .head").inner_text().count(told[2].rpartition(", ")[2]) == 1  # as when it was made
+    fits(page)
+    box, place = dialog.locator(".popover").bounding_box(), tokens.nth(2).bounding_box()
+    assert box and place and box["y"] >= place["y"]
+    page.keyboard.press("Escape")
+    assert dialog.is_visible() and dialog.locator(".popover").is_hidden()
+    assert tokens.nth(2).evaluate("one => one === document.activeElement")
+
+    # why: each layer, each head
+    page.keyboard.press("Enter")
+    dialog.get_by_role("button", name="Why?").click()
+    dialog.get_by_role("heading", name="Where layer 1 looked").wait_for()
+    assert dialog.locator("tbody tr").count() == 2 and dialog.locator(".heads button").count() == 5
+    offset = dialog.locator(".looked .text > span").count() - 2
+    assert offset > 5 and "never trained to be read like that" in dialog.inner_text()
+    mean = dialog.locator(".most").inner_text()
+    dialog.get_by_role("button", name="Head 2").click()
+    assert dialog.get_by_role("button", name="Head 2").get_attribute("aria-pressed") == "true"
+    assert dialog.locator(".most").inner_text() != mean
+    dialog.get_by_role("button", name="Layer 0: where it looked").click()
+    dialog.get_by_role("heading", name="Where layer 0 looked").wait_for()
+    assert dialog.get_by_role("button", name="Mean of the heads").get_attribute("aria-pressed") == "true"
+    assert dialog.locator(".moment").is_hidden()  # there is one checkpoint alone
+    fits(page)
+    dialog.get_by_role("button", name="Back to the tokens").click()
+
+    # another token in the place of the third one
+    dialog.locator(".token.open").wait_for()
+    choice = dialog.locator(".alternatives button:enabled").first
+    wanted = (choice.get_attribute("aria-label") or "").rpartition(", ")[0]
+    choice.click()
+    dialog.wait_for(state="hidden")
+    page.get_by_text("2/2").wait_for()
+    page.get_by_role("button", name="Look inside").click()
+    tokens.first.wait_for()
+    again = [(token.get_attribute("aria-label") or "").rpartition(", ")[0] for token in tokens.all()]
+    assert again[:3] == [*(label.rpartition(", ")[0] for label in told[:2]), wanted] and len(again) > 3
+
+
+def test_the_same_text_in_earlier_checkpoints(
+    page: Page, served: Served, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tiny_run))
+    steps = sorted(checkpoint.steps("base", "d1"))
+    assert len(steps) > 1
+    engine, _ = load_engine("base", "d1", device="cpu", dtype="float32")
+    info = ModelInfo("base", "d1", steps[-1], 1)
+    page.goto(served(create_app(engine, info, Defaults(max_tokens=12), access=Access())))
+    page.locator("#model").get_by_text("base/d1").first.wait_for()
+    page.locator("#input").fill("Once upon a time")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Look inside the last answer").click()
+    dialog = page.get_by_role("dialog", name="Look inside")
+    dialog.locator(".token").nth(1).click()
+    dialog.get_by_role("button", name="Why?").click()
+    dialog.get_by_role("heading", name="Where layer 0 looked").wait_for()
+    slider = dialog.get_by_label("Checkpoint")
+    assert dialog.locator(".moment output").inner_text() == f"step {steps[-1]}"
+    last = dialog.locator("tbody").inner_text()
+
+    asked: list[Any] = []
+    page.on(
+        "request", lambda one: asked.append(one.post_data_json["model"]) if one.url.endswith("/page/look") else None
+    )
+    slider.focus()
+    for _ in steps:
+        page.keyboard.press("ArrowLeft")
+    assert dialog.locator(".moment output").inner_text() == f"step {steps[0]}"
+    page.wait_for_function("text => document.querySelector('#look tbody').innerText !== text", arg=last)
+    settled(page)
+    assert asked[-1] == f"base/d1/{steps[0]}" and len(asked) <= 2  # it waits until the slider rests
+    fits(page)
+    page.keyboard.press("End")
+    page.wait_for_function("text => document.querySelector('#look tbody').innerText === text", arg=last)
+
+    page.route(
+        "**/page/look", lambda route: route.fulfill(status=503, json={"detail": "there is no memory for that now"})
+    )
+    page.keyboard.press("Home")
+    dialog.get_by_text("there is no memory for that now").wait_for()
+    settled(page)
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="hidden")
+
+
+def alternative(id: int, text: str, probability: float) -> dict[str, Any]:
+    return {"id": id, "text": text, "probability": probability}
+
+
+HOSTILE = "<img src=x onerror=\"document.title='owned'\">"
+# [id, text, kind, p] of an answer with a tool call and odd tokens
+TOKENS: list[list[Any]] = [
+    [1, HOSTILE, "text", 0.95],
+    [2, "", "text", 0.4],
+    [3, "é\n", "text", 0.0001],
+    [90, "", "special", 0.6],
+    [4, "6*7", "python", 0.99],
+    [91, "", "special", 1],
+    [92, "", "special", None],
+    [5, "42", "python_output", None],
+    [93, "", "special", None],
+    [6, " \u202eשלום\u0000", "text", 0.03],
+    [94, "", "special", 0.7],
+]
+NAMES = {90: "python_start", 91: "python_end", 92: "output_start", 93: "output_end", 94: "assistant_end"}
+
+
+def made_look() -> dict[str, Any]:
+    seen = [
+        {
+            "id": id,
+            "text": f"<|{NAMES[id]}|>" if id in NAMES else text,
+            "special": id in NAMES,
+            "probability": 0.5,
+            "alternatives": [
+                alternative(7, " other\t", 0.6),
+                alternative(94, "<|assistant_end|>", 0.3),
+                alternative(id, text, 0.1),
+            ],
+        }
+        for id, text, _, _ in TOKENS
+    ]
+    first = {"id": 0, "text": "<|bos|>", "special": True, "probability": None, "alternatives": []}
+    layer = {"layer": 0, "window": 2, "said": [alternative(7, HOSTILE, 0.5)], "probability": 0.2,
+             "mean": [0, 0, 0.005, 0.02, 0.975], "heads": [[0, 0, 0, 0, 1], [0, 0, 0.01, 0.04, 0.95]]}  # fmt: skip
+    chosen = {"token": 5, "id": 4, "seen_from": 4, "layers": [layer]}
+    return {"offset": 1, "special_from": 90, "tokens": [first, *seen], "next": [], "chosen": chosen}
+
+
+VIEWS = """
+const { createTokens } = await import("/static/chat/look/tokens.js");
+const { createLayers } = await import("/static/chat/look/layers.js");
+for (const name of ["style.css", "chat/look/look.css"]) {
+  const link = document.createElement("link");
+  link.rel = "stylesheet";
+  link.href = `/static/${name}`;
+  document.head.append(link);
+  await new Promise((done) => link.addEventListener("load", done));
+}
+const root = document.getElementById("look");
+const [tokens, layers] = [document.createElement("div"), document.createElement("div")];
+layers.className = "layers";
+root.append(tokens, layers);
+window.told = [];
+const tell = (name) => (...values) => { window.told.push([name, ...values]); };
+let opened = null;
+const { all, look } = argument;
+const show = createTokens(tokens, {
+  open: (index) => { opened = index; show(all, opened, look); }, choose: tell("choose"), inspect: tell("inspect"),
+});
+show(all, null, look);
+const showLayers = createLayers(layers, { checkpoint: tell("checkpoint"), head: tell("head"), close: tell("close") });
+showLayers({ look, index: 4, checkpoints: [], checkpoint: "", layer: null, head: null, busy: false, problem: "" });
+"""
+
+
+def test_odd_tokens_are_only_text(page: Page, served: Served, engine: Engine, info: ModelInfo) -> None:
+    app = with_empty_page(create_app(engine, info), '<div id="look"></div>')
+    page.route("**/favicon.ico", lambda route: route.fulfill(status=204))
+    page.goto(f"{served(app)}/empty")
+    run(page, VIEWS, {"all": TOKENS, "look": made_look()})
+    tokens = page.locator(".token")
+    assert page.locator("#look img").count() == 0 and page.title() == "empty"
+    assert tokens.nth(1).get_attribute("aria-label") == "part of a character, 40%"
+    assert tokens.nth(2).get_attribute("aria-label") == "é↵, <0.1%" and tokens.nth(2).inner_text() == "é↵\n"
+    assert tokens.nth(3).inner_text() == "<|python_start|>"
+    assert tokens.nth(9).get_attribute("aria-label") == "␣‹U+202E›שלום‹U+0000›, 3.0%"
+    assert tokens.nth(7).get_attribute("aria-label") == "42, by the calculator"
+    fine = 'tokens => tokens.map(one => [...one.classList].find(name => /band-/.test(name)) ?? "given")'
+    bands = ["band-0", "band-2", "band-4", "band-1", "band-0", "band-0", "given", "given", "given", "band-4", "band-1"]
+    assert tokens.evaluate_all(fine) == bands
+    line = "const { textDecorationStyle, textDecorationLine } = getComputedStyle(one);"
+    lines = f"bands => new Set(bands.map(one => {{ {line} return textDecorationStyle + textDecorationLine; }})).size"
+    assert page.locator(".legend .band").evaluate_all(lines) == 5  # no colour alone tells them apart
+
+    for index, choosable in [
+        (0, True),
+        (3, True),
+        (4, False),
+        (5, False),
+        (6, False),
+        (7, False),
+        (8, False),
+        (9, True),
+    ]:
+        tokens.nth(index).click()
+        choices = page.locator(".alternatives button")
+        # another token, unless this is in a tool call; never a special one, nor the one that stands here
+        assert [one.is_enabled() for one in choices.all()] == [choosable, False, False], index
+        page.get_by_role("button", name="Close").click()
+    tokens.nth(9).click()
+    page.get_by_role("button", name="␣other⇥, 60%").click()
+    assert page.evaluate("told") == [["choose", 9, alternative(7, " other\t", 0.6)]]
+
+    # layers: what is beyond the window is told apart
+    looked = page.locator(".looked .text > span")
+    assert [one.get_attribute("title").rpartition(": ")[2] for one in looked.all()] == [  # type: ignore[union-attr]
+        "not seen", "not seen", "0.5%", "2.0%", "98%",
+    ]  # fmt: skip
+    assert "the 2 before it" in page.locator(".looked").inner_text()
+    assert HOSTILE.replace(" ", "␣") in page.locator("tbody").inner_text()
