@@ -19,6 +19,8 @@ import { createRunning } from "./running.js";
 import { createScrolling } from "./scrolling.js";
 import { watchServer } from "./server.js";
 import { FIRST, modeOf, ownId, runningHere } from "./state.js";
+import { createPreferences } from "./preferences.js";
+import { createSettings } from "./settings.js";
 import { createSidebar } from "./sidebar.js";
 import { createStore } from "../store.js";
 import { path } from "./tree.js";
@@ -73,6 +75,9 @@ const sidebar = createSidebar(place("sidebar"), place("sidebar-open"), {
   importFile: (file) => conversations.bring(file),
   newChat: conversations.newChat,
 });
+const preferences = createPreferences(store, (c) => conversations.keepSoon(c));
+const settingsDialog = /** @type {HTMLDialogElement} */ (place("settings"));
+const showSettings = createSettings(settingsDialog, place("settings-open"), preferences).show;
 createKeys(/** @type {HTMLDialogElement} */ (place("keys")), place("keys-open"), {
   stop: actions.stop,
   search: () => sidebar.search(),
@@ -105,6 +110,11 @@ store.subscribe((state, before) => {
     writing.settle();
     composer.fill(writing.draft() || (before.current ? "" : composer.text())); // or what was quicker than this page
     if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
+  }
+  if (changed("settings", "server", "open", "current", "system", "theme", "presets")) {
+    const { settings, server, system: systemForNew, theme, presets } = state;
+    const system = mode === "chat" ? conversation.system : null;
+    showSettings({ settings, defaults: server.defaults, system, systemForNew, theme, presets });
   }
   if (changed("summaries", "current", "found", "storage")) {
     const { summaries, current, found, storage } = state;
