@@ -1,4 +1,4 @@
-"""An answer survives what happens to its reader: a lost connection, a reloaded page, another conversation, another tab."""
+"""An answer survives what happens to its reader: a lost connection, a reloaded page, another chat, another tab."""
 
 from __future__ import annotations
 
@@ -203,3 +203,43 @@ def test_answers_in_two_conversations(
     page.locator(".message.user").get_by_text("second").wait_for()
     whole(page)
     assert slow.asked == 2
+
+
+def test_two_answers_are_taken_up_after_a_reload(
+    page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    """The one that is not shown, too: the server would not keep it for long."""
+    go(page, served(create_app(scripted(slow), info, kept_seconds=2)))
+    ask(page, "first")
+    page.get_by_text("word19").wait_for()
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_text("What would you like to know?").wait_for()
+    ask(page, "second")
+    page.locator(".message.streaming").wait_for()
+    page.reload()
+    page.locator(".message.streaming").wait_for()
+    page.wait_for_timeout(4000)  # longer than what nobody reads is kept
+    slow.may_end.set()
+    whole(page)
+    page.go_back()
+    page.locator(".message.user").get_by_text("first").wait_for()
+    whole(page)
+    assert slow.asked == 2
+
+
+def test_a_conversation_that_another_tab_deletes(
+    context: BrowserContext, page: Page, slow: Slow, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    engine = scripted(slow)
+    go(page, served(create_app(engine, info)))
+    ask(page)
+    page.get_by_text("word19").wait_for()
+    other = context.new_page()
+    other.goto(page.url.partition("#")[0])
+    other.get_by_role("navigation", name="Conversations by day").get_by_role("link", name="talk").focus()
+    other.keyboard.press("Delete")
+    page.get_by_text("This conversation was deleted in another tab.").wait_for()
+    slow.may_end.set()
+    assert engine.ended.wait(15)
+    page.reload()
+    page.get_by_text("Conversations will be listed here.").wait_for()

@@ -9,7 +9,10 @@ from urllib.parse import urlsplit
 
 
 class Wire:
-    """Hands on what comes between its own address and the server's. `cut`: all connections end, and no new ones begin."""
+    """Hands on what comes between its own address and the server's.
+
+    cut: all connections end, and no new ones begin.
+    """
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)

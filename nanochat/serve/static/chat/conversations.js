@@ -13,6 +13,8 @@ import { merged, newConversation, path, withLeaf, withTitle } from "./tree.js";
  * @typedef {import("./database.js").Database} Database
  */
 
+const RECENT = 15 * 60_000; // ms in which an answer may still be on its way
+
 /**
  * @param {Store} store
  * @param {Database} database
@@ -75,6 +77,30 @@ export function createConversations(store, database, running) {
   }
 
   /**
+   * Shows it no more, and reads no more into it.
+   * @param {string} id
+   */
+  function forget(id) {
+    const { running: on, open, current } = store.get();
+    for (const [node, one] of Object.entries(on)) if (one.conversation === id) running.stop(node);
+    const { [id]: _, ...others } = open;
+    store.set({ open: others });
+    if (current === id) newChat();
+  }
+
+  /** Answers that were on their way when the page was left are read on, not only in what is shown. */
+  async function takeUp() {
+    const recent = store.get().summaries.filter(({ changed }) => Date.now() - changed < RECENT);
+    for (const { id } of recent) {
+      const c = store.get().open[id] ? undefined : await found(id);
+      const pending = Object.values(c?.nodes ?? {}).filter((node) => node.pending);
+      if (!c || pending.length === 0 || store.get().open[id]) continue;
+      store.set({ open: { ...store.get().open, [id]: c } });
+      for (const node of pending) running.resume(id, node);
+    }
+  }
+
+  /**
    * @param {string} id
    * @param {boolean} [byHistory] the address names it already
    */
@@ -121,6 +147,7 @@ export function createConversations(store, database, running) {
     async start() {
       await list();
       await this.arrive();
+      takeUp();
     },
 
     async arrive() {
@@ -137,11 +164,7 @@ export function createConversations(store, database, running) {
 
     /** @param {string} id */
     async remove(id) {
-      const { running: on, open, current } = store.get();
-      for (const [node, one] of Object.entries(on)) if (one.conversation === id) running.stop(node);
-      const { [id]: _, ...others } = open;
-      store.set({ open: others });
-      if (current === id) newChat();
+      forget(id);
       forgetDraft(id);
       await database.remove(id);
       await list();
@@ -192,9 +215,10 @@ export function createConversations(store, database, running) {
         if (id === store.get().current) {
           for (const node of Object.values(c.nodes)) if (node.pending) running.resume(id, node);
         }
-      } else if (ours && !theirs && Object.keys(ours.nodes).length > 0 && id === store.get().current) {
-        newChat();
-        store.set({ notice: "This conversation was deleted in another tab." });
+      } else if (ours && !theirs && Object.keys(ours.nodes).length > 0 && !database.problem) {
+        const shown = id === store.get().current;
+        forget(id);
+        if (shown) store.set({ notice: "This conversation was deleted in another tab." });
       }
       await list();
     },

@@ -92,24 +92,25 @@ store.subscribe((state, before) => {
   const empty = conversation.leaf === null;
   const mode = empty ? modeOf(state) : conversation.mode;
   const { running, editing, chosen, second } = state;
+  const grown = conversation !== before.open[before.current]; // or another one is shown
   const answers = chosen ?? ownId(state);
-  if (changed("open", "current", "running", "editing", "server", "chosen", "second", "picker", "marked")) {
+  if (grown || changed("running", "editing", "server", "chosen", "second", "picker", "marked")) {
     const longest = state.server.defaults.max_tokens;
     const { picker: marks, marked } = state; // both are for those who are let in
-    showMessages({ conversation, running, editing, longest, answers, pairs: second !== null, marks, marked });
+    keepFocus(() => showMessages({ conversation, running, editing, longest, answers, pairs: second !== null, marks, marked }));
     const newest = path(conversation).findLast((node) => node.role === "assistant");
     showFigures(newest, newest !== undefined && newest.id in running);
   }
-  if (changed("open", "current", "models", "chosen", "second", "server")) showWelcome(empty, mode);
+  if (grown || changed("models", "chosen", "second", "server")) showWelcome(empty, mode);
   if (changed("server", "notice")) showBanner(state.server.phase, state.notice);
-  if (changed("open", "current", "running", "server", "counted", "models", "chosen", "second")) {
+  if (grown || changed("running", "server", "counted", "models", "chosen", "second")) {
     const away = state.server.phase === "gone" || state.server.phase === "login";
     composer.show({ busy: runningHere(state).length > 0, away, mode, begun: !empty, counted: state.counted });
   }
   if (changed("current")) {
     writing.settle();
     composer.fill(writing.draft() || (before.current ? "" : composer.text())); // or what was quicker than this page
-    if (!matchMedia("(pointer: coarse)").matches) composer.focus(); // where a keyboard would not cover half the page
+    toComposer();
   }
   if (changed("settings", "server", "open", "current", "system", "theme", "presets")) {
     const { settings, server, system: systemForNew, theme, presets } = state;
@@ -133,6 +134,23 @@ store.subscribe((state, before) => {
   }
   if (state.panel && state.server.phase === "ready" && changed("panel", "chosen", "second", "server")) catalog.readCards(asked);
 });
+
+function toComposer() {
+  const touched = matchMedia("(pointer: coarse)").matches; // where a keyboard would cover half of the page
+  if (touched) place("scroller").focus({ preventScroll: true });
+  else composer.focus();
+}
+
+/**
+ * A button that goes when it was pressed leaves the focus where one writes.
+ * @param {() => void} show
+ */
+function keepFocus(show) {
+  const focused = document.activeElement;
+  const within = focused && place("messages").contains(focused);
+  show();
+  if (within && !(focused.isConnected && focused.checkVisibility())) toComposer();
+}
 
 /** @param {number} parameters */
 function sizeOf(parameters) {

@@ -54,6 +54,8 @@ export function createMessages(root, actions) {
   /** @param {Shown} shown */
   return ({ conversation, running, editing, longest, answers, pairs, marks, marked }) => {
     const nodes = path(conversation);
+    const families = Map.groupBy(Object.values(conversation.nodes), (node) => node.parent);
+    const besideOf = (/** @type {Node} */ node) => (families.get(node.parent)?.length === 1 ? [node] : siblings(conversation, node));
     const idle = !Object.values(running).some((one) => one.conversation === conversation.id);
     /**
      * @param {Node} node
@@ -84,7 +86,7 @@ export function createMessages(root, actions) {
 
     /** @param {Node} node */
     function messageElement(node) {
-      const shown = shownOf(node, siblings(conversation, node));
+      const shown = shownOf(node, besideOf(node));
       const view = oldViews.get(node.id) ?? createMessage(shown, actions);
       views.set(node.id, view);
       view.show(shown);
@@ -95,14 +97,15 @@ export function createMessages(root, actions) {
     function flowElements() {
       const end = nodes.at(-1);
       const pair = end && pairElement(end);
-      const all = (pair ? nodes.slice(0, -1) : nodes).map((node) => shownOf(node, siblings(conversation, node)));
+      const all = (pair ? nodes.slice(0, -1) : nodes).map((node) => shownOf(node, besideOf(node)));
       flow.show(all);
       return [...(all.length > 0 ? [flow.element] : []), ...(pair ? [pair] : [])];
     }
 
     root.setAttribute("aria-busy", String(!idle));
     const elements = conversation.mode === "text" ? flowElements() : nodes.map((node) => pairElement(node) ?? messageElement(node));
-    for (const old of [...root.children]) if (!elements.includes(/** @type {HTMLElement} */ (old))) old.remove();
+    const kept = new Set(/** @type {Element[]} */ (elements));
+    for (const old of [...root.children]) if (!kept.has(old)) old.remove();
     elements.forEach((element, index) => {
       if (root.children[index] !== element) root.insertBefore(element, root.children[index] ?? null);
     });

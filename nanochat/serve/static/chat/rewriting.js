@@ -10,14 +10,45 @@ import { fit, sends } from "./field.js";
  * @param {string} [label] what is written
  */
 export function createRewriting(save, cancel, words = "Ask again", label = "Your message") {
+  const root = element("div");
+  root.hidden = true;
+
+  return {
+    element: root,
+
+    /**
+     * @param {boolean} open
+     * @param {string} text
+     */
+    show(open, text) {
+      if (open === !root.hidden) return; // what is being written stays
+      root.hidden = !open;
+      if (!open) return root.replaceChildren();
+      const { form, field } = made(text, save, cancel, words, label);
+      root.replaceChildren(form);
+      fit(field);
+      field.focus();
+    },
+  };
+}
+
+/**
+ * @param {string} text
+ * @param {(text: string) => void} save
+ * @param {() => void} cancel
+ * @param {string} words
+ * @param {string} label
+ */
+function made(text, save, cancel, words, label) {
   const form = element("form", "rewriting");
   const field = element("textarea");
   const send = element("button", "primary", words);
-  field.setAttribute("aria-label", label);
   const row = element("div", "row");
+  field.setAttribute("aria-label", label);
+  field.value = text;
+  send.disabled = !text.trim();
   row.append(button("Cancel", cancel), send);
   form.append(field, row);
-  form.hidden = true;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     if (field.value.trim()) save(field.value);
@@ -35,22 +66,5 @@ export function createRewriting(save, cancel, words = "Ask again", label = "Your
       form.requestSubmit();
     }
   });
-
-  return {
-    element: form,
-
-    /**
-     * @param {boolean} open
-     * @param {string} text
-     */
-    show(open, text) {
-      if (open === !form.hidden) return; // what is being written stays
-      form.hidden = !open;
-      if (!open) return;
-      field.value = text;
-      send.disabled = !text.trim();
-      fit(field);
-      field.focus();
-    },
-  };
+  return { form, field };
 }
