@@ -41,7 +41,7 @@ export function createFeedback(root, actions) {
   let now = null;
   const good = button("Good", () => actions.rate(now?.rating === "good" ? null : "good"));
   const bad = button("Bad", () => actions.rate(now?.rating === "bad" ? null : "bad"));
-  const correct = button("Correct", () => edit(rewriting.element.hidden));
+  const correct = button("Correct", () => edit(Boolean(rewriting.element.hidden)));
   correct.title = "Write what it should have said";
   const back = button("Take back", () => actions.takeBack(), "Take back what you said of this answer");
   const rewriting = createRewriting(save, () => leave(), "Save", "What it should have said");
