@@ -14,12 +14,14 @@ Numbers are exact (integers and fractions), so 0.1 + 0.2 is 0.3 and 1/3*3 is 1.
 from __future__ import annotations
 
 import re
+from decimal import Context
 from fractions import Fraction
 
 MAX_CHARACTERS = 1000
 MAX_DEPTH = 40  # nesting of parentheses, signs and powers
 MAX_BITS = 1024  # of any numerator or denominator, intermediate results included
 DECIMALS = 10
+_DIGITS = Context(prec=60, traps=[])  # of a power, far more than a float keeps
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -177,7 +179,9 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     if base < 0:
         raise IllegalExpression
     try:
-        return _bounded(Fraction(float(base) ** float(exponent)))
+        # What float ** float gives depends on the machine; this is the nearest float everywhere.
+        x, y = (_DIGITS.create_decimal_from_float(float(number)) for number in (base, exponent))
+        return _bounded(Fraction(float(_DIGITS.power(x, y))))
     except OverflowError:
         raise IllegalExpression from None
 
