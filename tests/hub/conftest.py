@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 from huggingface_hub import close_session, constants
@@ -13,7 +14,22 @@ from nanochat.corpus import retrying
 from nanochat.hub import asking
 from tests.hub.writableserver import WritableHub
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from tests.hub.html_browser import Probe
+
 TOKEN = "hf_write"
+
+
+@pytest.fixture(scope="module")
+def probe(browser: Browser) -> Iterator[Probe]:
+    """The modules of an exported HTML file, in a browser's page."""
+    from tests.hub.html_browser import Probe
+
+    probe = Probe(browser)
+    yield probe
+    probe.page.close()
 
 
 @pytest.fixture

@@ -1,0 +1,39 @@
+// The blocks of the file become the model and its tokenizer.
+
+import { createModel } from "./model.js";
+import { VERSION } from "./protocol.js";
+import { createTokenizer } from "./tokenizer.js";
+import { bytesOf, createTensors, inflated } from "./weights.js";
+
+/**
+ * @typedef {import("./protocol.js").Header} Header
+ * @typedef {{header: Header, model: import("./model.js").Model, tokenizer: import("./tokenizer.js").Tokenizer}} Loaded
+ */
+
+/** @param {Header} header */
+export function createLoading(header) {
+  if (header.version !== VERSION) throw new Error("this file is of another version of nanochat than its own script");
+  const data = new Uint8Array(header.bytes);
+  let filled = 0, blocks = 0;
+  return {
+    /** Takes the next block in, and says whether all are there.
+     * @param {string} text
+     */
+    async take(text) {
+      const piece = await inflated(bytesOf(text));
+      if (filled + piece.length > data.length) throw new Error("there is more in it than its beginning says");
+      data.set(piece, filled);
+      filled += piece.length;
+      blocks++;
+      if (blocks === header.blocks && filled !== data.length) throw new Error("a part of it is missing");
+      return blocks === header.blocks;
+    },
+    /** @returns {Loaded} */
+    finish() {
+      const tensors = createTensors(data.buffer, header.places);
+      const [tokens, lengths, ranges] = [tensors.bytes("tokens"), tensors.whole("tokens.lengths"), tensors.whole("unicode")];
+      const tokenizer = createTokenizer(header.tokenizer, tokens, lengths, ranges);
+      return { header, tokenizer, model: createModel(header.sizes, tensors) };
+    },
+  };
+}
