@@ -118,7 +118,8 @@ class KeptAnswer:
             if self.end and come and come[-1] is self.end:
                 return
             try:
-                await asyncio.wait_for(changed.wait(), AWAKE_SECONDS)
+                async with asyncio.timeout(AWAKE_SECONDS):  # Python 3.11's wait_for can miss that it is cancelled
+                    await changed.wait()
             except TimeoutError:
                 yield AWAKE
 
