@@ -17,6 +17,8 @@ if [ ${#args[@]} -eq 0 ]; then
         { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 ||
             echo "${missing[*]} could not be installed: those tests will be skipped"
     fi
+    command -v npm >/dev/null ||
+        echo "npm is missing: the pages' scripts will not be type-checked, nor the pages looked at by axe"
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
     .venv/bin/mypy
