@@ -23,10 +23,14 @@ OfRun = Callable[[str], FastAPI]
 
 
 def ask(page: Page, text: str) -> None:
+    page.get_by_label(FIRST).wait_for()
     page.get_by_label("Message", exact=True).fill(text)
     page.keyboard.press("Enter")
-    page.get_by_role("button", name="Stop").wait_for()
-    page.get_by_role("button", name="Stop").wait_for(state="hidden")
+    page.get_by_role("button", name="Stop").wait_for(state="hidden")  # it is there as soon as the key was pressed
+
+
+def body(request: Any) -> Any:
+    return request.post_data_json
 
 
 def options(page: Page) -> list[str]:
@@ -57,7 +61,7 @@ def test_another_model_answers_and_is_remembered(screen: Page, of_run: OfRun, se
 
     with page.expect_request("**/page/answers") as asked:
         ask(page, "And you?")
-    assert asked.value.post_data_json["model"] == "mid/d1/4"
+    assert body(asked.value)["model"] == "mid/d1/4"
     assert page.get_by_text("Answered by").count() == 1
 
     page.reload()
@@ -107,7 +111,7 @@ def test_a_base_model_in_a_chat_is_told_apart(screen: Page, of_run: OfRun, serve
     page.get_by_role("option").filter(has_text="base/d1, step 20").click()
     with page.expect_request("**/page/answers") as asked:
         ask(page, "The river")
-    sent = asked.value.post_data_json
+    sent = body(asked.value)
     assert (sent["mode"], sent["text"], sent["messages"]) == ("text", "The river", [])
     page.get_by_text("base/d1, step 20 continues text: it got your question as a text to go on with.").wait_for()
 
@@ -170,7 +174,7 @@ def test_without_a_choice_the_name_alone_stands_there(
 
 
 HOSTILE = '<img src=x onerror="window.owned=1"> <script>window.owned=1</script>'
-ODD = [
+ODD: list[Any] = [
     None, 5, "x", [], {},
     {"id": 5, "stage": "sft", "tag": "a", "step": 1},
     {"id": "", "stage": "sft", "tag": "a", "step": 1},
