@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -19,6 +18,7 @@ from nanochat.serve import login, openai_chat, openai_completions, openai_models
 from nanochat.serve.access import PAGE_HEADERS, Access, Guard
 from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
+from nanochat.serve.files import STATIC, Files
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.openai_errors import answer_to, is_openai
 from nanochat.serve.page import answering, card, catalog, feedback, look
@@ -27,7 +27,6 @@ from nanochat.serve.page.models import ENDING, Models
 from nanochat.serve.prometheus import Counted, Meter
 from nanochat.serve.prompt_log import PromptLog
 from nanochat.serve.schema import explain
-from nanochat.serve.watch import STATIC
 
 
 @dataclass
@@ -86,7 +85,7 @@ def create_app(
     if log_prompts:
         app.add_middleware(PromptLog)
     app.add_middleware(BodyLimit)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", Files(), name="static")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

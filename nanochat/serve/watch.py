@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from fastapi.staticfiles import StaticFiles
 
 from nanochat.paths import runs_dir
 from nanochat.report.values import number
 from nanochat.serve.access import PAGE_HEADERS, Access, Guard
+from nanochat.serve.files import STATIC, Files
 from nanochat.serve.watch_answers import answers_over_time
 from nanochat.serve.watch_course import Course
 from nanochat.serve.watch_points import points
 from nanochat.serve.watch_runs import metrics_file, run_names
 from nanochat.serve.watch_status import status
 
-STATIC = Path(__file__).parent / "static"
 KEPT = 4  # runs whose rows stay in memory
 LISTED = 500  # runs that the page offers
 
@@ -95,7 +93,7 @@ def create_app(price: float = 0.0, every: float = 2.0) -> FastAPI:
     app = FastAPI(title="nanochat watch", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.answers = Nothing()
     app.add_middleware(Guard, access=Access(loopback=True))
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", Files(), name="static")
 
     @app.get("/", include_in_schema=False)
     async def start() -> Response:

@@ -1,0 +1,107 @@
+"""The pages' files: how much comes over the wire, and that only this server is asked, for what is needed."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from nanochat.serve import ModelInfo, create_app
+from nanochat.serve.files import STATIC
+from nanochat.serve.watch import create_app as create_watch
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+MOST = 150_000  # bytes of a page, with all that it loads when it is opened
+SOURCES = [path for path in STATIC.rglob("*") if path.suffix in (".js", ".html", ".css", ".svg")]
+FORBIDDEN = "innerHTML|outerHTML|insertAdjacentHTML|document.write|createContextualFragment|eval\\(|new Function|srcdoc"
+
+
+@pytest.fixture
+def client(scripted: Any, info: ModelInfo) -> TestClient:
+    return TestClient(create_app(scripted(lambda request: []), info), base_url="http://localhost")
+
+
+def test_they_come_packed_and_only_when_they_changed(client: TestClient) -> None:
+    path = "/static/chat/main.js"
+    whole = (STATIC / "chat" / "main.js").read_bytes()
+    found = client.get(path, headers={"accept-encoding": "gzip"})
+    assert found.content == whole and found.headers["content-encoding"] == "gzip"
+    assert int(found.headers["content-length"]) == len(gzip.compress(whole, mtime=0))
+    assert found.headers["content-type"].startswith("text/javascript") and found.headers["cache-control"] == "no-cache"
+    assert found.headers["x-content-type-options"] == "nosniff" and found.headers["vary"] == "Accept-Encoding"
+    plain = client.get(path, headers={"accept-encoding": "identity"})
+    assert plain.content == whole and "content-encoding" not in plain.headers
+    again = client.get(path, headers={"if-none-match": f'"x", {found.headers["etag"]}'})
+    assert again.status_code == 304 and again.content == b""
+    assert client.get(path, headers={"if-none-match": '"x"'}).status_code == 200
+    assert client.head(path).status_code == 200
+    for wrong in ("chat", "chat/", "nothing.js", "..%2ffiles.py", "%2e%2e/files.py", "chat/..%2f..%2f..%2faccess.py"):
+        assert client.get(f"/static/{wrong}").status_code == 404, wrong
+    assert client.post(path).status_code == 405
+
+
+def test_a_changed_file_is_seen(client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.serve.files.STATIC", tmp_path)
+    (tmp_path / "a.css").write_text("a")
+    app = TestClient(create_watch(), base_url="http://localhost")
+    first = app.get("/static/a.css")
+    (tmp_path / "a.css").write_text("bc")
+    second = app.get("/static/a.css", headers={"if-none-match": first.headers["etag"]})
+    assert (first.text, second.text) == ("a", "bc")
+
+
+@pytest.mark.parametrize("page", ["chat", "watch"])
+def test_weight(
+    page: str,
+    browser: Browser,
+    scripted: Any,
+    info: ModelInfo,
+    served: Callable[[FastAPI], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    chat = page == "chat"
+    address = served(create_app(scripted(lambda request: []), info) if chat else create_watch())
+    context = browser.new_context()
+    view = context.new_page()
+    view.goto(address)
+    view.get_by_text("sft/d2" if chat else "There is no training to watch yet.").first.wait_for()
+    script = """() => ["navigation", "resource"].flatMap((kind) => performance.getEntriesByType(kind))
+      .map(({ name, transferSize }) => [name, transferSize])"""
+    loaded: dict[str, int] = dict(view.evaluate(script))
+    context.close()
+    assert all(name.startswith(f"{address}/") for name in loaded)
+    assert all(size > 0 for name, size in loaded.items() if "/static/" in name)
+    assert sum(loaded.values()) < MOST
+    files = {name.removeprefix(f"{address}/static/") for name in loaded if "/static/" in name}
+    assert {"style.css", f"{page}/main.js"} < files
+
+
+def test_nobody_else_is_asked_and_nothing_is_run_that_is_text() -> None:
+    for path in SOURCES:
+        text = path.read_text("utf-8").replace("http://www.w3.org/", "")
+        if path.suffix == ".js":
+            text = re.sub(r"(?m)^\s*(//|\*|/\*\*).*$", "", text)
+            assert not re.search(FORBIDDEN, text), path
+            assert not re.search(r"""setAttribute\(["'](style|on)""", text), path
+            assert "import(" not in text or all(
+                re.match(r'import\("\./', found) for found in re.findall(r"import\(.{0,4}", text)
+            )
+        else:
+            assert not re.search(r"https?://|url\(|@import|\sstyle=|\son[a-z]+=", text), path
+
+
+def test_every_file_is_used() -> None:
+    texts = {path: path.read_text("utf-8") for path in SOURCES}
+    for path in SOURCES:
+        if path.suffix != ".html":
+            assert any(path.name in text for other, text in texts.items() if other != path), path
