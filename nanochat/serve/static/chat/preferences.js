@@ -29,18 +29,19 @@ export function createPreferences(store, keep) {
     return remembered.set(change);
   }
 
+  /** @param {string} text for the conversation that is shown */
+  function system(text) {
+    const { open, current } = store.get();
+    const c = withSystem(open[current], text);
+    store.set({ open: { ...open, [c.id]: c } });
+    if (c.leaf !== null) keep(c); // an empty one is not worth keeping
+  }
+
   take(remembered.get());
   return {
     /** @param {Settings} settings */
     change: (settings) => set({ settings }),
-
-    /** @param {string} text for the conversation that is shown */
-    system(text) {
-      const { open, current } = store.get();
-      const c = withSystem(open[current], text);
-      store.set({ open: { ...open, [c.id]: c } });
-      if (c.leaf !== null) keep(c); // an empty one is not worth keeping
-    },
+    system,
 
     /** @param {string} system */
     systemForNew: (system) => set({ system }),
@@ -61,9 +62,9 @@ export function createPreferences(store, keep) {
     },
 
     /** @param {Preset} preset */
-    choosePreset({ settings, system }) {
-      set({ settings });
-      this.system(system);
+    choosePreset(preset) {
+      set({ settings: preset.settings });
+      system(preset.system);
     },
   };
 }

@@ -7,6 +7,10 @@ import { RANGES, fits } from "./remembered.js";
 /**
  * @typedef {import("./tree.js").Settings} Settings
  * @typedef {import("./remembered.js").Preset} Preset
+ * @typedef {{
+ *   settings: Settings, defaults: Settings, system: string | null, systemForNew: string, theme: string,
+ *   presets: Record<string, Preset>
+ * }} Shown system: of the conversation that is shown, null where there can be none; systemForNew: what new ones begin with
  * @typedef {keyof Settings} Name
  * @typedef {{name: Name, label: string, hint: string, slider: boolean, step: number}} Field
  */
@@ -86,29 +90,34 @@ export function createSettings(dialog, opener, actions) {
   done.className = "primary";
   end.append(button("Back to defaults", () => actions.change({})), done);
   dialog.replaceChildren(title, presets.element, ...rows.map((row) => row.element), systemPart, themeLabel, theme, end);
-  opener.addEventListener("click", () => dialog.showModal());
-  dialog.addEventListener("close", () => rows.forEach((row) => row.show(settings, defaults)));
+  opener.addEventListener("click", () => {
+    render();
+    dialog.showModal();
+  });
+
+  /** @type {Shown | null} */
+  let data = null;
+
+  function render() {
+    if (!data) return;
+    settings = data.settings;
+    defaults = { ...UNSAID, ...data.defaults };
+    system = data.system ?? "";
+    for (const row of rows) row.show(settings, defaults);
+    systemPart.hidden = data.system === null;
+    if (prompt.value !== system) prompt.value = system;
+    forNew.disabled = system === data.systemForNew;
+    const other = data.systemForNew ? "New conversations begin with another one." : "New conversations begin with none.";
+    forNewHint.textContent = forNew.disabled ? "New conversations begin with the same." : other;
+    theme.value = data.theme;
+    presets.show(data.presets);
+  }
 
   return {
-    /**
-     * system: of the conversation that is shown, null where there can be none; systemForNew: what new ones begin with.
-     * @param {{
-     *   settings: Settings, defaults: Settings, system: string | null, systemForNew: string, theme: string,
-     *   presets: Record<string, Preset>
-     * }} data
-     */
-    show(data) {
-      settings = data.settings;
-      defaults = { ...UNSAID, ...data.defaults };
-      system = data.system ?? "";
-      for (const row of rows) row.show(settings, defaults);
-      systemPart.hidden = data.system === null;
-      if (prompt.value !== system) prompt.value = system;
-      forNew.disabled = system === data.systemForNew;
-      const other = data.systemForNew ? "New conversations begin with another one." : "New conversations begin with none.";
-      forNewHint.textContent = forNew.disabled ? "New conversations begin with the same." : other;
-      theme.value = data.theme;
-      presets.show(data.presets);
+    /** @param {Shown} now */
+    show(now) {
+      data = now;
+      if (dialog.open) render(); // while answers grow, it is not
     },
   };
 }
