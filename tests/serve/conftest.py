@@ -135,7 +135,7 @@ def of_run(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], F
 
 @pytest.fixture(params=[(1100, 800), (390, 800)], ids=["desktop", "phone"])
 def screen(request: pytest.FixtureRequest, browser: Browser, served: Callable[[FastAPI], str]) -> Iterator[Page]:
-    """A page of a browser, on which nothing may fail and nothing may be wider than the screen. It ends before the servers."""
+    """A page of a browser, on which nothing may fail and nothing may be wider than it. It ends before the servers."""
     width, height = request.param
     context = browser.new_context(viewport={"width": width, "height": height})
     page = context.new_page()

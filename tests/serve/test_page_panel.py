@@ -101,6 +101,7 @@ def test_figures_while_it_speaks_and_afterwards(
     )
     assert '"finish":"stop"' in end
     page.reload()  # what is kept of the answer tells the same
+    page.get_by_label("Which model answers:").wait_for()
     if panel(page).is_hidden():
         open_panel(page)
     page.get_by_text("61 said").wait_for()
