@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from nanochat.inference import Engine
-from nanochat.serve import login, openai_chat, openai_completions, openai_models, seed_api, status, watch
+from nanochat.serve import login, offline, openai_chat, openai_completions, openai_models, seed_api, status, watch
 from nanochat.serve.access import PAGE_HEADERS, Access, Guard
 from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
@@ -70,6 +70,7 @@ def create_app(
     models, kept = Models(answers, info, picker=known), Kept(kept_seconds)
 
     work = Work(models, kept)
+    editions = offline.Editions()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,8 +102,10 @@ def create_app(
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+        headers = {**PAGE_HEADERS, offline.VERSION_HEADER: editions.now().version}
+        return FileResponse(STATIC / "index.html", headers=headers)
 
+    app.include_router(offline.routes(editions))
     app.include_router(login.routes(access))
     app.include_router(status.routes(answers, info, defaults))
     app.include_router(meter.routes())
