@@ -124,3 +124,22 @@ def test_what_opens(axe: Axe, chat: Page) -> None:
         assert axe.everywhere(chat) == [], name
         chat.keyboard.press("Escape")
         chat.locator("dialog[open]").wait_for(state="hidden")
+
+
+def test_models_side_by_side_and_the_panel(
+    axe: Axe, page: Page, served: Served, of_run: Callable[[str], FastAPI]
+) -> None:
+    page.goto(served(of_run("sft")))
+    page.get_by_label("Which model answers:").click()
+    page.get_by_role("option").first.wait_for()
+    assert axe.everywhere(page) == []
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("option").filter(has_text="base/d1, step 20").click()
+    page.get_by_label("Message", exact=True).fill("tell me")
+    page.keyboard.press("Enter")
+    page.get_by_text("first token after").nth(1).wait_for()
+    page.get_by_role("button", name="Send").wait_for()
+    assert axe.everywhere(page) == []
+    page.get_by_role("button", name="Figures").click()
+    page.get_by_text("How it was trained").first.wait_for()
+    assert axe.everywhere(page) == []
