@@ -110,7 +110,7 @@ def test_the_question_is_lost(
     slow.may_end.set()
     wire = Wire(served(create_app(scripted(slow), info)))
     go(page, wire.address)
-    page.locator("#model").get_by_text("sft/d2").first.wait_for()
+    page.locator("#model").get_by_text("sft/d2").locator("visible=true").first.wait_for()
     wire.cut()
     ask(page)
     page.get_by_text("The connection was lost.").wait_for()

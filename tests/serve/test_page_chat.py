@@ -34,7 +34,8 @@ def test_a_conversation(screen: Page, scripted: Any, info: ModelInfo, served: Se
 
     engine = scripted(script)
     screen.goto(served(create_app(engine, info)))
-    screen.locator("#model").get_by_text("sft/d2").first.wait_for()
+    screen.locator("#welcome h2").wait_for()
+    screen.locator("#model").get_by_text("sft/d2").locator("visible=true").first.wait_for()
     screen.get_by_label("Message", exact=True).fill(HOSTILE)
     screen.keyboard.press("Enter")
 
@@ -72,6 +73,7 @@ def test_stop_and_try_again(screen: Page, scripted: Any, info: ModelInfo, served
 
     engine = scripted(script)
     screen.goto(served(create_app(engine, info)))
+    screen.locator("#welcome h2").wait_for()
     screen.get_by_label("Message", exact=True).fill("talk")
     screen.keyboard.press("Enter")
     screen.locator(".message.assistant").get_by_text("on and on").wait_for()

@@ -294,7 +294,7 @@ def test_logged_out(page: Page, scripted: Any, info: ModelInfo, served: Served) 
     address = served(create_app(scripted(yes), info, access=Access("key")))
     page.goto(f"{address}/login?key=key")
     page.get_by_text(QUESTION).wait_for()
-    page.locator("#model").get_by_text("sft/d2").first.wait_for()
+    page.locator("#model").get_by_text("sft/d2").locator("visible=true").first.wait_for()
     page.context.clear_cookies()
     ask(page)
     answer(page).get_by_text("You are not logged in any more.").wait_for()
@@ -314,7 +314,7 @@ def test_logging_in(by_hand: bool, page: Page, scripted: Any, info: ModelInfo, s
     else:
         page.goto(f"{address}/login?key=k%2Be%2Fy%26%3D%25")
     page.get_by_text(QUESTION).wait_for()
-    page.locator("#model").get_by_text("sft/d2").first.wait_for()
+    page.locator("#model").get_by_text("sft/d2").locator("visible=true").first.wait_for()
     assert page.url == f"{address}/"
     ask(page)
     answer(page).get_by_text("yes").wait_for()

@@ -65,15 +65,31 @@ export function createRunning(store, keep, onRefused, onLost) {
   }
 
   /**
+   * From now on it can be stopped.
+   * @param {string} id
+   */
+  function controlled(id) {
+    const controller = new AbortController();
+    reading.set(id, controller);
+    return controller;
+  }
+
+  /** @param {string} id it is not on its way any more */
+  function over(id) {
+    reading.delete(id);
+    const { [id]: _, ...running } = store.get().running;
+    store.set({ running });
+  }
+
+  /**
    * Reads an answer into its node until it ends.
    * @param {string} conversation
    * @param {string} id
+   * @param {AbortController} controller
    * @param {(reader: import("./answering.js").Reader) => Promise<void>} read
    * @param {number} [leftOut] messages that were not even sent
    */
-  async function follow(conversation, id, read, leftOut = 0) {
-    const controller = new AbortController();
-    reading.set(id, controller);
+  async function follow(conversation, id, controller, read, leftOut = 0) {
     const begun = Date.now();
     /** @type {Token[]} */
     let tokens = nodeOf(conversation, id)?.tokens ?? [];
@@ -150,14 +166,15 @@ export function createRunning(store, keep, onRefused, onLost) {
      * @param {string | null} model
      */
     async begin(conversation, id, model) {
+      const controller = controlled(id);
       show(conversation, id, "asking");
       store.set({ spoken: "" });
       update(conversation, id, { pending: newId(), end: undefined, settings: { ...store.get().settings } });
       await keep.now(store.get().open[conversation]); // first, so that a page that is reloaded finds the answer
       const node = nodeOf(conversation, id);
-      if (!node) return;
+      if (!node) return over(id); // deleted meanwhile
       const { request, leftOut } = asked(store.get().open[conversation], node, model, canChat(store.get(), model));
-      await follow(conversation, id, async (reader) => {
+      await follow(conversation, id, controller, async (reader) => {
         for (;;) {
           try {
             return await ask(request, reader);
@@ -166,8 +183,7 @@ export function createRunning(store, keep, onRefused, onLost) {
             show(conversation, id, error.status === 429 ? "busy" : "ending", Date.now() + 1000 * error.after);
             const early = new AbortController();
             hurried.set(id, () => early.abort());
-            await pause(1000 * error.after, reader.signal, early.signal);
-            hurried.delete(id);
+            await pause(1000 * error.after, reader.signal, early.signal).finally(() => hurried.delete(id));
             show(conversation, id, "asking");
           }
         }
@@ -183,7 +199,7 @@ export function createRunning(store, keep, onRefused, onLost) {
       if (!pending || reading.has(id) || store.get().running[id]) return;
       show(conversation, id, "asking");
       const after = start?.id === pending ? tokens.length - start.begun : 0;
-      await follow(conversation, id, (reader) => resume(pending, Math.max(0, after), reader));
+      await follow(conversation, id, controlled(id), (reader) => resume(pending, Math.max(0, after), reader));
     },
 
     /** @param {string} id asked for again at once, not only when its time has come */
