@@ -15,7 +15,7 @@ from nanochat.serve.files import STATIC
 
 VERSION_HEADER = "X-Nanochat-Files"
 SCRIPT = STATIC / "service_worker.js"
-ALONE = ("index.html", "store.js", "style.css", "logo.svg")  # beside the folder chat
+BESIDE = ("index.html", "store.js", "style.css", "logo.svg", "watch/words.js")  # the folder chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Editions:
         self._edition = Edition("", {})
 
     def now(self) -> Edition:
-        files = sorted([*(STATIC / name for name in ALONE), *(STATIC / "chat").rglob("*.*")])
+        files = sorted([*(STATIC / name for name in BESIDE), *(STATIC / "chat").rglob("*.*")])
         stamps = [(str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in [*files, SCRIPT]]
         if stamps != self._stamps:
             digests = {_path_of(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

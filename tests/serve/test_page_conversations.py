@@ -391,7 +391,8 @@ def test_export_and_import_make_the_same(browser: Browser, address: str) -> None
         """
         let c = talk("hi", "hello \\ud800 <script>");
         c = tree.withNode(c, { ...c.nodes[c.leaf], tokens: [[1, "h", "text", 0.25], [2, "", "special", null]],
-          model: "sft/d4/7", start: { id: tree.newId(), model: "sft/d4/7" },
+          model: "sft/d4/7", start: { id: tree.newId(), model: "sft/d4/7", chat: true, prompt_tokens: 5,
+            window: 64, left_out: 0, cut: 0, begun: 0, seed: 3 },
           end: { finish: "stop", error: null, tokens: 2, seconds: 1, first: 0.1 }, settings: { top_k: 5 },
           rating: "good", correction: "x", tomorrow: [1, { a: null }] });
         await database.put({ ...c, tomorrow: true });
@@ -512,6 +513,8 @@ def test_odd_files_say_what_is_wrong_and_change_nothing(tab: Callable[[], Page])
         (other({"tokens": [[1, "x", "text", 2]]}), "a token is not"),
         (other({"end": {"finish": 1}}), "how it ended"),
         (other({"rating": "fine"}), "its rating"),
+        (other({"settings": {"top_k": "5"}}), "its settings"),
+        (other({"start": {"id": "x", "model": "m", "window": "<b>"}}), "the figures of its beginning"),
         (other({"time": -1}), "its times"),
         (other(extra=0).replace('"extra": 0', '"extra": ' + "[" * 50_000 + "]" * 50_000), "nested too deeply"),
     ]

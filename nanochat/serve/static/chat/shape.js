@@ -10,6 +10,8 @@ import { chosen } from "./tree.js";
 export const MOST_TITLE = 200; // characters
 const ID = /^[0-9a-f]{32}$/;
 const PARTS = ["text", "python", "python_output"];
+const SETTINGS = ["temperature", "top_k", "top_p", "max_tokens", "seed"];
+const COUNTS = ["prompt_tokens", "window", "left_out", "cut", "begun"];
 const KINDS = [...PARTS, "special"];
 
 /** Says in a sentence what is wrong. */
@@ -100,7 +102,9 @@ function readNode(id, value) {
   }
   check(isCount(value.time) && isCount(value.changed ?? 0), "its times are not numbers");
   check(isText(value.model ?? ""), "its model is not text");
-  check(value.settings === undefined || isObject(value.settings), "its settings are no object");
+  const settings = value.settings ?? {};
+  check(isObject(settings), "its settings are no object");
+  check(SETTINGS.every((name) => Number.isFinite(settings[name] ?? 0)), "its settings are not numbers");
   check(value.pending === undefined || isId(value.pending), "the answer it waits for is no id");
   check([undefined, "good", "bad"].includes(/** @type {string} */ (value.rating)), "its rating is neither good nor bad");
   check(isText(value.correction ?? ""), "its correction is not text");
@@ -108,7 +112,11 @@ function readNode(id, value) {
     check(Array.isArray(value.tokens), "its tokens are no list");
     check(value.tokens.every(isToken), "a token is not [id, text, kind, probability]");
   }
-  if (value.start !== undefined) check(isObject(value.start) && isText(value.start.model), "its start is not known");
+  if (value.start !== undefined) {
+    const start = value.start;
+    check(isObject(start) && isText(start.id) && isText(start.model), "how it began is not known");
+    check(COUNTS.every((name) => isCount(start[name])), "the figures of its beginning are not numbers");
+  }
   if (value.end !== undefined) {
     const end = value.end;
     check(isObject(end) && isText(end.finish) && isText(end.error ?? ""), "how it ended is not known");
