@@ -7,6 +7,7 @@ bits are theirs. (hub/html/weights.js reads all this.)
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nanochat.inference.quantize import quantize_rows
+from nanochat.inference.quantize import LARGEST, quantize_rows
 from nanochat.tokenizer import Tokenizer
 from nanochat.tokenizer.unicode_classes import CLASSES, members, ranges
 
@@ -106,7 +107,7 @@ def _layers_with_values(model: GPT) -> list[int]:
 def _finer_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """As `quantize_rows`, in twelve bits."""
     weight = weight.detach().float()
-    scales = weight.abs().amax(dim=1) / FINE
+    scales = quantize_rows(weight)[1] * (LARGEST / FINE)  # which refuses numbers that are not finite
     steps = torch.where(scales > 0, scales, 1.0)[:, None]
     return (weight / steps).round_().clamp_(-FINE, FINE).to(torch.int16), scales
 
@@ -126,15 +127,17 @@ def _small(model: GPT) -> dict[str, np.ndarray]:
     return {name: tensor.detach().float().contiguous().flatten().numpy() for name, tensor in found.items()}
 
 
+@functools.cache
+def _classes() -> list[tuple[int, int, int]]:
+    """First and last code point of each run of letters (1), numbers (2) and white space (3)."""
+    classes = enumerate(CLASSES.values(), 1)
+    return [(first, last, number) for number, pattern in classes for first, last in ranges(members(pattern))]
+
+
 def _texts(tokenizer: Tokenizer) -> dict[str, np.ndarray]:
     tokens = [tokenizer.bytes_of(id) for id in range(len(tokenizer.ranks))]
-    classes = [
-        (first, last, number)
-        for number, pattern in enumerate(CLASSES.values(), 1)
-        for first, last in ranges(members(pattern))
-    ]
     return {
         "tokens": np.frombuffer(b"".join(tokens), np.uint8),
         "tokens.lengths": np.array([len(token) for token in tokens], np.uint32),
-        "unicode": np.array(classes, np.uint32).flatten(),
+        "unicode": np.array(_classes(), np.uint32).flatten(),
     }

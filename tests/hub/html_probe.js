@@ -2,6 +2,7 @@
 
 import { answer } from "../../nanochat/hub/html/answering.js";
 import { calculate } from "../../nanochat/hub/html/calculator.js";
+import { createGeneration, createGrammar } from "../../nanochat/hub/html/generation.js";
 import { createLoading } from "../../nanochat/hub/html/loading.js";
 import { createRandom } from "../../nanochat/hub/html/random.js";
 import { fitConversation } from "../../nanochat/hub/html/rendering.js";
@@ -31,6 +32,14 @@ globalThis.probe = {
       model.step(id);
       return Array.from(model.logits());
     });
+  },
+  forbidden: (vocabSize) => createGrammar(loaded.tokenizer, vocabSize).forbidden,
+  generate(prompt, room, chosen) {
+    const tokens = [], sequence = [...prompt], grammar = createGrammar(loaded.tokenizer, loaded.model.sizes.vocab);
+    const show = (token, said) => tokens.push([...token, said]);
+    const generation = createGeneration(loaded.tokenizer, grammar, sequence, room, show);
+    for (const id of chosen) if (!generation.finish()) generation.push(id);
+    return { tokens, finish: generation.finish() || null, sequence };
   },
   async answer(ask) {
     const said = [];
