@@ -318,3 +318,24 @@ def test_odd_pairs_are_none(browser: Any, app: FastAPI, served: Served) -> None:
         """,
     )
     page.close()
+
+
+def test_another_token_is_chosen_in_one_column(screen: Page, of_run: OfRun, served: Served) -> None:
+    page, bodies = screen, dict[str, list[Any]]()
+    sent(page, bodies)
+    page.goto(served(of_run("sft")))
+    beside(page, "base/d1, step 20")
+    write(page, "Where does Mira Bell live?")
+    over(page)
+    base = column(page, "base/d1, step 20")
+    base.get_by_role("button", name="Look inside").click()
+    dialog = page.get_by_role("dialog", name="Look inside")
+    dialog.locator(".token").first.click()
+    dialog.locator(".alternatives button:not(:disabled)").first.click()
+    base.get_by_text("2/2").wait_for()
+    over(page)
+    first, second = bodies["base/d1/20"]
+    assert list(map(len, bodies.values())) == [1, 2] or list(map(len, bodies.values())) == [2, 1]
+    assert len(second["begun"]) == 1 and (second["mode"], second["text"]) == ("text", first["text"])
+    goes_on = page.get_by_role("button", name="Go on from this one")
+    assert goes_on.first.get_attribute("aria-pressed") == "true"  # the other column is what is followed, as before
