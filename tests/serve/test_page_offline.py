@@ -58,8 +58,8 @@ def own_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the pages' files that may be changed."""
     copy = tmp_path / "static"
     shutil.copytree(files.STATIC, copy)
-    for module in ("nanochat.serve.files.STATIC", "nanochat.serve.offline.STATIC", "nanochat.serve.app.STATIC"):
-        monkeypatch.setattr(module, copy)
+    for module in (files, offline):
+        monkeypatch.setattr(module, "STATIC", copy)
     monkeypatch.setattr("nanochat.serve.offline.SCRIPT", copy / "service_worker.js")
     return copy
 

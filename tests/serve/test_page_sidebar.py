@@ -13,11 +13,13 @@ from fastapi import FastAPI
 
 from nanochat.inference import Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.axe import Axe, axe
 from tests.serve.empty_page import run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
+__all__ = ["axe"]
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> \u202e\U0001f642"
 DAY = 86_400_000
 FILL = """
@@ -285,3 +287,14 @@ def test_many_conversations(wide: Page) -> None:
     sidebar.get_by_label("Search conversations").fill("number 449")
     sidebar.locator("li").nth(1).wait_for(state="detached")
     assert titles(sidebar) == ["Number 449"]
+
+
+def test_nothing_serious_in_the_eyes_of_axe(axe: Axe, page: Page) -> None:
+    sidebar = filled(page, *THREE)
+    assert axe(page) == []
+    sidebar.get_by_role("link", name="Before").focus()
+    page.keyboard.press("Delete")
+    sidebar.get_by_role("button", name="Undo").wait_for()
+    page.keyboard.press("F2")
+    sidebar.locator("li input").wait_for()
+    assert axe(page) == []
