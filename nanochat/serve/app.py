@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from nanochat.inference import Engine
 from nanochat.serve import login, offline, openai_chat, openai_completions, openai_models, seed_api, status, watch
-from nanochat.serve.access import PAGE_HEADERS, Access, Guard
+from nanochat.serve.access import Access, Guard
 from nanochat.serve.answers import MAX_SECONDS, MAX_WAITING, Answers
 from nanochat.serve.body_limit import BodyLimit
-from nanochat.serve.files import STATIC, Files
+from nanochat.serve.files import Files
 from nanochat.serve.info import Defaults, ModelInfo
 from nanochat.serve.openai_errors import answer_to, is_openai
 from nanochat.serve.page import answering, card, catalog, feedback, look
@@ -86,7 +86,8 @@ def create_app(
     if log_prompts:
         app.add_middleware(PromptLog)
     app.add_middleware(BodyLimit)
-    app.mount("/static", Files(), name="static")
+    files = Files()
+    app.mount("/static", files, name="static")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -101,9 +102,8 @@ def create_app(
         return Response(status_code=499)  # nobody reads it
 
     @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        headers = {**PAGE_HEADERS, offline.VERSION_HEADER: editions.now().version}
-        return FileResponse(STATIC / "index.html", headers=headers)
+    async def page(request: Request) -> Response:
+        return files.page("index.html", request, {offline.VERSION_HEADER: editions.now().version})
 
     app.include_router(offline.routes(editions))
     app.include_router(login.routes(access))

@@ -11,11 +11,11 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from nanochat.serve.access import PAGE_HEADERS
-from nanochat.serve.files import STATIC
+from nanochat.serve.files import STATIC, content
 
 VERSION_HEADER = "X-Nanochat-Files"
 SCRIPT = STATIC / "service_worker.js"
-BESIDE = ("index.html", "store.js", "style.css", "logo.svg", "watch/words.js")  # the folder chat
+BESIDE = ("index.html", "chat.css", "store.js", "logo.svg", "watch/words.js")  # the folder chat
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,11 @@ class Editions:
         self._edition = Edition("", {})
 
     def now(self) -> Edition:
-        files = sorted([*(STATIC / name for name in BESIDE), *(STATIC / "chat").rglob("*.*")])
-        stamps = [(str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in [*files, SCRIPT]]
+        files = sorted([*(STATIC / name for name in BESIDE), *(STATIC / "chat").rglob("*.js")])
+        sheets = sorted([STATIC / "style.css", *(STATIC / "chat").rglob("*.css")])  # they come with chat.css
+        stamps = [(str(file), (stat := file.stat()).st_mtime_ns, stat.st_size) for file in [*files, *sheets, SCRIPT]]
         if stamps != self._stamps:
-            digests = {_path_of(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+            digests = {_path_of(file): hashlib.sha256(content(file)).hexdigest() for file in files}
             whole = json.dumps(digests, sort_keys=True) + SCRIPT.read_text(encoding="utf-8")
             self._edition = Edition(hashlib.sha256(whole.encode()).hexdigest()[:20], digests)
             self._stamps = stamps

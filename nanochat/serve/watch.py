@@ -6,13 +6,13 @@ import threading
 from collections import OrderedDict
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, HTTPException
-from fastapi.responses import FileResponse, RedirectResponse, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.responses import RedirectResponse, Response
 
 from nanochat.paths import runs_dir
 from nanochat.report.values import number
-from nanochat.serve.access import PAGE_HEADERS, Access, Guard
-from nanochat.serve.files import STATIC, Files
+from nanochat.serve.access import Access, Guard
+from nanochat.serve.files import Files
 from nanochat.serve.watch_answers import answers_over_time
 from nanochat.serve.watch_course import Course
 from nanochat.serve.watch_points import points
@@ -48,11 +48,11 @@ def routes(price: float = 0.0, every: float = 2.0) -> APIRouter:
     Whoever may ask sees the runs' settings: it is for those who are let in (see access.py).
     """
     router = APIRouter(prefix="/train", include_in_schema=False)
-    courses = Courses()
+    courses, files = Courses(), Files()
 
     @router.get("")
-    async def page() -> Response:
-        return FileResponse(STATIC / "watch.html", headers=PAGE_HEADERS)
+    async def page(request: Request) -> Response:
+        return files.page("watch.html", request)
 
     @router.get("/runs")
     def listed() -> dict[str, Any]:

@@ -226,7 +226,7 @@ def test_health_stats_and_page(client: TestClient) -> None:
     page = client.get("/")
     assert "<!doctype html>" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for path in ("chat/main.js", "style.css", "logo.svg"):
+    for path in ("chat/main.js", "chat.css", "logo.svg"):
         assert f"/static/{path}" in page.text
         assert client.get(f"/static/{path}").status_code == 200
     assert client.get("/static/../app.py").status_code == 404

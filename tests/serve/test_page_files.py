@@ -58,6 +58,29 @@ def test_a_changed_file_is_seen(client: TestClient, tmp_path: Path, monkeypatch:
     assert (first.text, second.text) == ("a", "bc")
 
 
+def test_a_style_sheet_comes_with_those_that_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.serve.files.STATIC", tmp_path)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.css").write_text('/* a */\n@import "./in/b.css";\n@import "./in/c.css";\n.a {}\n')
+    (tmp_path / "in" / "b.css").write_text(".b {}\n")
+    (tmp_path / "in" / "c.css").write_text('@import "../d.css";\n.c {}\n')
+    (tmp_path / "d.css").write_text(".d {}\n")
+    app = TestClient(create_watch(), base_url="http://localhost")
+    first = app.get("/static/a.css")
+    assert first.text == ".b {}\n.d {}\n.c {}\n/* a */\n.a {}\n"
+    (tmp_path / "d.css").write_text(".dd {}\n")
+    second = app.get("/static/a.css", headers={"if-none-match": first.headers["etag"]})
+    assert ".dd {}" in second.text
+
+
+def test_the_page_itself(client: TestClient) -> None:
+    found = client.get("/")
+    assert "default-src 'self'" in found.headers["content-security-policy"] and "<title>nanochat</title>" in found.text
+    assert found.headers["content-type"] == "text/html; charset=utf-8"
+    again = client.get("/", headers={"if-none-match": found.headers["etag"]})
+    assert again.status_code == 304 and "default-src 'self'" in again.headers["content-security-policy"]
+
+
 @pytest.mark.parametrize("page", ["chat", "watch"])
 def test_weight(
     page: str,
@@ -83,7 +106,7 @@ def test_weight(
     assert all(size > 0 for name, size in loaded.items() if "/static/" in name)
     assert sum(loaded.values()) < MOST
     files = {name.removeprefix(f"{address}/static/") for name in loaded if "/static/" in name}
-    assert {"style.css", f"{page}/main.js"} < files
+    assert {f"{page}/main.js", "store.js", "chat.css" if chat else "watch/watch.css"} < files
 
 
 def test_nobody_else_is_asked_and_nothing_is_run_that_is_text() -> None:
@@ -97,11 +120,12 @@ def test_nobody_else_is_asked_and_nothing_is_run_that_is_text() -> None:
                 re.match(r'import\("\./', found) for found in re.findall(r"import\(.{0,4}", text)
             )
         else:
+            text = re.sub(r'(?m)^@import "\.', "", text)
             assert not re.search(r"https?://|url\(|@import|\sstyle=|\son[a-z]+=", text), path
 
 
 def test_every_file_is_used() -> None:
     texts = {path: path.read_text("utf-8") for path in SOURCES}
     for path in SOURCES:
-        if path.suffix != ".html":
+        if path.suffix != ".html" and path.name != "service_worker.js":
             assert any(path.name in text for other, text in texts.items() if other != path), path
