@@ -22,7 +22,7 @@ def check(project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([node, str(compiler), "-p", str(project)], capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("project", ["tsconfig.json"])
+@pytest.mark.parametrize("project", ["tsconfig.json", "tsconfig.worker.json"])
 def test_types(project: str) -> None:
     done = check(ROOT / "dev" / project)
     assert done.returncode == 0, done.stdout + done.stderr

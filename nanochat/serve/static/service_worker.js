@@ -10,14 +10,19 @@ const PAGES = "nanochat-pages"; // which open page has its files from which set:
 const PATIENCE = 4000; // ms for the server to answer
 const AWAY = [502, 503, 504]; // of a proxy before a server that is away
 
-/** The same for this script's life, so that most files are decided on at once. Null: from the network. */
+const worker = /** @type {ServiceWorkerGlobalScope} */ (/** @type {unknown} */ (self));
+
+/**
+ * The same for this script's life, so that most files are decided on at once. Null: from the network.
+ * @type {Map<string, string | null>}
+ */
 const setOf = new Map();
 
-self.addEventListener("install", (event) => {
-  event.waitUntil(takeIn().then(() => self.skipWaiting()));
+worker.addEventListener("install", (event) => {
+  event.waitUntil(takeIn().then(() => worker.skipWaiting()));
 });
-self.addEventListener("activate", (event) => event.waitUntil(tidy()));
-self.addEventListener("fetch", (event) => {
+worker.addEventListener("activate", (event) => event.waitUntil(tidy()));
+worker.addEventListener("fetch", (event) => {
   const { request, clientId } = event;
   const { origin, pathname } = new URL(request.url);
   if (request.method !== "GET" || origin !== location.origin) return;
@@ -31,17 +36,21 @@ self.addEventListener("fetch", (event) => {
 /** Keeps all files of this edition, or fails, and then the worker of before stays. */
 async function takeIn() {
   const files = await Promise.all(
-    Object.entries(EDITION.digests).map(async ([path, digest]) => [path, await taken(path, digest)]),
+    Object.entries(EDITION.digests).map(async ([path, digest]) => ({ path, response: await taken(path, digest) })),
   );
   const set = await caches.open(SET);
   try {
-    await Promise.all(files.map(([path, response]) => set.put(path, response)));
+    await Promise.all(files.map(({ path, response }) => set.put(path, response)));
   } catch (error) {
     await caches.delete(SET); // no room
     throw error;
   }
 }
 
+/**
+ * @param {string} path
+ * @param {string} digest
+ */
 async function taken(path, digest) {
   const response = await fetch(path, { cache: "no-cache" });
   if (response.status !== 200 || response.redirected) throw new Error(`${path}: ${response.status}`);
@@ -54,9 +63,10 @@ async function taken(path, digest) {
   return new Response(body, { headers });
 }
 
+/** @param {FetchEvent} event */
 async function page(event) {
   const id = event.resultingClientId;
-  const late = new Promise((resolve) => setTimeout(resolve, PATIENCE, null));
+  const late = /** @type {Promise<null>} */ (new Promise((resolve) => setTimeout(resolve, PATIENCE, null)));
   const asked = fetch(event.request);
   const response = await Promise.race([asked, late]).catch(() => null);
   if (response && !AWAY.includes(response.status)) {
@@ -70,20 +80,30 @@ async function page(event) {
   return kept;
 }
 
+/**
+ * @param {Request} request
+ * @param {string} id of the page that asks
+ */
 async function file(request, id) {
   if (!setOf.has(id)) setOf.set(id, (await recalled(id)) ?? null);
-  const name = setOf.get(id);
+  const name = setOf.get(id) ?? null;
   const kept = name !== null && (await (await caches.open(name)).match(request, { ignoreVary: true }));
   return kept || fetch(request);
 }
 
+/** @param {string} id */
 const keyOf = (id) => `/page/${id}`;
 
+/** @param {string} id */
 async function recalled(id) {
   const kept = await (await caches.open(PAGES)).match(keyOf(id));
   return kept?.text();
 }
 
+/**
+ * @param {string} id
+ * @param {string | null} name
+ */
 async function remember(id, name) {
   setOf.set(id, name);
   if (name !== null) await (await caches.open(PAGES)).put(keyOf(id), new Response(name)).catch(() => {}); // no room
@@ -91,12 +111,12 @@ async function remember(id, name) {
 
 /** Sets stay for as long as a page that was made of them is open. */
 async function tidy() {
-  const open = new Set((await self.clients.matchAll({ includeUncontrolled: true })).map((client) => keyOf(client.id)));
+  const open = new Set((await worker.clients.matchAll({ includeUncontrolled: true })).map((client) => keyOf(client.id)));
   const pages = await caches.open(PAGES);
   const used = new Set([SET]);
   for (const request of await pages.keys()) {
     if (!open.has(new URL(request.url).pathname)) await pages.delete(request);
-    else used.add(await (await pages.match(request)).text());
+    else used.add((await (await pages.match(request))?.text()) ?? SET);
   }
   for (const name of await caches.keys()) if (name.startsWith(SETS) && !used.has(name)) await caches.delete(name);
 }
