@@ -541,6 +541,10 @@ def test_large_and_binary_files(tab: Callable[[], Page]) -> None:
         same(big.problems, ["big.json has 51 MB, and at most 50 MB can be imported at once."], "too big");
         const odd = await transfer.importFile(database, new File([new Uint8Array([0x50, 0x4b, 0xff, 0xfe])], "a.zip"));
         check(odd.problems[0].includes("a.zip is no text in UTF-8"), odd.problems[0]);
+        const told = JSON.stringify({ messages: [{ role: "user", content: "long ago" }] });
+        same((await transfer.importFile(database, new File([told], "old", { lastModified: 0 }))).added, 1, "of 1970");
+        const [{ id }] = await database.list();
+        same(texts(await database.get(id)), "long ago", "can be read");
         const line = (n) => JSON.stringify({ messages: [{ role: "user", content: `${n} ${"word ".repeat(2000)}` }] });
         const lines = Array.from({ length: 4000 }, (_, n) => line(n)).join("\\n");
         check(lines.length > 39e6, "as large as may be");

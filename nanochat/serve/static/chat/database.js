@@ -2,13 +2,15 @@
 
 import { StorageFull, StorageLater, answer, createConnection } from "./indexed.js";
 import { readConversation } from "./shape.js";
-import { merged, titleOf } from "./tree.js";
+import { askToStay } from "./staying.js";
+import { isSummary, searched, summaryOf, wordsOfSearch } from "./summary.js";
+import { merged } from "./tree.js";
 
-export { StorageFull };
+export { StorageFull, summaryOf };
 
 /**
  * @typedef {import("./tree.js").Conversation} Conversation
- * @typedef {{id: string, title: string, changed: number}} Summary changed: when something was last said, in ms
+ * @typedef {import("./summary.js").Summary} Summary
  * @typedef {"" | "refused" | "full" | "later"} Problem what keeps conversations from being kept. refused: by the
  *   browser, as in a private window. later: a later version of this page has been here.
  * @typedef {Awaited<ReturnType<typeof openDatabase>>} Database
@@ -17,7 +19,6 @@ export { StorageFull };
 const STORES = ["conversations", "summaries", "texts", "gone"]; // and "late", which must not wait for these
 const EVERY = 1000; // ms between two writes of what grows
 const UNDO = 60_000; // ms in which what was removed can be brought back
-const ASKED = "nanochat-asked-to-stay";
 const REMEMBERED = 90 * 86_400_000; // ms that a removed conversation is known as such
 
 /**
@@ -140,6 +141,11 @@ export async function openDatabase(onOther) {
     });
     if (!done) return mine;
     if (held.get(id) === mine) held.delete(id);
+    if (kept === null) {
+      growing.delete(id);
+      onOther(id); // nothing of it is kept any more, which must not go unsaid
+      return null;
+    }
     tell(id);
     if (held.size > 0) await writeHeld();
     askToStay();
@@ -350,53 +356,11 @@ export async function openDatabase(onOther) {
      * @returns {Promise<string[]>}
      */
     async search(text) {
-      const words = folded(text).split(/\s+/).filter(Boolean);
+      const words = wordsOfSearch(text);
       const has = (/** @type {string} */ within) => words.every((word) => within.includes(word));
       const found = new Map((await read("texts", (store) => store.getAll())).map((one) => [String(one.id), String(one.text)]));
       for (const one of [...held.values(), ...growing.values()]) found.set(one.id, searched(one));
       return [...found].filter(([, within]) => has(within)).map(([id]) => id);
     },
   };
-}
-
-let asked = false;
-
-/** Ask the browser, once, to keep conversations even when the disk gets full. Most decide without asking a person. */
-async function askToStay() {
-  if (asked) return;
-  asked = true;
-  try {
-    if (localStorage.getItem(ASKED) || (await navigator.storage.persisted())) return;
-    localStorage.setItem(ASKED, "yes");
-    await navigator.storage.persist();
-  } catch {
-    // plain http has no such thing
-  }
-}
-
-/**
- * @param {unknown} value
- * @returns {value is Summary}
- */
-function isSummary(value) {
-  const { id, title, changed } = /** @type {Summary} */ (value ?? {});
-  return typeof id === "string" && typeof title === "string" && Number.isFinite(changed);
-}
-
-/**
- * @param {Conversation} conversation
- * @returns {Summary}
- */
-export function summaryOf(conversation) {
-  const times = Object.values(conversation.nodes).map((node) => node.time);
-  return { id: conversation.id, title: titleOf(conversation), changed: times.reduce((a, b) => Math.max(a, b), conversation.created) };
-}
-
-/** @param {string} text */
-const folded = (text) => text.normalize("NFKC").toLowerCase();
-
-/** @param {Conversation} conversation */
-function searched(conversation) {
-  const texts = Object.values(conversation.nodes).flatMap((node) => node.parts.map((part) => part.text));
-  return folded([titleOf(conversation), ...texts].join("\n"));
 }

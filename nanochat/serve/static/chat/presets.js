@@ -87,7 +87,8 @@ export function createPresets(actions) {
     show(given) {
       presets = new Map(Object.entries(given).sort(([a], [b]) => a.localeCompare(b)));
       const names = [...presets.keys()];
-      if (names.join("\0") !== [...select.options].slice(1).map((option) => option.value).join("\0")) {
+      const listed = [...select.options].map((option) => option.value);
+      if (["", ...names].join("\0") !== listed.join("\0") || listed.length === 0) {
         select.replaceChildren(new Option(names.length > 0 ? "None of these" : "None yet", ""), ...names.map((one) => new Option(one, one)));
       }
       const now = actions.now();

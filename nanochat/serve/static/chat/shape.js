@@ -45,10 +45,11 @@ const isCount = (value) => typeof value === "number" && Number.isFinite(value) &
 const isText = (value) => typeof value === "string";
 
 /**
- * A moment in ms that is not to come: an odd clock elsewhere must not win over all that is done here.
+ * A moment in ms that is not to come: an odd clock elsewhere must not win over all that is done here. (Changes within
+ * one ms are a few ms ahead.)
  * @param {unknown} value
  */
-const moment = (value) => Math.min(Number(value), Date.now());
+const moment = (value) => Math.min(Number(value), Date.now() + 10_000);
 
 /**
  * A conversation from what was kept or sent. Throws Misshapen.

@@ -153,10 +153,10 @@ function fromMessages(line, time) {
     const parts = readParts(message.content, `message ${place + 1}`);
     const above = nodes.at(-1)?.id ?? null;
     const id = idOf(`${above ?? system} ${role} ${JSON.stringify(parts)}`);
-    nodes.push({ id, parent: above, role, parts, time: time - turns.length + place });
+    nodes.push({ id, parent: above, role, parts, time: Math.max(0, time - turns.length + place) });
   });
   const leaf = nodes[nodes.length - 1].id;
-  const times = { created: nodes[0].time, changed: time };
+  const times = { created: nodes[0].time, changed: Math.max(0, time) };
   const byId = Object.fromEntries(nodes.map((node) => [node.id, node]));
   return { version: 1, id: idOf(`all of ${leaf}`), title: "", named: false, system, mode: "chat", ...times, nodes: byId, leaf };
 }
