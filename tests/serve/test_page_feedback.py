@@ -275,7 +275,9 @@ def test_the_app_lists_none_of_it(engine: Engine, info: ModelInfo) -> None:
 @pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce")
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, reduced_motion="reduce", service_workers="block"
+    )
     page = context.new_page()
     page.set_default_timeout(20_000)
     problems: list[str] = []
@@ -284,6 +286,11 @@ def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     yield page
     context.close()
     assert [problem for problem in problems if "409" not in problem and "ERR_FAILED" not in problem] == []
+
+
+def named(page: Page, model: str) -> None:
+    """The page has heard from its server which model answers."""
+    page.wait_for_function("model => document.getElementById('model').innerText.includes(model)", arg=model)
 
 
 def says(*parts: tuple[str, Any]) -> list[Token]:
@@ -295,6 +302,7 @@ def test_an_answer_is_marked_and_corrected(
 ) -> None:
     engine = scripted(lambda request: says(("6*7", "python"), ("42", "python_output"), ("It is 43.", "text")))
     page.goto(served(create_app(engine, info, access=Access())))
+    named(page, "sft/d2")
     page.get_by_label("Message", exact=True).fill("How much is 6*7?")
     page.keyboard.press("Enter")
     answer = page.get_by_label("nanochat", exact=True)
@@ -342,7 +350,7 @@ def test_an_answer_is_marked_and_corrected(
     page.unroute("**/page/feedback")
     page.route("**/page/feedback", lambda route: route.abort())
     good.click()
-    answer.get_by_text("The server cannot be reached").wait_for()
+    answer.get_by_text("The server did not answer").wait_for()
     assert bad.get_attribute("aria-pressed") == "true"
     page.unroute("**/page/feedback")
 
@@ -356,6 +364,7 @@ def test_an_answer_in_the_middle_is_kept_with_what_came_before_it(
     page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str], base: Path
 ) -> None:
     page.goto(served(create_app(scripted(lambda request: says(("Yes.", "text"))), info, access=Access())))
+    named(page, "sft/d2")
     answers = page.get_by_label("nanochat", exact=True)
     for number in range(3):
         page.get_by_label("Message", exact=True).fill(f"question {number}")
@@ -376,6 +385,7 @@ def test_without_a_key_strangers_are_not_asked(
     page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:
     page.goto(served(create_app(scripted(lambda request: says(("Yes.", "text"))), info)))
+    named(page, "sft/d2")
     page.get_by_label("Message", exact=True).fill("really?")
     page.keyboard.press("Enter")
     answer = page.get_by_label("nanochat", exact=True)

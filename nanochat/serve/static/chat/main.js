@@ -176,12 +176,9 @@ let looking;
 async function lookInside(id) {
   const dialog = /** @type {HTMLDialogElement} */ (place("look"));
   looking ??= import("./look/start.js").then(({ startLooking }) => startLooking(dialog, store, actions.goOnFrom));
-  try {
-    await (await looking).look(id);
-  } catch {
-    looking = undefined;
-    store.set({ notice: "The server cannot be reached, so that nobody can look inside now." });
-  }
+  const found = await looking.catch(() => (looking = undefined));
+  if (found) await found.look(id);
+  else store.set({ notice: "The server cannot be reached, so that nobody can look inside now." });
 }
 
 panel.show(store.get().panel, false);

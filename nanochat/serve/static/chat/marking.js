@@ -57,7 +57,7 @@ export function createMarking(store, keep) {
         if (mine === newest) store.set({ marked: { node: id, kept } });
       } catch (error) {
         if (sending.get(id) === told) put(current, id, before); // it is not kept, so it is not shown as if it were
-        const words = error instanceof TypeError ? "The server cannot be reached; this is not kept." : String(Object(error).message);
+        const words = error instanceof TypeError ? "The server did not answer, so this may not be kept: mark it again." : String(Object(error).message);
         store.set({ marked: { node: id, kept: words } });
       }
     });
@@ -97,7 +97,7 @@ export function createMarking(store, keep) {
 async function sent(body) {
   const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   const answer = await fetch("/page/feedback", request);
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(typeof told.detail === "string" ? told.detail : `The server said ${answer.status}.`);
-  return told;
+  const told = await answer.json().catch(() => null);
+  if (answer.ok && typeof told?.path === "string" && Array.isArray(told.commands)) return told;
+  throw new Error(typeof told?.detail === "string" ? told.detail : `The server answered ${answer.status}, so this is not kept.`);
 }

@@ -25,7 +25,7 @@
 export async function askLook(asked, signal) {
   const request = { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(asked), signal };
   const answer = await fetch("/page/look", request);
-  const told = await answer.json();
-  if (!answer.ok) throw new Error(typeof told.detail === "string" ? told.detail : `The server said ${answer.status}.`);
-  return told;
+  const told = await answer.json().catch(() => null);
+  if (answer.ok && Array.isArray(told?.tokens) && Array.isArray(told.chosen?.layers)) return told;
+  throw new Error(typeof told?.detail === "string" ? told.detail : `The server answered ${answer.status} and nothing to look at.`);
 }

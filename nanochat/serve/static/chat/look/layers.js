@@ -191,7 +191,7 @@ function createLooked(choose) {
       const kept = [...heads.children].indexOf(document.activeElement ?? heads);
       heads.replaceChildren(
         ...[null, ...layer.heads.keys()].map((each) => {
-          const made = button(each === null ? "Mean" : String(each), () => choose(layer.layer, each), each === null ? "Mean of the heads" : `Head ${each}`);
+          const made = button(each === null ? "Mean" : `Head ${each}`, () => choose(layer.layer, each), each === null ? "Mean of the heads" : undefined);
           made.setAttribute("aria-pressed", String(each === (one ? head : null)));
           return made;
         }),

@@ -1,6 +1,7 @@
 // What is done while one looks inside an answer: the server is asked, and what was asked last is shown.
 
 import { asked } from "../asked.js";
+import { runningHere } from "../state.js";
 import { askLook } from "./data.js";
 
 /**
@@ -58,7 +59,7 @@ export function createLooking(store, goOnFrom) {
     const ids = tokens.map(([id]) => id);
     set({ busy: true, problem: "" });
     try {
-      const found = await askLook({ model, mode, system, messages, text, ids, token, max_tokens: longest }, mine.signal);
+      const found = await askLook({ model: model || null, mode, system, messages, text, ids, token, max_tokens: longest }, mine.signal);
       if (mine.signal.aborted) return null;
       set({ busy: false });
       return found;
@@ -81,7 +82,8 @@ export function createLooking(store, goOnFrom) {
     const [id, text] = at.tokens[index];
     const seen = look.tokens[look.offset + index];
     // The ids of a run that was trained anew with another tokenizer would mean something else.
-    const other = seen.id !== id || (text !== "" && !seen.special && seen.text !== text);
+    const whole = text !== "" && !`${text}${seen?.text}`.includes("\ufffd");
+    const other = seen?.id !== id || (whole && !seen.special && seen.text !== text);
     set({ look, problem: other ? "This checkpoint has another tokenizer: to it, these are other tokens." : "" });
   }
 
@@ -112,10 +114,13 @@ export function createLooking(store, goOnFrom) {
     async choose(index, { id, text, probability }) {
       const at = now();
       if (!at) return;
+      const state = store.get();
+      if (runningHere(state).length > 0) return set({ problem: "Another answer is on its way in this conversation: wait for its end." });
+      if (state.server.phase === "gone" || state.server.phase === "login") return set({ problem: "The server cannot be reached." });
       /** @type {Token[]} */
       const tokens = [...at.tokens.slice(0, index), [id, text, "text", probability]];
-      if (text.includes("\ufffd")) {
-        // A part of a character: which text it completes depends on those before it.
+      if (text.includes("\ufffd") || tokens[index - 1]?.[1] === "") {
+        // Around a part of a character: which text it completes depends on those before it.
         const look = await ask(tokens, null, at.looking.model);
         if (!look) return;
         tokens[index] = [id, look.tokens[look.offset + index].text.replace(/\ufffd+$/, ""), "text", probability];

@@ -20,7 +20,7 @@ const HINT = "Arrow keys go from token to token, Enter opens one.";
  * @param {Actions} actions
  */
 export function createTokens(root, actions) {
-  const hint = element("p", "hint", `How likely the model found each token after all before it. ${HINT}`);
+  const hint = element("p", "hint", `How likely the model itself found each token after all before it, without temperature and the like. ${HINT}`);
   const box = element("div", "tokens");
   const text = element("div", "text");
   const popover = element("div", "popover");
@@ -128,7 +128,7 @@ export function createTokens(root, actions) {
   function fill(index, look) {
     const [id, token, kind, p] = shown[index];
     const seen = look?.tokens[look.offset + index];
-    const likely = seen?.probability ?? p;
+    const likely = p ?? seen?.probability ?? null; // as it was when the answer was made
     const special = kind === "special";
     const name = special ? (seen?.text ?? "a special token") : token;
     const head = element("p", "head");
@@ -140,11 +140,10 @@ export function createTokens(root, actions) {
     for (const one of seen?.alternatives ?? []) {
       const item = element("li");
       const isSpecial = one.id >= (look?.special_from ?? Infinity);
-      const what = isSpecial ? one.text : visible(one.text);
-      const choice = button("", () => actions.choose(index, one), `${what}, ${percent(one.probability)}`);
+      const choice = button("", () => actions.choose(index, one));
       choice.disabled = one.id === id || isSpecial || inTool;
       if (one.id === id) choice.setAttribute("aria-current", "true");
-      choice.append(named(one.text, isSpecial), bar(one.probability), element("span", "share", percent(one.probability)));
+      choice.append(named(one.text, isSpecial), " ", bar(one.probability), element("span", "share", percent(one.probability)));
       item.append(choice);
       list.append(item);
     }
@@ -177,7 +176,9 @@ export function createTokens(root, actions) {
     const span = spans()[index];
     const left = Math.max(0, Math.min(span.offsetLeft, box.clientWidth - popover.offsetWidth));
     popover.style.left = `${left}px`;
-    popover.style.top = `${span.offsetTop + span.offsetHeight + 4}px`;
+    const top = span.offsetTop + span.offsetHeight + 4;
+    popover.style.top = `${top}px`;
+    box.style.minHeight = `${top + popover.offsetHeight + 8}px`; // room for it, whatever is around
     popover.scrollIntoView({ block: "nearest" });
   }
 
@@ -206,6 +207,7 @@ export function createTokens(root, actions) {
     const before = open;
     open = opened !== null && opened < tokens.length ? opened : null;
     popover.hidden = open === null;
+    box.style.minHeight = "";
     if (open === null) return;
     fill(open, look);
     put(open);
