@@ -2,6 +2,7 @@
 
 import { nameOf } from "./checkpoints.js";
 import { createCompare } from "./compare.js";
+import { button } from "./dom.js";
 import { createFlow } from "./flow.js";
 import { createMessage } from "./message.js";
 import { besidePair, pairOf, sidesOf } from "./pair.js";
@@ -18,6 +19,8 @@ import { path, siblings } from "./tree.js";
  *   longest: tokens of an answer where nothing is set; answers: the model that answers now;
  *   pairs: two answers to one question stand side by side; marks, marked: see message.js
  */
+
+const AT_ONCE = 200; // messages of a chat; earlier ones on a click
 
 /**
  * Whether a model that was not trained to chat got the question as a text.
@@ -50,10 +53,31 @@ export function createMessages(root, actions) {
   /** @type {Map<string, ReturnType<typeof createCompare>>} */
   let compares = new Map();
   const flow = createFlow(actions);
+  const earlier = button("", () => more());
+  earlier.className = "earlier";
+  let most = AT_ONCE;
+  /** @type {Shown | null} */
+  let now = null;
+
+  /** What is being read stays where it is. */
+  function more() {
+    const first = earlier.nextElementSibling;
+    const before = first?.getBoundingClientRect().top ?? 0;
+    most += AT_ONCE;
+    if (now) show(now);
+    const scroller = root.closest("main");
+    if (first && scroller) scroller.scrollTop += first.getBoundingClientRect().top - before;
+    if (!earlier.isConnected) scroller?.focus({ preventScroll: true });
+  }
 
   /** @param {Shown} shown */
-  return ({ conversation, running, editing, longest, answers, pairs, marks, marked }) => {
-    const nodes = path(conversation);
+  function show(shown) {
+    const { conversation, running, editing, longest, answers, pairs, marks, marked } = shown;
+    if (now?.conversation.id !== conversation.id) most = AT_ONCE;
+    now = shown;
+    const all = path(conversation);
+    const nodes = conversation.mode === "text" ? all : all.slice(-most);
+    const hidden = all.length - nodes.length;
     const families = Map.groupBy(Object.values(conversation.nodes), (node) => node.parent);
     const besideOf = (/** @type {Node} */ node) => (families.get(node.parent)?.length === 1 ? [node] : siblings(conversation, node));
     const idle = !Object.values(running).some((one) => one.conversation === conversation.id);
@@ -103,11 +127,14 @@ export function createMessages(root, actions) {
     }
 
     root.setAttribute("aria-busy", String(!idle));
-    const elements = conversation.mode === "text" ? flowElements() : nodes.map((node) => pairElement(node) ?? messageElement(node));
+    const said = conversation.mode === "text" ? flowElements() : nodes.map((node) => pairElement(node) ?? messageElement(node));
+    earlier.textContent = `Show earlier messages (${hidden.toLocaleString("en")})`;
+    const elements = hidden > 0 ? [earlier, ...said] : said;
     const kept = new Set(/** @type {Element[]} */ (elements));
     for (const old of [...root.children]) if (!kept.has(old)) old.remove();
     elements.forEach((element, index) => {
       if (root.children[index] !== element) root.insertBefore(element, root.children[index] ?? null);
     });
-  };
+  }
+  return show;
 }
