@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -243,3 +244,24 @@ def test_a_conversation_that_another_tab_deletes(
     assert engine.ended.wait(15)
     page.reload()
     page.get_by_text("Conversations will be listed here.").wait_for()
+
+
+def test_a_conversation_that_is_deleted_elsewhere_while_it_grows(
+    context: BrowserContext, page: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
+) -> None:
+    def growing(request: Request) -> Iterator[Token]:
+        for _ in range(3000):
+            yield Token(0, "on ", "text", 0)
+            time.sleep(0.01)
+
+    engine = scripted(growing)
+    go(page, served(create_app(engine, info)))
+    ask(page)
+    page.locator(".message.assistant").get_by_text("on on on").wait_for()
+    other = context.new_page()
+    other.goto(page.url.partition("#")[0])
+    other.get_by_role("navigation", name="Conversations by day").get_by_role("link", name="talk").focus()
+    other.keyboard.press("Delete")
+    page.get_by_text("This conversation was deleted in another tab.").wait_for()
+    page.get_by_text("What would you like to know?").wait_for()  # what would be said there would not be kept
+    assert engine.ended.wait(15)

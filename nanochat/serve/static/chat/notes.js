@@ -27,6 +27,12 @@ const clock = (ms) => new Date(ms).toLocaleTimeString();
 const some = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 
 /**
+ * A server's words stand alone here.
+ * @param {string} words
+ */
+const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?)]$/.test(words) ? "" : ".");
+
+/**
  * @param {Node} node
  * @param {Running | undefined} running
  * @param {number | undefined} longest tokens that the server allows where nothing is set
@@ -51,9 +57,9 @@ export function notesOf({ parts, tokens, start, end, settings }, running, longes
     const told = most === undefined ? "" : ` (${some(most, "token")})`;
     if (end.finish === "stop" && parts.length === 0) notes.push({ text: "The model had nothing to say." });
     if (end.finish === "length") notes.push({ text: `It reached the longest answer${told}.`, ...goesOn });
-    if (end.finish === "window") notes.push({ text: end.error ?? "The model's context is full: it cannot go on here." });
+    if (end.finish === "window") notes.push({ text: sentence(end.error || "The model's context is full: it cannot go on here.") });
     if (end.finish === "stopped") notes.push({ text: "Stopped.", ...goesOn });
-    if (end.finish === "failed") notes.push({ text: end.error ?? "The answer failed.", bad: true, ...goesOn });
+    if (end.finish === "failed") notes.push({ text: sentence(end.error || "The answer failed."), bad: true, ...goesOn });
   }
   return notes;
 }
