@@ -7,6 +7,7 @@ import { createLoading } from "../../nanochat/hub/html/loading.js";
 import { createRandom } from "../../nanochat/hub/html/random.js";
 import { fitConversation } from "../../nanochat/hub/html/rendering.js";
 import { choose } from "../../nanochat/hub/html/sampling.js";
+import { bytesOf } from "../../nanochat/hub/html/weights.js";
 
 let loaded = null;
 
@@ -20,6 +21,7 @@ globalThis.probe = {
     for (const block of blocks) await loading.take(block);
     loaded = loading.finish();
   },
+  bytes: (text) => Array.from(bytesOf(text)),
   encode: (texts) => texts.map((text) => loaded.tokenizer.encode(text)),
   streamed(ids) {
     const stream = loaded.tokenizer.stream();

@@ -255,7 +255,13 @@ def test_a_context_that_is_full(probe: Probe) -> None:
         assert answer.start["prompt_tokens"] + len(answer.ids) == answer.start["window"] == engine.window
     assert answer.start["cut"] > 1000
     messages = [{"role": "user", "content": "ab " * 30}, {"role": "assistant", "content": "a"}] * 10
-    answer = probe.answer(messages=[*messages, {"role": "user", "content": "b"}], settings=how)
+    messages.append({"role": "user", "content": "b"})
+    answer = probe.answer(messages=messages, settings=how)
+    left_out = answer.start["left_out"]
+    longer = probe.answer(messages=messages, settings=how, begun=[5] * 150)
+    assert (longer.start["begun"], longer.start["cut"]) == (150, 0) and longer.start["left_out"] > left_out
+    full = probe.answer(messages=messages, settings=how, begun=[5] * 260)
+    assert (full.ids, full.end["finish"]) == ([], "window")
     assert 0 < answer.start["left_out"] < 20 and answer.start["left_out"] % 2 == 0
 
 

@@ -12,6 +12,8 @@ import { choose } from "./sampling.js";
  * @typedef {import("./loading.js").Loaded} Loaded
  */
 
+const EVERY = 0.015; // seconds between two messages with tokens: a small model is faster than a page can show
+
 /** Answers, and says `start`, `tokens` and `end` on the way. `pause` lets a message in, so that `stopped` may change.
  * @param {Loaded} loaded
  * @param {Ask} ask
@@ -28,11 +30,14 @@ export async function answer({ header, model, tokenizer }, ask, say, pause, stop
     const grammar = createGrammar(tokenizer, model.sizes.vocab), window = model.sizes.window;
     const { sampling, mostTokens, seed } = chosen(header, ask);
     const begun = withoutOpenCall(grammar, ask.begun ?? []);
-    const { ids, leftOut, cut } = promptOf(tokenizer, ask, window, mostTokens, begun);
-    const outside = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= tokenizer.size);
+    const { ids, leftOut, cut } = promptOf(tokenizer, ask, window, mostTokens, begun.length);
+    const sequence = [...ids, ...begun];
+    const outside = sequence.find((id) => !Number.isInteger(id) || id < 0 || id >= tokenizer.size);
     if (!ids.length || outside !== undefined) throw new Error("the prompt holds ids that are no tokens");
-    const room = Math.min(mostTokens, Math.max(1, window - ids.length)), sequence = ids.slice();
-    const counts = { prompt_tokens: ids.length - begun.length, left_out: leftOut, cut, begun: begun.length };
+    const open = !begun.length && ask.mode === "chat" && ask.messages?.[ask.messages.length - 1]?.role === "assistant";
+    // Whoever goes on with an answer whose question does not fit would go on with another one.
+    const room = Math.min(mostTokens, open && cut ? 0 : window - sequence.length);
+    const counts = { prompt_tokens: ids.length, left_out: leftOut, cut, begun: begun.length };
     say({ type: "start", id, start: { id, model: header.name, chat: ask.mode === "chat", window, seed, ...counts } });
 
     /** @type {Token[]} */
@@ -44,21 +49,26 @@ export async function answer({ header, model, tokenizer }, ask, say, pause, stop
       shown.push([id, text, kind, chosen ? choice?.p ?? null : null, likely.map(([id, p]) => [id, tokenizer.textOf(id), p])]);
     });
     const random = createRandom(seed);
-    for (let place = model.keep(sequence); ; await pause()) {
+    let tell = 0;
+    if (room <= 0) end.finish = "window";
+    for (let place = model.keep(sequence); room > 0; await pause()) {
       if (stopped()) {
         end.finish = "stopped";
+        end.tokens += shown.length;
+        say({ type: "tokens", id, tokens: shown.splice(0) });
         break;
       }
       model.step(sequence[place++]);
       if (place < sequence.length) continue;
       choice = choose(model.logits(), generation.forbidden(), sampling, random);
       generation.push(choice.id);
-      if (shown.length) {
-        end.first ??= seconds();
+      end.first ??= seconds();
+      const finish = generation.finish();
+      if (shown.length && (finish || seconds() >= tell)) {
         end.tokens += shown.length;
+        tell = seconds() + EVERY;
         say({ type: "tokens", id, tokens: shown.splice(0) });
       }
-      const finish = generation.finish();
       if (finish) {
         end.finish = finish === "length" && room < mostTokens ? "window" : finish;
         break;
@@ -71,23 +81,37 @@ export async function answer({ header, model, tokenizer }, ask, say, pause, stop
   say({ type: "end", id, end: { ...end, seconds: seconds() } });
 }
 
+/** What the model reads before its answer: the same whether that was begun or not, unless that leaves no room. The last
+ * message is never cut for what was begun.
+ * @param {import("./tokenizer.js").Tokenizer} tokenizer
+ * @param {Ask} ask
+ * @param {number} window
+ * @param {number} mostTokens
+ * @param {number} begun how many ids of the answer there are
+ */
+function promptOf(tokenizer, ask, window, mostTokens, begun) {
+  const fitted = fittedTo(tokenizer, ask, window, mostTokens);
+  if (!begun || fitted.ids.length + begun < window || window <= begun) return fitted;
+  const shorter = fittedTo(tokenizer, ask, window - begun, mostTokens);
+  return shorter.cut ? fitted : shorter;
+}
+
 /**
  * @param {import("./tokenizer.js").Tokenizer} tokenizer
  * @param {Ask} ask
  * @param {number} window
  * @param {number} mostTokens
- * @param {number[]} begun
  */
-function promptOf(tokenizer, ask, window, mostTokens, begun) {
+function fittedTo(tokenizer, ask, window, mostTokens) {
   if (ask.mode === "chat" && !ask.ids) {
     /** @type {import("./rendering.js").Message[]} */
     const system = ask.system ? [{ role: "system", content: ask.system }] : [];
     const messages = [...system, ...(ask.messages ?? [])], mistake = mistakeIn(messages);
     if (mistake) throw new Error(mistake);
-    return fitConversation(tokenizer, messages, window, mostTokens, begun);
+    return fitConversation(tokenizer, messages, window, mostTokens);
   }
-  const given = ask.ids ?? [tokenizer.special("<|bos|>"), ...tokenizer.encode(ask.text ?? "")];
-  const whole = [...given, ...begun], ids = fitIds(tokenizer, whole, window, mostTokens);
+  const whole = ask.ids ?? [tokenizer.special("<|bos|>"), ...tokenizer.encode(ask.text ?? "")];
+  const ids = fitIds(tokenizer, whole, window, mostTokens);
   return { ids, leftOut: 0, cut: whole.length - ids.length };
 }
 

@@ -14,7 +14,14 @@
  */
 export function connect(script, header, blockAt, hear) {
   const address = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-  const worker = new Worker(address);
+  /** @type {Worker} */
+  let worker;
+  try {
+    worker = new Worker(address);
+  } catch (error) {
+    hear({ type: "broken", error: error instanceof Error ? error.message : String(error) });
+    return () => {};
+  }
   /** @param {ToWorker} message */
   const send = (message) => worker.postMessage(message);
   worker.addEventListener("error", (event) => {

@@ -34,18 +34,19 @@ export function createGrammar(tokenizer, vocabSize) {
   return { pythonStart, pythonEnd, outputStart, outputEnd, stops, opens, forbidden };
 }
 
-/** What is left of an answer's beginning when a tool call that is open at its end is dropped.
+/** An answer's beginning without a tool call at its end that is not complete.
  * @param {Grammar} grammar
  * @param {number[]} ids
  */
 export function withoutOpenCall(grammar, ids) {
-  let start = -1;
+  let call = -1, before = -1; // call: where the newest begins that has no result yet
   ids.forEach((id, place) => {
-    if (id === grammar.pythonStart) start = place;
-    // Code that has a value is followed by its output, which only its last token closes.
-    if (id === grammar.outputEnd || (id === grammar.pythonEnd && ids[place + 1] !== grammar.outputStart)) start = -1;
+    if (id === grammar.pythonStart) call = place;
+    // It had a result, or none, and the answer went on.
+    else if (id === grammar.outputEnd || (before === grammar.pythonEnd && id !== grammar.outputStart)) call = -1;
+    before = id;
   });
-  return start < 0 ? ids : ids.slice(0, start);
+  return call < 0 ? ids : ids.slice(0, call);
 }
 
 /**

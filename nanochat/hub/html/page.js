@@ -6,6 +6,7 @@ import { connect } from "./connection.js";
  * @typedef {import("./protocol.js").FromWorker} FromWorker
  * @typedef {import("./protocol.js").Header} Header
  * @typedef {import("./protocol.js").Message} Message
+ * @typedef {import("./rendering.js").Part} Part
  */
 
 /** @param {string} id */
@@ -29,9 +30,9 @@ const sendButton = /** @type {HTMLButtonElement} */ (place("send"));
 const header = /** @type {Header} */ (JSON.parse(taken("header")));
 /** @type {Message[]} */
 const messages = [];
-/** @type {{id: string, parts: import("./rendering.js").Part[], body: HTMLElement} | null} */
+/** @type {{id: string, parts: Part[], body: HTMLElement} | null} */
 let answering = null;
-let ready = false, asked = 0;
+let ready = false, asked = 0, drawn = 0; // drawn: the frame that will show what has come
 
 /** @param {string} text */
 const tell = (text) => (place("banner").textContent = text);
@@ -69,6 +70,16 @@ function ask() {
   show();
 }
 
+/**
+ * @param {Part[]} parts
+ * @param {HTMLElement} body
+ */
+function draw(parts, body) {
+  drawn = 0;
+  body.textContent = parts.map(({ type, text }) => (type === "text" ? text : ` [${text}] `)).join("");
+  body.scrollIntoView({ block: "end" });
+}
+
 /** @param {FromWorker} message */
 function hear(message) {
   if (message.type === "wanted") {
@@ -87,11 +98,12 @@ function hear(message) {
         if (parts[parts.length - 1]?.type !== kind) parts.push({ type: kind, text: "" });
         parts[parts.length - 1].text += text;
       }
-      body.textContent = parts.map(({ type, text }) => (type === "text" ? text : ` [${text}] `)).join("");
-      body.scrollIntoView({ block: "end" });
+      drawn ||= requestAnimationFrame(() => draw(parts, body));
     } else if (message.type === "end") {
       if (message.end.error) tell(`The model failed: ${message.end.error}.`);
       messages.push({ role: "assistant", content: parts.length ? parts : "" });
+      cancelAnimationFrame(drawn);
+      draw(parts, body);
       answering = null;
       input.focus();
     }

@@ -73,10 +73,9 @@ export function mistakeIn(messages) {
  * @param {Message[]} messages
  * @param {number} window
  * @param {number} mostTokens of the answer
- * @param {number[]} begun the ids with which the answer begins already
  * @returns {Prompt}
  */
-export function fitConversation(tokenizer, messages, window, mostTokens, begun = []) {
+export function fitConversation(tokenizer, messages, window, mostTokens) {
   const system = messages[0].role === "system" ? messages.slice(0, 1) : [], turns = messages.slice(system.length);
   const last = turns.length - 1 - Number(turns[turns.length - 1].role === "assistant");
   let ids = renderOpen(tokenizer, [...system, ...turns.slice(last)]);
@@ -93,8 +92,8 @@ export function fitConversation(tokenizer, messages, window, mostTokens, begun =
     leftOut = first;
     after = [...render(tokenizer, exchange).slice(1), ...after];
   }
-  const whole = [...ids, ...begun], fitting = fitIds(tokenizer, whole, window, mostTokens);
-  return { ids: fitting, leftOut, cut: whole.length - fitting.length };
+  const fitting = fitIds(tokenizer, ids, window, mostTokens);
+  return { ids: fitting, leftOut, cut: ids.length - fitting.length };
 }
 
 /** Tokens to keep free for an answer when something is cut anyway.
