@@ -94,7 +94,8 @@ def test_by_day_and_open(page: Page) -> None:
     sidebar.get_by_role("link", name="Yesterday's").click()
     page.locator(".message").get_by_text("one", exact=True).wait_for()
     assert sidebar.locator("[aria-current]").text_content() == "Yesterday's"
-    if not sidebar.locator("li").first.is_visible():  # the drawer has closed
+    if page.locator("#sidebar-open").is_visible():
+        sidebar.locator("li").first.wait_for(state="hidden")  # the drawer has closed
         assert page.locator("#sidebar-open").get_attribute("aria-expanded") == "false"
         page.locator("#sidebar-open").click()
     sidebar.get_by_role("link", name="<img").click()
