@@ -110,8 +110,8 @@ def in_browser(path: Path, asked: list[list[int]], new: int) -> tuple[float, lis
         page = browser.new_page()
         page.add_init_script(WATCH)
         began = time.perf_counter()
-        page.goto(path.as_uri())
-        page.locator("#banner:empty").wait_for(state="attached")
+        page.goto(path.as_uri(), timeout=600_000)
+        page.locator("#banner:empty").wait_for(state="attached", timeout=600_000)
         loaded = time.perf_counter() - began
         found = []
         settings = {"max_tokens": new, "temperature": 0}
