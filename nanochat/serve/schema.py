@@ -15,6 +15,7 @@ MAX_MESSAGES = 500
 MAX_MESSAGE_CHARACTERS = 8000
 MAX_CHARACTERS = 32_000  # in a conversation
 MAX_PARTS = 100  # in a message
+MOST_KEYS = 8  # in a part, so that one too many is told by its name
 MAX_BODY_BYTES = 1 << 20
 
 
@@ -27,10 +28,19 @@ class PartBody(BaseModel):
     type: Literal["text", "python", "python_output"]
     text: Text
 
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > MOST_KEYS:  # each would be an error of its own
+            raise ValueError("a part has a type and a text, and no other keys")
+        return given
+
 
 class MessageBody(BaseModel):
     role: Literal["system", "user", "assistant"]
-    content: Text | list[PartBody]
+    # A body may hold half a million parts that are none: to tell of them all would take seconds, in which nobody else
+    # gets on. The first is enough.
+    content: Text | Annotated[list[PartBody], Field(fail_fast=True)]
 
     @property
     def characters(self) -> int:

@@ -79,6 +79,13 @@ def ids(events: list[dict[str, Any]]) -> list[int]:
     return [token[0] for event in events for token in event.get("tokens", [])]
 
 
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def folder(base: Path, id: str) -> Path:
     stage, tag, step = id.split("/")
     names = {"base": "base_checkpoints", "mid": "mid_checkpoints", "sft": "chatsft_checkpoints"}
@@ -189,6 +196,63 @@ def test_loaded_once_however_many_ask(
     assert len(loads) == 1
     assert all(events[0] == {"state": "loading"} for events in found)
     assert len({tuple(ids(events)) for events in found}) == 1 and ids(found[0])
+
+
+@pytest.fixture
+def slow_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
+    """What is loaded, as stage/step, and when it may go on."""
+    loads: list[str] = []
+    may, plain = threading.Event(), models.engine_of
+
+    def slow(folder: Path, *where: Any) -> Engine:
+        loads.append(f"{folder.parents[1].name.removesuffix('_checkpoints')}/{int(folder.name[5:])}")
+        assert may.wait(30)
+        return plain(folder, *where)
+
+    monkeypatch.setattr(models, "engine_of", slow)
+    yield loads, may
+    may.set()
+
+
+SlowLoads = tuple[list[str], threading.Event]
+ANEW = "base/d1/21"
+
+
+def test_nothing_is_loaded_for_those_who_left(
+    own: Engine, base: Path, served: Callable[[FastAPI], str], slow_loads: SlowLoads
+) -> None:
+    loads, may = slow_loads
+    shutil.copytree(folder(base, BASE), folder(base, ANEW))
+    with httpx.Client(base_url=served(app_of(own)), timeout=60) as client, ThreadPoolExecutor(3) as pool:
+        first = pool.submit(ask, client, BASE)
+        until(lambda: loads)
+        lost = pool.submit(ask, client, MID, id="d" * 32)
+        until(lambda: client.delete(f"/page/answers/{'d' * 32}").status_code == 204)
+        assert lost.result()[-1]["end"]["finish"] == "stopped"
+        last = pool.submit(ask, client, ANEW)
+        may.set()
+        assert ids(first.result()) and ids(last.result())  # models are loaded in turn
+    assert loads == ["base/20", "base/21"]
+
+
+def test_nothing_is_loaded_to_look_for_those_who_left(
+    own: Engine, base: Path, served: Callable[[FastAPI], str], slow_loads: SlowLoads
+) -> None:
+    """As when a slider goes over many checkpoints."""
+    loads, may = slow_loads
+    shutil.copytree(folder(base, BASE), folder(base, ANEW))
+    body = {"messages": [USER], "ids": [65, 66]}
+    address = served(app_of(own))
+    with httpx.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(3) as pool:
+        first = pool.submit(client.post, "/page/look", json={**body, "model": BASE})
+        until(lambda: loads)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{address}/page/look", json={**body, "model": MID}, timeout=httpx.Timeout(30, read=0.1))
+        assert [client.get("/health").status_code for _ in range(3)] == [200] * 3  # by then it is known that it left
+        may.set()
+        last = client.post("/page/look", json={**body, "model": ANEW})
+        assert first.result().status_code == last.status_code == 200
+    assert loads == ["base/20", "base/21"]
 
 
 def test_in_the_way_of_the_own_one(own: Engine) -> None:

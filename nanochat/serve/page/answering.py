@@ -26,6 +26,7 @@ from nanochat.serve.page.checkpoints import Entry
 from nanochat.serve.page.kept import Kept, KeptAnswer, Reading
 from nanochat.serve.page.models import ENDING, Loaded, Models
 from nanochat.serve.page.prompts import Prompt, prompt_of
+from nanochat.serve.page.route import PageRoute
 from nanochat.serve.seed_api import BUSY
 from nanochat.serve.streaming import EventStream, client_of
 from nanochat.tokenizer import StreamDecoder, Tokenizer
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 def routes(models: Models, kept: Kept, defaults: Defaults) -> APIRouter:
-    router = APIRouter(prefix="/page/answers", include_in_schema=False)
+    router = APIRouter(prefix="/page/answers", include_in_schema=False, route_class=PageRoute)
 
     @router.post("")
     async def ask(body: AnswerBody, http: Request) -> Response:

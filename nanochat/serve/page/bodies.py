@@ -18,7 +18,7 @@ from nanochat.serve.schema import (
 )
 
 Name = Annotated[Text, Field(max_length=400)]  # of a model
-Id = Annotated[int, Field(strict=True, ge=0)]
+Ids = Annotated[list[Annotated[int, Field(strict=True, ge=0)]], Field(max_length=MAX_IDS, fail_fast=True)]
 
 
 class SettingsBody(BaseModel):
@@ -60,7 +60,7 @@ class AnswerBody(Asked):
     """POST /page/answers. begun: ids with which the answer begins already."""
 
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    begun: Annotated[list[Id], Field(max_length=MAX_IDS)] = []
+    begun: Ids = []
     settings: SettingsBody = SettingsBody()
 
 

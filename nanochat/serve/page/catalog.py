@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from nanochat.serve.openai_route import aside
 from nanochat.serve.page.bodies import CountBody
 from nanochat.serve.page.models import Models
+from nanochat.serve.page.route import PageRoute
 
 
 def routes(models: Models) -> APIRouter:
-    router = APIRouter(prefix="/page", include_in_schema=False)
+    router = APIRouter(prefix="/page", include_in_schema=False, route_class=PageRoute)
 
     @router.get("/models")
     async def listed() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nanochat.serve.info import ModelInfo
 from nanochat.serve.line import clean
 from nanochat.serve.page.bodies import Asked
 from nanochat.serve.page.feedback_file import Counts, counts, feedback_path, mark
+from nanochat.serve.page.route import PageRoute
 from nanochat.serve.schema import Text
 from nanochat.serve.shown import Reading
 
@@ -57,7 +58,7 @@ class FeedbackBody(Asked):
 
 def routes(access: Access, info: ModelInfo) -> APIRouter:
     """info: the model that the commands teach."""
-    router = APIRouter(prefix="/page", include_in_schema=False)
+    router = APIRouter(prefix="/page", include_in_schema=False, route_class=PageRoute)
     allowed = bool(access.key or access.loopback)
 
     async def told(work: Callable[[], Counts]) -> dict[str, Any]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import Field
@@ -14,12 +13,13 @@ from nanochat.console import UserError
 from nanochat.inference import Engine
 from nanochat.inference.looking import look_inside
 from nanochat.serve.info import Defaults
-from nanochat.serve.openai_bodies import MAX_IDS
-from nanochat.serve.page.bodies import Asked, Id
+from nanochat.serve.page.bodies import Asked, Ids
 from nanochat.serve.page.models import ENDING, Models
 from nanochat.serve.page.prompts import asked
+from nanochat.serve.page.route import PageRoute
 
 MOST_WAITING = 8  # looks that wait for the one that is taken
+DEPTHS = {"tokens": 1, "chosen": 4}  # to a token; to a row of a head
 
 
 class LookBody(Asked):
@@ -27,19 +27,22 @@ class LookBody(Asked):
     the last. max_tokens: the longest answer that was asked for, by which the start of a long conversation was left out.
     """
 
-    ids: list[Id] = Field(default_factory=list, max_length=MAX_IDS)
+    ids: Ids = Field(default_factory=list)
     token: Annotated[int, Field(ge=0)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
 def routes(models: Models, defaults: Defaults) -> APIRouter:
-    router = APIRouter(prefix="/page", include_in_schema=False)
+    router = APIRouter(prefix="/page", include_in_schema=False, route_class=PageRoute)
     turn, waiting = asyncio.Lock(), 0
 
-    async def in_turn(http: Request, work: Callable[[], bytes]) -> Response:
-        if await http.is_disconnected():  # the page asked for something else meanwhile
-            return Response(status_code=499)
-        return Response(await asyncio.to_thread(work), media_type="application/json")
+    async def in_turn(http: Request, body: LookBody) -> Response:
+        async with turn:
+            if await http.is_disconnected():  # the page asked for something else meanwhile: no model is loaded for this
+                return Response(status_code=499)
+            async with models.use(await models.find(body.model)) as loaded:
+                found = await asyncio.to_thread(_looked, loaded.engine, body, defaults.max_tokens)
+                return Response(found, media_type="application/json")
 
     @router.post("/look")
     async def look(body: LookBody, http: Request) -> Response:
@@ -48,11 +51,9 @@ def routes(models: Models, defaults: Defaults) -> APIRouter:
             raise HTTPException(503, ENDING, {"Retry-After": "1"})
         if waiting > MOST_WAITING:
             raise HTTPException(429, "too many are looking inside, try again soon", {"Retry-After": "2"})
-        entry = await models.find(body.model)
         waiting += 1
         try:
-            async with turn, models.use(entry) as loaded:
-                return await in_turn(http, lambda: _looked(loaded.engine, body, defaults.max_tokens))
+            return await in_turn(http, body)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         except MemoryError:
@@ -72,4 +73,17 @@ def _looked(engine: Engine, body: LookBody, max_tokens: int) -> bytes:
     found = look_inside(engine.model, engine.tokenizer, [*prompt, *body.ids], token)
     # Ids from there on are of special tokens, which nobody may choose.
     facts = {"offset": len(prompt), "special_from": len(engine.tokenizer.ranks)}
-    return json.dumps({**facts, **found.to_dict()}).encode()
+    told = {**facts, **found.to_dict()}
+    # In pieces: one call for megabytes would hold up all other threads, so that nobody got a token.
+    pieces = (f"{json.dumps(key)}: {_json(value, DEPTHS.get(key, 0))}" for key, value in told.items())
+    return f"{{{', '.join(pieces)}}}".encode()
+
+
+def _json(value: Any, depth: int) -> str:
+    """As json.dumps, with a call for each value so many levels down."""
+    if depth and isinstance(value, dict):
+        pieces = (f"{json.dumps(key)}: {_json(inner, depth - 1)}" for key, inner in value.items())
+        return f"{{{', '.join(pieces)}}}"
+    if depth and isinstance(value, list):
+        return f"[{', '.join([_json(inner, depth - 1) for inner in value])}]"
+    return json.dumps(value)

@@ -125,6 +125,8 @@ class Models:
         assert folder is not None
         try:
             async with self._turn:
+                if not self._users[_key(entry)]:  # who asked left while others were loaded
+                    raise HTTPException(503, "nobody waits for this model any more")
                 await self._make_room(entry)
                 if self.draining:
                     raise HTTPException(503, ENDING)
