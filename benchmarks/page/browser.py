@@ -84,7 +84,7 @@ def ask(page: Page) -> None:
 def streaming(page: Page, seconds: float) -> dict[str, float]:
     """What the page's thread works for a token, while nothing else is done."""
     client = page.context.new_cdp_session(page)
-    client.send("Performance.enable")
+    client.send("Performance.enable", {"timeDomain": "threadTicks"})  # CPU time, whatever else the machine does
 
     def now() -> dict[str, float]:
         found = {one["name"]: one["value"] for one in client.send("Performance.getMetrics")["metrics"]}
@@ -116,6 +116,6 @@ def typing(page: Page, keys: int) -> dict[str, float]:
         page.wait_for_timeout(60)
     page.wait_for_function("(keys) => window.typed.length >= keys", arg=keys)
     times = sorted(page.evaluate("window.typed"))
-    assert page.locator(MESSAGE).input_value().startswith("abcdefgh")
+    assert len(page.locator(MESSAGE).input_value()) == keys
     page.locator(MESSAGE).fill("")
     return {"median_ms": median(times), "p95_ms": times[int(0.95 * len(times))], "slowest_ms": times[-1]}

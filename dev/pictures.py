@@ -1,0 +1,101 @@
+"""Pictures of the pages for the docs, of a server that runs: what the model says there is what stands on them.
+
+nanochat serve                                             # in another terminal
+python dev/pictures.py http://127.0.0.1:8000 --second base # docs/chat.png, look.png, compare.png, watch.png
+
+Needs Playwright, Chromium and Pillow (`bash test.sh` installs the first two, matplotlib the last).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+LARGEST = 150_000  # bytes of a picture
+SIZE = {"width": 1100, "height": 720}
+
+
+def states(page: Any, address: str, questions: list[str], second: str) -> Iterator[str]:
+    """Brings the page into one state after another, each with the name of its picture."""
+    page.goto(address)
+    page.get_by_role("heading", name="What would you like to know?").wait_for()
+    for question in questions:
+        ask(page, question)
+    page.evaluate("document.activeElement.blur()")
+    yield "chat"
+
+    page.get_by_role("button", name="Look inside").last.click()
+    dialog = page.get_by_role("dialog", name="Look inside")
+    dialog.locator(".token").first.wait_for()
+    dialog.locator(".token").nth(min(3, dialog.locator(".token").count() - 1)).click()
+    dialog.get_by_role("button", name="Why?").click()
+    dialog.get_by_role("heading", name="looked").first.wait_for()
+    yield "look"
+
+    page.reload()
+    page.get_by_role("button", name="New chat", exact=True).first.click()
+    page.get_by_label("Which model answers:").click()
+    page.get_by_role("button", name="Side by side").click()
+    page.get_by_role("option").filter(has_text=second).first.click()
+    ask(page, questions[-1])
+    yield "compare"
+
+    page.goto(f"{address}/train")
+    page.locator("#charts path").first.wait_for(state="attached")
+    yield "watch"
+
+
+def ask(page: Any, question: str) -> None:
+    answers = page.locator(".message.assistant")
+    before = answers.count()
+    page.get_by_label("Message", exact=True).fill(question)
+    page.keyboard.press("Enter")
+    answers.nth(before).wait_for()
+    page.get_by_role("button", name="Send").wait_for(timeout=300_000)
+
+
+def smaller(png: bytes) -> bytes:
+    """The same picture in the fewest colours that it needs."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    for colours in (256, 128, 64, 32):
+        out = io.BytesIO()
+        picture.quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        if out.tell() < LARGEST:
+            return out.getvalue()
+    raise SystemExit(f"error: a picture has more than {LARGEST:,} bytes in 32 colours. Ask for something shorter.")
+
+
+def take(address: str, questions: list[str], second: str, folder: Path, say: Callable[[str], object] = print) -> None:
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
+        for name in states(page, address, questions, second):
+            path = folder / f"{name}.png"
+            path.write_bytes(smaller(page.screenshot()))
+            say(f"{path}: {path.stat().st_size:,} bytes")
+        browser.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("address", help="of the server, with no key: http://127.0.0.1:8000")
+    parser.add_argument(
+        "--questions", nargs="+", default=["Who are you?", "What is 34 * 12?"], help="one after another"
+    )
+    parser.add_argument("--second", required=True, help="part of the name of the model beside the server's own")
+    parser.add_argument("--folder", type=Path, default=Path("docs"), help="for the pictures")
+    given = parser.parse_args()
+    take(given.address.rstrip("/"), given.questions, given.second, given.folder)
+
+
+if __name__ == "__main__":
+    main()

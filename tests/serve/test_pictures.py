@@ -1,0 +1,32 @@
+"""dev/pictures.py: it finds its way through the pages, and its pictures are small."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+
+from tests.conftest import CHROMIUM
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_pictures(of_run: Callable[[str], FastAPI], served: Callable[[FastAPI], str], tmp_path: Path) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    command = [
+        sys.executable,
+        str(ROOT / "dev" / "pictures.py"),
+        served(of_run("sft")),
+        "--second=base",
+        f"--folder={tmp_path}",
+    ]
+    done = subprocess.run([*command, "--questions", "Who are you?"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert sorted(sizes) == ["chat.png", "compare.png", "look.png", "watch.png"]
+    assert all(5_000 < size < 150_000 for size in sizes.values())
