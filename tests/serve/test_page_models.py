@@ -136,6 +136,8 @@ def test_strangers_see_the_own_one_alone(access: Access | None, own: Engine) -> 
                     f"this server answers with {SFT} alone",
                 )
             assert client.get("/page/card", params={"model": id}).status_code == 404
+        card = client.get("/page/card").json()
+        assert card["depth"] == 1 and card["trained"] == []
         assert ask(client, SFT)[-1]["end"]["finish"] in ("stop", "length")
 
 

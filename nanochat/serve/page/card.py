@@ -32,7 +32,9 @@ def routes(models: Models) -> APIRouter:
         if entry.folder is None:  # it is not on the disk, but it is here
             own = models.own.engine.model
             made = [dataclasses.replace(made[-1], config=own.config.to_dict(), params=own.num_params())]
-        return {**_sizes(entry, made[-1]), "trained": list(_trained(made)), "scores": _scores(made[-1])}
+        # How this machine's trainings went is nothing for strangers, as with /train.
+        trained = list(_trained(made)) if models.picker else []
+        return {**_sizes(entry, made[-1]), "trained": trained, "scores": _scores(made[-1])}
 
     return router
 
