@@ -30,7 +30,8 @@ from nanochat.tokenizer.native import native_digits
 
 VERSION = 1  # of the header, as in hub/html/protocol.js
 MODULES = Path(__file__).with_name("html")
-STYLE = Path(nanochat.__file__).parent / "serve/static/style.css"  # the chat page's
+STATIC = Path(nanochat.__file__).parent / "serve" / "static"
+STYLES = ("style.css", "chat/chat.css")  # the chat page's
 GENERATOR = b'<meta name="generator" content="nanochat export_html">'
 LARGEST_MB = 1900  # browsers hold no more bytes in one piece
 BYTES_A_NUMBER = 1.1  # of a file, for each parameter in eight bits: 7.4 bits after compression, as text
@@ -139,13 +140,14 @@ def header_of(gpt: GPT, tokenizer: Tokenizer, manifest: Manifest, payload: Paylo
 
 def make_page(header: Mapping[str, Any], payload: Payload) -> str:
     """The text of the file."""
-    page, style = bundle(MODULES / "page.js"), STYLE.read_text(encoding="utf-8")
+    page = bundle(MODULES / "page.js")
+    style = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in STYLES)
     weights = "\n".join(
         f'<script type="application/octet-stream" id="weights-{number}">{block}</script>'
         for number, block in enumerate(payload.blocks)
     )
     policy = (
-        f"default-src 'none'; script-src {_hash(page)}; style-src {_hash(style)}; worker-src blob:; "
+        f"default-src 'none'; script-src {_hash(page)} 'wasm-unsafe-eval'; style-src {_hash(style)}; worker-src blob:; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     return _filled(

@@ -32,9 +32,10 @@ class Probe:
         script = "async ([name, given]) => JSON.stringify(await probe[name](...JSON.parse(given)) ?? null)"
         return json.loads(self.page.evaluate(script, [name, json.dumps(arguments)]))
 
-    def load(self, model: GPT, tokenizer: Tokenizer, table_bits: TableBits = 12) -> Probe:
+    def load(self, model: GPT, tokenizer: Tokenizer, table_bits: TableBits = 12, plain: bool = False) -> Probe:
+        """plain: without WebAssembly."""
         payload = make_payload(model, tokenizer, table_bits)
-        self.call("load", header_of(model, tokenizer, MANIFEST, payload), payload.blocks)
+        self.call("load", header_of(model, tokenizer, MANIFEST, payload), payload.blocks, plain)
         return self
 
     def answer(self, **ask: Any) -> Answer:

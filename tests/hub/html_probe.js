@@ -4,6 +4,7 @@ import { answer } from "../../nanochat/hub/html/answering.js";
 import { calculate } from "../../nanochat/hub/html/calculator.js";
 import { createGeneration, createGrammar } from "../../nanochat/hub/html/generation.js";
 import { createLoading } from "../../nanochat/hub/html/loading.js";
+import { compiledProduct } from "../../nanochat/hub/html/product_wasm.js";
 import { createRandom } from "../../nanochat/hub/html/random.js";
 import { fitConversation } from "../../nanochat/hub/html/rendering.js";
 import { choose } from "../../nanochat/hub/html/sampling.js";
@@ -16,8 +17,9 @@ globalThis.probe = {
   randoms: (seed, count) => Array.from({ length: count }, createRandom(seed)),
   choose: (logits, sampling, uniforms) =>
     uniforms.map((uniform) => choose(Float32Array.from(logits), [], sampling, () => uniform)),
-  async load(header, blocks) {
-    const loading = createLoading(header);
+  compiles: () => compiledProduct() !== null,
+  async load(header, blocks, plain) {
+    const loading = plain ? createLoading(header, null) : createLoading(header);
     for (const block of blocks) await loading.take(block);
     loaded = loading.finish();
   },

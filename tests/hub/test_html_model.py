@@ -48,11 +48,12 @@ def asked(engine: Engine, question: str, **how: Any) -> Completion:
     return engine.generate([Request(ids, **how)])[0]
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("shape", ALL)
-def test_logits(probe: Probe, shape: str) -> None:
+def test_logits(probe: Probe, shape: str, plain: bool) -> None:
     """Of every position, beyond short windows, too. Token tables are in twelve bits, all else is as the engine's."""
     model = make(ALL[shape], silent=False)
-    probe.load(model, exporting.tokenizer())
+    probe.load(model, exporting.tokenizer(), plain=plain)
     ids = random_ids(min(200, model.config.seq_len), seed=5)
     ids[::7] = torch.arange(len(ids[::7])) % len(SPECIAL_TOKENS) + len(exporting.RANKS)
     with torch.no_grad():
@@ -64,13 +65,14 @@ def test_logits(probe: Probe, shape: str) -> None:
     assert (model(ids[None])[0] - expected).abs().max().item() > 0.02 * spread
 
 
-def test_only_the_tables_differ(probe: Probe) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_only_the_tables_differ(probe: Probe, plain: bool) -> None:
     """With tables that twelve bits hold exactly, what is left is rounding."""
     model = exact_tables(make(ALL["pairs, short windows"], silent=False))
     ids = random_ids(200, seed=6)
     with torch.no_grad():
         expected = rounded(model)(ids[None])[0]
-    found = torch.tensor(probe.load(model, exporting.tokenizer()).call("logits", ids.tolist()))
+    found = torch.tensor(probe.load(model, exporting.tokenizer(), plain=plain).call("logits", ids.tolist()))
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 

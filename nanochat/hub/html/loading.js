@@ -1,6 +1,8 @@
 // The blocks of the file become the model and its tokenizer.
 
-import { createModel } from "./model.js";
+import { createModel, scratch } from "./model.js";
+import { createArena } from "./product.js";
+import { compiledProduct } from "./product_wasm.js";
 import { VERSION } from "./protocol.js";
 import { createTokenizer } from "./tokenizer.js";
 import { bytesOf, createTensors, inflated } from "./weights.js";
@@ -10,10 +12,14 @@ import { bytesOf, createTensors, inflated } from "./weights.js";
  * @typedef {{header: Header, model: import("./model.js").Model, tokenizer: import("./tokenizer.js").Tokenizer}} Loaded
  */
 
-/** @param {Header} header */
-export function createLoading(header) {
+/**
+ * @param {Header} header
+ * @param {WebAssembly.Module | null} [compiled] null: the slower product
+ */
+export function createLoading(header, compiled = compiledProduct()) {
   if (header.version !== VERSION) throw new Error("this file is of another version of nanochat than its own script");
-  const data = new Uint8Array(header.bytes);
+  const arena = createArena(header.bytes, scratch(header.sizes), compiled);
+  const data = new Uint8Array(arena.buffer, 0, header.bytes);
   let filled = 0, blocks = 0;
   return {
     /** Takes the next block in, and says whether all are there.
@@ -30,10 +36,10 @@ export function createLoading(header) {
     },
     /** @returns {Loaded} */
     finish() {
-      const tensors = createTensors(data.buffer, header.places);
+      const tensors = createTensors(arena.buffer, header.places);
       const [tokens, lengths, ranges] = [tensors.bytes("tokens"), tensors.whole("tokens.lengths"), tensors.whole("unicode")];
       const tokenizer = createTokenizer(header.tokenizer, tokens, lengths, ranges);
-      return { header, tokenizer, model: createModel(header.sizes, tensors) };
+      return { header, tokenizer, model: createModel(header.sizes, tensors, arena) };
     },
   };
 }

@@ -1,7 +1,5 @@
 // The GPT, one token at a time: what csrc/native computes with weights in eight bits and all else in float32.
 
-import { product } from "./product.js";
-
 /**
  * @typedef {import("./weights.js").Matrix} Matrix
  * @typedef {import("./weights.js").Table} Table
@@ -25,8 +23,9 @@ const FIRST_ROOM = 256; // positions that keys and values have room for at first
 /**
  * @param {Sizes} sizes
  * @param {Tensors} tensors
+ * @param {import("./product.js").Arena} arena with room for so many floats as `scratch` says
  */
-export function createModel(sizes, tensors) {
+export function createModel(sizes, tensors, { floats, product }) {
   const { depth, width, heads, kvHeads, headDim, modern, eps } = sizes;
   const kvWidth = kvHeads * headDim, half = headDim / 2;
   const embed = tensors.table("embed"), head = tensors.matrix("head");
@@ -55,10 +54,9 @@ export function createModel(sizes, tensors) {
     : rotary(sizes.window, headDim, sizes.ropeBase);
 
   const x = new Float32Array(width), x0 = new Float32Array(width), middle = new Float32Array(width);
-  const pairs = new Float32Array(width), seen = new Float32Array(width), y = new Float32Array(width);
-  const q = new Float32Array(width), k = new Float32Array(kvWidth), v = new Float32Array(kvWidth);
-  const looked = new Float32Array(width), hidden = new Float32Array(4 * width), value = new Float32Array(kvWidth);
-  const logits = new Float32Array(sizes.vocab), scores = new Float64Array(sizes.window);
+  const pairs = new Float32Array(width), value = new Float32Array(kvWidth), scores = new Float64Array(sizes.window);
+  const [seen, y, looked, q] = [0, 0, 0, 0].map(() => floats(width)), [k, v] = [0, 0].map(() => floats(kvWidth));
+  const hidden = floats(4 * width), logits = floats(sizes.vocab);
   /** @type {number[]} */
   const held = []; // ids whose keys and values are there
 
@@ -198,6 +196,11 @@ export function createModel(sizes, tensors) {
     },
   };
 }
+
+/** Floats of an arena that a model takes at most.
+ * @param {Sizes} sizes
+ */
+export const scratch = ({ width, vocab }) => 10 * width + vocab + 64;
 
 /** A row in [0, rows) for every pair of tokens. The products have more bits than those that ^ looks at.
  * @param {number} before
