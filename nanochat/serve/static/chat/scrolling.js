@@ -3,6 +3,7 @@
 import { button, element } from "./dom.js";
 
 const NEAR = 48; // px from the end that count as the end
+const GLIDE = 400; // ms in which a smooth scroll that was under way may still come to an end
 const UP = ["ArrowUp", "PageUp", "Home"];
 
 /**
@@ -14,6 +15,7 @@ export function createScrolling(scroller, content) {
   let held = false; // a finger or a mouse button is down
   let selected = false; // text in it: it stays where it is
   let top = scroller.scrollTop; // as it was seen last
+  let arrived = -Infinity; // when the person last asked for the end, and has done nothing since
   const place = element("div", "to-end");
   const down = button("↓", () => toEnd(), "Go to the end");
   down.hidden = true;
@@ -34,12 +36,14 @@ export function createScrolling(scroller, content) {
     const focused = document.activeElement === down;
     following = true;
     selected = held = false;
+    arrived = performance.now();
     look();
     if (focused) scroller.focus({ preventScroll: true });
   }
 
   /** The person goes up: known before anything has moved, so that a text that grows at that moment does not win. */
   function leave() {
+    arrived = -Infinity;
     if (scroller.scrollTop > 0) following = false;
   }
 
@@ -52,13 +56,18 @@ export function createScrolling(scroller, content) {
   });
   scroller.addEventListener("scroll", () => {
     const now = scroller.scrollTop;
-    if (now < top - 0.5) following = false; // also by the scrollbar, a finger, or a search in the page
-    else if (now > top && room() <= NEAR) following = true;
+    if (now < top - 0.5) {
+      if (performance.now() < arrived + GLIDE) return look(); // of the way up that the person has given up
+      following = false; // also by the scrollbar, a finger, or a search in the page
+    } else if (now > top && room() <= NEAR) {
+      following = true;
+    }
     top = now;
     down.hidden = room() <= NEAR;
   });
   scroller.addEventListener("pointerdown", (event) => {
     held = !place.contains(/** @type {globalThis.Node} */ (event.target));
+    if (held) arrived = -Infinity;
   });
   const release = () => {
     if (!held) return;
