@@ -110,7 +110,8 @@ def test_who_goes_up_stays_there(go: Callable[[Page], None], page: Page) -> None
     # A smooth scroll may still be under way: it ends where it was going to.
     page.wait_for_function(
         """async () => { const before = scroller.scrollTop;
-        for (let n = 0; n < 25; n++) await new Promise(requestAnimationFrame); return scroller.scrollTop === before; }"""
+        for (let n = 0; n < 25; n++) await new Promise(requestAnimationFrame);
+        return scroller.scrollTop === before; }"""
     )
     before = run(page, "return scroller.scrollTop;")
     assert not is_at_end(page)
