@@ -33,9 +33,9 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     common: dict[str, Any] = {"device": "cpu", "dtype": "float32", "eval_every": -1, "eval_tokens": 2048}
     sizes: dict[str, Any] = {"depth": 2, "max_seq_len": 256, "total_batch_size": 4096, "num_iterations": 400}
     train_base(BaseConfig(dataset="tinyworld", answers=False, **sizes, **common))
-    train_chat(ChatConfig(stage="sft", answers=False, num_iterations=100, **common))
+    train_chat(ChatConfig(stage="mid", answers=False, num_iterations=100, **common))
     torch.set_num_threads(1)
-    return checkpoint.find("sft")
+    return checkpoint.find("mid")
 
 
 @pytest.mark.slow
