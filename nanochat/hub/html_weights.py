@@ -1,6 +1,6 @@
 """A model's numbers as the text that an HTML file holds: matrices as the int8 engine has them, tables nearly so.
 
-Tensors lie one after another, are compressed in blocks, and become characters of seven bits: 14% more than the bytes,
+Tensors lie one after another, are compressed in blocks, and become characters of seven bits: 17% more than the bytes,
 where base64 adds 33%. Of the 128 characters, a page cannot hold three as they are; they become others whose lower seven
 bits are theirs. (hub/html/weights.js reads all this.)
 """

@@ -66,7 +66,8 @@ function ask() {
   addMessage("user", text);
   input.value = "";
   answering = { id, parts: [], body: addMessage("assistant", "") };
-  send({ type: "ask", ask: { id, mode: "chat", messages } });
+  // A base model goes on with a text.
+  send({ type: "ask", ask: header.chat ? { id, mode: "chat", messages } : { id, mode: "text", text } });
   show();
 }
 
