@@ -199,6 +199,11 @@ def test_drafts_are_remembered(screen: Page, scripted: Any, info: ModelInfo, ser
     screen.get_by_role("button", name="New chat").click()
     screen.locator("#welcome h2").wait_for()
     assert field.input_value() == ""
+    long = "another <b>draft</b>\n" * 10_000
+    field.fill(long)
+    screen.reload()
+    screen.locator("#welcome h2").wait_for()
+    assert field.input_value() == long
     field.fill("another <b>draft</b>")
     screen.reload()
     screen.locator("#welcome h2").wait_for()
@@ -223,3 +228,19 @@ def test_an_answer_is_copied(screen: Page, scripted: Any, info: ModelInfo, serve
     screen.locator(".message.assistant").get_by_role("button", name="Copy").click()
     screen.get_by_role("button", name="Copied").wait_for()
     assert screen.evaluate("navigator.clipboard.readText()") == "**copied** as it is"
+
+
+def test_a_clock_that_is_put_back(screen: Page, scripted: Any, info: ModelInfo, served: Served) -> None:
+    screen.clock.set_system_time("2026-06-01T10:00:00Z")
+    screen.goto(served(create_app(scripted(echo), info)))
+    screen.locator("#welcome h2").wait_for()
+    ask(screen, "first")
+    screen.locator(".message.assistant").get_by_text("answer").wait_for()
+    screen.get_by_role("button", name="Try again").and_(screen.locator(":enabled")).wait_for()
+    screen.clock.set_system_time("2025-06-01T10:00:00Z")
+    screen.get_by_role("button", name="Try again").click()
+    screen.get_by_text("2/2").wait_for()
+    ask(screen, "second")
+    screen.locator(".message").nth(3).get_by_text("answer").wait_for()
+    assert screen.locator("#sidebar li a").all_text_contents() == ["first"]
+    assert screen.get_by_text("2/2").is_visible()

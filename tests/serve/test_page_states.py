@@ -211,6 +211,16 @@ def test_odd_tokens_are_text(page: Page, scripted: Any, info: ModelInfo, served:
     assert page.locator(".message img, .message script, .message b").count() == 0
 
 
+def test_an_answer_without_an_end(page: Page, scripted: Any, info: ModelInfo, served: Served) -> None:
+    many = "data: " + json.dumps({"tokens": [[1, "on ", "text", 0.5]] * 1000}) + "\n\n"
+    headers = {"content-type": "text/event-stream"}
+    page.route("**/page/answers", lambda route: route.fulfill(status=200, headers=headers, body=many * 30))
+    go(page, served(create_app(scripted(yes), info)))
+    ask(page)
+    answer(page).get_by_text("The server did not come to an end.").wait_for()
+    assert 0 < answer(page).locator(".body").inner_text().count("on") <= 20_000
+
+
 @on_both
 def test_the_context_is_full(page: Page, scripted: Any, info: ModelInfo, served: Served) -> None:
     go(page, served(create_app(scripted(lambda request: [word("well, ")] * 40), info)))

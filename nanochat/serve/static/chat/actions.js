@@ -41,7 +41,9 @@ export function createActions(store, running, keep) {
    * @returns {Node}
    */
   function made(role, parent, text) {
-    return { id: newId(), parent, role, parts: text ? [{ type: "text", text: text.toWellFormed() }] : [], time: Date.now() };
+    const nodes = Object.values(here()?.nodes ?? {});
+    const time = nodes.reduce((latest, node) => Math.max(latest, node.time + 1), Date.now()); // also where the clock was put back
+    return { id: newId(), parent, role, parts: text ? [{ type: "text", text: text.toWellFormed() }] : [], time };
   }
 
   /**

@@ -25,6 +25,7 @@ const PATIENCE = 60_000; // ms: as long as the server keeps an answer that nobod
 const SILENCE = 45_000; // ms without a byte, while the server says something more often: the connection is dead
 const PAUSES = [250, 500, 1000, 2000, 4000]; // ms between attempts; the last one repeats
 const LONGEST = 16 << 20; // characters of one event
+const MOST = 20_000; // tokens of one answer: a server allows 4096, and what tools say
 const KINDS = ["text", "python", "python_output", "special"];
 const FINISHES = ["stop", "length", "window", "stopped", "failed"];
 const BROKE_OFF = "The answer broke off.";
@@ -93,6 +94,7 @@ async function read(id, request, after, { onState, onStart, onTokens, onEnd, sig
     },
     onTokens(/** @type {Token[]} */ tokens) {
       have += tokens.length;
+      if (have > MOST) throw new Refused(0, "The server did not come to an end.", null);
       fails = 0;
       onTokens(tokens);
     },
@@ -125,8 +127,8 @@ async function read(id, request, after, { onState, onStart, onTokens, onEnd, sig
       attempt.abort();
     }
     // Lost on the way, and a question perhaps with it: whether it arrived is seen from the answer being there.
-    if (fails === 0) until = Date.now() + PATIENCE;
-    if (Date.now() >= until) return onEnd(brokenOff(begun ? BROKE_OFF : "The server cannot be reached."));
+    if (fails === 0) until = performance.now() + PATIENCE; // which no clock that is set changes
+    if (performance.now() >= until) return onEnd(brokenOff(begun ? BROKE_OFF : "The server cannot be reached."));
     asking = false;
     onState?.("lost");
     await pause(PAUSES[Math.min(fails++, PAUSES.length - 1)], signal);

@@ -110,7 +110,8 @@ export function createConversations(store, database, running) {
     if (mine !== opening) return; // another was opened meanwhile
     if (!c) {
       newChat();
-      store.set({ notice: "This conversation is not here any more." });
+      store.set({ notice: "This conversation is not here any more, or cannot be read." });
+      await list(); // which does not offer it again
       return;
     }
     if (!byHistory && location.hash !== `#${id}`) history.pushState(null, "", `#${id}`);

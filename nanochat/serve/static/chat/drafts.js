@@ -1,7 +1,7 @@
 // What was written and not sent yet, of each conversation.
 
 const KEY = "nanochat-drafts";
-const LONGEST = 100_000; // characters that are remembered of one
+const LONGEST = 1_000_000; // characters that are remembered of one
 const MOST = 50; // conversations
 
 /** @returns {Record<string, string>} */
@@ -28,10 +28,13 @@ export function keepDraft(conversation, text) {
   const { [conversation]: _, ...others } = drafts();
   const kept = Object.entries(others).slice(-MOST);
   if (text && text.length <= LONGEST) kept.push([conversation, text]);
-  try {
-    localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(kept)));
-  } catch {
-    // it lasts as long as the page
+  for (;;) {
+    try {
+      return localStorage.setItem(KEY, JSON.stringify(Object.fromEntries(kept)));
+    } catch {
+      if (kept.length < 2) return; // it lasts as long as the page
+      kept.shift(); // the oldest makes room
+    }
   }
 }
 

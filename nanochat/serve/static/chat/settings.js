@@ -85,6 +85,7 @@ export function createSettings(dialog, opener, actions) {
 
   const title = element("h2", "", "Settings");
   title.id = "settings-title";
+  title.tabIndex = -1;
   const end = element("div", "row");
   const done = button("Done", () => dialog.close());
   done.className = "primary";
@@ -93,6 +94,7 @@ export function createSettings(dialog, opener, actions) {
   opener.addEventListener("click", () => {
     render();
     dialog.showModal();
+    title.focus(); // not the first field, over which a phone would put its keyboard
   });
 
   /** @type {Shown | null} */

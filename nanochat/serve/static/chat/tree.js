@@ -203,8 +203,9 @@ export const wordsOf = (node) => node.parts.filter((part) => part.type === "text
 export function titleOf(c) {
   if (c.title) return c.title;
   const nodes = Object.values(c.nodes);
-  const asked = nodes.filter((node) => node.role === "user");
-  const [first] = (asked.length > 0 ? asked : nodes).sort(byTime);
+  const begins = nodes.filter((node) => node.parent === null); // not the earliest: a clock may have been put back
+  const asked = begins.filter((node) => node.role === "user");
+  const [first] = (asked.length > 0 ? asked : begins).sort(byTime);
   const words = first ? wordsOf(first).slice(0, 10 * TITLE).replace(/\s+/g, " ").trim() : "";
   const letters = Array.from(words);
   if (letters.length <= TITLE) return words || "New chat";
