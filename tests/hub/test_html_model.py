@@ -86,6 +86,7 @@ def test_tables_in_eight_bits(probe: Probe) -> None:
     assert 1e-4 < (found - expected).abs().max().item() < 0.1 * expected.std().item()
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_whose_pairs_are_hashed(probe: Probe) -> None:
     """The hash has more bits than JavaScript's ^ looks at."""
     ranks = {bytes([byte]): byte for byte in range(256)}

@@ -52,6 +52,7 @@ def test_ids(probe: Probe, tokenizer: Tokenizer, texts: list[str]) -> None:
     same(probe, tokenizer, texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", [2], indirect=True)
 def test_every_character(probe: Probe, tokenizer: Tokenizer) -> None:
     """Each beside letters, digits, blanks and signs: what it counts as decides where the text is cut."""

@@ -533,6 +533,7 @@ def test_odd_files_say_what_is_wrong_and_change_nothing(tab: Callable[[], Page])
     )
 
 
+@pytest.mark.slow
 def test_large_and_binary_files(tab: Callable[[], Page]) -> None:
     run(
         tab(),

@@ -279,6 +279,7 @@ def test_refused_and_full_are_said(browser: Browser, address: str) -> None:
     context.close()
 
 
+@pytest.mark.slow
 def test_many_conversations(wide: Page) -> None:
     sidebar = filled(wide, *[(f"Number {n}", n * 1000, "x") for n in range(450)])
     assert sidebar.locator("li").count() == 200

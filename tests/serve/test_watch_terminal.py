@@ -65,7 +65,7 @@ def test_the_page_is_served_until_it_is_told_to_end(writer: MetricsWriter, tmp_p
     )
     assert found
     assert httpx.get(f"{found[1]}/train/runs/base-d4", timeout=30).json()["status"]["cost"] == 4.0
-    assert "watch.js" in httpx.get(found[1], follow_redirects=True, timeout=30).text
+    assert "watch/main.js" in httpx.get(found[1], follow_redirects=True, timeout=30).text
     process.send_signal(signal.SIGINT)
     _, complaints = process.communicate(timeout=30)
     assert "Traceback" not in complaints
