@@ -144,7 +144,8 @@ def test_the_page_is_closed_and_the_server_forgot(
     go(page, served(app))
     ask(page)
     page.get_by_text("word19").wait_for()
-    page.wait_for_function(KEPT, arg="word19")
+    while not page.evaluate(KEPT, "word19"):
+        page.wait_for_timeout(50)
     address = page.url
     page.goto("about:blank")
     slow.may_end.set()

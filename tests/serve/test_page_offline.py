@@ -69,9 +69,17 @@ def opened(context: BrowserContext, address: str) -> Page:
     page = context.new_page()
     page.goto(address)
     page.get_by_text("sft/d2").first.wait_for(state="attached")
-    page.evaluate(READY)
-    page.wait_for_function("navigator.serviceWorker.ready.then((one) => one.active.state === 'activated')")
+    until(page, "navigator.serviceWorker.ready.then((one) => one.active.state === 'activated')")
     return page
+
+
+def until(page: Page, promise: str, arg: object = None) -> None:
+    """Waits for a promise of truth: `wait_for_function` takes the promise itself for true."""
+    for _ in range(300):
+        if page.evaluate(promise, arg):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"it never came true: {promise}")
 
 
 def port_of(address: str) -> int:
@@ -193,10 +201,9 @@ def test_after_an_update_a_page_has_files_of_one_version(
         assert versions(new) == ["2"]  # the page that is there now, while only the files of before are kept
         second = version_of(new)
         assert second != first
-        new.wait_for_function("name => caches.has(name)", arg=f"nanochat-files-{second}")
-        new.wait_for_function(
-            "navigator.serviceWorker.getRegistration().then((one) => !one.installing && !one.waiting)"
-        )
+        until(new, "name => caches.has(name)", f"nanochat-files-{second}")
+        until(new, "navigator.serviceWorker.getRegistration().then((one) => !one.installing && !one.waiting)")
+        until(new, "navigator.serviceWorker.ready.then((one) => one.active.state === 'activated')")
         for page in (old, away, new):  # what is loaded later
             page.evaluate("import('/static/chat/look/start.js').then(() => {})")
         assert (versions(old), versions(away), versions(new)) == (["1"], ["1"], ["2"])
@@ -210,8 +217,8 @@ def test_after_an_update_a_page_has_files_of_one_version(
     with serving(made(), port_of(address)) as address:
         new.reload()
         new.get_by_text("sft/d2").first.wait_for(state="attached")
-        new.wait_for_function("name => caches.has(name)", arg=f"nanochat-files-{version_of(new)}")
-        new.wait_for_function("name => caches.has(name).then((has) => !has)", arg=f"nanochat-files-{first}")
+        until(new, "name => caches.has(name)", f"nanochat-files-{version_of(new)}")
+        until(new, "name => caches.has(name).then((has) => !has)", f"nanochat-files-{first}")
 
 
 def test_files_that_are_not_the_announced_ones_are_not_kept(
