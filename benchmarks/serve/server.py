@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.result import cpu_seconds
 from benchmarks.serve.model import STAGE
 from benchmarks.serve.wire import HOST
 
@@ -94,8 +95,7 @@ class Server:
 
     def cpu(self) -> float:
         """CPU seconds used so far, of all its threads."""
-        # Linux's number for the CPU clock of another process, which counts nanoseconds; /proc counts hundredths.
-        return time.clock_gettime((~self.process.pid << 3) | 2)
+        return cpu_seconds(self.process.pid)
 
     def memory(self) -> int:
         """Resident bytes."""

@@ -75,20 +75,30 @@ def brackets(body: bytes) -> int:
     return sum(map(len, marks.split(b'"')[::2]))
 
 
-class OpenAIRoute(APIRoute):
+class StrictRoute(APIRoute):
+    """Gives handlers a StrictRequest. `refused` says what is answered where they, or the body, fail."""
+
+    def refused(self, error: Exception) -> Response:
+        raise NotImplementedError
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         body_type = self.body_field and self.body_field.field_info.annotation
 
         async def handle(request: Request) -> Response:
             strict = StrictRequest(request.scope, request.receive)
-            strict.body_type = body_type  # type: ignore[assignment]
+            strict.body_type = body_type  # type: ignore[assignment]  # routes without a body never read one
             try:
                 return await handler(strict)
             except Exception as error:
-                return answer_to(error)
+                return self.refused(error)
 
         return handle
+
+
+class OpenAIRoute(StrictRoute):
+    def refused(self, error: Exception) -> Response:
+        return answer_to(error)
 
 
 def reply(body: BaseModel) -> Response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import secrets
 from collections.abc import AsyncIterator
@@ -18,7 +17,7 @@ from nanochat.inference import Token, fit_conversation
 from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime, Refused
 from nanochat.serve.info import Defaults
 from nanochat.serve.schema import ChatBody
-from nanochat.serve.streaming import EventStream, client_of
+from nanochat.serve.streaming import EventStream, client_of, event_of
 
 DESCRIPTIONS = {
     400: "the body is not text",
@@ -82,20 +81,16 @@ async def _events(answer: Answer) -> AsyncIterator[str]:
             if events:
                 yield "".join(events)  # sent in one go
     except OutOfTime:
-        yield _event({"error": "the answer took too long and was stopped"})
+        yield event_of({"error": "the answer took too long and was stopped"})
     except Draining:
-        yield _event({"error": "the server ends"})
+        yield event_of({"error": "the server ends"})
     except Exception:
         logger.exception("an answer failed")
-        yield _event({"error": "the answer failed, see the server's log"})
-    yield _event({"done": True})
+        yield event_of({"error": "the answer failed, see the server's log"})
+    yield event_of({"done": True})
 
 
 def _said(token: Token, gpu: int) -> str:
     if token.kind == "text":
-        return _event({"token": token.text, "gpu": gpu})
-    return _event({"tool": token.kind, "text": token.text, "gpu": gpu})
-
-
-def _event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+        return event_of({"token": token.text, "gpu": gpu})
+    return event_of({"tool": token.kind, "text": token.text, "gpu": gpu})

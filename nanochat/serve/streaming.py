@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
@@ -18,6 +19,11 @@ from nanochat.serve.answers import Answer
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 T = TypeVar("T")
+
+
+def event_of(data: dict[str, Any]) -> str:
+    """An event of a stream."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
 def client_of(request: Request) -> str:

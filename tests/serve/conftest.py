@@ -17,9 +17,10 @@ from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
 from nanochat.serve import Access, ModelInfo, create_app, listen, url
 from nanochat.tokenizer import Tokenizer, train_bpe
+from tests.serve.browsing import looked_at
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 INFO = ModelInfo("sft", "d2", 7, 1234)
 
@@ -133,22 +134,20 @@ def of_run(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], F
     return make
 
 
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Of tabs that know what the others kept."""
+    context = browser.new_context(viewport={"width": 1000, "height": 760})
+    context.set_default_timeout(20_000)
+    yield context
+    context.close()
+
+
 @pytest.fixture(params=[(1100, 800), (390, 800)], ids=["desktop", "phone"])
 def screen(request: pytest.FixtureRequest, browser: Browser, served: Callable[[FastAPI], str]) -> Iterator[Page]:
     """A page of a browser, on which nothing may fail and nothing may be wider than it. It ends before the servers."""
-    width, height = request.param
-    context = browser.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
-    page.set_default_timeout(15_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
-    yield page
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    context.close()
-    assert [problem for problem in problems if "status of" not in problem] == []
-    assert wide <= width
+    with looked_at(browser, request.param, "status of") as page:
+        yield page
 
 
 @pytest.fixture

@@ -15,18 +15,10 @@ from nanochat.serve import ModelInfo, create_app
 from tests.serve.wire import Wire
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page
 
 WORDS = [f"word{n} " for n in range(40)]
 WHOLE = "".join(WORDS).strip()
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1000, "height": 760})
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
 
 
 @pytest.fixture

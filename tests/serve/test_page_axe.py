@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 
-from nanochat.inference import Request, Token
+from nanochat.inference import Engine, Request, Token
 from nanochat.metrics import MetricsWriter, training_file
-from nanochat.serve import Access, ModelInfo, create_app
+from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.watch import create_app as create_watch
 from nanochat.train.answers import FILE, Answer, add_answers
 from tests.serve.axe import Axe, axe
+from tests.serve.browsing import named
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -142,4 +143,21 @@ def test_models_side_by_side_and_the_panel(
     assert axe.everywhere(page) == []
     page.get_by_role("button", name="Figures").click()
     page.get_by_text("How it was trained").first.wait_for()
+    assert axe.everywhere(page) == []
+
+
+def test_looking_inside_and_correcting(axe: Axe, page: Page, served: Served, engine: Engine, info: ModelInfo) -> None:
+    page.goto(served(create_app(engine, info, Defaults(temperature=0, max_tokens=12), access=Access())))
+    named(page, "sft/d2")
+    page.get_by_label("Message", exact=True).fill("tell me")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Correct").click()
+    page.get_by_role("button", name="Save").wait_for()
+    assert axe.everywhere(page) == []
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Look inside").click()
+    dialog = page.get_by_role("dialog", name="Look inside")
+    dialog.locator(".token").nth(2).click()
+    dialog.get_by_role("button", name="Why?").click()
+    dialog.get_by_role("heading", name="looked").first.wait_for()
     assert axe.everywhere(page) == []

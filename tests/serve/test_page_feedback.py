@@ -27,6 +27,7 @@ from nanochat.serve.page import feedback_file
 from nanochat.serve.page.feedback_file import Counts, counts, mark
 from nanochat.serve.shown import shown
 from nanochat.tasks import CustomJSON
+from tests.serve.browsing import looked_at, named
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -274,23 +275,9 @@ def test_the_app_lists_none_of_it(engine: Engine, info: ModelInfo) -> None:
 
 @pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    width, height = request.param
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, reduced_motion="reduce", service_workers="block"
-    )
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert [problem for problem in problems if "409" not in problem and "ERR_FAILED" not in problem] == []
-
-
-def named(page: Page, model: str) -> None:
-    """The page has heard from its server which model answers."""
-    page.wait_for_function("model => document.getElementById('model').innerText.includes(model)", arg=model)
+    settings = {"reduced_motion": "reduce", "service_workers": "block"}
+    with looked_at(browser, request.param, "409", "ERR_FAILED", **settings) as page:
+        yield page
 
 
 def says(*parts: tuple[str, Any]) -> list[Token]:

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from nanochat.serve import ModelInfo, create_app
 from nanochat.serve.files import STATIC
+from nanochat.serve.schema import MAX_CHARACTERS, MAX_MESSAGE_CHARACTERS, MAX_MESSAGES
 from nanochat.serve.watch import create_app as create_watch
 
 if TYPE_CHECKING:
@@ -27,6 +28,15 @@ FORBIDDEN = "innerHTML|outerHTML|insertAdjacentHTML|document.write|createContext
 @pytest.fixture
 def client(scripted: Any, info: ModelInfo) -> TestClient:
     return TestClient(create_app(scripted(lambda request: []), info), base_url="http://localhost")
+
+
+def test_the_page_knows_the_servers_limits() -> None:
+    told = dict(re.findall(r"export const (\w+) = ([\d_]+);", (STATIC / "chat" / "limits.js").read_text()))
+    assert {name: int(number) for name, number in told.items()} == {
+        "MESSAGE": MAX_MESSAGE_CHARACTERS,
+        "ALL": MAX_CHARACTERS,
+        "MESSAGES": MAX_MESSAGES,
+    }
 
 
 def test_they_come_packed_and_only_when_they_changed(client: TestClient) -> None:

@@ -25,6 +25,7 @@ from nanochat.inference.looking import look_inside
 from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.page import look as page_look
 from nanochat.tokenizer import render_conversation, render_partial
+from tests.serve.browsing import looked_at, named
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -209,26 +210,12 @@ def test_one_at_a_time_and_not_for_those_who_left(
 
 @pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    width, height = request.param
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, reduced_motion="reduce", service_workers="block"
-    )
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    yield page
-    context.close()
-    assert [problem for problem in problems if "503" not in problem] == []
+    settings = {"reduced_motion": "reduce", "service_workers": "block"}
+    with looked_at(browser, request.param, "503", **settings) as page:
+        yield page
 
 
 Served = Callable[[FastAPI], str]
-
-
-def named(page: Page, model: str) -> None:
-    """The page has heard from its server which model answers."""
-    page.wait_for_function("model => document.getElementById('model').innerText.includes(model)", arg=model)
 
 
 def settled(page: Page) -> None:

@@ -18,7 +18,7 @@ from nanochat.inference import Token
 from nanochat.serve import Access, ModelInfo, create_app, files, listen, offline, url
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Page
 
 READY = "navigator.serviceWorker.ready.then((registration) => registration.active.state)"
 
@@ -43,14 +43,6 @@ def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
 @pytest.fixture
 def made(scripted: Any, info: ModelInfo) -> Callable[..., FastAPI]:
     return lambda **more: create_app(scripted(lambda request: [Token(0, "So it is.", "text", 0)]), info, **more)
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1000, "height": 760})
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Access, ModelInfo, create_app
+from tests.serve.browsing import looked_at
 from tests.serve.wire import Wire
 
 if TYPE_CHECKING:
@@ -27,18 +28,8 @@ on_both = pytest.mark.parametrize("page", [DESKTOP, PHONE], ids=["desktop", "pho
 @pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     """Where no script may fail, while requests may."""
-    width, height = getattr(request, "param", DESKTOP)
-    context = browser.new_context(viewport={"width": width, "height": height})
-    page = context.new_page()
-    page.set_default_timeout(20_000)
-    problems: list[str] = []
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    yield page
-    wide = page.evaluate("document.documentElement.scrollWidth")
-    context.close()
-    assert [problem for problem in problems if "Failed to load resource" not in problem] == []
-    assert wide <= width
+    with looked_at(browser, getattr(request, "param", DESKTOP), "Failed to load resource") as page:
+        yield page
 
 
 def word(text: str, kind: Any = "text") -> Token:

@@ -51,7 +51,7 @@ def routes(models: Models, kept: Kept, defaults: Defaults) -> APIRouter:
         reading = answer.read(0)
         try:
             await answer.first_change()
-        except BaseException:
+        except BaseException:  # who asked has gone: nothing is swallowed
             reading.leave()
             raise
         if answer.refused is not None:
@@ -133,7 +133,7 @@ async def _make(
         answer.finish("failed", TOO_LONG)
     except UserError as error:  # such as weights that are no numbers
         answer.finish("failed", str(error))
-    except Exception:
+    except Exception:  # told to the one who asked and in the log; nobody awaits this task
         logger.exception("an answer failed")
         answer.finish("failed", FAILED)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from fastapi import HTTPException
 
 from nanochat.serve.answers import Busy
+from nanochat.serve.streaming import event_of
 
 SECONDS = 60.0  # that an answer is kept which nobody reads
 MOST_OPEN = 1024  # answers that are being made, or wait
@@ -53,11 +53,11 @@ class KeptAnswer:
 
     def say(self, state: str) -> None:
         """What it waits for."""
-        self._state = event({"state": state})
+        self._state = event_of({"state": state})
         self._change()
 
     def start(self, facts: dict[str, Any]) -> None:
-        self._start = event({"start": {"id": self.id, **facts}})
+        self._start = event_of({"start": {"id": self.id, **facts}})
         self._change()
 
     def add(self, tokens: list[str]) -> None:
@@ -72,7 +72,7 @@ class KeptAnswer:
             return
         facts = {"finish": finish, "error": error, "tokens": len(self.tokens)}
         times = {"seconds": self._loop.time() - self._accepted, "first": self._first}
-        self.end = event({"end": {**facts, **{k: s if s is None else round(s, 4) for k, s in times.items()}}})
+        self.end = event_of({"end": {**facts, **{k: s if s is None else round(s, 4) for k, s in times.items()}}})
         self._change()
         self._wait()
         self._kept.tidy()
@@ -206,7 +206,3 @@ class Kept:
         """End all that are not complete."""
         for answer in list(self._answers.values()):
             answer.stop("failed", error)
-
-
-def event(data: dict[str, Any]) -> str:
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"

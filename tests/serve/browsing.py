@@ -1,0 +1,36 @@
+"""Pages of a browser that tests look at, and at which they notice what no test asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@contextmanager
+def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **settings: Any) -> Iterator[Page]:
+    """A page on which no script may fail, no dialog may open and nothing may be wider than it.
+
+    expected: words of the browser's own errors that are no fault, such as of requests that shall fail.
+    """
+    width, height = size
+    context = browser.new_context(viewport={"width": width, "height": height}, **settings)
+    page = context.new_page()
+    page.set_default_timeout(20_000)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
+    yield page
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    context.close()
+    assert [problem for problem in problems if not any(words in problem for words in expected)] == []
+    assert wide <= width
+
+
+def named(page: Page, model: str) -> None:
+    """The page has heard from its server which model answers."""
+    page.wait_for_function("model => document.getElementById('model').innerText.includes(model)", arg=model)
