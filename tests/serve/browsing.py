@@ -27,8 +27,9 @@ def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **setting
     yield page
     wide = page.evaluate("document.documentElement.scrollWidth")
     context.close()
-    assert [problem for problem in problems if not any(words in problem for words in expected)] == []
-    assert wide <= width
+    problems = [problem for problem in problems if not any(words in problem for words in expected)]
+    assert not problems, problems  # said here: pytest explains no assertion of this file
+    assert wide <= width, f"{wide} pixels wide, on a screen of {width}"
 
 
 def named(page: Page, model: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from nanochat import checkpoint
-from nanochat.console import UserError
+from nanochat.console import INTERRUPTED, UserError
 from nanochat.corpus import Shards, hub, shards
 from nanochat.corpus.info import META, CorpusInfo
 from nanochat.corpus.shards import scan
@@ -247,11 +247,11 @@ def all_reduce(tensor, *args, **kwargs):
     return work
 
 loader.Loader._make, dist.all_reduce = _make, all_reduce
-run_command(BaseConfig, train_base)
+run_command(BaseConfig, train_base, resumable=True)  # as base_train does
 """
 
 
-@pytest.mark.parametrize(("then", "code"), [pytest.param("fail", 2, marks=pytest.mark.slow), ("stop", 130)])
+@pytest.mark.parametrize(("then", "code"), [pytest.param("fail", 2, marks=pytest.mark.slow), ("stop", INTERRUPTED)])
 def test_two_ranks_wait_fail_and_stop_together(
     arriving: Arriving, tmp_path: Path, free_port: int, then: str, code: int
 ) -> None:
