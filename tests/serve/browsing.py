@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **settings: Any) -> Iterator[Page]:
     """A page on which no script may fail, no dialog may open and nothing may be wider than it.
 
-    expected: words of the browser's own errors that are no fault, such as of requests that shall fail.
+    expected: words of the browser's own errors that are no fault, such as of requests that shall fail. The service
+    worker, which comes 1.5 s after the page, has tests of its own: here its server may be gone by then.
     """
     width, height = size
+    settings.setdefault("service_workers", "block")
     context = browser.new_context(viewport={"width": width, "height": height}, **settings)
     page = context.new_page()
     page.set_default_timeout(20_000)

@@ -275,8 +275,7 @@ def test_the_app_lists_none_of_it(engine: Engine, info: ModelInfo) -> None:
 
 @pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    settings = {"reduced_motion": "reduce", "service_workers": "block"}
-    with looked_at(browser, request.param, "409", "ERR_FAILED", **settings) as page:
+    with looked_at(browser, request.param, "409", "ERR_FAILED", reduced_motion="reduce") as page:
         yield page
 
 

@@ -210,8 +210,7 @@ def test_one_at_a_time_and_not_for_those_who_left(
 
 @pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
-    settings = {"reduced_motion": "reduce", "service_workers": "block"}
-    with looked_at(browser, request.param, "503", **settings) as page:
+    with looked_at(browser, request.param, "503", reduced_motion="reduce") as page:
         yield page
 
 

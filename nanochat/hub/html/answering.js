@@ -133,7 +133,7 @@ function chosen({ defaults }, { settings = {} }) {
   const sampling = {
     temperature: setting("temperature", (t) => t >= 0 && t < Infinity),
     topK: setting("top_k", (k) => whole(k) && k >= 0),
-    topP: setting("top_p", (p) => p > 0 && p <= 1),
+    topP: setting("top_p", (p) => p >= 0 && p <= 1),
   };
   return { sampling, mostTokens: setting("max_tokens", (n) => whole(n) && n >= 1), seed: setting("seed", whole) };
 }

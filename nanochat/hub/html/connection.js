@@ -9,7 +9,7 @@
 /** Starts the worker and sends it the model, block by block.
  * @param {string} script
  * @param {Header} header
- * @param {(block: number) => string} blockAt
+ * @param {(block: number) => Promise<string | null>} blockAt null: it is missing
  * @param {(message: FromWorker) => void} hear
  */
 export function connect(script, header, blockAt, hear) {
@@ -19,20 +19,23 @@ export function connect(script, header, blockAt, hear) {
   try {
     worker = new Worker(address);
   } catch (error) {
-    hear({ type: "broken", error: error instanceof Error ? error.message : String(error) });
+    hear({ type: "broken", error: error instanceof Error ? error.message : String(error), file: false });
     return () => {};
   }
   /** @param {ToWorker} message */
   const send = (message) => worker.postMessage(message);
   worker.addEventListener("error", (event) => {
     event.preventDefault();
-    hear({ type: "broken", error: event.message || "the browser does not start a worker here" });
+    hear({ type: "broken", error: event.message || "the browser does not start a worker here", file: false });
   });
-  worker.addEventListener("message", ({ data }) => {
+  worker.addEventListener("message", async ({ data }) => {
     const message = /** @type {FromWorker} */ (data);
-    if (message.type === "wanted") send({ type: "block", text: blockAt(message.block) });
-    if (message.type === "ready") URL.revokeObjectURL(address);
     hear(message);
+    if (message.type === "ready") URL.revokeObjectURL(address);
+    if (message.type !== "wanted") return;
+    const text = await blockAt(message.block);
+    if (text === null) hear({ type: "broken", error: "a part of it is missing", file: true });
+    else send({ type: "block", text });
   });
   send({ type: "load", header });
   return send;

@@ -12,12 +12,15 @@ import { bytesOf, createTensors, inflated } from "./weights.js";
  * @typedef {{header: Header, model: import("./model.js").Model, tokenizer: import("./tokenizer.js").Tokenizer}} Loaded
  */
 
+/** The file is at fault, not the browser. */
+export class Damaged extends Error {}
+
 /**
  * @param {Header} header
  * @param {WebAssembly.Module | null} [compiled] null: the slower product
  */
 export function createLoading(header, compiled = compiledProduct()) {
-  if (header.version !== VERSION) throw new Error("this file is of another version of nanochat than its own script");
+  if (header.version !== VERSION) throw new Damaged("it is of another version of nanochat than its own script");
   const arena = createArena(header.bytes, scratch(header.sizes), compiled);
   const data = new Uint8Array(arena.buffer, 0, header.bytes);
   let filled = 0, blocks = 0;
@@ -26,12 +29,14 @@ export function createLoading(header, compiled = compiledProduct()) {
      * @param {string} text
      */
     async take(text) {
-      const piece = await inflated(bytesOf(text));
-      if (filled + piece.length > data.length) throw new Error("there is more in it than its beginning says");
+      const piece = await inflated(bytesOf(text)).catch(() => {
+        throw new Damaged("its numbers are not those that were written");
+      });
+      if (filled + piece.length > data.length) throw new Damaged("there is more in it than its beginning says");
       data.set(piece, filled);
       filled += piece.length;
       blocks++;
-      if (blocks === header.blocks && filled !== data.length) throw new Error("a part of it is missing");
+      if (blocks === header.blocks && filled !== data.length) throw new Damaged("a part of it is missing");
       return blocks === header.blocks;
     },
     /** @returns {Loaded} */

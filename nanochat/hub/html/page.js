@@ -1,132 +1,155 @@
-// The page: a question, an answer that streams, a way to stop it.
+// The page of an exported file: the chat page's own modules, and a worker that answers where there is a server else.
 
+import { createActions } from "../../serve/static/chat/actions.js";
+import { createCards } from "../../serve/static/chat/card.js";
+import { nameOf, sizeOf } from "../../serve/static/chat/checkpoints.js";
+import { createComposer } from "../../serve/static/chat/composer.js";
+import { place } from "../../serve/static/chat/dom.js";
+import { createFigures } from "../../serve/static/chat/figures.js";
+import { createFocus } from "../../serve/static/chat/focus.js";
+import { createKeys } from "../../serve/static/chat/keys.js";
+import { wireLooking } from "../../serve/static/chat/look/wiring.js";
+import { createMessages } from "../../serve/static/chat/messages.js";
+import { createPanel } from "../../serve/static/chat/panel.js";
+import { createPreferences } from "../../serve/static/chat/preferences.js";
+import { createRunning } from "../../serve/static/chat/running.js";
+import { createScrolling } from "../../serve/static/chat/scrolling.js";
+import { createSettings } from "../../serve/static/chat/settings.js";
+import { FIRST, modeOf, runningHere } from "../../serve/static/chat/state.js";
+import { path } from "../../serve/static/chat/tree.js";
+import { createWelcome } from "../../serve/static/chat/welcome.js";
+import { createWriting } from "../../serve/static/chat/writing.js";
+import { createStore } from "../../serve/static/store.js";
+import { createAnswers } from "./answers.js";
+import { createBanner } from "./banner.js";
+import { blockOf, taken } from "./blocks.js";
 import { connect } from "./connection.js";
+import { createAskLook } from "./look.js";
+import { createTalks } from "./talks.js";
 
-/**
- * @typedef {import("./protocol.js").FromWorker} FromWorker
- * @typedef {import("./protocol.js").Header} Header
- * @typedef {import("./protocol.js").Message} Message
- * @typedef {import("./rendering.js").Part} Part
- */
+/** @typedef {import("../../serve/static/chat/state.js").State} State */
 
-/** @param {string} id */
-function place(id) {
-  const element = document.getElementById(id);
-  if (!element) throw new Error(`the page lacks ${id}`);
-  return element;
+// What the modules above use, and came last to browsers.
+for (const [name, there] of Object.entries({
+  Worker: globalThis.Worker,
+  DecompressionStream: globalThis.DecompressionStream,
+  groupBy: Map.groupBy,
+  toWellFormed: String.prototype.toWellFormed,
+  checkVisibility: Element.prototype.checkVisibility,
+  popover: HTMLElement.prototype.showPopover,
+})) {
+  if (!there) throw new Error(`it has no ${name}`);
 }
 
-/** The text of a block, which leaves the page with it: it is needed once, and large.
- * @param {string} id
- */
-function taken(id) {
-  const element = place(id), text = element.textContent ?? "";
-  element.remove();
-  return text;
+const ABOUT =
+  "A small language model answers, on this device and without a network. It can be wrong, and it knows only what it has read.";
+const header = /** @type {import("./protocol.js").Header} */ (JSON.parse(taken("header")));
+const [stage, tag, step] = header.name.split("/");
+const model = { stage, tag, step: Number(step), parameters: header.card.parameters ?? 0 };
+const defaults = Object.fromEntries(Object.entries(header.defaults).filter(([, value]) => value !== null));
+/** @type {import("../../serve/static/chat/state.js").Server} */
+const server = { phase: "ready", model, defaults };
+const store = createStore({ ...FIRST, server, cards: { [header.name]: { card: header.card, problem: "" } } });
+const showBanner = createBanner(place("banner"), () => store.set({ notice: "" }));
+/** @type {{share: number | null, problem: string}} */
+let standing = { share: 0, problem: "" };
+
+/** @param {Partial<typeof standing>} change */
+function stand(change) {
+  standing = { ...standing, ...change };
+  showBanner({ ...standing, notice: store.get().notice });
 }
 
-const input = /** @type {HTMLTextAreaElement} */ (place("input"));
-const sendButton = /** @type {HTMLButtonElement} */ (place("send"));
-const header = /** @type {Header} */ (JSON.parse(taken("header")));
-/** @type {Message[]} */
-const messages = [];
-/** @type {{id: string, parts: Part[], body: HTMLElement} | null} */
-let answering = null;
-let ready = false, asked = 0, drawn = 0; // drawn: the frame that will show what has come
+const script = taken("worker");
+const answers = createAnswers((hear) => connect(script, header, blockOf, hear), {
+  progress: (block) => stand({ share: block / header.blocks }),
+  ready: () => stand({ share: null }),
+  broken(problem) {
+    stand({ problem });
+    store.set({ server: { ...server, phase: "gone" } });
+  },
+});
+const talks = createTalks(store);
+const running = createRunning(store, answers, { now: async (c) => talks.keep(c), soon: talks.keep }, () => {}, () => {});
+const actions = createActions(store, running, async (c) => talks.keep(c));
+/** @type {Map<string, string>} */
+const drafts = new Map();
+const writing = createWriting(
+  store,
+  { draftOf: (id) => drafts.get(id) ?? "", keepDraft: (id, text) => void drafts.set(id, text) },
+  answers.counted,
+);
+const look = wireLooking(
+  /** @type {HTMLDialogElement} */ (place("look")), store, actions.goOnFrom, createAskLook(header, answers.texts), null,
+);
+
+// ---- views ----------------------------------------------------------------------------------------------------
+
+const nothing = () => {}; // no server is there that would keep marks
+const showMessages = createMessages(place("messages"), {
+  ...actions, rate: nothing, correct: nothing, takeBack: nothing, look: (id) => void look.look(id),
+});
+const showWelcome = createWelcome(place("welcome"), send, ABOUT);
+const panel = createPanel(place("panel"), place("panel-open"), (open) => store.set({ panel: open }));
+const showFigures = createFigures(panel.figures);
+createCards(panel.cards)([{ id: header.name, card: header.card, problem: "" }]);
+const composer = createComposer(place("composer"), { send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
+const focus = createFocus(composer);
+const scrolling = createScrolling(place("scroller"), place("messages"));
+const preferences = createPreferences(store, talks.keep);
+const settingsDialog = /** @type {HTMLDialogElement} */ (place("settings"));
+const showSettings = createSettings(settingsDialog, place("settings-open"), preferences).show;
+createKeys(/** @type {HTMLDialogElement} */ (place("keys")), place("keys-open"), { stop: actions.stop, newChat: talks.newChat });
+place("new-chat").addEventListener("click", talks.newChat);
+place("model").textContent = [nameOf(header.name), sizeOf(model.parameters)].filter(Boolean).join(", ");
+
+store.subscribe((state, before) => {
+  const changed = (/** @type {(keyof State)[]} */ ...names) => names.some((name) => state[name] !== before[name]);
+  const conversation = state.open[state.current];
+  if (!conversation) return;
+  const empty = conversation.leaf === null;
+  const mode = empty ? modeOf(state) : conversation.mode;
+  const grown = conversation !== before.open[before.current]; // or another one is shown
+  if (grown || changed("running", "editing")) {
+    const { running, editing } = state;
+    const still = { longest: defaults.max_tokens ?? undefined, answers: header.name, pairs: false, marks: false, marked: null };
+    focus.keep(() => showMessages({ conversation, running, editing, ...still }));
+    const newest = path(conversation).findLast((node) => node.role === "assistant");
+    showFigures(newest, newest !== undefined && newest.id in running);
+  }
+  if (grown) showWelcome(empty, mode);
+  if (grown || changed("running", "server", "counted")) {
+    const away = state.server.phase === "gone";
+    composer.show({ busy: runningHere(state).length > 0, away, mode, begun: !empty, counted: state.counted });
+  }
+  if (changed("current")) {
+    writing.settle();
+    composer.fill(writing.draft());
+    focus.toComposer();
+  }
+  if (grown || changed("settings", "system", "theme", "presets")) {
+    const { settings, system: systemForNew, theme, presets } = state;
+    showSettings({ settings, defaults, system: mode === "chat" ? conversation.system : null, systemForNew, theme, presets });
+  }
+  if (changed("spoken")) place("spoken").textContent = state.spoken;
+  if (changed("panel")) panel.show(state.panel, false);
+  if (changed("notice")) stand({});
+});
 
 /** @param {string} text */
-const tell = (text) => (place("banner").textContent = text);
-
-function show() {
-  sendButton.disabled = !ready || Boolean(answering) || !input.value.trim();
-  place("stop").hidden = !answering;
-}
-
-/**
- * @param {"user" | "assistant"} role
- * @param {string} text
- */
-function addMessage(role, text) {
-  const message = document.createElement("div"), body = document.createElement("div");
-  message.className = `message ${role}`;
-  body.className = "body";
-  body.textContent = text;
-  message.append(body);
-  place("messages").append(message);
-  message.scrollIntoView({ block: "end" });
-  return body;
-}
-
-function ask() {
-  const text = input.value;
-  if (sendButton.disabled) return;
-  const id = String(++asked);
-  place("welcome").hidden = true;
-  messages.push({ role: "user", content: text });
-  addMessage("user", text);
-  input.value = "";
-  answering = { id, parts: [], body: addMessage("assistant", "") };
-  // A base model goes on with a text.
-  send({ type: "ask", ask: header.chat ? { id, mode: "chat", messages } : { id, mode: "text", text } });
-  show();
-}
-
-/**
- * @param {Part[]} parts
- * @param {HTMLElement} body
- */
-function draw(parts, body) {
-  drawn = 0;
-  body.textContent = parts.map(({ type, text }) => (type === "text" ? text : ` [${text}] `)).join("");
-  body.scrollIntoView({ block: "end" });
-}
-
-/** @param {FromWorker} message */
-function hear(message) {
-  if (message.type === "wanted") {
-    tell(`Unpacking the model: ${Math.round((100 * message.block) / header.blocks)}%`);
-  } else if (message.type === "ready") {
-    ready = true;
-    tell("");
-  } else if (message.type === "broken") {
-    ready = false;
-    tell(`This browser cannot run the model: ${message.error}. Try a current Firefox, Chrome, Edge or Safari.`);
-  } else if (answering && "id" in message && message.id === answering.id) {
-    const { parts, body } = answering;
-    if (message.type === "tokens") {
-      for (const [, text, kind] of message.tokens) {
-        if (kind === "special") continue;
-        if (parts[parts.length - 1]?.type !== kind) parts.push({ type: kind, text: "" });
-        parts[parts.length - 1].text += text;
-      }
-      drawn ||= requestAnimationFrame(() => draw(parts, body));
-    } else if (message.type === "end") {
-      if (message.end.error) tell(`The model failed: ${message.end.error}.`);
-      messages.push({ role: "assistant", content: parts.length ? parts : "" });
-      cancelAnimationFrame(drawn);
-      draw(parts, body);
-      answering = null;
-      input.focus();
-    }
+function send(text) {
+  const sent = actions.send(text);
+  if (sent) {
+    writing.sent();
+    scrolling.toEnd();
   }
-  show();
+  return sent;
 }
 
-place("composer").addEventListener("submit", (event) => {
-  event.preventDefault();
-  ask();
-});
-place("stop").addEventListener("click", () => answering && send({ type: "stop", id: answering.id }));
-input.addEventListener("input", show);
-input.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    ask();
-  }
-  if (event.key === "Escape" && answering) send({ type: "stop", id: answering.id });
-});
+// ---- start ----------------------------------------------------------------------------------------------------
 
-place("model").textContent = header.name;
+panel.show(false, false);
 place("unable").remove();
 place("page").hidden = false;
-const send = connect(taken("worker"), header, (block) => taken(`weights-${block}`), hear);
+talks.start();
+stand({});

@@ -8,7 +8,8 @@
  * @typedef {{
  *   version: 1, name: string, chat: boolean, sizes: import("./model.js").Sizes,
  *   tokenizer: import("./tokenizer.js").TokenizerFacts, bytes: number, blocks: number,
- *   places: Record<string, import("./weights.js").Place>, defaults: Required<Settings>, card: [string, string][]
+ *   places: Record<string, import("./weights.js").Place>, defaults: Required<Settings>,
+ *   card: import("../../serve/static/chat/card.js").Card
  * }} Header
  *   bytes: of all tensors; blocks: pieces that they come in
  * @typedef {{
@@ -17,7 +18,7 @@
  * }} Ask
  *   text: what is continued in the mode "text"; ids: the whole prompt instead; begun: ids that the answer begins with
  * @typedef {{type: "load", header: Header} | {type: "block", text: string} | {type: "ask", ask: Ask}
- *   | {type: "stop", id: string} | {type: "count", id: string, text: string}} ToWorker
+ *   | {type: "stop", id: string} | {type: "count", id: string, text: string} | {type: "texts", id: string, ids: number[]}} ToWorker
  * @typedef {[id: number, text: string, kind: Kind | "special", p: number | null, likely: [id: number, text: string, p: number][]]} Token
  *   p: the model's own probability, null for what a tool said; likely: what it could have been
  * @typedef {{
@@ -26,9 +27,11 @@
  * }} Start
  * @typedef {"stop" | "length" | "window" | "stopped" | "failed"} Finish
  * @typedef {{finish: Finish, error: string | null, tokens: number, seconds: number, first: number | null}} End
- * @typedef {{type: "wanted", block: number} | {type: "ready", seconds: number} | {type: "broken", error: string}
+ * @typedef {{type: "wanted", block: number} | {type: "ready", seconds: number} | {type: "broken", error: string, file: boolean}
  *   | {type: "start", id: string, start: Start} | {type: "tokens", id: string, tokens: Token[]}
- *   | {type: "end", id: string, end: End} | {type: "count", id: string, tokens: number, window: number}} FromWorker
+ *   | {type: "end", id: string, end: End} | {type: "count", id: string, tokens: number, window: number}
+ *   | {type: "texts", id: string, texts: string[]}} FromWorker
+ *   broken: file: the file is at fault, not the browser; texts: of ids that follow each other
  */
 
 export const VERSION = 1;

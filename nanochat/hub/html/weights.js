@@ -22,7 +22,7 @@ export function bytesOf(text) {
 
 /** @param {Uint8Array<ArrayBuffer>} bytes whose checksum is proven meanwhile */
 export async function inflated(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const stream = /** @type {ReadableStream} */ (new Response(bytes).body).pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 

@@ -1,7 +1,7 @@
 // The worker that holds the model: it answers one question after another.
 
 import { answer } from "./answering.js";
-import { createLoading } from "./loading.js";
+import { Damaged, createLoading } from "./loading.js";
 
 /**
  * @typedef {import("./protocol.js").ToWorker} ToWorker
@@ -35,10 +35,11 @@ addEventListener("message", ({ data }) => {
   const message = /** @type {ToWorker} */ (data);
   if (message.type === "stop") stopped.add(message.id);
   else if (message.type === "count") count(message);
+  else if (message.type === "texts") texts(message);
   else work = work.then(() => take(message)).catch(failed);
 });
 
-/** @param {Exclude<ToWorker, {type: "stop" | "count"}>} message */
+/** @param {Exclude<ToWorker, {type: "stop" | "count" | "texts"}>} message */
 async function take(message) {
   if (message.type === "load") {
     began = performance.now();
@@ -61,9 +62,16 @@ function count({ id, text }) {
   if (loaded) say({ type: "count", id, tokens: loaded.tokenizer.encode(text).length, window: loaded.model.sizes.window });
 }
 
+/** @param {{id: string, ids: number[]}} message */
+function texts({ id, ids }) {
+  if (!loaded) return;
+  const { tokenizer } = loaded, { feed } = tokenizer.stream();
+  say({ type: "texts", id, texts: ids.map((one) => (tokenizer.specials.includes(one) ? tokenizer.textOf(one) : feed(one))) });
+}
+
 /** @param {unknown} error */
 function failed(error) {
   loading = null;
-  const memory = error instanceof RangeError;
-  say({ type: "broken", error: memory ? "there is too little memory for it" : error instanceof Error ? error.message : String(error) });
+  const memory = error instanceof RangeError, words = error instanceof Error ? error.message : String(error);
+  say({ type: "broken", error: memory ? "there is too little memory for it" : words, file: error instanceof Damaged });
 }

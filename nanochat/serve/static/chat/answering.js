@@ -1,5 +1,7 @@
 // One answer of the server, read as it is written. A connection that is lost is taken up again where it broke off.
 
+import { Refused, pause } from "./refused.js";
+
 /**
  * @typedef {import("./tree.js").Token} Token
  * @typedef {import("./tree.js").Start} Start
@@ -29,20 +31,6 @@ const MOST = 20_000; // tokens of one answer: a server allows 4096, and what too
 const KINDS = ["text", "python", "python_output", "special"];
 const FINISHES = ["stop", "length", "window", "stopped", "failed"];
 const BROKE_OFF = "The answer broke off.";
-
-/** The server said no. `after`: seconds until asking again makes sense, null: it would be no use. */
-export class Refused extends Error {
-  /**
-   * @param {number} status
-   * @param {string} detail
-   * @param {number | null} after
-   */
-  constructor(status, detail, after) {
-    super(detail);
-    this.status = status;
-    this.after = after;
-  }
-}
 
 /**
  * Ask, and read the answer to its end. Refused: it was not taken in. When `signal` stops it, that is an AbortError.
@@ -271,27 +259,4 @@ function endOf(told) {
     seconds: count(seconds),
     first: typeof first === "number" ? first : null,
   };
-}
-
-/**
- * Until the time is over or the browser is online again. When `signal` stops it, it fails; when `early` does, it is over.
- * @param {number} ms
- * @param {AbortSignal} signal
- * @param {AbortSignal} [early]
- * @returns {Promise<void>}
- */
-export function pause(ms, signal, early) {
-  return new Promise((resolve, reject) => {
-    const over = () => {
-      clearTimeout(timer);
-      removeEventListener("online", over);
-      for (const one of [signal, early]) one?.removeEventListener("abort", over);
-      if (signal.aborted) reject(signal.reason);
-      else resolve();
-    };
-    const timer = setTimeout(over, ms);
-    addEventListener("online", over);
-    for (const one of [signal, early]) one?.addEventListener("abort", over);
-    if (signal.aborted) over();
-  });
 }

@@ -27,6 +27,12 @@ export function nameOf(id) {
   return run ? `${run}, step ${Number(step).toLocaleString("en")}` : id;
 }
 
+/** @param {number} parameters */
+export function sizeOf(parameters) {
+  if (!parameters) return "";
+  return `${parameters >= 1e6 ? `${(parameters / 1e6).toFixed(0)}M` : `${Math.ceil(parameters / 1e3)}K`} parameters`;
+}
+
 /**
  * The models among what a server told, each name once.
  * @param {unknown} told

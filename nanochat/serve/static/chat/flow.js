@@ -20,7 +20,7 @@ export function createFlow(actions) {
   const edit = button("Edit", () => actions.editing(first()), "Edit the text");
   const again = button("Try again", () => actions.again(last()));
   const copied = button("Copy", () => copy(text(), copied));
-  const look = button("Look inside", () => actions.look(last()), "Look inside the last answer: how likely each token was, and why");
+  const look = button("Look inside", () => actions.look(last()), "Look inside the last answer: how likely each token was");
   tools.append(turn.element, edit, copied, again, look);
   box.append(body, rewriting.element, notes, by, tools);
   /** @type {import("./message.js").Shown[]} */

@@ -4,13 +4,14 @@ import { button, element } from "./dom.js";
 
 const APPLE = /Mac|iPhone|iPad/.test(navigator.platform);
 const CTRL = APPLE ? "⌘" : "Ctrl";
+const SEARCH = [CTRL, "K"];
 /** @type {[string[], string][]} */
 const KEYS = [
   [["Enter"], "sends the message"],
   [["Shift", "Enter"], "begins a new line"],
   [["↑"], "in the empty field: rewrites your last message"],
   [["Esc"], "stops an answer, or closes what is open"],
-  [[CTRL, "K"], "searches the conversations"],
+  [SEARCH, "searches the conversations"],
   [[CTRL, "Shift", "O"], "begins a new chat"],
   [["?"], "shows this list, where nothing is being written"],
 ];
@@ -18,13 +19,14 @@ const KEYS = [
 /**
  * @param {HTMLDialogElement} dialog
  * @param {HTMLElement} opener
- * @param {{stop: () => void, search: () => void, newChat: () => void}} actions
+ * @param {{stop: () => void, newChat: () => void, search?: () => void}} actions
  */
 export function createKeys(dialog, opener, actions) {
   const title = element("h2", "", "Keys");
   title.id = "keys-title";
   const list = element("dl");
   for (const [keys, does] of KEYS) {
+    if (keys === SEARCH && !actions.search) continue;
     const term = element("dt");
     for (const key of keys) term.append(element("kbd", "", key), " ");
     list.append(term, element("dd", "", does));

@@ -1,15 +1,19 @@
 // The chat page: makes the store, and wires what people do, what the server says and what is shown.
 
 import { createActions } from "./actions.js";
+import { ask, resume, stop } from "./answering.js";
 import { createBanner } from "./banner.js";
 import { createCards } from "./card.js";
 import { createCatalog } from "./catalog.js";
+import { sizeOf } from "./checkpoints.js";
 import { rememberChoice, rememberedChoice } from "./choice.js";
 import { createComposer } from "./composer.js";
 import { createConversations } from "./conversations.js";
 import { openDatabase } from "./database.js";
 import { place } from "./dom.js";
+import { draftOf, keepDraft } from "./drafts.js";
 import { createFigures } from "./figures.js";
+import { createFocus } from "./focus.js";
 import { createKeys } from "./keys.js";
 import { createMessages } from "./messages.js";
 import { createMarking } from "./marking.js";
@@ -17,7 +21,7 @@ import { createModels } from "./models.js";
 import { createPanel } from "./panel.js";
 import { createRunning } from "./running.js";
 import { createScrolling } from "./scrolling.js";
-import { watchServer } from "./server.js";
+import { counted, watchServer } from "./server.js";
 import { FIRST, modeOf, ownId, runningHere } from "./state.js";
 import { stayOffline } from "./offline.js";
 import { createPreferences } from "./preferences.js";
@@ -38,15 +42,16 @@ const catalog = createCatalog(store);
 const look = watchServer(store, catalog.look);
 const running = createRunning(
   store,
+  { ask, resume, stop },
   { now: (c) => conversations.keep(c), soon: (c) => conversations.keepSoon(c) },
   refused,
   look,
 );
 const conversations = createConversations(store, database, running);
 const actions = createActions(store, running, conversations.keep);
-const writing = createWriting(store);
+const writing = createWriting(store, { draftOf, keepDraft }, counted);
 
-/** @param {import("./answering.js").Refused} refusal */
+/** @param {import("./refused.js").Refused} refusal */
 function refused({ status }) {
   if (status === 401) store.set({ server: { ...store.get().server, phase: "login" } });
   if (status === 404) catalog.look(); // a model is not there any more, as the answer says
@@ -65,6 +70,7 @@ const panel = createPanel(place("panel"), place("panel-open"), (open) => {
 const showFigures = createFigures(panel.figures);
 const showCards = createCards(panel.cards);
 const composer = createComposer(place("composer"), { send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
+const focus = createFocus(composer);
 const scrolling = createScrolling(place("scroller"), place("messages"));
 const sidebar = createSidebar(place("sidebar"), place("sidebar-open"), {
   open: (id) => conversations.open(id),
@@ -98,7 +104,7 @@ store.subscribe((state, before) => {
   if (grown || changed("running", "editing", "server", "chosen", "second", "picker", "marked")) {
     const longest = state.server.defaults.max_tokens;
     const { picker: marks, marked } = state; // both are for those who are let in
-    keepFocus(() => showMessages({ conversation, running, editing, longest, answers, pairs: second !== null, marks, marked }));
+    focus.keep(() => showMessages({ conversation, running, editing, longest, answers, pairs: second !== null, marks, marked }));
     const newest = path(conversation).findLast((node) => node.role === "assistant");
     showFigures(newest, newest !== undefined && newest.id in running);
   }
@@ -111,7 +117,7 @@ store.subscribe((state, before) => {
   if (changed("current")) {
     writing.settle();
     composer.fill(writing.draft() || (before.current ? "" : composer.text())); // or what was quicker than this page
-    toComposer();
+    focus.toComposer();
   }
   if (changed("settings", "server", "open", "current", "system", "theme", "presets")) {
     const { settings, server, system: systemForNew, theme, presets } = state;
@@ -135,29 +141,6 @@ store.subscribe((state, before) => {
   }
   if (state.panel && state.server.phase === "ready" && changed("panel", "chosen", "second", "server")) catalog.readCards(asked);
 });
-
-function toComposer() {
-  const touched = matchMedia("(pointer: coarse)").matches; // where a keyboard would cover half of the page
-  if (touched) place("scroller").focus({ preventScroll: true });
-  else composer.focus();
-}
-
-/**
- * A button that goes when it was pressed leaves the focus where one writes.
- * @param {() => void} show
- */
-function keepFocus(show) {
-  const focused = document.activeElement;
-  const within = focused && place("messages").contains(focused);
-  show();
-  if (within && !(focused.isConnected && focused.checkVisibility())) toComposer();
-}
-
-/** @param {number} parameters */
-function sizeOf(parameters) {
-  if (!parameters) return "";
-  return `${parameters >= 1e6 ? `${(parameters / 1e6).toFixed(0)}M` : `${Math.ceil(parameters / 1e3)}K`} parameters`;
-}
 
 /** @param {string} text */
 function send(text) {

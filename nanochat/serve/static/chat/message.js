@@ -47,7 +47,7 @@ export function createMessage({ node: { id, role } }, actions) {
   const edit = button("Edit", () => actions.editing(id));
   const again = button("Try again", () => actions.again(id));
   const copied = button("Copy", () => now && copy(wordsOf(now.node), copied));
-  const look = button("Look inside", () => actions.look(id), "Look inside: how likely each token was, and why");
+  const look = button("Look inside", () => actions.look(id), "Look inside: how likely each token was");
   const opinion = element("div");
   const showOpinion = mine ? null : createFeedback(opinion, {
     rate: (rating) => actions.rate(id, rating),

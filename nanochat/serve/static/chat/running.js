@@ -1,7 +1,7 @@
-// The answers that are on their way, in however many conversations: from the server into the store, and kept.
+// The answers that are on their way, in however many conversations: from who answers into the store, and kept.
 
-import { Refused, ask, pause, resume, stop } from "./answering.js";
 import { asked } from "./asked.js";
+import { Refused, pause } from "./refused.js";
 import { canChat } from "./state.js";
 import { newId, partsOf, withNode } from "./tree.js";
 
@@ -12,7 +12,14 @@ import { newId, partsOf, withNode } from "./tree.js";
  * @typedef {import("./tree.js").Node} Node
  * @typedef {import("./tree.js").Token} Token
  * @typedef {import("./tree.js").End} End
+ * @typedef {import("./answering.js").Reader} Reader
  * @typedef {{get: () => State, set: (change: Partial<State>) => void}} Store
+ * @typedef {{
+ *   ask: (asked: import("./answering.js").Asked, reader: Reader) => Promise<void>,
+ *   stop: (id: string) => unknown,
+ *   resume?: (id: string, after: number, reader: Reader) => Promise<void>
+ * }} Answers
+ *   who answers. ask, resume: read to the answer's end, as answering.js does; resume: absent where an answer ends with its page
  */
 
 const FRAME = 33; // ms: what comes within is shown at once
@@ -20,11 +27,12 @@ const GRACE = 1000; // ms that a stopped answer has to tell its end
 
 /**
  * @param {Store} store
+ * @param {Answers} answers
  * @param {{now: (conversation: Conversation) => Promise<void>, soon: (conversation: Conversation) => void}} keep
  * @param {(refused: Refused) => void} onRefused
- * @param {() => void} onLost the server does not answer
+ * @param {() => void} onLost who answers is not heard any more
  */
-export function createRunning(store, keep, onRefused, onLost) {
+export function createRunning(store, answers, keep, onRefused, onLost) {
   /** @type {Map<string, AbortController>} */
   const reading = new Map();
   /** @type {Map<string, () => void>} */
@@ -86,7 +94,7 @@ export function createRunning(store, keep, onRefused, onLost) {
    * @param {string} conversation
    * @param {string} id
    * @param {AbortController} controller
-   * @param {(reader: import("./answering.js").Reader) => Promise<void>} read
+   * @param {(reader: Reader) => Promise<void>} read
    * @param {number} [leftOut] messages that were not even sent
    */
   async function follow(conversation, id, controller, read, leftOut = 0) {
@@ -177,7 +185,7 @@ export function createRunning(store, keep, onRefused, onLost) {
       await follow(conversation, id, controller, async (reader) => {
         for (;;) {
           try {
-            return await ask(request, reader);
+            return await answers.ask(request, reader);
           } catch (error) {
             if (!(error instanceof Refused && error.after)) throw error;
             show(conversation, id, error.status === 429 ? "busy" : "ending", Date.now() + 1000 * error.after);
@@ -196,7 +204,8 @@ export function createRunning(store, keep, onRefused, onLost) {
      * @param {Node} node
      */
     async resume(conversation, { id, pending, start, tokens = [] }) {
-      if (!pending || reading.has(id) || store.get().running[id]) return;
+      const { resume } = answers;
+      if (!pending || !resume || reading.has(id) || store.get().running[id]) return;
       show(conversation, id, "asking");
       const after = start?.id === pending ? tokens.length - start.begun : 0;
       await follow(conversation, id, controlled(id), (reader) => resume(pending, Math.max(0, after), reader));
@@ -212,7 +221,7 @@ export function createRunning(store, keep, onRefused, onLost) {
       const controller = reading.get(id);
       if (!one || !controller) return;
       const grace = new Promise((resolve) => setTimeout(resolve, one.phase === "writing" ? GRACE : 0));
-      if (pending && one.again === null) stop(pending);
+      if (pending && one.again === null) answers.stop(pending);
       await grace; // an answer that is being written tells how it ended
       controller.abort();
     },

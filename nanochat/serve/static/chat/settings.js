@@ -125,9 +125,9 @@ export function createSettings(dialog, opener, actions) {
 }
 
 /**
- * One setting: its value, and whether it is the server's own.
+ * One setting: its value, and whether it is the default.
  * @param {Field} field
- * @param {(value: number | undefined) => void} set undefined: the server's own
+ * @param {(value: number | undefined) => void} set undefined: the default
  */
 function createRow({ name, label, hint, slider, step }, set) {
   const { least, most } = RANGES[name];
@@ -171,7 +171,7 @@ function createRow({ name, label, hint, slider, step }, set) {
       row.classList.toggle("other", isOther);
       back.hidden = !isOther;
       back.textContent = own === undefined ? "Back to random" : `Back to ${own}`;
-      back.title = own === undefined ? "Another one each time" : "The server's own";
+      back.title = own === undefined ? "Another one each time" : "The default";
       shown.textContent = value === undefined ? "" : String(value);
       if (input === document.activeElement) return; // it is being written
       input.value = value === undefined ? "" : String(value);

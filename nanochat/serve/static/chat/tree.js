@@ -3,8 +3,10 @@
 
 /**
  * @typedef {"text" | "python" | "python_output"} PartType
- * @typedef {[id: number, text: string, kind: PartType | "special", p: number | null]} Token
- *   p: the model's own probability of the token, null where nothing was chosen
+ * @typedef {[id: number, text: string, p: number]} Likely
+ * @typedef {[id: number, text: string, kind: PartType | "special", p: number | null, likely?: Likely[]]} Token
+ *   p: the model's own probability of the token, null where nothing was chosen; likely: what it could have been, where
+ *   who answers tells it
  * @typedef {{type: PartType, text: string}} Part
  * @typedef {{temperature?: number, top_k?: number, top_p?: number, max_tokens?: number, seed?: number}} Settings
  * @typedef {{

@@ -17,8 +17,9 @@ const TEXT = {
 /**
  * @param {HTMLElement} root
  * @param {(text: string) => void} send
+ * @param {string} [own] what is said of a model that chats, in place of what the server's page says
  */
-export function createWelcome(root, send) {
+export function createWelcome(root, send, own) {
   const title = element("h2");
   const about = element("p");
   const suggestions = element("div");
@@ -36,7 +37,7 @@ export function createWelcome(root, send) {
     shown = mode;
     const words = mode === "chat" ? CHAT : TEXT;
     title.textContent = words.title;
-    about.textContent = words.about;
+    about.textContent = (mode === "chat" && own) || words.about;
     suggestions.replaceChildren(...words.suggestions.map((text) => button(text, () => send(text))));
   };
 }

@@ -1,8 +1,5 @@
 // What is being written: remembered until it is sent, and counted when it is long.
 
-import { draftOf, keepDraft } from "./drafts.js";
-import { counted } from "./server.js";
-
 /**
  * @typedef {import("./state.js").State} State
  * @typedef {{get: () => State, set: (change: Partial<State>) => void}} Store
@@ -11,8 +8,13 @@ import { counted } from "./server.js";
 const LONG = 1000; // characters from which on it is asked how much of a text the model sees
 const REST = 300; // ms without a key before it is counted and remembered
 
-/** @param {Store} store */
-export function createWriting(store) {
+/**
+ * @param {Store} store
+ * @param {{draftOf: (conversation: string) => string, keepDraft: (conversation: string, text: string) => void}} drafts
+ *   of each conversation, "" for a new one
+ * @param {(text: string, model: string | null) => Promise<import("./state.js").Counted>} counted
+ */
+export function createWriting(store, { draftOf, keepDraft }, counted) {
   /** @type {number | undefined} */
   let timer;
   /** @type {(() => void) | null} */

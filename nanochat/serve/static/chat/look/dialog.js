@@ -1,14 +1,14 @@
 // The dialog in which one looks inside an answer: its tokens, or the layers at one of them.
 
 import { button, element } from "../dom.js";
-import { createLayers } from "./layers.js";
 import { createTokens } from "./tokens.js";
 
 /**
  * @param {HTMLDialogElement} dialog
  * @param {ReturnType<typeof import("./looking.js").createLooking>} actions
+ * @param {typeof import("./layers.js").createLayers | null} createLayers null where nobody tells of the layers
  */
-export function createLookDialog(dialog, actions) {
+export function createLookDialog(dialog, actions, createLayers) {
   const title = element("div", "title");
   const problem = element("p", "note bad");
   problem.setAttribute("role", "alert");
@@ -20,9 +20,9 @@ export function createLookDialog(dialog, actions) {
   const showTokens = createTokens(tokens, {
     open: actions.open,
     choose: (index, alternative) => void actions.choose(index, alternative),
-    inspect: (index) => void actions.inspect(index),
+    inspect: createLayers && ((index) => void actions.inspect(index)),
   });
-  const showLayers = createLayers(layers, { checkpoint: actions.checkpoint, head: actions.head, close: actions.back });
+  const showLayers = createLayers?.(layers, { checkpoint: actions.checkpoint, head: actions.head, close: actions.back });
   /** @type {number | null} */
   let why = null;
 
@@ -46,7 +46,7 @@ export function createLookDialog(dialog, actions) {
     if (looking.why === null) {
       showTokens(all, looking.opened, looking.own);
     } else {
-      showLayers({ ...looking, index: looking.why });
+      showLayers?.({ ...looking, index: looking.why });
       if (before === null) layers.querySelector("button")?.focus();
     }
   };

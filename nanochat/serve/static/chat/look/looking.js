@@ -2,7 +2,6 @@
 
 import { asked } from "../asked.js";
 import { runningHere } from "../state.js";
-import { askLook } from "./data.js";
 
 /**
  * @typedef {import("../state.js").State} State
@@ -12,6 +11,7 @@ import { askLook } from "./data.js";
  * @typedef {import("./data.js").Look} Look
  * @typedef {import("./data.js").Alternative} Alternative
  * @typedef {import("./layers.js").Checkpoint} Checkpoint
+ * @typedef {(asked: import("./data.js").LookAsked, signal: AbortSignal, tokens: Token[]) => Promise<Look>} AskLook
  * @typedef {{get: () => State, set: (change: Partial<State>) => void}} Store
  * @typedef {{
  *   conversation: string, node: string, model: string, opened: number | null, own: Look | null, why: number | null,
@@ -25,8 +25,9 @@ import { askLook } from "./data.js";
 /**
  * @param {Store} store
  * @param {(node: string, tokens: Token[]) => void} goOnFrom
+ * @param {AskLook} askLook
  */
-export function createLooking(store, goOnFrom) {
+export function createLooking(store, goOnFrom, askLook) {
   let request = new AbortController();
 
   /** @param {Partial<Looking>} change */
@@ -59,7 +60,7 @@ export function createLooking(store, goOnFrom) {
     const ids = tokens.map(([id]) => id);
     set({ busy: true, problem: "" });
     try {
-      const found = await askLook({ model: model || null, mode, system, messages, text, ids, token, max_tokens: longest }, mine.signal);
+      const found = await askLook({ model: model || null, mode, system, messages, text, ids, token, max_tokens: longest }, mine.signal, tokens);
       if (mine.signal.aborted) return null;
       set({ busy: false });
       return found;
@@ -116,14 +117,16 @@ export function createLooking(store, goOnFrom) {
       if (!at) return;
       const state = store.get();
       if (runningHere(state).length > 0) return set({ problem: "Another answer is on its way in this conversation: wait for its end." });
-      if (state.server.phase === "gone" || state.server.phase === "login") return set({ problem: "The server cannot be reached." });
-      /** @type {Token[]} */
-      const tokens = [...at.tokens.slice(0, index), [id, text, "text", probability]];
+      if (state.server.phase === "gone" || state.server.phase === "login") return set({ problem: "Nobody is there to answer." });
+      /** @type {(was: Token, text: string) => Token} */
+      const instead = ([, , , , likely], text) =>
+        likely ? [id, text, "text", probability, likely] : [id, text, "text", probability];
+      const tokens = [...at.tokens.slice(0, index), instead(at.tokens[index], text)];
       if (text.includes("\ufffd") || tokens[index - 1]?.[1] === "") {
         // Around a part of a character: which text it completes depends on those before it.
         const look = await ask(tokens, null, at.looking.model);
         if (!look) return;
-        tokens[index] = [id, look.tokens[look.offset + index].text.replace(/\ufffd+$/, ""), "text", probability];
+        tokens[index] = instead(at.tokens[index], look.tokens[look.offset + index].text.replace(/\ufffd+$/, ""));
       }
       this.close();
       goOnFrom(at.node.id, tokens);

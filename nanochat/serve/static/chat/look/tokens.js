@@ -9,8 +9,9 @@ import { BANDS, bandOf, bar, legend, named, percent, visible } from "./words.js"
  * @typedef {import("./data.js").Look} Look
  * @typedef {{
  *   open: (index: number | null) => void, choose: (index: number, alternative: Alternative) => void,
- *   inspect: (index: number) => void
+ *   inspect: ((index: number) => void) | null
  * }} Actions
+ *   inspect: null where nobody tells why
  */
 
 const HINT = "Arrow keys go from token to token, Enter opens one.";
@@ -152,9 +153,13 @@ export function createTokens(root, actions) {
     else if (inTool) notes.push(element("p", "hint", "Inside a tool call nothing can be chosen."));
     else notes.push(element("p", "hint", "Choose one, and the answer goes on from there. Special tokens cannot be chosen."));
     const row = element("p", "row");
-    const why = button("Why?", () => actions.inspect(index), "Why? What each layer would have said here");
-    why.disabled = !look;
-    row.append(why, button("Close", leave));
+    const { inspect } = actions;
+    if (inspect) {
+      const why = button("Why?", () => inspect(index), "Why? What each layer would have said here");
+      why.disabled = !look;
+      row.append(why);
+    }
+    row.append(button("Close", leave));
     popover.setAttribute("aria-label", `Token ${index + 1}: ${special ? name : visible(name)}`);
     popover.replaceChildren(head, list, ...notes, row);
   }
