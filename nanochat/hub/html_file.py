@@ -21,6 +21,8 @@ import nanochat
 from nanochat import checkpoint, model
 from nanochat.checkpoint import Manifest
 from nanochat.console import UserError, say
+from nanochat.hub import card_rows
+from nanochat.hub.ancestry import ancestry
 from nanochat.hub.html_script import bundle
 from nanochat.hub.html_weights import Payload, TableBits, make_payload
 from nanochat.model import GPT, ModelConfig
@@ -31,7 +33,10 @@ from nanochat.tokenizer.native import native_digits
 VERSION = 1  # of the header, as in hub/html/protocol.js
 MODULES = Path(__file__).with_name("html")
 STATIC = Path(nanochat.__file__).parent / "serve" / "static"
-STYLES = ("style.css", "chat/chat.css")  # the chat page's
+SHEETS = ("markdown", "scrolling", "messages", "chat", "settings", "panel", "look/look")  # of the chat page's
+MADE = """  <p id="made" class="hint">A small language model, made with nanochat: <code>bash speedrun.sh</code> makes
+    your own. Conversations last until this page is closed.</p>
+"""
 GENERATOR = b'<meta name="generator" content="nanochat export_html">'
 LARGEST_MB = 1900  # browsers hold no more bytes in one piece
 BYTES_A_NUMBER = 1.1  # of a file, for each parameter in eight bits: 7.4 bits after compression, as text
@@ -60,10 +65,16 @@ def export_html(
     if native_digits(tokenizer.pattern) is None:
         raise UserError("this tokenizer cuts text by a pattern of its own", "Export a model with nanochat's tokenizer")
     gpt = model.load(folder, "cpu", torch.float32)
+    made = ancestry(manifest.stage, manifest.tag, folder)
+    card = card_rows.sizes(made[-1]) | {
+        "trained": list(card_rows.trained(made)),
+        "scores": card_rows.scores(made[-1]),
+    }
     bits: TableBits
     for bits in (12, 8):
         payload = make_payload(gpt, tokenizer, bits)
-        data = make_page(header_of(gpt, tokenizer, manifest, payload), payload).encode()
+        header = header_of(gpt, tokenizer, manifest, payload) | {"card": card}
+        data = make_page(header, payload).encode()
         if len(data) <= max_mb * 1e6:
             break
     else:
@@ -129,39 +140,57 @@ def header_of(gpt: GPT, tokenizer: Tokenizer, manifest: Manifest, payload: Paylo
         "blocks": len(payload.blocks),
         "places": payload.places,
         "defaults": DEFAULTS,
-        "card": [
-            ["Parameters", f"{gpt.num_params():,}"],
-            ["Layers", f"{gpt.config.depth} of width {gpt.config.width}"],
-            ["Tokens in the vocabulary", f"{gpt.config.vocab_size:,}"],
-            ["Tokens of context", f"{gpt.config.seq_len:,}"],
-        ],
+        "card": {},
     }
 
 
 def make_page(header: Mapping[str, Any], payload: Payload) -> str:
     """The text of the file."""
     page = bundle(MODULES / "page.js")
-    style = "\n".join((STATIC / name).read_text(encoding="utf-8") for name in STYLES)
+    sheets = [STATIC / "style.css", *(STATIC / "chat" / f"{name}.css" for name in SHEETS), MODULES / "page.css"]
+    style = "\n".join(sheet.read_text(encoding="utf-8") for sheet in sheets)
+    guard = (MODULES / "guard.js").read_text(encoding="utf-8")
     weights = "\n".join(
         f'<script type="application/octet-stream" id="weights-{number}">{block}</script>'
         for number, block in enumerate(payload.blocks)
     )
     policy = (
-        f"default-src 'none'; script-src {_hash(page)} 'wasm-unsafe-eval'; style-src {_hash(style)}; worker-src blob:; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {_hash(guard)} {_hash(page)} 'wasm-unsafe-eval'; style-src {_hash(style)}; "
+        "worker-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
     return _filled(
         (MODULES / "page.html").read_text(encoding="utf-8"),
         {
             "policy": policy,
-            "title": html.escape(f"nanochat: {header['name']}"),
+            "title": html.escape(f"{header['name']} - nanochat"),
+            "logo": _logo(),
             "style": style,
+            "guard": guard,
+            "body": _body(),
             "header": json.dumps(header, separators=(",", ":")).replace("<", "\\u003c"),
             "worker": bundle(MODULES / "worker.js"),
             "weights": weights,
             "page": page,
         },
     )
+
+
+def _body() -> str:
+    """The chat page's own, which is hidden until the script begins, and says what it is."""
+    page = (STATIC / "index.html").read_text(encoding="utf-8")
+    body = page[page.index('<a class="skip"') : page.index("</body>")]
+    changes = {
+        '<div id="page">': '<div id="page" hidden>',
+        '"/static/logo.svg"': f'"{_logo()}"',
+        "  </footer>": f"{MADE}  </footer>",
+    }
+    for before, after in changes.items():
+        body = body.replace(before, after)
+    return body
+
+
+def _logo() -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode((STATIC / 'logo.svg').read_bytes()).decode()}"
 
 
 def _sizes(gpt: GPT) -> dict[str, Any]:

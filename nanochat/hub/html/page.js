@@ -49,7 +49,7 @@ const model = { stage, tag, step: Number(step), parameters: header.card.paramete
 const defaults = Object.fromEntries(Object.entries(header.defaults).filter(([, value]) => value !== null));
 /** @type {import("../../serve/static/chat/state.js").Server} */
 const server = { phase: "ready", model, defaults };
-const store = createStore({ ...FIRST, server, cards: { [header.name]: { card: header.card, problem: "" } } });
+const store = createStore({ ...FIRST, server });
 const showBanner = createBanner(place("banner"), () => store.set({ notice: "" }));
 /** @type {{share: number | null, problem: string}} */
 let standing = { share: 0, problem: "" };
