@@ -183,6 +183,7 @@ def _body() -> str:
         '<div id="page">': '<div id="page" hidden>',
         '"/static/logo.svg"': f'"{_logo()}"',
         "  </footer>": f"{MADE}  </footer>",
+        " autofocus>": ">",  # nothing can be written before that
     }
     for before, after in changes.items():
         body = body.replace(before, after)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from playwright.sync_api import Browser, Page
 from nanochat import checkpoint
 from nanochat.commands import export_html as command
 from nanochat.console import UserError
-from nanochat.conversation import Conversation
-from nanochat.hub import export_html, html_file
+from nanochat.conversation import Conversation, Part
+from nanochat.hub import card_rows, export_html, html_file
+from nanochat.hub.ancestry import ancestry
 from nanochat.hub.html_weights import WRITTEN, as_text
 from nanochat.inference import Engine, Request, fit_conversation
 from nanochat.inference.quantize import rounded
@@ -24,7 +27,10 @@ from nanochat.tokenizer import Tokenizer
 from tests.hub.exporting import SHAPES, VOCAB, make, write
 from tests.hub.test_html_model import exact_tables
 
-ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "a fox <b>&</b>"}]}
+CLIPBOARD = """
+const clipboard = { writeText: async (text) => void (globalThis.copied = text) };
+Object.defineProperty(navigator, "clipboard", { value: clipboard });
+"""
 
 
 @pytest.fixture
@@ -36,6 +42,7 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     page = browser.new_page()
+    page.add_init_script(CLIPBOARD)
     page.problems = []  # type: ignore[attr-defined]
     page.addresses = []  # type: ignore[attr-defined]
     page.on("console", lambda said: page.problems.append(said.text))  # type: ignore[attr-defined]
@@ -51,12 +58,25 @@ def opened(page: Page, path: Path) -> Page:
     return page
 
 
-def ask(page: Page, text: str) -> str:
-    """What the page shows as the answer."""
+def ask(page: Page, text: str) -> tuple[str, list[str]]:
+    """The answer's words, and its tool calls with what the tool said."""
+    answers = page.locator(".message.assistant")
+    before = answers.count()
     page.fill("#input", text)
     page.keyboard.press("Enter")
+    answer = answers.nth(before)
+    answer.wait_for()
     page.locator("#stop").wait_for(state="hidden")
-    return page.locator(".message.assistant .body").last.text_content() or ""
+    words = ""
+    if answer.get_by_role("button", name="Copy").is_visible():
+        answer.get_by_role("button", name="Copy").click()
+        words = page.evaluate("copied")
+    return words, answer.locator(".tool > *").all_text_contents()
+
+
+def said(parts: Sequence[Part]) -> tuple[str, list[str]]:
+    words = "".join(part.text for part in parts if part.type == "text")
+    return words, [part.text for part in parts if part.type != "text"]
 
 
 @pytest.mark.parametrize("shape", ["heads", "pairs, short windows"])
@@ -74,8 +94,7 @@ def test_a_chat(base: Path, page: Page, shape: str, monkeypatch: pytest.MonkeyPa
         messages.append({"role": "user", "content": text})
         conversation = Conversation.from_dict({"messages": messages})
         done = engine.generate([Request(fit_conversation(tokenizer, conversation, engine.window, 20), 20, 0.0)])[0]
-        parts = [part.text if part.type == "text" else f" [{part.text}] " for part in done.parts]
-        assert ask(page, text) == "".join(parts)
+        assert ask(page, text) == said(done.parts)
         messages.append({"role": "assistant", "content": done.parts or ""})
     assert page.problems == []  # type: ignore[attr-defined]
     assert [re.sub("/[0-9a-f-]{36}$", "", address) for address in page.addresses] == [path.as_uri(), "blob:null"]  # type: ignore[attr-defined]
@@ -90,16 +109,16 @@ def test_stop(base: Path, page: Page) -> None:
     opened(page, base / "slow.html")
     page.fill("#input", "a hen")
     page.keyboard.press("Enter")
-    answers = page.locator(".message.assistant .body:not(:empty)")
+    answers = page.locator(".message.assistant .markdown:not(:empty)")
     answers.first.wait_for(state="attached")
     page.keyboard.press("Escape")
-    page.locator("#stop").wait_for(state="hidden")
-    assert page.locator("#banner").text_content() == ""
+    page.get_by_text("Stopped.").wait_for()
     page.fill("#input", "again")
     page.keyboard.press("Enter")
     answers.nth(1).wait_for(state="attached")
     page.click("#stop")
-    page.locator("#stop").wait_for(state="hidden")
+    page.get_by_text("Stopped.").nth(1).wait_for()
+    assert page.locator("#banner").text_content() == ""
 
 
 def test_a_trained_model(tiny_run: Path, page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,32 +131,32 @@ def test_a_trained_model(tiny_run: Path, page: Page, tmp_path: Path, monkeypatch
     ids = fit_conversation(engine.tokenizer, conversation, engine.window, 30)
     done = engine.generate([Request(ids, 30, 0.0)])[0]
     opened(page, tmp_path / "bot.html")
-    shown = ask(page, "What is 12 + 30?")
-    assert shown == "".join(part.text if part.type == "text" else f" [{part.text}] " for part in done.parts)
-
-
-def test_a_browser_without_workers(base: Path, page: Page) -> None:
-    write(make(SHAPES["heads"]))
-    path = export_html("sft", base / "bot.html")
-    page.add_init_script("globalThis.Worker = class { constructor() { throw new Error('no workers from file://'); } };")
-    page.goto(path.as_uri())
-    page.locator("#banner", has_text="This browser cannot run the model: no workers from file://").wait_for()
+    assert ask(page, "What is 12 + 30?") == said(done.parts)
+    page.get_by_role("button", name="Figures").click()
+    names, values = (page.locator(f"#panel {tag}").all_text_contents() for tag in ("dt", "dd"))
+    facts = dict(zip(names, values, strict=True))
+    made = ancestry("sft", folder.parent.name, folder)
+    assert facts.items() >= dict(card_rows.trained(made)).items() and "Steps (base)" in facts and "Time in all" in facts
+    assert facts.items() >= dict(card_rows.scores(made[-1])).items() and "val loss" in facts
+    assert facts["Layers"] == str(engine.model.config.depth) and facts["Context used"].endswith(" tokens")
+    text = (tmp_path / "bot.html").read_text()
+    assert not [name for name in (str(tiny_run), platform.node(), getpass.getuser()) if len(name) > 4 and name in text]
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "words"),
     [
         (('"bytes":', '"bytes":9e99,"was":'), "there is too little memory for it"),
-        (('"version":1', '"version":9'), "of another version"),
-        (('"places":{', '"places":{},"was":{'), "the file lacks tokens"),
+        (('"version":1', '"version":9'), "This file is damaged: it is of another version"),
+        (('"blocks":1', '"blocks":2'), "This file is damaged: a part of it is missing"),
     ],
 )
-def test_what_cannot_be_unpacked(base: Path, page: Page, change: tuple[str, str], said: str) -> None:
+def test_what_cannot_be_unpacked(base: Path, page: Page, change: tuple[str, str], words: str) -> None:
     write(make(SHAPES["heads"]))
     path = export_html("sft", base / "bot.html")
     path.write_text(path.read_text().replace(*change, 1))
     page.goto(path.as_uri())
-    page.locator("#banner", has_text=said).wait_for()
+    page.locator("#banner", has_text=words).wait_for()
 
 
 def test_a_damaged_file(base: Path, page: Page) -> None:
@@ -148,18 +167,7 @@ def test_a_damaged_file(base: Path, page: Page) -> None:
     at = text.index('id="weights-0">') + 5000
     path.write_text(text[:at] + ("a" if text[at] != "a" else "b") + text[at + 1 :])
     page.goto(path.as_uri())
-    page.locator("#banner", has_text="This browser cannot run the model").wait_for()
-
-
-def test_a_browser_without_scripts(base: Path, browser: Browser) -> None:
-    write(make(SHAPES["heads"]))
-    path = export_html("sft", base / "bot.html")
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(path.as_uri())
-    assert "JavaScript" in page.locator("#unable").inner_text()
-    assert page.locator("#input").is_hidden()
-    context.close()
+    page.locator("#banner", has_text="This file is damaged: its numbers are not those that were written.").wait_for()
 
 
 def test_the_text_of_bytes(probe: Any) -> None:
@@ -226,6 +234,6 @@ def test_nothing_of_this_machine(base: Path) -> None:
     write(make(SHAPES["heads"]))
     text = export_html("sft", base / "bot.html").read_text()
     assert str(base) not in text and "/home/" not in text
-    assert not re.findall(r"https?://", text)
+    assert re.findall(r"https?://.{9}", text) == ["http://${named[1"]  # of links that a model writes
     header = json.loads(re.search('id="header">(.*?)</script>', text)[1])  # type: ignore[index]
     assert header["name"] == "sft/d/7" and header["chat"] is True
