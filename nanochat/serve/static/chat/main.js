@@ -170,5 +170,6 @@ panel.show(store.get().panel, false);
 
 addEventListener("popstate", () => conversations.arrive());
 await conversations.start();
+place("starting").remove();
 look();
 stayOffline();

@@ -154,4 +154,5 @@ place("view").addEventListener("submit", (event) => event.preventDefault());
 place("moment").addEventListener("input", () => store.set({ at: Number(input("moment").value) }));
 document.addEventListener("visibilitychange", () => document.hidden || loop());
 
+place("starting").remove();
 loop();
