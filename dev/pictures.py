@@ -1,7 +1,10 @@
-"""Pictures of the pages for the docs, of a server that runs: what the model says there is what stands on them.
+"""Pictures of the pages for the docs, of a server that runs, or of an exported file: what the model says there is what
+stands on them.
 
 nanochat serve                                             # in another terminal
 python dev/pictures.py http://127.0.0.1:8000 --second base # docs/chat.png, look.png, compare.png, watch.png
+nanochat export_html -i sft --output my_bot.html
+python dev/pictures.py my_bot.html                         # docs/html.png
 
 Needs Playwright, Chromium and Pillow (`bash test.sh` installs the first two, matplotlib the last).
 """
@@ -49,6 +52,15 @@ def states(page: Any, address: str, questions: list[str], second: str) -> Iterat
     yield "watch"
 
 
+def states_of_file(page: Any, file: Path, questions: list[str]) -> Iterator[str]:
+    page.goto(file.absolute().as_uri())
+    for question in questions:
+        ask(page, question)
+    page.get_by_role("button", name="Figures").click()
+    page.evaluate("document.activeElement.blur()")
+    yield "html"
+
+
 def ask(page: Any, question: str) -> None:
     answers = page.locator(".message.assistant")
     before = answers.count()
@@ -71,14 +83,14 @@ def smaller(png: bytes) -> bytes:
     raise SystemExit(f"error: a picture has more than {LARGEST:,} bytes in 32 colours. Ask for something shorter.")
 
 
-def take(address: str, questions: list[str], second: str, folder: Path, say: Callable[[str], object] = print) -> None:
+def take(states: Callable[[Any], Iterator[str]], folder: Path, say: Callable[[str], object] = print) -> None:
     from playwright.sync_api import sync_playwright
 
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
-        for name in states(page, address, questions, second):
+        for name in states(page):
             path = folder / f"{name}.png"
             path.write_bytes(smaller(page.screenshot()))
             say(f"{path}: {path.stat().st_size:,} bytes")
@@ -87,14 +99,18 @@ def take(address: str, questions: list[str], second: str, folder: Path, say: Cal
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("address", help="of the server, with no key: http://127.0.0.1:8000")
+    parser.add_argument("address", help="of the server, with no key: http://127.0.0.1:8000; or an exported file")
     parser.add_argument(
         "--questions", nargs="+", default=["Who are you?", "What is 34 * 12?"], help="one after another"
     )
-    parser.add_argument("--second", required=True, help="part of the name of the model beside the server's own")
+    parser.add_argument("--second", default="base", help="part of the name of the model beside the server's own")
     parser.add_argument("--folder", type=Path, default=Path("docs"), help="for the pictures")
     given = parser.parse_args()
-    take(given.address.rstrip("/"), given.questions, given.second, given.folder)
+    file = Path(given.address)
+    if file.is_file():
+        take(lambda page: states_of_file(page, file, given.questions), given.folder)
+    else:
+        take(lambda page: states(page, given.address.rstrip("/"), given.questions, given.second), given.folder)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import html
 import re
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from playwright.sync_api import Browser, Page
 
 from nanochat.hub import export_html, html_file
 from tests.hub.exporting import SHAPES, make, write
+from tests.serve.axe import Axe, axe
 from tests.serve.browsing import looked_at
+
+__all__ = ["axe"]
 
 # A worker that tests can hold back and break.
 HELD = """
@@ -187,6 +192,36 @@ def test_asked_before_the_model_is_there(page: Page, file: Path) -> None:
     assert page.locator("#banner").inner_text() == ""
 
 
+def test_while_the_file_is_coming(browser: Browser, file: Path) -> None:
+    """Over a network one can write, and ask, before all of it is here."""
+    data, rest = file.read_bytes(), threading.Event()
+    half = data.index(b'id="weights-0"') + 1000
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "text/html")
+            self.end_headers()
+            self.wfile.write(data[:half])
+            self.wfile.flush()
+            rest.wait(60)
+            self.wfile.write(data[half:])
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, looked_at(browser, (390, 700)) as page:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
+        page.get_by_label("Message", exact=True).fill("a hen")
+        page.keyboard.press("Enter")
+        page.get_by_text("The model is being loaded.").wait_for()
+        assert page.evaluate("document.readyState") == "loading"
+        rest.set()
+        page.get_by_text("It reached the longest answer (12 tokens).").wait_for()
+        server.shutdown()
+
+
 def test_the_worker_breaks_off(page: Page, file: Path) -> None:
     """In the middle of an answer: it is said, what was said stays, and nothing more can be asked."""
     page.add_init_script(HELD)
@@ -296,6 +331,18 @@ def test_a_text_is_continued(page: Page, file: Path, tmp_path: Path) -> None:
     page.wait_for_function("n => document.querySelector('.flow .body').innerText.length > n", arg=len(first))
     page.get_by_role("button", name="Continue").wait_for()
     assert text.inner_text().startswith(first)
+
+
+def test_in_axes_eyes(axe: Axe, page: Page, file: Path) -> None:
+    page.add_init_script(HELD)
+    page.goto(file.as_uri())
+    page.get_by_text("Unpacking the model 0%").wait_for()
+    assert axe.everywhere(page) == []
+    page.evaluate("release()")
+    page.locator("#banner:empty").wait_for(state="attached")
+    ask(page, "a hen")
+    page.get_by_role("button", name="Figures").click()
+    assert axe.everywhere(page) == []
 
 
 def test_what_the_page_adds(file: Path) -> None:
