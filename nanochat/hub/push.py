@@ -39,6 +39,7 @@ TOKENIZER = ("meta.json", "ranks.tiktoken")  # a folder with these is a tokenize
 OLD_TOKENIZER = ("tokenizer.pkl", "token_bytes.pt")
 LEFT = re.compile(r".*\.(?:part|lock)", re.DOTALL)
 README = "README.md"
+PAGE = "index.html"  # what a static Space shows
 OF_A_RUN = (ANSWERS, METRICS)  # beside its checkpoints; last what tells a pull that all has come
 LISTED = 200  # files that a dry run names
 
@@ -85,12 +86,18 @@ def push(
         raise UserError("a push takes either a stage or a folder", "Give either --stage or --model-dir")
     if model_dir and (tag or step >= 0 or not optimizer):
         raise UserError("--model-tag, --step and --no-optimizer go with --stage", "Leave them out with --model-dir")
+    if kind == "space" and (stage or into.strip("/")):
+        remedy = "Leave out --path-in-repo" if model_dir else "Give a folder with an index.html, see docs/html.md"
+        raise UserError("a Space shows a page that lies at its top: no stage goes there, and no folder in it", remedy)
     found = find_token(token)
     where, folder = Repository(repo_id, kind, branch, found), path_in_repo(into)
     if not found and not dry_run:
         login = "set HF_TOKEN, or run `hf auth login`"
         raise UserError("a push needs a token of the Hub with write access", f"Give --token, {login}")
     load = run_load(stage, tag, step, optimizer) if stage else folder_load(expanded(model_dir))
+    if kind == "space" and PAGE not in load.files:
+        remedy = "Write one: python -m scripts.export_html -i sft --output space/index.html"
+        raise UserError(f"the folder {load.what} has no {PAGE}, which is what a Space shows", remedy)
     if dry_run:
         there = look(where)
         _tell(where, folder, load, there, private)
@@ -98,7 +105,7 @@ def push(
     say(f"{load.what}: {counted(len(load.files))}, {file_size(load.bytes)}, to {where.shown}/{folder}".rstrip("/"))
     there = prepare(where, private)
     files, stale = _placed(folder, load)
-    if stage and kind == "model" and (card := _card(where, folder, load, there)):
+    if _has_card(where, load, there) and (card := _card(where, folder, load)):
         files[README] = Outgoing(card.encode())
     done = send(where, files, message.strip() or f"Push of {load.what}", stale, there)
     if done.deleted:
@@ -112,15 +119,25 @@ def push(
     return done.commit
 
 
-def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
-    """README.md for the repository's front page; "" when a person wrote the one that it has, or the Hub refuses it."""
+def _has_card(where: Repository, load: Load, there: Listing | None) -> bool:
+    """Whether a README.md is written for the repository's front page: none of a person's is replaced."""
+    wanted = README not in load.files if where.kind == "space" else bool(load.stage) and where.kind == "model"
+    return wanted and not (there and _is_a_persons(where, there))
+
+
+def _card(where: Repository, folder: str, load: Load) -> str:
+    """README.md for the repository's front page; "" when the Hub refuses it."""
     from huggingface_hub import constants, get_session, hf_raise_for_status
 
     from nanochat.hub.card import write_card
+    from nanochat.hub.space import write_space_card
 
-    if _is_a_persons(where, there):
-        return ""
-    text = write_card(load.stage, load.tag, load.newest, repo=where.name, inside=folder)
+    space = where.kind == "space"
+    text = (
+        write_space_card(where.name)
+        if space
+        else write_card(load.stage, load.tag, load.newest, repo=where.name, inside=folder)
+    )
     asked = {"content": text, "repoType": where.kind}
 
     def ask() -> None:
@@ -129,7 +146,7 @@ def _card(where: Repository, folder: str, load: Load, there: Listing) -> str:
     try:
         patiently(where.name, where.token, ask)
     except UserError as error:
-        warn(f"warning: the Hub does not check the model card ({error.problem}): pushed without it")
+        warn(f"warning: the Hub does not accept the {README} written for it ({error.problem}): pushed without it")
         return ""
     return text
 
@@ -269,11 +286,11 @@ def _tell(where: Repository, folder: str, load: Load, there: Listing | None, pri
     for name in gone[:LISTED]:
         say(f"  {'delete':>14}  {name}")
     total = sum(files[name].size for name in new)
-    card = load.stage and where.kind == "model" and not (there and _is_a_persons(where, there))
+    card = "README.md" if where.kind == "space" else "model card"
     say(
         f"Would send {len(new):,} of {len(files):,} files, {total:,} bytes, to {where.shown}/{folder}"
         + (f", and delete {len(gone):,} of an earlier push" if gone else "")
-        + (", and a model card" if card else "")
+        + (f", and a {card}" if _has_card(where, load, there) else "")
         + ". Nothing was changed."
     )
 
@@ -281,6 +298,8 @@ def _tell(where: Repository, folder: str, load: Load, there: Listing | None, pri
 def _address(where: Repository, folder: str) -> str:
     from huggingface_hub import constants
 
+    if where.kind == "space":
+        return f"{constants.ENDPOINT}/spaces/{where.name}"
     kind = "" if where.kind == "model" else f"{where.kind}s/"
     return f"{constants.ENDPOINT}/{kind}{where.name}/tree/{where.branch or 'main'}/{folder}".rstrip("/")
 

@@ -26,6 +26,7 @@ class Repo:
     private: bool
     branches: dict[str, str] = field(default_factory=dict)  # name -> commit
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    sdk: str | None = None  # of a Space
 
     def commit(self, branch: str, files: dict[str, bytes], parent: str = "") -> str:
         commit = git_id(repr((parent, len(self.commits), sorted(files))).encode())
@@ -223,8 +224,11 @@ class _Writer(Handler):
         url = f"{self.hub.url}/{name.replace(':', 's/')}"
         if name in self.hub.stock:
             raise _Refused(409, message="You already created this repo", url=url)
+        sdk = asked.get("sdk")
+        if (asked.get("type") == "space") != (sdk in ("static", "gradio", "docker")):
+            raise _Refused(400, message="a Space, and nothing else, is made with an sdk")
         with self.hub.lock:
-            self.hub.stock[name] = Repo(asked.get("visibility", "public") == "private")
+            self.hub.stock[name] = Repo(asked.get("visibility", "public") == "private", sdk=sdk)
             self.hub.stock[name].commit("main", dict(FIRST))
         return {"url": url, "name": name}
 

@@ -1,0 +1,18 @@
+"""README.md of a static Space, without whose first lines the Hub shows no page."""
+
+from __future__ import annotations
+
+from huggingface_hub import SpaceCardData
+
+from nanochat.hub.card import MARK
+
+
+def write_space_card(repo: str) -> str:
+    name = repo.partition("/")[2]
+    looks = {"emoji": "\N{SPEECH BALLOON}", "colorFrom": "green", "colorTo": "gray", "pinned": False}
+    facts = SpaceCardData(title=name, sdk="static", app_file="index.html", **looks)
+    said = (
+        "A small language model in one page. It was made with nanochat, and runs in the browser of whoever opens it: "
+        "what is asked stays there."
+    )
+    return f"---\n{facts}\n---\n\n{MARK}\n\n# {name}\n\n{said}\n"
