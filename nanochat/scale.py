@@ -14,7 +14,7 @@ ASPECT = 64  # width per layer
 REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
 EFFICIENCY = 0.5  # share of the matmul peak that training reaches, for plans made before it is measured
-BIGRAM_DEPTH = 10  # below it, models have a table of token pairs
+SMALL_DEPTH = 10  # below it, models have a table of token pairs, narrow heads and a short context
 MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gets a smaller batch before it gets fewer updates
 # A d34 learnt 4 to 6 times less from a token in batches of 2^21 (upstream's runs). With 8 tokens per parameter a d18
 # takes 2,475 steps of 2^20.
@@ -51,7 +51,7 @@ class Shape:
     def bigram(self) -> int:
         """Rows of the hashed table of token pairs, which cost memory but no FLOPs. At depth 4, 1.2 M tokens of English:
         1.859 bits per byte instead of 1.895; upstream saw the gain of such a table vanish at depth 25."""
-        return 5 * self.vocab_size + 1 if self.depth < BIGRAM_DEPTH else 0
+        return 5 * self.vocab_size + 1 if self.depth < SMALL_DEPTH else 0
 
     @property
     def dense_flops_per_token(self) -> int:
@@ -60,9 +60,9 @@ class Shape:
 
 
 def shape(depth: int, vocab_size: int, seq_len: int) -> Shape:
-    """Width is 64 per layer; heads are 128 wide, 64 wide in small models so that they have several."""
+    """Width is 64 per layer; heads are 128 wide, as upstream's, and 64 in small models so that they have several."""
     width = ASPECT * depth
-    head = 128 if width >= 1024 else 64
+    head = 64 if depth < SMALL_DEPTH else 128
     width = math.ceil(width / head) * head
     return Shape(depth, width, width // head, vocab_size, seq_len)
 
@@ -129,11 +129,11 @@ def few_rows(batch: int) -> bool:
 
 
 def default_seq_len(depth: int) -> int:
-    return 512 if depth < 10 else 2048
+    return 512 if depth < SMALL_DEPTH else 2048
 
 
 def default_vocab(depth: int) -> int:
-    return 8192 if depth < 10 else 32768
+    return 8192 if depth < SMALL_DEPTH else 32768
 
 
 def depth_for_flops(flops: float, per_param: float, vocab_size: int = 0, seq_len: int = 0) -> int:

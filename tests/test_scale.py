@@ -8,9 +8,11 @@ from nanochat import scale
 
 
 @pytest.mark.parametrize(
-    ("depth", "width", "heads"), [(1, 64, 1), (4, 256, 4), (12, 768, 12), (20, 1280, 10), (32, 2048, 16)]
+    ("depth", "width", "heads"),
+    [(1, 64, 1), (4, 256, 4), (9, 576, 9), (12, 768, 6), (13, 896, 7), (20, 1280, 10), (32, 2048, 16)],
 )
 def test_depth_decides_the_shape(depth: int, width: int, heads: int) -> None:
+    """From depth 10 on as upstream's: heads of 128, and a width that is a multiple of that."""
     s = scale.shape(depth, 65536, 2048)
     assert (s.width, s.heads) == (width, heads)
 

@@ -26,6 +26,7 @@ GPU_SHARDS, CPU_SHARDS = 240, 8  # training shards to download where no recipe s
 # What versions without recipes did on GPUs by default.
 EARLIER_DEPTH, EARLIER_VOCAB, EARLIER_RATIO = 20, 65536, 20.0
 LEAST_RATIO, MOST_RATIO = 0.01, 1000  # tokens per parameter
+AS_PUBLISHED = 0.01  # relative difference of tokens up to which a run is as long as a published one
 LONGEST = 30 * 86400.0  # seconds of pretraining on a CPU that may be meant
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
@@ -124,10 +125,11 @@ def resolve(config: SpeedrunConfig, choices: dict[str, int]) -> Plan:
             arguments = _text(config, dataset, depth, bool(cards.count))
             what = f"{shown}, depth {depth}"
         _require_room(config, recipe, depth, cards, nproc, arguments)
+    length = length_of(recipe, dataset, depth, config.vocab_size, nproc) if recipe and not budget else ""
     where = f"on {cards}" if cards.count else f"on {cpu_name()}, {cpu_count()} cores"
     limit = f", pretraining {duration(budget)}" if budget else ""
     summary = f"{what} {'as if ' if cards.pretended else ''}{where}{limit}"
-    return _plan(config, arguments, nproc, summary)
+    return replace(_plan(config, arguments, nproc, summary), length=length)
 
 
 def earlier(config: SpeedrunConfig) -> Plan | None:
@@ -315,6 +317,24 @@ def _by_recipe(
         (f"--depth={depth}", f"--arch={recipe.arch}", f"--dataset={name}", *length, *fp8),
         rows=(f"--device_batch_size={rows}",) if rows else (),
     )
+
+
+def length_of(recipe: Recipe, dataset: str, depth: int, vocab_size: int, nproc: int) -> str:
+    """How much a recipe trains, and the published run that trained as much on the same text."""
+    from nanochat.model import ModelConfig
+    from nanochat.pipeline.published import FAMILIES, published
+
+    config = ModelConfig.of(recipe.shape(depth, vocab_size), recipe.arch)
+    whole = nproc * config.seq_len
+    batch = max(1, round(recipe.batch_tokens(depth, vocab_size) / whole)) * whole
+    steps = recipe.tokens(depth, vocab_size) // batch
+    tokens = steps * batch
+    words = f"{steps:,} steps of {batch:,} tokens: {tokens:,} tokens, {tokens * config.flops_per_token:.3g} FLOPs"
+    for run in published().runs:
+        same = (run.family, run.depth, run.dataset) == (FAMILIES[recipe.arch], depth, dataset)
+        if same and run.calibrated and abs(run.tokens / tokens - 1) < AS_PUBLISHED:
+            return f"{words}, as published ({run.hours:g} h on {run.gpus} x {run.gpu}: {run.source})"
+    return words
 
 
 def _float8(question: str, cards: Cards, choices: dict[str, int]) -> bool:

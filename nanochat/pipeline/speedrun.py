@@ -112,6 +112,8 @@ def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     log = StageLog()
     plan = _begun_earlier(config, log) or resolve(config, log.choices)
     say(f"nanochat speedrun: {plan.summary}")
+    if plan.length:
+        say(f"pretraining: {plan.length}")
     say(f"artifacts: {base_dir()}")
     return log, plan
 

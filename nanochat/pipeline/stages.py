@@ -47,6 +47,7 @@ class Plan:
     tag: str
     flags: tuple[str, ...] = ()  # of the user's command: a stage's remedies mention only these
     bill: Bill | None = None
+    length: str = ""  # of the pretraining, where a recipe decides it
 
 
 @dataclass(frozen=True)

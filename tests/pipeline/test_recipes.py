@@ -37,6 +37,29 @@ def test_the_way_past_gpt2_has_the_published_length() -> None:
     assert GPT2.shards() < 170 <= shards_needed(GPT2.tokens() / 0.65, GPT2.vocab_size) <= 180
 
 
+def test_a_dry_run_tells_the_published_length(capsys: pytest.CaptureFixture[str]) -> None:
+    """Upstream's run 6: depth 24, 5,568 steps of 2^20 tokens, 1.65 hours. By hand: 24 layers of 12 x 1,536^2 and a head
+    of 32,768 x 1,536 are 6 FLOPs per weight and token; 18 layers see 512 keys, 6 see 2,048, at 12 FLOPs a channel."""
+    tokens = 5_568 * 2**20
+    weights = 24 * 12 * 1536**2 + 32768 * 1536 + 12 * 12 * 12 + 24  # gates of 12 value embeddings, and smear's
+    flops = (6 * weights + 12 * 1536 * (18 * 512 + 6 * 2048)) * tokens
+    c = ModelConfig.of(GPT2.shape())
+    assert (c.width, c.heads, c.head_dim) == (1536, 12, 128)
+    assert GPT2.tokens() == tokens == 5_838_471_168 and flops == c.flops_per_token * tokens
+    assert abs(flops / 2.788e19 - 1) < 1e-3
+    for gpus in (1, 8):
+        speedrun(SpeedrunConfig(recipe="gpt2", dry_run=True, gpu="h100", num_gpus=gpus))
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line.startswith(
+            "pretraining: 5,568 steps of 1,048,576 tokens: 5,838,471,168 tokens, 2.79e+19 FLOPs, as p"
+        )
+        assert "as published (1.65 h on 8 x H100 SXM" in line
+    for other in ({"depth": 26}, {"ratio": 9.0}, {"recipe": "seed", "depth": 22}):
+        speedrun(SpeedrunConfig(dry_run=True, gpu="h100", **other))  # type: ignore[arg-type]
+        line = capsys.readouterr().out.splitlines()[1]
+        assert line.startswith("pretraining: ") and "published" not in line
+
+
 @pytest.mark.parametrize("depth", range(18, 41))
 def test_batches_of_the_published_size_and_never_larger(depth: int) -> None:
     for ratio in (8, 8.5, 10.5, 12, 20):
