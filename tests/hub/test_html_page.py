@@ -222,6 +222,30 @@ def test_while_the_file_is_coming(browser: Browser, file: Path) -> None:
         server.shutdown()
 
 
+def test_two_conversations_at_once(page: Page, file: Path, tmp_path: Path) -> None:
+    """The second waits for the first, whose answer goes on unseen."""
+    text = file.read_text().replace('"window":256', '"window":9000', 1)
+    (tmp_path / "slow.html").write_text(text.replace('"max_tokens":12', '"max_tokens":8000', 1))
+    opened(page, tmp_path / "slow.html")
+    for words in ("a hen", "a fox"):
+        press(page, "New chat")
+        page.get_by_label("Message", exact=True).fill(words)
+        page.keyboard.press("Enter")
+        page.locator(".message.user", has_text=words).wait_for()
+    page.get_by_text("Others are being answered first.").wait_for()
+    page.go_back()
+    page.locator(".message.user", has_text="a hen").wait_for()
+    page.locator(".message.streaming").wait_for()
+    press(page, "Stop")
+    page.get_by_text("Stopped.").wait_for()
+    assert answer(page)
+    page.go_forward()
+    page.locator(".message.user", has_text="a fox").wait_for()
+    page.locator(".message.assistant .markdown:not(:empty)").wait_for()
+    press(page, "Stop")
+    page.get_by_text("Stopped.").wait_for()
+
+
 def test_the_worker_breaks_off(page: Page, file: Path) -> None:
     """In the middle of an answer: it is said, what was said stays, and nothing more can be asked."""
     page.add_init_script(HELD)
