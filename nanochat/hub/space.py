@@ -9,8 +9,15 @@ from nanochat.hub.card import MARK
 
 def write_space_card(repo: str) -> str:
     name = repo.partition("/")[2]
-    looks = {"emoji": "\N{SPEECH BALLOON}", "colorFrom": "green", "colorTo": "gray", "pinned": False}
-    facts = SpaceCardData(title=name, sdk="static", app_file="index.html", **looks)
+    facts = SpaceCardData(
+        title=name,
+        emoji="\N{SPEECH BALLOON}",
+        colorFrom="green",
+        colorTo="gray",
+        sdk="static",
+        app_file="index.html",
+        pinned=False,
+    )
     said = (
         "A small language model in one page. It was made with nanochat, and runs in the browser of whoever opens it: "
         "what is asked stays there."
