@@ -93,7 +93,7 @@ const showWelcome = createWelcome(place("welcome"), send, ABOUT);
 const panel = createPanel(place("panel"), place("panel-open"), (open) => store.set({ panel: open }));
 const showFigures = createFigures(panel.figures);
 createCards(panel.cards)([{ id: header.name, card: header.card, problem: "" }]);
-const composer = createComposer(place("composer"), { send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
+const composer = createComposer({ send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
 const focus = createFocus(composer);
 const scrolling = createScrolling(place("scroller"), place("messages"));
 const preferences = createPreferences(store, talks.keep);

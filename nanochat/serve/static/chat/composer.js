@@ -10,12 +10,11 @@ import { MESSAGE } from "./limits.js";
  */
 
 /**
- * @param {HTMLElement} form
  * @param {{
  *   send: (text: string) => boolean, stop: () => void, draft: (text: string) => void, editLast: () => void
  * }} actions
  */
-export function createComposer(form, actions) {
+export function createComposer(actions) {
   const input = /** @type {HTMLTextAreaElement} */ (place("input"));
   const send = /** @type {HTMLButtonElement} */ (place("send"));
   const stop = /** @type {HTMLButtonElement} */ (place("stop"));
@@ -52,9 +51,11 @@ export function createComposer(form, actions) {
     show();
   }
 
-  form.addEventListener("submit", (event) => {
+  // Not on "submit": a frame may forbid that to all forms in it.
+  const ask = () => !now.busy && !now.away && sendable() && actions.send(input.value) && fill("");
+  send.addEventListener("click", (event) => {
     event.preventDefault();
-    if (!now.busy && !now.away && sendable() && actions.send(input.value)) fill("");
+    ask();
   });
   input.addEventListener("input", () => {
     fit(input);
@@ -64,7 +65,7 @@ export function createComposer(form, actions) {
   input.addEventListener("keydown", (event) => {
     if (sends(event)) {
       event.preventDefault();
-      /** @type {HTMLFormElement} */ (form).requestSubmit();
+      ask();
     } else if (event.key === "ArrowUp" && !input.value && !event.shiftKey && !event.isComposing) {
       event.preventDefault();
       actions.editLast();

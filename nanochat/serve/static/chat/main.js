@@ -69,7 +69,7 @@ const panel = createPanel(place("panel"), place("panel-open"), (open) => {
 });
 const showFigures = createFigures(panel.figures);
 const showCards = createCards(panel.cards);
-const composer = createComposer(place("composer"), { send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
+const composer = createComposer({ send, stop: actions.stop, draft: writing.changed, editLast: actions.editLast });
 const focus = createFocus(composer);
 const scrolling = createScrolling(place("scroller"), place("messages"));
 const sidebar = createSidebar(place("sidebar"), place("sidebar-open"), {

@@ -40,19 +40,17 @@ export function createRewriting(save, cancel, words = "Ask again", label = "Your
  * @param {string} label
  */
 function made(text, save, cancel, words, label) {
-  const form = element("form", "rewriting");
+  const form = element("div", "rewriting"); // a frame may forbid forms to submit
   const field = element("textarea");
-  const send = element("button", "primary", words);
+  const ask = () => field.value.trim() && save(field.value);
+  const send = button(words, ask);
   const row = element("div", "row");
   field.setAttribute("aria-label", label);
   field.value = text;
+  send.className = "primary";
   send.disabled = !text.trim();
   row.append(button("Cancel", cancel), send);
   form.append(field, row);
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (field.value.trim()) save(field.value);
-  });
   field.addEventListener("input", () => {
     fit(field);
     send.disabled = !field.value.trim();
@@ -63,7 +61,7 @@ function made(text, save, cancel, words, label) {
       cancel();
     } else if (event.target === field && sends(event)) {
       event.preventDefault();
-      form.requestSubmit();
+      ask();
     }
   });
   return { form, field };
