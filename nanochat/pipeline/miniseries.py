@@ -337,9 +337,9 @@ def _conclude(sweep: Sweep, results: list[DepthResult], copy: Path | None) -> No
             f"{cost.flops:.3g} FLOPs, {cost.tokens:,} tokens, about {duration(cost.flops / speed)} here"
         )
     deepest = further[-1].depth if further else largest.depth
-    if sweep.base.arch == "modern" and results[0].depth < scale.BIGRAM_DEPTH <= deepest:
+    if sweep.base.arch == "modern" and results[0].depth < scale.SMALL_DEPTH <= deepest:
         warn(
-            f"note: models from depth {scale.BIGRAM_DEPTH} on have no table of token pairs, "
+            f"note: models from depth {scale.SMALL_DEPTH} on have no table of token pairs, "
             "so one law may not hold on both sides"
         )
     batches = [cost.batch for cost in (*map(sweep.cost, sweep.depths), *further)]
