@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from benchmarks.gpu.sizes import Sizes
+from nanochat.console import UserError
 from nanochat.scale import Arch
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ FLOAT32 = 3e-3  # products have 11 significant bits on a GPU (TF32)
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
-    backends: tuple[Backend, ...] = ("blocked", "flex") if sizes.on_cpu else ("flash", "flex", "blocked")
+    backends: tuple[Backend, ...] = ("blocked", "flex", "sdpa")
+    backends = backends if sizes.on_cpu else ("fa3", "flash", *backends)
     return {
         **{f"attention {backend}": partial(attention, sizes, backend) for backend in backends},
         "loss": partial(loss, sizes),
@@ -61,6 +63,11 @@ def attention(sizes: Sizes, backend: Backend) -> dict[str, Any]:
 
     from nanochat.model import attention as ours
 
+    if backend == "fa3":
+        try:
+            ours.choose_attention(torch.device(sizes.device), torch.bfloat16, wanted=backend)
+        except UserError as error:
+            return {"ok": True, "absent": error.problem}
     errors = {}
     forward_only = sizes.on_cpu and backend == "flex"
     attend = (
@@ -77,7 +84,9 @@ def attention(sizes: Sizes, backend: Backend) -> dict[str, Any]:
             Q, K, V = (x.double().requires_grad_() for x in (q, k, v))
             expected = plain_attention(Q, K, V, window, dim**-0.5)
             if forward_only:
-                errors[f"{case}, values"] = distance(ours._flex(q, k, v, window, dim**-0.5), expected)
+                errors[f"{case}, values"] = distance(
+                    ours._flex(q, k, v, ours._flex_mask(T, window, q.device), dim**-0.5), expected
+                )
                 continue
             q, k, v = (x.requires_grad_() for x in (q, k, v))
             y = attend(q, k, v, window, dim**-0.5, None, backend)

@@ -7,13 +7,13 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.timing import wait_for
 
 if TYPE_CHECKING:
-    from nanochat.model import Backend
+    from nanochat.model import Backend, Wanted
 
 WARM = 2  # steps that do not count: they compile
 RATIO = 12.0  # tokens per parameter of the run that the batch is for
@@ -30,7 +30,7 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
         for float8 in (False, True):
             name = f"d{depth} {'fp8' if float8 else 'bf16'} in parts"
             found[name] = partial(step, sizes, depth, float8, parts=True)
-    others: tuple[Backend, ...] = ("flex", "blocked")
+    others: tuple[Backend, ...] = ("flash", "flex", "sdpa", "blocked")
     for backend in others:
         found[f"d{first} bf16 {backend}"] = partial(step, sizes, first, False, backend)
     for depth in sizes.depths:
@@ -62,9 +62,10 @@ class Work:
         n_tokens = scale.tokens(shape, RATIO)
         self.tokens = sizes.batch or scale.batch_tokens(shape, n_tokens, RATIO)
         self.model = GPT(self.config, self.machine.dtype).init_weights(0).to(self.machine.device)
-        self.attention = backend or choose_attention(self.machine.device, self.machine.dtype)
-        for block in self.model.layers:
-            block.attn.backend = backend
+        wanted: Wanted = backend or "auto"
+        chosen = choose_attention(self.machine.device, self.machine.dtype, self.config.head_dim, False, wanted)
+        self.attention = str(chosen)
+        self.model.use_attention(cast("Backend", chosen.name))
         if float8:
             self.model.use_float8()
         rates = scale.rates(shape, self.tokens, n_tokens, RATIO)

@@ -8,7 +8,7 @@ from nanochat.doors import lazy
 from nanochat.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from nanochat.model.attention import Backend, choose_attention
+    from nanochat.model.attention import Backend, Wanted, choose_attention
     from nanochat.model.float8 import ACTIVATION, float8_linear, product, require_float8, to_float8
     from nanochat.model.gpt import GPT
     from nanochat.model.loss import chunk_rows, linear_cross_entropy
@@ -19,6 +19,7 @@ __all__ = [
     "GPT",
     "Backend",
     "ModelConfig",
+    "Wanted",
     "choose_attention",
     "chunk_rows",
     "float8_linear",
@@ -35,7 +36,7 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "attention": "Backend choose_attention",
+        "attention": "Backend Wanted choose_attention",
         "float8": "ACTIVATION float8_linear product require_float8 to_float8",
         "gpt": "GPT",
         "loss": "chunk_rows linear_cross_entropy",

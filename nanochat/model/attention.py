@@ -9,14 +9,25 @@ import functools
 import inspect
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, Literal, cast
 
 import torch
+import torch.nn.attention as torch_attention
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Backend = Literal["flash", "flex", "blocked"]
+from nanochat.machine import has_compiler
+from nanochat.model.trying import Attend, Chosen, first_right
+
+# FlashAttention 3 and 2 through torch, FlexAttention, torch's own choice with masks, and our own products in blocks.
+Backend = Literal["fa3", "flash", "flex", "sdpa", "blocked"]
+Wanted = Literal["auto", "fa3", "flash", "flex", "sdpa", "blocked"]
+ORDER: tuple[Backend, ...] = ("fa3", "flash", "flex", "sdpa", "blocked")
+BY_TOKEN = ("fa3", "flash")  # these read q, k and v as (B, T, heads, D) in memory, others as (B, heads, T, D)
+FA3 = "flash_attn_interface"
 READS_PAGES = ("block_table", "seqused_k", "num_splits")  # what `varlen` takes from torch 2.13 on
 PAGE = 256  # FlashAttention 2 wants pages of a multiple of it
 BLOCK = 256  # queries at a time: 3x as fast as scaled_dot_product_attention at T 512 on 2 cores, forward and backward
@@ -25,14 +36,48 @@ NO_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 LONGEST = 2048  # keys a block may see at once; full attention over more goes to scaled_dot_product_attention
 
 
-def choose_attention(device: torch.device, dtype: torch.dtype) -> Backend:
-    """flash: torch's FlashAttention; flex: FlexAttention, on GPUs where flash cannot run; blocked: the rest."""
-    if device.type != "cuda":
-        return "blocked"
-    half = dtype in (torch.bfloat16, torch.float16)
-    if half and (torch.version.hip or torch.cuda.get_device_capability(device) >= (8, 0)):
-        return "flash"
-    return "flex"
+@functools.cache
+def choose_attention(
+    device: torch.device, dtype: torch.dtype, channels: int = 128, shared: bool = False, wanted: Wanted = "auto"
+) -> Chosen:
+    """The fastest that works, for heads of so many channels; shared: several query heads have one key head.
+
+    On a GPU each is tried with a small call. wanted: this one or none: UserError, with the reason.
+    """
+    if wanted == "auto" and device.type != "cuda":
+        return Chosen("blocked")
+    order: tuple[Backend, ...] = ORDER if wanted == "auto" else (wanted,)
+    return first_right(
+        [(name, functools.partial(_ready, name, device)) for name in order], device, dtype, channels, shared
+    )
+
+
+def _ready(backend: Backend, device: torch.device) -> Attend:
+    """`attend` with this one; an exception where it cannot be had."""
+    if backend == "fa3":
+        _switch_to_fa3(device)
+    elif torch_attention.__dict__.get("current_flash_attention_impl", lambda: None)():
+        torch_attention.restore_flash_attention_impl()
+
+    def call(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+        return attend(q, k, v, window, scale, backend=backend)
+
+    if backend == "flex":
+        if not has_compiler():
+            raise RuntimeError("without a C++ compiler it would hold the scores of all pairs of tokens")
+        return torch.compile(call, dynamic=False)
+    return call
+
+
+def _switch_to_fa3(device: torch.device) -> None:
+    """From now on torch's flash attention is FlashAttention 3, from a package that torch knows by this name."""
+    if device.type != "cuda" or torch.version.hip or torch.cuda.get_device_capability(device)[0] != 9:
+        raise RuntimeError("it is for Hopper (H100, H200)")
+    if "FA3" not in torch_attention.__dict__.get("list_flash_attention_impls", list)():
+        raise RuntimeError("this torch has no switch for it")
+    if find_spec(FA3) is None:
+        raise RuntimeError(f"{FA3} is not installed")
+    torch_attention.activate_flash_attention_impl("FA3")
 
 
 def varlen() -> Callable[..., Any]:
@@ -48,6 +93,43 @@ def flash_takes(*arguments: str) -> bool:
     return set(arguments) <= set(inspect.signature(varlen()).parameters)
 
 
+@dataclass(frozen=True)
+class Once:
+    """What attention needs of a forward pass, made once for all its layers.
+
+    ends: (B + 1,) where the rows begin when they are one behind the other. masks: by window.
+    """
+
+    ends: Tensor | None = None
+    masks: dict[int, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, backend: Backend | None, rows: int, length: int, windows: set[int], device: torch.device) -> Once:
+        if backend in BY_TOKEN:
+            return cls(_ends(rows, length, device))
+        if backend not in ("flex", "sdpa") or not torch.is_grad_enabled():
+            return cls()
+        make = _flex_mask if backend == "flex" else _plain_mask
+        return cls(None, {window: make(length, window, device) for window in sorted(windows) if window < length - 1})
+
+
+def _ends(rows: int, length: int, device: torch.device) -> Tensor:
+    return torch.arange(0, (rows + 1) * length, length, device=device, dtype=torch.int32)
+
+
+def _plain_mask(length: int, window: int, device: torch.device) -> Tensor:
+    return seen(torch.arange(length, device=device)[None], 0, length, window)
+
+
+def _flex_mask(length: int, window: int, device: torch.device) -> Any:
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & (query - key <= window)
+
+    return create_block_mask(near, None, None, length, length, device=device)
+
+
 Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]
 
 
@@ -59,22 +141,30 @@ def attend(
     scale: float,
     parts: Parts | None = None,
     backend: Backend | None = None,
+    once: Once | None = None,
 ) -> Tensor:
     """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
 
-    parts: `softmax` and `softmax_slopes`, compiled. backend: by default, `choose_attention`'s.
+    parts: `softmax` and `softmax_slopes`, compiled. backend: by default, `choose_attention`'s. once: made here without.
     """
-    backend = backend or choose_attention(q.device, q.dtype)
+    if backend is None and q.device.type != "cuda":
+        backend = "blocked"
+    backend = backend or cast(Backend, choose_attention(q.device, q.dtype, q.size(3), q.size(1) != k.size(1)).name)
+    once = once or Once.of(backend, q.size(0), q.size(2), {window}, q.device)
     whole = window >= q.size(2) - 1
     # Evaluation is not compiled, and uncompiled FlexAttention would hold all T x T scores.
-    if not torch.is_grad_enabled() and (backend == "blocked" or (backend == "flex" and not whole)):
+    if not torch.is_grad_enabled() and (backend == "blocked" or (backend in ("flex", "sdpa") and not whole)):
         return forward_only(q, k, v, window, scale)
+    if backend == "fa3":  # for full attention, too, it is the fastest
+        return _flash(q, k, v, -1 if whole else window, scale, once.ends)
     if whole and (backend != "blocked" or q.size(2) > LONGEST):
         return _torchs(q, k, v, scale)
     if backend == "flash":
-        return _flash(q, k, v, window, scale)
+        return _flash(q, k, v, window, scale, once.ends)
     if backend == "flex":
-        return _flex(q, k, v, window, scale)
+        return _flex(q, k, v, once.masks[window], scale)
+    if backend == "sdpa":
+        return _torchs(q, k, v, scale, once.masks[window], causal=False)
     return blocked(q, k, v, window, scale, BLOCK, parts)
 
 
@@ -206,7 +296,7 @@ class Pages:
 
 def reads_pages(device: torch.device, dtype: torch.dtype, head_dim: int, page: int) -> bool:
     """Whether `attend_pages` can be used."""
-    flash = choose_attention(device, dtype) == "flash" and not torch.version.hip
+    flash = not torch.version.hip and choose_attention(device, dtype).name in BY_TOKEN
     fits = page % PAGE == 0 and head_dim % 8 == 0 and head_dim <= 256
     return flash and fits and flash_takes(*READS_PAGES) and pages_are_read_right(device, dtype)
 
@@ -256,9 +346,9 @@ def _without_plans(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(NO_PLANS) if device.type == "cuda" and not torch.is_grad_enabled() else nullcontext()
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, ends: Tensor | None) -> Tensor:
+    """window: -1 for all. Without copies for tensors that lie as (B, T, heads, D) in memory."""
     B, _, T, _ = q.shape
-    ends = torch.arange(0, (B + 1) * T, T, device=q.device, dtype=torch.int32)
     shares: dict[str, Any] = {"enable_gqa": q.size(1) != k.size(1)} if flash_takes("enable_gqa") else {}
     k, v = (k, v) if shares else _for_all_heads(q, k, v)
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
@@ -267,13 +357,8 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor
     return y.unflatten(0, (B, T)).transpose(1, 2)
 
 
-def _flex(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
 
-    def near(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (key <= query) & (query - key <= window)
-
-    T = q.size(2)
-    mask = create_block_mask(near, None, None, T, T, device=q.device)
     y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.size(1) != k.size(1))
     return y

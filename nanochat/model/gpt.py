@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from nanochat.model.attention import Backend, Parts, attend, softmax, softmax_slopes
+from nanochat.model.attention import BY_TOKEN, Backend, Once, Parts, attend, softmax, softmax_slopes
 from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import float8_linear, suits_float8
@@ -68,7 +68,8 @@ class _Lookup(torch.autograd.Function):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding (https://arxiv.org/abs/2104.09864); x (B, H, T, D), cos and sin (B or 1, 1, T, D/2)."""
+    """Rotary embedding (https://arxiv.org/abs/2104.09864); x (B, H, T, D), cos and sin (B or 1, 1, T, D/2), or all
+    with T before the heads."""
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
@@ -85,6 +86,7 @@ class Place:
     cos: Tensor
     sin: Tensor
     past: Past | None = None
+    once: Once | None = None
 
 
 class Attention(nn.Module):
@@ -110,10 +112,13 @@ class Attention(nn.Module):
             self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, width) -> queries (B, H, T, D), keys and values (B, G, T, D)."""
-        q, k, v = (
-            matrix(x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2) for matrix in (self.q, self.k, self.v)
-        )
+        """x (B, T, width) -> queries (B, H, T, D), keys and values (B, G, T, D), in memory as attention reads them."""
+        q, k, v = (matrix(x).unflatten(-1, (-1, self.config.head_dim)) for matrix in (self.q, self.k, self.v))
+        if self.backend in BY_TOKEN:
+            cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
+            q, k = norm(rotate(q, cos, sin), self.eps), norm(rotate(k, cos, sin), self.eps)
+            return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         q, k = norm(rotate(q, cos, sin), self.eps), norm(rotate(k, cos, sin), self.eps)
         return q.contiguous(), k.contiguous(), v.contiguous()
 
@@ -125,7 +130,7 @@ class Attention(nn.Module):
     def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
         """Attention on the result of `project` -> (B, H, T, D)."""
         if place.past is None:
-            return attend(q, k, v, self.window, self.scale, self.parts, self.backend)
+            return attend(q, k, v, self.window, self.scale, self.parts, self.backend, place.once)
         return place.past.attend(self.layer, q, k, v, self.window, self.scale)
 
 
@@ -235,6 +240,11 @@ class GPT(nn.Module):
             block.attn.parts = parts
             block.halves = (compiler(block.before, dynamic=False), compiler(block.after, dynamic=False))
 
+    def use_attention(self, backend: Backend) -> None:
+        """Decide now: compiled code cannot try what works."""
+        for block in self.layers:
+            block.attn.backend = backend
+
     def use_float8(self) -> None:
         """Train the blocks' large matrices with float8 products; not the head, whose weight the loss uses directly."""
         for module in self.blocks.modules():
@@ -310,7 +320,7 @@ class GPT(nn.Module):
 
         on_layer: is given the state (B, T, width) after each layer in turn.
         """
-        place = self._place(ids.size(1), past)
+        place = self._place(ids, past)
         x = norm(self._rows(self.embed, ids), self.eps)
         if self.config.modern:
             x = self._modern(ids, x, place, on_layer)
@@ -360,12 +370,15 @@ class GPT(nn.Module):
         start = norm(self._rows(self.embed, first.clamp_min(0)), self.eps) * (first >= 0).to(x.dtype)[:, None]
         return torch.cat((start[:, None], x[:, :-1]), 1)
 
-    def _place(self, T: int, past: Past | None) -> Place:
+    def _place(self, ids: Tensor, past: Past | None) -> Place:
+        rows, T = ids.shape
         needed = T if past is None else past.length
         if self.cos.size(0) < needed:
             self._set_rope(needed)
         if past is None:
-            return Place(self.cos[None, None, :T].to(self.dtype), self.sin[None, None, :T].to(self.dtype))
+            windows = {block.attn.window for block in self.layers}
+            once = Once.of(self.layers[0].attn.backend, rows, T, windows, ids.device)
+            return Place(self.cos[None, None, :T].to(self.dtype), self.sin[None, None, :T].to(self.dtype), None, once)
         cos, sin = (table[past.positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
         return Place(cos, sin, past)
 

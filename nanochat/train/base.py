@@ -13,13 +13,13 @@ from nanochat.corpus import CorpusInfo, Shards, load_info
 from nanochat.eval import count_bits, text_batches
 from nanochat.feed import Loader, TextSource
 from nanochat.machine import Machine, describe, peak_flops, setup
-from nanochat.model import GPT, ModelConfig, choose_attention, load, require_float8, require_vocabulary
+from nanochat.model import GPT, ModelConfig, load, require_float8, require_vocabulary
 from nanochat.optim import Schedule
 from nanochat.paths import checkpoints_dir, tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
-from nanochat.train.equip import make_optimizer
+from nanochat.train.equip import make_optimizer, set_attention
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
@@ -93,6 +93,7 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
             require_vocabulary(model.config, tokenizer.vocab_size, resumed)
         else:
             model = GPT(model_config, machine.dtype).init_weights(config.seed).to(machine.device)
+        set_attention(model, config.attention, machine)
         optimizer = make_optimizer(model, plan, config, machine)
         if resumed:
             states.load_optimizer(resumed, optimizer)
@@ -112,8 +113,7 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
 
         say(
             f"base: d{depth} {config.arch} ({model.num_params():,} parameters, width {model_config.width}, "
-            f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}, "
-            f"attention {choose_attention(machine.device, machine.dtype)}"
+            f"vocab {tokenizer.vocab_size:,}, T {seq_len}) on {describe(machine)}"
         )
         say(
             f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) "

@@ -21,7 +21,7 @@ from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 from nanochat.train.base import choose_rows
 from nanochat.train.config import ChatConfig, check_config, fingerprint, horizon
-from nanochat.train.equip import make_optimizer
+from nanochat.train.equip import make_optimizer, set_attention
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
@@ -113,6 +113,7 @@ def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda 
         if resumed:
             plan = states.continued(states.read(resumed), plan, config)
             say(f"Resuming {resumed} at step {plan.step} of {plan.steps}")
+        set_attention(model, config.attention, machine)
         optimizer = make_optimizer(model, plan, config, machine)
         states.load_optimizer(resumed or parent, optimizer)
 

@@ -69,6 +69,8 @@ class TrainConfig:
     """random seed: initial weights, the order of conversations, sampling"""
     deterministic: bool = False
     """the same bits in every run on the same machine and number of threads; slower on a GPU"""
+    attention: Literal["auto", "fa3", "flash", "flex", "sdpa", "blocked"] = "auto"
+    """implementation of attention (docs/pretraining.md); auto: on a GPU the fastest that works when it is tried"""
     checkpoint_activations: bool = False
     """keep only the layers' inputs for the backward pass and recompute the rest: less memory, slower"""
     fp8: bool = False
@@ -208,7 +210,7 @@ HORIZON = {"num_iterations", "target_param_data_ratio", "target_flops", "time_bu
 FREE = {
     "run", "tracker", "model_tag", "save_tag", "device", "data", "compile", "device_batch_size", "resume", "fresh",
     "extend", "save_every", "save_minutes", "keep", "keep_every", "keep_best", "eval_every", "eval_tokens",
-    "deterministic", "checkpoint_activations", "parent_hash", "max_hours", "max_dollars", "price_per_hour",
+    "deterministic", "checkpoint_activations", "attention", "parent_hash", "max_hours", "max_dollars", "price_per_hour",
     "sample_batch_size", "eval_examples", "eval_samples", "strict", "backup", "on_finish", "answers",
 }  # fmt: skip
 # What is nobody else's business: neither metrics nor a tracker hear of it.

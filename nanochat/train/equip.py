@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 from nanochat import scale
 from nanochat.console import UserError, say
 from nanochat.machine import Machine, has_compiler
-from nanochat.model import GPT
+from nanochat.model import GPT, Backend, Wanted, choose_attention
 from nanochat.optim import Optimizer
 from nanochat.train.config import Compile, TrainConfig
 from nanochat.train.state import TrainState
@@ -78,6 +78,14 @@ def make_optimizer(model: GPT, plan: TrainState, config: TrainConfig, machine: M
         compiles(config.compile, machine),
         scale.muon_every(plan.batch_tokens) if planned else 1,
     )
+
+
+def set_attention(model: GPT, wanted: Wanted, machine: Machine) -> None:
+    """Choose the model's attention, and say which and why: before anything is compiled."""
+    c = model.config
+    chosen = choose_attention(machine.device, machine.dtype, c.head_dim, c.kv_heads < c.heads, wanted)
+    model.use_attention(cast(Backend, chosen.name))
+    say(f"attention: {chosen}")
 
 
 def make_loss(model: GPT, mode: Compile, machine: Machine) -> Callable[..., Tensor]:

@@ -34,7 +34,7 @@ from nanochat.train import state as states
 from nanochat.train.base import forward_tokens
 from nanochat.train.chat import LR_SCALE, rates_after
 from nanochat.train.config import RLConfig, check_config, fingerprint, horizon
-from nanochat.train.equip import make_optimizer
+from nanochat.train.equip import make_optimizer, set_attention
 from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
 from nanochat.train.run import Run, Taken
 from nanochat.train.saving import require_one_folder
@@ -292,6 +292,7 @@ def train_rl(
         # Weights in the compute dtype: sampling reads them all for every token, and need not cast them.
         reference = load(parent, machine.device, machine.dtype).to(machine.dtype).requires_grad_(False)
         # A fresh optimiser: the old one's momentum points to where fine-tuning went.
+        set_attention(model, config.attention, machine)
         optimizer = make_optimizer(model, plan, config, machine)
         if resumed:
             states.load_optimizer(resumed, optimizer)

@@ -15,6 +15,7 @@ from nanochat.inference.graphs import CudaRecorder, Work, padded_keys, padded_ro
 from nanochat.inference.runner import Chunk
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import attention
+from nanochat.model.trying import Chosen
 from tests.inference.test_torch_runner import CONFIGS, MODELS, Follower, Reads, ids_of, random_model
 
 
@@ -215,7 +216,7 @@ def by_the_book(
 def paged(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """As on a card with FlashAttention, whose part is played by its documentation."""
     monkeypatch.setattr(attention, "varlen", lambda: by_the_book)
-    monkeypatch.setattr(attention, "choose_attention", lambda device, dtype: "flash")
+    monkeypatch.setattr(attention, "choose_attention", lambda *given: Chosen("flash"))
     monkeypatch.setattr(attention, "flash_takes", lambda *arguments: True)
     attention.pages_are_read_right.cache_clear()
     return monkeypatch
@@ -229,7 +230,7 @@ def test_pages_are_read_where_the_slots_have_them(name: str, recorded: bool, pag
     runner = TorchRunner(MODELS[name], (lambda work: (work(), work)[1]) if recorded else None)
     runner.grow(4, 300)
     assert runner.cache.room == 512 and runner.cache.paged
-    paged.setattr(attention, "choose_attention", lambda device, dtype: "blocked")
+    paged.setattr(attention, "choose_attention", lambda *given: Chosen("blocked"))
     follower = Follower(MODELS[name], runner)
     follower.check([follower.chunk(slot, ids_of(n, slot)) for slot, n in ((3, 3), (0, 252), (1, 8))])
     for turn in range(9):

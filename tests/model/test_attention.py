@@ -44,7 +44,14 @@ def test_blocked_values_and_gradients(T: int, window: int, block: int, groups: t
 @pytest.mark.parametrize("window", [3, 17, attention.LONGEST * 2])
 def test_the_flexible_backend_gives_the_same(window: int) -> None:
     qkv = [x.detach().float() for x in inputs(40, 4, 2, 0)]
-    assert torch.allclose(attention._flex(*qkv, window, 0.3), plain(*qkv, window, 0.3), atol=1e-5)
+    mask = attention._flex_mask(40, window, qkv[0].device)
+    assert torch.allclose(attention._flex(*qkv, mask, 0.3), plain(*qkv, window, 0.3), atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [3, 17, 1 << 30])
+def test_torchs_own_with_masks_gives_the_same(window: int) -> None:
+    qkv = inputs(40, 4, 2, 0)
+    assert torch.allclose(attention.attend(*qkv, window, 0.3, None, "sdpa"), plain(*qkv, window, 0.3), atol=1e-12)
 
 
 def packed(
@@ -53,6 +60,7 @@ def packed(
 ) -> torch.Tensor:  # fmt: skip
     """What varlen_attn says it does, for sequences of tokens (n, H, D) one behind the other."""
     assert q_ends is k_ends and window_size[1] == 0 and q_ends.dtype == torch.int32
+    window_size = (window_size[0] if window_size[0] >= 0 else max_q, 0)
     assert enable_gqa or q.size(1) == k.size(1)
     found = []
     for begin, end in zip(q_ends.tolist()[:-1], q_ends.tolist()[1:], strict=True):
@@ -64,13 +72,16 @@ def packed(
 
 @pytest.mark.parametrize("shares_keys", [True, False])
 @pytest.mark.parametrize("kv_heads", [2, 4])
-def test_flash_is_asked_for_the_same(kv_heads: int, shares_keys: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("backend", ["fa3", "flash"])
+def test_flash_is_asked_for_the_same(
+    backend: attention.Backend, kv_heads: int, shares_keys: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also by a torch whose kernel wants as many key heads as query heads."""
     monkeypatch.setattr(attention, "varlen", lambda: packed)
     monkeypatch.setattr(attention, "flash_takes", lambda *arguments: shares_keys)
     qkv = inputs(40, 4, kv_heads, 0)
     for window in (7, 1 << 30):
-        got = attention.attend(*qkv, window, 0.3, None, "flash")
+        got = attention.attend(*qkv, window, 0.3, None, backend)
         assert torch.allclose(got, plain(*qkv, window, 0.3), atol=1e-12)
 
 
@@ -116,4 +127,5 @@ def test_a_window_never_builds_a_square_of_the_context() -> None:
 
 
 def test_a_cpu_uses_blocks() -> None:
-    assert attention.choose_attention(torch.device("cpu"), torch.bfloat16) == "blocked"
+    chosen = attention.choose_attention(torch.device("cpu"), torch.bfloat16)
+    assert (str(chosen), chosen.refused) == ("blocked", ())

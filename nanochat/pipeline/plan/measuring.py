@@ -45,7 +45,7 @@ def measure(
     from nanochat.model import GPT
     from nanochat.optim import Schedule
     from nanochat.train import BaseConfig, LossScale, Stepper, choose_rows, make_loss, make_plan
-    from nanochat.train.equip import make_optimizer
+    from nanochat.train.equip import make_optimizer, set_attention
 
     settings = BaseConfig(
         depth=config.depth, total_batch_size=batch_tokens, num_iterations=1000, fp8=fp8, compile=compile
@@ -58,6 +58,7 @@ def measure(
     with Progress(seconds, "measuring", "s") as bar:
         plan = make_plan(settings, config, machine, 0.0)
         model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
+        set_attention(model, "auto", machine)
         optimizer = make_optimizer(model, plan, settings, machine)
         loss = make_loss(model, compile, machine)
 
