@@ -140,6 +140,7 @@ def test_merges_of_real_english(vocab_size: int) -> None:
     assert ours(texts, vocab_size) == rust(texts, vocab_size)
 
 
+@pytest.mark.slow
 def test_the_race() -> None:
     """Times nothing that could fail; run with -s to see it."""
     from benchmarks.tokenizer import load_texts, race_training, take

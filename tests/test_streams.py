@@ -35,7 +35,10 @@ def shell(line: str, folder: Path, **env: str) -> subprocess.CompletedProcess[by
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("", "speedrun", "chat") else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS],
+)
 def test_help_of_every_command_into_odd_outputs(tmp_path: Path, name: str) -> None:
     call = f"{sys.executable} -m nanochat {name} --help"
     # All at once, since most of the time Python starts.

@@ -23,6 +23,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
         run(Config(**settings))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_what_it_writes(tmp_path: Path) -> None:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

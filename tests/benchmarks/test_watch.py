@@ -20,6 +20,7 @@ def test_no_time_is_refused() -> None:
         run(Config(seconds=0))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes' CPU clocks are Linux's")
 def test_what_it_writes(tmp_path: Path) -> None:
     file = tmp_path / "watch.json"

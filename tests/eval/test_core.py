@@ -427,6 +427,7 @@ def one_of_two(rank: int, port: int, folder: str) -> None:
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_two_ranks_score_as_one(bundle: Path, tokenizer: Tokenizer, free_port: int) -> None:
     torch.multiprocessing.spawn(one_of_two, (free_port, str(bundle)), 2)
     alone = []

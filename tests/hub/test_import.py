@@ -355,6 +355,7 @@ def test_a_full_disk_leaves_the_earlier_run(base: Path, tmp_path: Path, monkeypa
     assert sorted(p.name for p in (base / "base_checkpoints").iterdir()) == [".d3.lock", "d3"]
 
 
+@pytest.mark.slow
 def test_killed_in_between(base: Path, tmp_path: Path) -> None:
     source = stored(tmp_path, theirs.make(2025))
     first = import_checkpoint(str(source))
@@ -372,6 +373,7 @@ def test_killed_in_between(base: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in (base / "base_checkpoints").iterdir()) == [".d3.lock", "d3", "d3.previous-1"]
 
 
+@pytest.mark.slow
 def test_two_imports_at_once(base: Path, tmp_path: Path) -> None:
     source = stored(tmp_path, theirs.make(2025))
     call = [sys.executable, "-m", "scripts.import_checkpoint", str(source)]

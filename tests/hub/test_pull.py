@@ -530,6 +530,7 @@ def test_odd_places(hub: WritableHub, capsys: pytest.CaptureFixture[str], tmp_pa
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_goes_on_under_another_tag(tiny_run: Path, hub: WritableHub, tmp_path: Path) -> None:
     """And ends with the weights that it would have had."""
     from nanochat.train import BaseConfig, train_base

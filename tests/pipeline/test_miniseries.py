@@ -73,6 +73,7 @@ def sweep(base: Path, *more: str) -> None:
     run(MiniseriesConfig(depths="2,1", dataset="tinyworld", json=base / "copy.json"), [*FLAGS, *more])
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_every_depth_once_and_goes_on_where_it_stopped(swept: Path) -> None:
     for depth in (1, 2):
         assert [r["step"] for r in records(swept, depth, "step")] == list(range(1, STEPS + 1))

@@ -231,6 +231,7 @@ def test_a_remedy_of_another_command_keeps_its_flag(tmp_path: Path) -> None:
     assert found.returncode == 2 and "`nanochat chat_eval --json FILE`" in found.stderr
 
 
+@pytest.mark.slow
 def test_what_a_person_can_mend_is_that_under_torchrun_too(tmp_path: Path) -> None:
     call = [sys.executable, "-m", "nanochat.pipeline.launch", "--standalone", "--nproc_per_node=2"]
     call += ["-m", "nanochat.commands.base_train", "--", "--depth=1", "--dataset=nowhere", "--device=cpu"]

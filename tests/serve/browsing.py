@@ -6,8 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+
+# Most tests run on both; in every run on the phone, where things are more likely to lie in each other's way.
+BOTH: list[Any] = [
+    pytest.param((1000, 760), id="desktop", marks=pytest.mark.slow),
+    pytest.param((390, 760), id="phone"),
+]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
 from nanochat.serve import Access, ModelInfo, create_app, listen, url
 from nanochat.tokenizer import Tokenizer, train_bpe
-from tests.serve.browsing import looked_at
+from tests.serve.browsing import BOTH, looked_at
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -143,7 +143,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     context.close()
 
 
-@pytest.fixture(params=[(1100, 800), (390, 800)], ids=["desktop", "phone"])
+@pytest.fixture(params=BOTH)
 def screen(request: pytest.FixtureRequest, browser: Browser, served: Callable[[FastAPI], str]) -> Iterator[Page]:
     """A page of a browser, on which nothing may fail and nothing may be wider than it. It ends before the servers."""
     with looked_at(browser, request.param, "status of") as page:

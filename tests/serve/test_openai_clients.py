@@ -155,6 +155,7 @@ def test_an_error_inside_a_stream(
             list(stream)
 
 
+@pytest.mark.slow
 def test_llm(address: str, engine: Engine, tmp_path: Path) -> None:
     """It knows the server from a file that its documentation describes."""
     for name, kind in (("chat", ""), ("base", "  completion: true\n")):

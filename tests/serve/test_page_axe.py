@@ -127,6 +127,7 @@ def test_what_opens(axe: Axe, chat: Page) -> None:
         chat.locator("dialog[open]").wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_models_side_by_side_and_the_panel(
     axe: Axe, page: Page, served: Served, of_run: Callable[[str], FastAPI]
 ) -> None:
@@ -146,6 +147,7 @@ def test_models_side_by_side_and_the_panel(
     assert axe.everywhere(page) == []
 
 
+@pytest.mark.slow
 def test_looking_inside_and_correcting(axe: Axe, page: Page, served: Served, engine: Engine, info: ModelInfo) -> None:
     page.goto(served(create_app(engine, info, Defaults(temperature=0, max_tokens=12), access=Access())))
     named(page, "sft/d2")

@@ -27,7 +27,7 @@ from nanochat.serve.page import feedback_file
 from nanochat.serve.page.feedback_file import Counts, counts, mark
 from nanochat.serve.shown import shown
 from nanochat.tasks import CustomJSON
-from tests.serve.browsing import looked_at, named
+from tests.serve.browsing import BOTH, looked_at, named
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def test_the_app_lists_none_of_it(engine: Engine, info: ModelInfo) -> None:
 # ---- in a browser ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
+@pytest.fixture(params=BOTH)
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     with looked_at(browser, request.param, "409", "ERR_FAILED", reduced_motion="reduce") as page:
         yield page

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 
+@pytest.mark.slow
 def test_earlier_messages_are_shown_when_they_are_wanted(
     screen: Page, scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]
 ) -> None:

@@ -25,7 +25,7 @@ from nanochat.inference.looking import look_inside
 from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.page import look as page_look
 from nanochat.tokenizer import render_conversation, render_partial
-from tests.serve.browsing import looked_at, named
+from tests.serve.browsing import BOTH, looked_at, named
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def test_one_at_a_time_and_not_for_those_who_left(
 # ---- in a browser ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=[(1000, 760), (390, 760)], ids=["desktop", "phone"])
+@pytest.fixture(params=BOTH)
 def page(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     with looked_at(browser, request.param, "503", reduced_motion="reduce") as page:
         yield page

@@ -137,6 +137,7 @@ def test_nothing_but_text_comes_of_any_text(page: Page) -> None:
     assert page.title() == "empty" and run(page, "return Boolean(window.ran);") is False
 
 
+@pytest.mark.slow
 def test_texts_that_are_meant_to_hang_the_page(page: Page) -> None:
     texts = [pattern * (200_000 // len(pattern)) for pattern in HANGING]
     texts += ["\n".join("  " * depth + "- a" for depth in range(440)), "![" * 20_000 + "](http://b)" * 12_000]

@@ -157,6 +157,7 @@ def test_who_is_not_logged_in_gets_no_worker(made: Callable[..., FastAPI]) -> No
         assert client.get("/", headers=headers).headers["x-nanochat-files"] in answer.text
 
 
+@pytest.mark.slow
 def test_after_an_update_a_page_has_files_of_one_version(
     context: BrowserContext, made: Callable[..., FastAPI], own_files: Path
 ) -> None:

@@ -44,7 +44,7 @@ def address(scripted: Any, info: ModelInfo, served: Callable[[FastAPI], str]) ->
     return served(create_app(scripted(lambda request: [Token(0, "So it is.", "text", 0)]), info))
 
 
-@pytest.fixture(params=[1000, 390])
+@pytest.fixture(params=[pytest.param(1000, marks=pytest.mark.slow), 390])
 def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": request.param, "height": 760}, accept_downloads=True)
     yield opened(context, address)
@@ -149,6 +149,7 @@ def test_deleted_and_brought_back(page: Page) -> None:
     assert sidebar.locator("li a").all_text_contents() == ["Old"]
 
 
+@pytest.mark.slow
 def test_an_offer_to_undo_passes(wide: Page) -> None:
     wide.clock.install()
     sidebar = filled(wide, *THREE)
@@ -291,6 +292,7 @@ def test_many_conversations(wide: Page) -> None:
     assert titles(sidebar) == ["Number 449"]
 
 
+@pytest.mark.slow
 def test_nothing_serious_in_the_eyes_of_axe(axe: Axe, page: Page) -> None:
     sidebar = filled(page, *THREE)
     assert axe(page) == []

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Access, ModelInfo, create_app
-from tests.serve.browsing import looked_at
+from tests.serve.browsing import BOTH, looked_at
 from tests.serve.wire import Wire
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ Served = Callable[[FastAPI], str]
 QUESTION = "What would you like to know?"
 
 
-DESKTOP, PHONE = (1000, 760), (390, 760)
-on_both = pytest.mark.parametrize("page", [DESKTOP, PHONE], ids=["desktop", "phone"], indirect=True)
+DESKTOP = (1000, 760)
+on_both = pytest.mark.parametrize("page", BOTH, indirect=True)
 
 
 @pytest.fixture

@@ -158,6 +158,7 @@ def conversation(number: int, payloads: list[str]) -> dict[str, Any]:
     return {**found, "mode": "chat", "created": 1, "changed": number + 1, "nodes": nodes, "leaf": parent}
 
 
+@pytest.mark.slow
 def test_what_a_file_brings(page: Page, scripted: Any, info: ModelInfo, served: Served, tmp_path: Path) -> None:
     """Titles, system prompts, messages, tool calls, models' names, errors, corrections, all by somebody else."""
     address = served(create_app(scripted(lambda request: []), info))

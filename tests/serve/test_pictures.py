@@ -17,6 +17,7 @@ from tests.hub.exporting import SHAPES, make, write
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_pictures(of_run: Callable[[str], FastAPI], served: Callable[[FastAPI], str], tmp_path: Path) -> None:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -186,7 +186,9 @@ HOSTILE += [
 HOSTILE += ["\t", "\r", "1. a\n   ", "def f(x):\n", "x=(\n", "```\nx=`\n```\n"]
 
 
-@pytest.mark.parametrize("piece", HOSTILE)
+@pytest.mark.parametrize(
+    "piece", [*HOSTILE[:4], *(pytest.param(piece, marks=pytest.mark.slow) for piece in HOSTILE[4:])]
+)
 def test_hostile_answers_are_read_soon(piece: str) -> None:
     for start in ("", "def f(x):\n    return ", "```\n"):
         began = time.process_time()

@@ -52,6 +52,9 @@ CONTEXTS = [
 ]
 
 
+ONE_OF_ALL = [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize("context", CONTEXTS)
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_many_characters_in_context(unicode_differences: set[str], context: str, digits: int) -> None:
@@ -59,9 +62,7 @@ def test_many_characters_in_context(unicode_differences: set[str], context: str,
     assert not split_otherwise(points, context, digits, unicode_differences)
 
 
-@pytest.mark.parametrize(
-    "digits", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("digits", ONE_OF_ALL)
 def test_every_character(unicode_differences: set[str], digits: int) -> None:
     assert not split_otherwise(CHARACTERS, "{}{}", digits, unicode_differences)
 
@@ -116,7 +117,7 @@ def assert_encoding_cuts_where_training_cut(texts: list[str], digits: int) -> No
     assert Counter(tokens[id] for ids in peer.encode_ordinary_batch(texts) for id in ids) == trained
 
 
-@pytest.mark.parametrize("digits", [1, 2, 3])
+@pytest.mark.parametrize("digits", ONE_OF_ALL)
 def test_encoding_cuts_where_training_cut(digits: int) -> None:
     """For every character there is (issue #291 of upstream)."""
     every = [chr(point) for point in [*range(0xD800), *range(0xE000, 0x110000)]]

@@ -141,6 +141,7 @@ def steps_of(stage: str, tag: str) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in read_metrics(training_file(stage, tag)) if r["kind"] == "step"]
 
 
+@pytest.mark.slow
 def test_two_tags_in_one_base_folder_keep_their_metrics_apart(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Train a, kill it, train b, resume a: each file has its own settings and every step once. Then train a anew: the
     older run's metrics move along with it, and once more."""
@@ -210,6 +211,7 @@ def test_a_finished_run_can_be_extended_but_not_shortened(base: Path) -> None:
         train_base(BaseConfig(**{**BASE, "num_iterations": 5}, model_tag="x", resume=True))
 
 
+@pytest.mark.slow
 def test_a_time_budget_is_kept_and_can_be_extended(base: Path) -> None:
     values = {**BASE, "model_tag": "timed", "num_iterations": -1}
     first = train_base(BaseConfig(**values, time_budget="4s"))
@@ -285,6 +287,7 @@ def test_impossible_settings_of_fine_tuning_are_refused(bad: dict[str, Any], mes
         check_config(ChatConfig(**bad))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", [pytest.param("data", marks=pytest.mark.slow), "mixture"])
 def test_conversations_are_compared_by_content(door: str, base: Path, tmp_path: Path) -> None:
     """In another folder the same ones go on; edited ones, of the same length and age, begin anew."""
@@ -392,6 +395,7 @@ def test_the_seed_is_that_of_the_order_of_conversations(stage: Any, base: Path, 
         assert first[1] == other[1]  # all seeds are validated alike
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_polite_stop_saves_the_step_and_the_run_goes_on(base: Path, number: int) -> None:
     values = {**BASE, "num_iterations": 400, "model_tag": "cut", "save_every": -1}

@@ -153,6 +153,7 @@ def test_no_step_draws_from_a_global_generator(one: Randomness) -> None:
     assert one.before == one.after
 
 
+@pytest.mark.slow
 def test_another_number_of_ranks_goes_on(place: Place, one: Randomness, two: None) -> None:
     """One rank, then two, then one."""
     place.ranks(1, place.jobs("back", "two", 4))

@@ -19,7 +19,11 @@ SMALL = Case(depth=2, rows=8, seq_len=128, vocab=512)
 
 @pytest.mark.parametrize(
     "case",
-    [SMALL, replace(SMALL, checkpoint_activations=True), replace(SMALL, arch="classic", dtype="float32", rows=66)],
+    [
+        replace(SMALL, checkpoint_activations=True),
+        pytest.param(SMALL, marks=pytest.mark.slow),
+        pytest.param(replace(SMALL, arch="classic", dtype="float32", rows=66), marks=pytest.mark.slow),
+    ],
     ids=lambda case: case.name,
 )
 def test_a_real_step_holds_what_was_predicted(case: Case) -> None:
@@ -34,6 +38,7 @@ def test_compiled_too(arch: str, dtype: str) -> None:
     assert predicted(case)["peak"] == pytest.approx(measured(case)["peak"], rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "windows", "depth", "how"),
     [
@@ -52,6 +57,7 @@ def test_some_layers_tell_of_all(
     assert some == memory.predict(config, 2, **how)
 
 
+@pytest.mark.slow
 def test_eight_ranks_share_the_optimiser() -> None:
     config = ModelConfig(8, 128, 2, 2, 512, 256, "classic")
     one, eight = (memory.predict(config, 2, world, compiled=False) for world in (1, 8))

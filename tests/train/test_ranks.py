@@ -101,6 +101,7 @@ def end_of(process: subprocess.Popen[str]) -> tuple[int, str, float]:
         return process.wait(), "".join(lines), time.monotonic() - met
 
 
+@pytest.mark.slow
 def test_a_killed_rank_takes_the_job_down(base: Path) -> None:
     """The other rank leaves with 75, since torchrun ends it by a signal; but this is no interruption."""
     code, said, seconds = end_of(launch(base, 2, *faulty("0.1.5.kill"), by=OURS))

@@ -512,6 +512,7 @@ module.train_rl(config, (module.Seldom(), module.Seldom()))
 RANKS: dict[str, Any] = {"lr_scale": 0.001, "examples_per_step": 5, "eval_every": 2}
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_rank(base: Path, tmp_path: Path) -> None:
     one = train_rl(RLConfig(**{**COMMON, **RANKS}), (Seldom(), Seldom()))
     alone, steps = weights(), records(base, "step")
