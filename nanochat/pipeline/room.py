@@ -7,15 +7,16 @@ from collections.abc import Callable
 
 from nanochat.console import UserError, warn
 from nanochat.model import ModelConfig
+from nanochat.train.fitting import USABLE
 
-USABLE = 0.95  # share of a card's memory for tensors: the rest is CUDA's and fragments
 BFLOAT16 = 8.0  # compute capability from which a card has it
 
 
 def require_room(
     shaped: Callable[[int], ModelConfig], depth: int, ranks: int, memory: float, capability: float, fp8: bool
 ) -> None:
-    """UserError, with the largest depth that fits, when one sequence in a pass needs more than a card has.
+    """UserError, with the largest depth that fits, when one sequence in a pass, with activation checkpoints, needs more
+    than a card has.
 
     shaped: the model of a depth. memory: bytes of one card; 0 if not known.
     """
@@ -69,7 +70,7 @@ def held(config: ModelConfig, ranks: int) -> float:
 
 def surely(config: ModelConfig, ranks: int) -> float:
     """Bytes with which it certainly fits: tracing the step takes seconds, and is only needed in between."""
-    kept = 150.0 * config.depth * config.width * config.seq_len
+    kept = (4.0 * config.depth + 150.0) * config.width * config.seq_len
     return 1.5 * held(config, ranks) + kept + 24.0 * config.vocab_size * config.width + 4e9
 
 
@@ -79,7 +80,7 @@ def needed(config: ModelConfig, ranks: int, capability: float, fp8: bool) -> flo
 
     dtype = "float32" if 0 < capability < BFLOAT16 else "bfloat16"
     try:
-        return predict(config, 1, ranks, dtype, fp8=fp8).peak
+        return predict(config, 1, ranks, dtype, fp8=fp8, checkpoint_activations=True).peak
     except Exception as error:  # another torch, perhaps: no reason to refuse a training
         warn(f"warning: the memory of a step could not be predicted ({error!r:.200}); only what it holds is counted")
         return held(config, ranks)

@@ -19,9 +19,10 @@ from nanochat.train.config import (
 )
 
 if TYPE_CHECKING:
-    from nanochat.train.base import choose_rows, make_plan, text_tokens, train_base
+    from nanochat.train.base import make_plan, text_tokens, train_base
     from nanochat.train.chat import train_chat
     from nanochat.train.equip import make_loss, muon_dtype
+    from nanochat.train.fitting import choose_rows, fit_rows
     from nanochat.train.memory import Memory, predict
     from nanochat.train.rl import train_rl
     from nanochat.train.step import LossScale, Stepper
@@ -38,6 +39,7 @@ __all__ = [
     "check_config",
     "choose_rows",
     "fingerprint",
+    "fit_rows",
     "horizon",
     "make_loss",
     "make_plan",
@@ -54,9 +56,10 @@ __all__ = [
 __getattr__ = lazy(
     __name__,
     {
-        "base": "choose_rows make_plan text_tokens train_base",
+        "base": "make_plan text_tokens train_base",
         "chat": "train_chat",
         "equip": "make_loss muon_dtype",
+        "fitting": "choose_rows fit_rows",
         "memory": "Memory predict",
         "rl": "train_rl",
         "step": "LossScale Stepper",

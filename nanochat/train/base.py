@@ -19,6 +19,7 @@ from nanochat.paths import checkpoints_dir, tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
+from nanochat.train.fitting import fit_rows
 from nanochat.train.equip import make_optimizer, set_attention
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
@@ -29,32 +30,6 @@ FEWEST_STEPS = 20
 SAMPLE = 200  # documents from which bytes per token are estimated
 MOST_PASSES = 4  # passes that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
 DEPTH = 20  # the default, as in the original
-# Bytes per token, layer and channel that a GPU keeps for the backward pass (counted in bfloat16, uncompiled), and the
-# share of its memory for them: weights, gradients, moments and the loss's logits need the rest.
-KEPT_BYTES, KEPT_SHARE = 42, 0.6
-
-
-def choose_rows(total_rows: int, s: scale.Shape, wanted: int, machine: Machine) -> int:
-    """Sequences per forward pass: at most `wanted` (or the default), about the same in all; the last may have fewer."""
-    world = machine.ranks.world
-    share = total_rows // world
-    if share < 1:
-        raise UserError(
-            f"{world} ranks cannot share {total_rows} sequences a step",
-            f"Use at most {total_rows} ranks (NPROC_PER_NODE)",
-            f"Give --total_batch_size={world * s.seq_len} or a multiple of it",
-        )
-    passes = math.ceil(share / (wanted or max(1, round(forward_tokens(s, machine) / s.seq_len))))
-    return math.ceil(share / passes)
-
-
-def forward_tokens(s: scale.Shape, machine: Machine) -> int:
-    """Tokens per forward pass. On a GPU a power of two that probably fits its memory. Elsewhere enough that
-    products of tokens and a (width, width) matrix keep the cores busy: more would cost memory and hardly be faster."""
-    if machine.device.type == "cuda":
-        room = KEPT_SHARE * machine.memory / (KEPT_BYTES * s.depth * s.width)
-        return min(65536, 1 << max(0, math.floor(math.log2(max(1.0, room)))))
-    return max(1024, 2**26 // s.width**2)
 
 
 def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda state: None) -> TrainState:
@@ -99,7 +74,7 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
             states.load_optimizer(resumed, optimizer)
 
         total_rows = plan.batch_tokens // seq_len
-        rows = choose_rows(total_rows, model_config.shape, config.device_batch_size, machine)
+        rows = fit_rows(model, total_rows, config, machine)
         source = TextSource(Shards.of(corpus, "train"), tokenizer)
         loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
         eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)

@@ -19,9 +19,9 @@ from nanochat.optim import Schedule
 from nanochat.paths import checkpoints_dir
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
-from nanochat.train.base import choose_rows
 from nanochat.train.config import ChatConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer, set_attention
+from nanochat.train.fitting import fit_rows
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
@@ -118,7 +118,7 @@ def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda 
         states.load_optimizer(resumed or parent, optimizer)
 
         total_rows = plan.batch_tokens // seq_len
-        rows = choose_rows(total_rows, model.config.shape, config.device_batch_size, machine)
+        rows = fit_rows(model, total_rows, config, machine)
         loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
         eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 

@@ -31,10 +31,10 @@ from nanochat.paths import checkpoints_dir
 from nanochat.tasks import Task, is_right, open_tasks, pass_at_k, reward
 from nanochat.tokenizer import Tokenizer, render_prompt
 from nanochat.train import state as states
-from nanochat.train.base import forward_tokens
 from nanochat.train.chat import LR_SCALE, rates_after
 from nanochat.train.config import RLConfig, check_config, fingerprint, horizon
 from nanochat.train.equip import make_optimizer, set_attention
+from nanochat.train.fitting import forward_tokens
 from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_of
 from nanochat.train.run import Run, Taken
 from nanochat.train.saving import require_one_folder

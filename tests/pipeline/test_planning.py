@@ -279,25 +279,26 @@ def test_memory_is_of_the_real_step() -> None:
     """A small one: the trace itself is tested in tests/train."""
     layout, _ = plan(gpu="t4", num_gpus=1, depth=1)
     found = plan_text.fitted(layout)
-    assert found.fits and 1 <= found.rows <= found.asked
+    assert found.fits and found.rows == 32 and not found.checkpoints
     assert found.memory.weights >= 4 * layout.parameters
 
 
-def test_rows_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_and_checkpoints_are_those_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     from nanochat.train.memory import Memory
 
-    asked: list[int] = []
+    layout, goal = plan()
+    each = 0
 
-    def predict(config: ModelConfig, rows: int, *args: Any, **settings: Any) -> Memory:
-        asked.append(rows)
-        return Memory(1, 1, 1, rows * 12 * 10**9, 1, 1, 1)
+    def predict(config: ModelConfig, rows: int, *args: Any, checkpoint_activations: bool, **settings: Any) -> Memory:
+        return Memory(1, 1, 1, rows * (each // 10 if checkpoint_activations else each), 1, 1, 1)
 
     monkeypatch.setattr("nanochat.train.memory.predict", predict)
-    layout, goal = plan()
-    found = plan_text.fitted(layout)
-    assert found.rows == asked[-1] < asked[0] == found.asked
-    assert f"tries {found.asked} first" in plan_text.as_text(layout, found, goal)
-    monkeypatch.setattr("nanochat.train.memory.predict", lambda *a, **k: Memory(10**12, 1, 1, 1, 1, 1, 1))
+    for gigabytes, rows, checkpoints in ((1, 32, False), (12, 4, False), (90, 8, True)):
+        each = gigabytes * 10**9
+        found = plan_text.fitted(layout)
+        assert (found.rows, found.checkpoints) == (rows, checkpoints)
+        assert ("activation checkpoints" in plan_text.as_text(layout, found, goal)) == checkpoints
+    each = 10**12
     with pytest.raises(UserError, match="single sequence"):
         plan_text.fitted(layout)
 

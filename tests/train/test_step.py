@@ -14,7 +14,7 @@ from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates, shape
-from nanochat.train.base import choose_rows, forward_tokens
+from nanochat.train.fitting import choose_rows, forward_tokens
 from nanochat.train.step import LossScale, NotFiniteError, Stepper
 
 CONFIG = ModelConfig(2, 32, 2, 2, 50, 16, "modern", 100000.0)

@@ -55,7 +55,8 @@ def _room(now: Situation) -> Finding:
 
 def _on_the_gpu(now: Situation) -> Finding:
     """Whether the model can be trained on these cards at all. Between surely and surely not, speedrun looks closer."""
-    from nanochat.pipeline.room import USABLE, held, surely
+    from nanochat.pipeline.room import held, surely
+    from nanochat.train.fitting import USABLE
 
     usable = USABLE * now.memory
     if not now.memory:

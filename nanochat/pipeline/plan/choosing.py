@@ -13,8 +13,9 @@ from nanochat.pipeline.layout import Layout, Place
 from nanochat.pipeline.plan.config import Goal
 from nanochat.pipeline.published import published
 from nanochat.pipeline.recipes import Recipe
-from nanochat.pipeline.room import USABLE, held
+from nanochat.pipeline.room import held
 from nanochat.pipeline.settings import rank_count
+from nanochat.train.fitting import USABLE
 
 LENGTHS = {"gpt2": (8.0, 12.0), "seed": (20.0, 20.0)}  # tokens per parameter, as published runs had them
 NEAR = 1.25  # about half a step of depth in FLOPs
@@ -64,7 +65,7 @@ def choose(goal: Goal, recipe: Recipe, place: Place, ratio: float = 0.0, deepest
 def holds(layout: Layout) -> bool:
     """Whether a step with one sequence surely does not run out of memory, as far as arithmetic can tell."""
     c = layout.config
-    one = 42.0 * c.depth * c.width * c.seq_len + 8.0 * c.vocab_size * c.width
+    one = (2.0 * c.depth + 40.0) * c.width * c.seq_len + 8.0 * c.vocab_size * c.width  # with activation checkpoints
     return held(c, layout.place.used) + one < USABLE * layout.place.gpu.memory
 
 

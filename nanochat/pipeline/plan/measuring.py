@@ -44,15 +44,12 @@ def measure(
     from nanochat.feed import MicroBatch, Step
     from nanochat.model import GPT
     from nanochat.optim import Schedule
-    from nanochat.train import BaseConfig, LossScale, Stepper, choose_rows, make_loss, make_plan
+    from nanochat.train import BaseConfig, LossScale, Stepper, fit_rows, make_loss, make_plan
     from nanochat.train.equip import make_optimizer, set_attention
 
     settings = BaseConfig(
         depth=config.depth, total_batch_size=batch_tokens, num_iterations=1000, fp8=fp8, compile=compile
     )
-    rows = choose_rows(batch_tokens // config.seq_len, config.shape, 0, machine)
-    whole = math.ceil(batch_tokens / config.seq_len / rows)
-    passes = min(whole, MOST_PASSES)
     began = time.perf_counter()
     updating: list[float] = []
     with Progress(seconds, "measuring", "s") as bar:
@@ -60,6 +57,9 @@ def measure(
         model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
         set_attention(model, "auto", machine)
         optimizer = make_optimizer(model, plan, settings, machine)
+        rows = fit_rows(model, batch_tokens // config.seq_len, settings, machine)
+        whole = math.ceil(batch_tokens / config.seq_len / rows)
+        passes = min(whole, MOST_PASSES)
         loss = make_loss(model, compile, machine)
 
         def wait() -> float:

@@ -14,7 +14,7 @@ from nanochat.pipeline.layout import Layout
 from nanochat.pipeline.plan.config import Goal
 from nanochat.pipeline.published import FAMILIES, published
 from nanochat.pipeline.recipes import RECIPES
-from nanochat.pipeline.room import USABLE, held
+from nanochat.train.fitting import USABLE
 
 if TYPE_CHECKING:
     from nanochat.train.memory import Memory
@@ -22,23 +22,18 @@ if TYPE_CHECKING:
 VERSION = 1
 WIDTH = 100
 SIMILAR = 4.0  # times as many FLOPs, or as few, that a published run to compare with may have
-LEAST_KEPT = 24.0  # bytes per token, layer and channel that a pass in bfloat16 holds at the very least (traced: 31+)
 SEEN = 0.994  # share of a card's memory that torch sees
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """rows: sequences per pass and card. asked: what a training starts with, before it halves them for lack of memory.
-    card: bytes of it."""
+    """rows: sequences per pass and card. card: bytes of it. checkpoints: of activations, as nothing else fits."""
 
     rows: int
-    asked: int
+    checkpoints: bool
     memory: Memory
     card: float
-
-    @property
-    def fits(self) -> bool:
-        return self.memory.peak < USABLE * self.card
+    fits: bool = True
 
 
 class NoRoomError(UserError):
@@ -46,50 +41,30 @@ class NoRoomError(UserError):
 
 
 def fitted(layout: Layout) -> Fitted:
-    """The step's memory with the rows that a training would choose, or fewer if those do not fit.
+    """The step's memory with the rows and activation checkpoints that a training would choose.
 
-    NoRoomError when one row does not fit.
+    NoRoomError when nothing fits.
     """
-    import torch
+    from nanochat.train.fitting import traced
 
-    from nanochat.machine import Machine, Ranks
-    from nanochat.train import choose_rows
-    from nanochat.train.memory import predict
-
-    place, config = layout.place, layout.config
-    card = SEEN * place.gpu.memory
-
-    @dataclass(frozen=True)
-    class There(Machine):
-        @property
-        def memory(self) -> int:
-            return int(card)
-
-    there = There(torch.device("cuda"), torch.bfloat16, Ranks(world=place.used))
-    dtype = "float32" if place.gpu.fp32_peak else "bfloat16"
-    asked = choose_rows(layout.batch // config.seq_len, config.shape, layout.recipe.rows(layout.depth), there)
-    rows = asked
-    least = LEAST_KEPT * config.depth * config.width * config.seq_len * (2 if place.gpu.fp32_peak else 1)
-    while rows > 1 and held(config, place.used) + least * rows > USABLE * place.gpu.memory:  # each trace takes seconds
-        rows //= 2
-    while True:
-        # In float8 it would take up to 5% less, and a third longer to find out: only for the last try.
-        fp8 = layout.fp8 and rows == 1
-        memory = predict(config, rows, place.used, dtype, batch_tokens=layout.batch, fp8=fp8)
-        found = Fitted(rows, asked, memory, place.gpu.memory)
-        if found.fits:
-            return found
-        if rows == 1:
-            raise NoRoomError(
-                f"depth {layout.depth} needs {_gb(memory.peak)} GB with a single sequence in a pass, and one "
-                f"{place.gpu.name} has {_gb(USABLE * found.card)} GB for it",
-                "Give a smaller --depth, or another --gpu",
-            )
-        passing = (memory.activations + memory.temporaries) / rows
-        always = memory.peak - passing * rows
-        rows //= 2
-        while rows > 1 and always + passing * rows > USABLE * found.card:
-            rows //= 2
+    place = layout.place
+    room = USABLE * SEEN * place.gpu.memory
+    found = traced(
+        layout.config,
+        layout.batch,
+        place.used,
+        "float32" if place.gpu.fp32_peak else "bfloat16",
+        room,
+        most=layout.recipe.rows(layout.depth),
+        fp8=layout.fp8,
+    )
+    if not found.fits:
+        raise NoRoomError(
+            f"depth {layout.depth} needs {_gb(found.memory.peak)} GB with a single sequence in a pass, and one "
+            f"{place.gpu.name} has {_gb(room)} GB for it",
+            "Give a smaller --depth, or another --gpu",
+        )
+    return Fitted(found.rows, found.checkpoints, found.memory, place.gpu.memory)
 
 
 def command(layout: Layout, goal: Goal) -> str:
@@ -141,6 +116,7 @@ def as_dict(layout: Layout, fitted: Fitted, goal: Goal) -> dict[str, Any]:
         "batch_tokens": layout.batch,
         "steps": layout.steps,
         "rows": fitted.rows,
+        "checkpoint_activations": fitted.checkpoints,
         "fp8": layout.fp8,
         "memory_bytes": {
             **asdict(fitted.memory),
@@ -181,9 +157,7 @@ def rests_on(layout: Layout) -> dict[str, str]:
     found["CORE"] = layout.core.basis
     if layout.bpb.basis != layout.core.basis:
         found["bits per byte"] = layout.bpb.basis
-    found["memory"] = "a step traced on tensors without contents; CUDA itself takes about 0.5 GB more" + (
-        ". Traced in bfloat16: float8 takes within 3% of it" if layout.fp8 else ""
-    )
+    found["memory"] = "a step traced on tensors without contents; CUDA itself takes about 0.5 GB more"
     if place.price:
         found["price"] = place.price_from
     return found
@@ -217,8 +191,9 @@ def _lines(layout: Layout, fitted: Fitted, goal: Goal) -> Iterator[str]:
         f"{layout.batch:,} tokens, {layout.steps:,} steps; {fitted.rows} x {c.seq_len:,} in a pass on each card, in "
         f"{'float8' if layout.fp8 else 'float32' if place.gpu.fp32_peak else 'bfloat16'}",
     )
-    halved = f" (a training tries {fitted.asked} first, and halves them)" if fitted.rows != fitted.asked else ""
-    yield from _entry("memory", f"{_gb(fitted.memory.peak)} of {_gb(fitted.card)} GB of each card: fits{halved}")
+    again = " with activation checkpoints, which add about a third to the work counted below"
+    how = again if fitted.checkpoints else ""
+    yield from _entry("memory", f"{_gb(fitted.memory.peak)} of {_gb(fitted.card)} GB of each card: fits{how}")
     disk = layout.disk
     yield from _entry(
         "disk",
