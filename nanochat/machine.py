@@ -285,14 +285,17 @@ def _measured_peak(device_type: str, dtype: str, size: int) -> float:
     return best
 
 
-def peak_flops(machine: Machine) -> float:
-    """Matmul peak of one device in FLOP/s: the data sheet's for a known GPU, else measured here."""
+def peak_flops(machine: Machine, fp8: bool = False) -> float:
+    """Matmul peak of one device in FLOP/s: the data sheet's for a known GPU, else measured here. fp8: in float8, where
+    the card is known; elsewhere twice the other, as on every card that has it."""
     import torch
 
     if machine.device.type == "cuda" and machine.dtype != torch.float32:
         gpu = gpus.find(machine.name)
         if gpu:
-            return gpu.peak
+            return gpu.fp8_peak if fp8 and gpu.fp8_peak else gpu.peak
+    if fp8:
+        return 2 * peak_flops(machine)
     size = 1024 if machine.device.type == "cpu" else 4096
     return _measured_peak(machine.device.type, str(machine.dtype).removeprefix("torch."), size)
 

@@ -211,10 +211,10 @@ def update(sizes: Sizes) -> dict[str, Any]:
 
 
 def float8(sizes: Sizes) -> dict[str, Any]:
-    """A linear layer's three products, plain and compiled; and float8 through a whole model's gradients."""
+    """A linear layer's three products, plain and compiled, and those of the loss."""
     import torch
 
-    from nanochat.model import float8_linear
+    from nanochat.model import Rounded, float8_linear, linear_cross_entropy, round_weights
 
     errors = {}
     g = torch.Generator().manual_seed(0)
@@ -223,13 +223,23 @@ def float8(sizes: Sizes) -> dict[str, Any]:
     w = (torch.randn(n_out, n_in, generator=g) * 0.02).to(sizes.device).requires_grad_()
     up = torch.randn(2, 512, n_out, generator=g).to(sizes.device, torch.bfloat16)
     X, W, U = x.detach().double(), w.detach().double(), up.double()
+    rounded = Rounded(w)
+    round_weights([w.detach()], [rounded.tensors])
     wanted = (X @ W.T, U @ W, U.flatten(0, 1).T @ X.flatten(0, 1))
     compiled = torch.compile(float8_linear, dynamic=False, backend=sizes.compiler)
     for name, function in (("plain", float8_linear), ("compiled", compiled)):
-        y = function(x, w)
+        y = function(x, w, rounded.tensors)
         found = (y, *torch.autograd.grad(y, (x, w), up))
         for what, a, b in zip(("values", "gradient of x", "gradient of weight"), found, wanted, strict=True):
             errors[f"{name}, {what}"] = distance(a, b)
+    targets = torch.randint(-1, n_out, (1024,), generator=g).to(sizes.device)
+    h, H, K = x.flatten(0, 1), X.flatten(0, 1).requires_grad_(), W.clone().requires_grad_()
+    ours = linear_cross_entropy(h, w, targets, 15.0, rounded=rounded.tensors)
+    exact = linear_cross_entropy(H, K, targets, 15.0)
+    errors["loss"] = distance(ours, exact)
+    pairs = zip(torch.autograd.grad(ours, (x, w)), torch.autograd.grad(exact, (H, K)), strict=True)
+    for what, (a, b) in zip(("states", "head"), pairs, strict=True):
+        errors[f"loss, gradient of {what}"] = distance(a.view_as(b), b)
     return judged(errors, FLOAT8)
 
 

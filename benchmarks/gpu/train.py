@@ -94,7 +94,8 @@ class Work:
 def step(
     sizes: Sizes, depth: int, float8: bool = False, backend: Backend | None = None, parts: bool = False
 ) -> dict[str, Any]:
-    """ms of a step and of its update, tokens/s, MFU (of the bfloat16 peak), peak memory, seconds of the first steps.
+    """ms of a step and of its update, tokens/s, MFU (of float8's peak in float8), peak memory and what was
+    predicted, seconds of the first steps.
 
     The time of a step of more than `passes` passes is its number of passes times their mean, plus the update. rows:
     sequences in a pass, fewer than `rows_wanted` if they did not fit in memory.
@@ -102,6 +103,7 @@ def step(
     import torch
 
     from nanochat.machine import peak_flops
+    from nanochat.train import predict
 
     began = time.perf_counter()
     work = Work(sizes, depth, float8, backend, parts)
@@ -133,7 +135,7 @@ def step(
         "pass_ms": a_pass * 1e3,
         "update_ms": updating * 1e3,
         "tokens_per_s": speed,
-        "mfu": speed * work.config.flops_per_token / peak_flops(work.machine),
+        "mfu": speed * work.config.flops_per_token / peak_flops(work.machine, float8),
         "batch_tokens": work.tokens,
         "passes": work.passes,
         "rows": work.stepper.rows or work.rows,
@@ -148,4 +150,6 @@ def step(
     }
     if not sizes.on_cpu:
         row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        expected = predict(work.config, row["rows"], batch_tokens=work.tokens, fp8=float8)
+        row["predicted_gb"] = expected.peak / 1e9  # as it is compiled in parts
     return row

@@ -17,10 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nanochat.console import UserError
 from nanochat.model.attention import BY_TOKEN, Backend, Once, Parts, attend, softmax, softmax_slopes
 from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
-from nanochat.model.float8 import float8_linear, suits_float8
+from nanochat.model.float8 import Rounded, float8_linear, round_weights, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
 
 QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
@@ -34,13 +35,27 @@ def norm(x: Tensor, eps: float | None = None) -> Tensor:
 class Linear(nn.Linear):
     """A matrix without bias, kept in float32 for the optimiser and used in the dtype of its input, or in float8."""
 
+    by_rows: Tensor
+    by_columns: Tensor
+    scale: Tensor
+
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
         self.float8 = False  # True: float8 in training; evaluation uses the weights as saved
 
+    def use_float8(self) -> None:
+        self.float8 = True
+        names = ("by_rows", "by_columns", "scale")
+        for name, tensor in zip(names, Rounded(self.weight).tensors, strict=True):
+            self.register_buffer(name, tensor, persistent=False)
+
+    @property
+    def rounded(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.by_rows, self.by_columns, self.scale
+
     def forward(self, x: Tensor) -> Tensor:
         if self.float8 and torch.is_grad_enabled():
-            return float8_linear(x, self.weight)
+            return float8_linear(x, self.weight, self.rounded)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -222,6 +237,7 @@ class GPT(nn.Module):
             self.bigram = nn.Embedding(c.bigram, c.width)
             self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
         self._slopes = slopes
+        self._float8: list[Linear] = []
         self.loss_chunk = 0  # positions whose logits exist at once in training; 0: as many as suit the device
         self._lookup: Callable[[Any, Tensor], Tensor] = _look_up
         self.checkpoint_activations = False  # keep only the layers' inputs, and recompute the rest in the backward pass
@@ -246,10 +262,19 @@ class GPT(nn.Module):
             block.attn.backend = backend
 
     def use_float8(self) -> None:
-        """Train the blocks' large matrices with float8 products; not the head, whose weight the loss uses directly."""
-        for module in self.blocks.modules():
-            if isinstance(module, Linear):
-                module.float8 = suits_float8(module)
+        """Train the large matrices, the head too, with float8 products. `round_weights` is then due in every step."""
+        matrices = [m for m in self.modules() if isinstance(m, Linear) and suits_float8(m)]
+        if not matrices:
+            raise UserError("--fp8 has no use for so small a model, or one of such odd sizes", "Leave --fp8 out")
+        for matrix in matrices:
+            matrix.use_float8()
+        self._float8 = matrices
+        self.round_weights()
+
+    def round_weights(self) -> None:
+        """Round the weights of float8 products anew: once a step, before its first pass."""
+        if self._float8:
+            round_weights([m.weight for m in self._float8], [m.rounded for m in self._float8])
 
     def use_sparse_tables(self) -> GPT:
         """Tables of token vectors get gradients of the rows that were looked up, for an optimiser that can use them."""
@@ -402,8 +427,9 @@ class GPT(nn.Module):
         if reduction == "none":
             return token_losses(h, self.head.weight, targets.flatten(), self.config.softcap).view_as(targets)
         total = linear_cross_entropy(
-            h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes, self.loss_chunk
-        )
+            h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes, self.loss_chunk,
+            self.head.rounded if self.head.float8 and torch.is_grad_enabled() else None,
+        )  # fmt: skip
         if reduction == "sum":
             return total
         # A batch without any target has loss 0, not 0/0 (upstream #590).

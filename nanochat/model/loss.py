@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanochat.model.float8 import ACTIVATION, GRADIENT, MULTIPLE, product, to_float8
+
 CHUNK_ELEMENTS = 1 << 21  # logits held at once: 4 MiB in bfloat16
 # On a GPU 256 MiB: its products need thousands of rows, and a compiled loss has separate code for every chunk.
 GPU_CHUNK_ELEMENTS = 1 << 27
@@ -63,7 +65,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         cap: float,
         slopes: Callable[..., tuple[Tensor, Tensor]],
         size: int,
+        *rounded: Tensor,
     ) -> Tensor:
+        if rounded:
+            return _in_float8(ctx, h, weight, targets, cap, slopes, size, *rounded)
         w = weight.to(h.dtype)
         wide = torch.promote_types(h.dtype, torch.float32)
         total = torch.zeros((), device=h.device, dtype=wide)
@@ -87,11 +92,54 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad_h, grad_w = ctx.saved_tensors
         (scale,) = grads
         # In place, so only once: autograd refuses a second backward pass through a changed tensor.
-        return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), None, None, None, None
+        none = (None,) * (len(ctx.needs_input_grad) - 2)
+        return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), *none
+
+
+def _in_float8(
+    ctx: Any,
+    h: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float,
+    slopes: Callable[..., tuple[Tensor, Tensor]],
+    size: int,
+    by_rows: Tensor,
+    by_columns: Tensor,
+    scale: Tensor,
+) -> Tensor:
+    """The same with the three products in float8, and the weight as `Rounded` has it.
+
+    Slopes are divided by their sums before they are rounded: so none is above 1, a scale is known without looking for
+    the largest, and what small ones lose is below 2^-31.
+    """
+    wide = torch.promote_types(h.dtype, torch.float32)
+    total = torch.zeros((), device=h.device, dtype=wide)
+    grad_w = torch.zeros(weight.shape, device=h.device, dtype=wide)
+    grad_h = torch.empty_like(h)
+    top = torch.finfo(GRADIENT).max
+    unit = torch.full((), 1 / top, device=h.device)
+    for hc, tc, out in zip(h.split(size), targets.split(size), grad_h.split(size), strict=True):
+        counts, index = (tc >= 0).to(wide)[:, None], tc.clamp_min(0)
+        h8, scale_h = to_float8(hc, ACTIVATION)
+        logits = product(h8, by_rows.t(), scale_h, scale, h.dtype, fast=True)
+        slope, sums = slopes(logits, cap)
+        at_target = _squash(logits.gather(1, index[:, None]), cap)
+        slope.scatter_(1, index[:, None], 0)
+        total = total + ((sums.log() - cap * at_target) * counts).sum()
+        share = counts if h.dtype == torch.float16 else counts / sums
+        p8 = slope.mul_((share * top).to(slope.dtype)).clamp_max_(top).to(GRADIENT)
+        pull = (torch.exp(cap * at_target) / sums - 1) * (1 - at_target * at_target) * counts
+        out.copy_(product(p8, by_columns.t(), unit, scale, h.dtype, fast=False) + pull * weight[index].to(h.dtype))
+        grad_w += product(p8.t(), h8, unit, scale_h, h.dtype, fast=False)
+        grad_w.index_add_(0, index, pull * hc)
+    ctx.save_for_backward(grad_h, grad_w)
+    ctx.weight_dtype = weight.dtype
+    return total
 
 
 def linear_cross_entropy(
@@ -101,13 +149,18 @@ def linear_cross_entropy(
     cap: float,
     slopes: Callable[..., tuple[Tensor, Tensor]] = slopes,
     chunk: int = 0,
+    rounded: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Sum over targets >= 0 of the cross-entropy in nats; h (N, width), weight (vocab, width), targets (N,).
 
     slopes: the function above, or a compiled one. chunk: positions whose logits exist at once; 0: as many as suit the
-    device.
+    device. rounded: the weight in float8 (`model/float8.py`), to use that.
     """
-    return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes, chunk or chunk_rows(weight.size(0), h.device))
+    size = chunk or chunk_rows(weight.size(0), h.device)
+    if rounded is None:
+        return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes, size)
+    size = max(MULTIPLE, size // MULTIPLE * MULTIPLE)
+    return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes, size, *rounded)
 
 
 def token_losses(h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:

@@ -54,7 +54,9 @@ class Compiler:
 
     def _run(self, function: Callable[..., Any], *given: Any, **named: Any) -> Any:
         module = getattr(function, "__self__", None)
-        weights = dict(module.named_parameters()) if isinstance(module, nn.Module) else {}
+        weights: dict[str, Tensor] = {}
+        if isinstance(module, nn.Module):
+            weights = {**dict(module.named_parameters()), **dict(module.named_buffers())}
         leaves, spec = tree_flatten((weights, given, named))
         tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         kinds = tuple(

@@ -137,7 +137,7 @@ class Run:
         else:  # perhaps elsewhere
             self.writer.write("resume", step=s.step, **{name: facts[name] for name in WHERE})
         self.begun(s)
-        self.usage = Usage(self.machine, self.method.flops)
+        self.usage = Usage(self.machine, self.method.flops, self.config.fp8)
         there = sum(
             file.stat().st_size for step in checkpoint.steps(s.stage, s.tag).values() for file in step.glob("*")
         )

@@ -72,6 +72,7 @@ class Stepper:
         """
         if not valid:
             raise UserError("this step has no token to learn from", "Give conversations with answers, or more of them")
+        self.model.round_weights()
         total = self._gradients(step, valid)
         grads = [g._values() if g.is_sparse else g for p in self.model.parameters() if (g := p.grad) is not None]
         bad = ~get_total_norm(grads).isfinite()

@@ -41,7 +41,7 @@ class Supervised:
     ) -> None:
         self.machine, self.model, self.loader = machine, model, loader
         self.units = batch_tokens
-        self.flops = model.config.flops_per_token
+        self.flops, self.fp8 = model.config.flops_per_token, config.fp8
         self.schedule, self.metric, self.validate, self.pins = schedule, metric, validate, pins
         self.facts: Mapping[str, Any] = {"batch_tokens": batch_tokens}
         self.loss: Callable[..., Tensor] = make_loss(model, config.compile, machine)
@@ -65,7 +65,7 @@ class Supervised:
         return {self.metric: above / below}
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
-        peak = peak_flops(self.machine) * self.machine.ranks.world
+        peak = peak_flops(self.machine, self.fp8) * self.machine.ranks.world
         return {"loss": s.loss, "flops": self.flops * s.tokens, "mfu": tok_per_s * self.flops / peak}
 
     def farewell(self, s: TrainState, summary: Mapping[str, Any], rows: list[dict[str, Any]]) -> None:

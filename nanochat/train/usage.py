@@ -14,13 +14,14 @@ STATM = Path("/proc/self/statm")
 
 
 class Usage:
-    """flops: of one token in a step; 0: not known, so that no share is told. It measures an unknown device's peak."""
+    """flops: of one token in a step; 0: not known, so that no share is told. It measures an unknown device's peak. fp8:
+    whether the peak is that of float8, though attention and some small products are not in it."""
 
-    def __init__(self, machine: Machine, flops: int) -> None:
+    def __init__(self, machine: Machine, flops: int, fp8: bool = False) -> None:
         self.device, self.flops = machine.device, flops
         devices = [machine.device] if machine.device.type == "cuda" else []
         with torch.random.fork_rng(devices):  # the measurement draws numbers, and a run's must stay the same
-            self.peak = peak_flops(machine) * machine.ranks.world if flops else 0.0
+            self.peak = peak_flops(machine, fp8) * machine.ranks.world if flops else 0.0
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 

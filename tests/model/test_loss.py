@@ -15,7 +15,7 @@ from nanochat.model import GPT, ModelConfig
 from nanochat.model import loss as loss_module
 from nanochat.model.loss import linear_cross_entropy
 from nanochat.scale import shape
-from nanochat.train.base import forward_tokens
+from nanochat.train.fitting import forward_tokens
 
 
 def reference(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, cap: float) -> torch.Tensor:

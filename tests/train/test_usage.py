@@ -41,6 +41,7 @@ def test_the_share_of_the_peak_is_of_all_devices() -> None:
     assert one.step(5.0)["mfu"] == pytest.approx(5000 / one.peak)
     assert two.peak == 2 * one.peak > 0
     assert "mfu" not in Usage(CPU, 0).step(5.0)
+    assert Usage(CPU, 1000, fp8=True).step(5.0)["mfu"] == pytest.approx(one.step(5.0)["mfu"] / 2)
 
 
 def test_measuring_draws_no_number_of_the_run() -> None:
