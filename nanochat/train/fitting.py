@@ -30,6 +30,7 @@ MOST_TOKENS = 65536  # in a pass: more is not faster
 # Bytes per token, layer and channel that a GPU keeps for the backward pass (counted in bfloat16, uncompiled), and the
 # share of its memory for them: a first guess.
 KEPT_BYTES, KEPT_SHARE = 42, 0.6
+GROWS = 0.8  # share of a pass that grows with its rows, at least: the loss works in chunks
 TRIES = 5  # traces, of some seconds each
 PATIENCE = 600.0  # seconds for all of them
 
@@ -75,7 +76,7 @@ def _next(tried: dict[int, Memory], usable: float) -> int:
     """Rows that should just fit, by the two largest numbers that were tried: a pass grows with its rows."""
     *_, few, many = [0, *sorted(tried)]
     always = tried[many].peak - (held := _pass(tried[many]))
-    each = (held - _pass(tried[few])) / (many - few) if few else held / many
+    each = (held - _pass(tried[few])) / (many - few) if few else GROWS * held / many
     if tried[many].peak > usable:
         return max(1, min(many - 1, many - math.ceil((tried[many].peak - usable) / max(each, 1))))
     return max(1, many + math.floor((usable - always - held) / max(each, 1)))
