@@ -150,6 +150,6 @@ def step(
     }
     if not sizes.on_cpu:
         row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        expected = predict(work.config, row["rows"], batch_tokens=work.tokens, fp8=float8)
+        expected = predict(work.config, work.stepper.rows or work.rows, batch_tokens=work.tokens, fp8=float8)
         row["predicted_gb"] = expected.peak / 1e9  # as it is compiled in parts
     return row

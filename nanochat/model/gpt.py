@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from nanochat.console import UserError
-from nanochat.model.attention import BY_TOKEN, Backend, Once, Parts, attend, softmax, softmax_slopes
+from nanochat.model.attention import BY_TOKEN, Backend, Once, attend
+from nanochat.model.blocked import Parts, softmax, softmax_slopes
 from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import Rounded, float8_linear, round_weights, suits_float8
