@@ -139,7 +139,7 @@ def measured(case: Case) -> dict[str, int]:
 def _held(model: torch.nn.Module, optimizer: Any) -> int:
     """Bytes of the storages of all weights, buffers, gradients and state."""
     held = [*model.parameters(), *model.buffers(), *optimizer.state_dict().values()]
-    held += [p.grad for p in model.parameters() if p.grad is not None]
+    held += [p.grad for p in model.parameters() if p.grad is not None] + optimizer.room
     return sum({s.data_ptr(): s.nbytes() for s in (t.untyped_storage() for t in held)}.values())
 
 

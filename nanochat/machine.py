@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import sys
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +22,7 @@ from nanochat.console import UserError
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
     from torch.distributed import Store  # type: ignore[attr-defined]
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -29,6 +31,8 @@ DTYPES = ("float32", "bfloat16", "float16")
 PATIENCE = timedelta(hours=1)
 MEETING = 0.02  # seconds between two looks at what other ranks left
 TOPOLOGY = Path("/sys/devices/system/cpu")
+
+_host_group: dist.ProcessGroup | None = None  # beside a main group of GPUs
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ def setup(device: str = "auto", dtype: str = "auto", deterministic: bool = False
     import torch.distributed as dist
 
     me = ranks()
+    set_up_allocator()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
@@ -141,6 +146,30 @@ def join(backend: str) -> None:
         dist.init_process_group(backend, timeout=PATIENCE)
     if backend == "gloo":
         atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+        return
+    global _host_group
+    try:
+        _host_group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise UserError(
+            f"the ranks cannot reach each other by gloo, which carries what the hosts tell: {error}",
+            "Set GLOO_SOCKET_IFNAME to the network interface between the nodes",
+        ) from None
+    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group(_host_group))
+
+
+def host_group() -> dist.ProcessGroup | None:
+    """The group for tensors in main memory and objects, which must not wait for a GPU's work; None: the main one."""
+    return _host_group
+
+
+def set_up_allocator() -> None:
+    """Let CUDA's allocator grow its pieces of memory instead of taking new ones, so that sizes that change leave no
+    holes. It is read when CUDA starts. What the environment says stays."""
+    known = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+    if sys.platform == "linux" and not any(name in os.environ for name in known):
+        # The name from torch 2.9 on.
+        os.environ[known[0]] = "expandable_segments:True"
 
 
 def meet(store: Store, me: Ranks) -> Store:

@@ -82,7 +82,7 @@ class Loader:
     """Iterates over `Step`s without end.
 
     seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass;
-    the last pass may have fewer. crop: see packing.
+    the last pass may have fewer. crop: see packing. pin: into memory that a GPU reads while the host goes on.
     """
 
     def __init__(
@@ -94,6 +94,7 @@ class Loader:
         ranks: Ranks,
         crop: bool,
         state: dict[str, Any] | None = None,
+        pin: bool = False,
     ):
         if len(source) == 0:
             raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
@@ -113,6 +114,7 @@ class Loader:
         if state and not _is_position(state):
             raise UserError("the data position saved in this checkpoint cannot be read", "Start anew with --fresh")
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
+        self._pin = pin
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
         self.streams = state["of"] if state else STREAMS
         apart = math.gcd(self.streams, ranks.world)  # distance between a rank's rows, and so its streams
@@ -138,6 +140,8 @@ class Loader:
             )
             for i in range(0, len(packed), self.micro_rows)
         ]
+        if self._pin:
+            micro = [MicroBatch(batch.ids.pin_memory(), batch.targets.pin_memory()) for batch in micro]
         return Step(micro, int((targets >= 0).sum()), self._state())
 
     def _state(self) -> dict[str, Any]:

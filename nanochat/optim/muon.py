@@ -31,9 +31,18 @@ def orthogonalize(x: Tensor) -> Tensor:
     return x
 
 
-def prepare(grad: Tensor, momentum_buffer: Tensor, momentum: Tensor, tall: bool, dtype: torch.dtype) -> Tensor:
+def prepare(
+    grad: Tensor,
+    momentum_buffer: Tensor,
+    momentum: Tensor,
+    tall: bool,
+    dtype: torch.dtype,
+    spoilt: Tensor | None = None,
+) -> Tensor:
     """Nesterov momentum, then wide matrices for `orthogonalize`, rows of equal norm and singular values below 1."""
-    momentum = momentum.to(grad.device, grad.dtype)
+    if spoilt is not None:
+        grad = torch.where(spoilt, momentum_buffer, grad)
+    momentum = momentum.to(grad.dtype)
     momentum_buffer.lerp_(grad, 1 - momentum)
     g = grad.lerp(momentum_buffer, momentum)
     g = g.mT if tall else g
@@ -42,15 +51,25 @@ def prepare(grad: Tensor, momentum_buffer: Tensor, momentum: Tensor, tall: bool,
 
 
 def apply(
-    x: Tensor, second_moment: Tensor, params: Tensor, lr: Tensor, weight_decay: Tensor, tall: bool, beta2: float = 0.9
+    x: Tensor,
+    second_moment: Tensor,
+    params: Tensor,
+    lr: Tensor,
+    weight_decay: Tensor,
+    tall: bool,
+    spoilt: Tensor | None = None,
+    beta2: float = 0.9,
 ) -> None:
     """Scale to Frobenius norm sqrt(min(m, k)), then rows (columns) by their second moments, then take the step."""
-    lr, weight_decay = (t.to(params.device, params.dtype) for t in (lr, weight_decay))
+    lr, weight_decay = (t.to(params.dtype) for t in (lr, weight_decay))
     g = (x.mT if tall else x).to(params.dtype)
     dim = -1 if g.size(-2) >= g.size(-1) else -2
     mean_square = g.square().mean(dim, keepdim=True)
     all_square = mean_square.sum((-2, -1), keepdim=True).clamp_min(1e-14) * g.size(dim)
     mean_square = mean_square * (x.size(-2) / all_square)
+    if spoilt is not None:
+        lr = lr.masked_fill(spoilt, 0)
+        mean_square = torch.where(spoilt, second_moment, mean_square)
     second_moment.lerp_(mean_square, 1 - beta2)
     scale = second_moment.clamp_min(1e-10).rsqrt()
     before, after = mean_square.sum((-2, -1), keepdim=True), (mean_square * scale.square()).sum((-2, -1), keepdim=True)
@@ -68,12 +87,14 @@ def muon_update(
     momentum: Tensor,
     weight_decay: Tensor,
     dtype: torch.dtype,
+    spoilt: Tensor | None = None,
     prepare: Callable[..., Tensor] = prepare,
     apply: Callable[..., None] = apply,
 ) -> None:
     """One step, in place, for a stack (n, m, k) of matrices of one shape; second_moment (n, m, 1), or (n, 1, k) when
     m < k, holds the running mean square of each row (column). lr, which the caller scales by sqrt(max(1, m / k)),
-    momentum and weight_decay are tensors () on the CPU, so that compiled parts serve all steps."""
+    momentum and weight_decay are tensors () on the device, so that compiled code serves all steps. spoilt: a tensor ()
+    on the device: where it is true, nothing changes, whatever the gradient is."""
     tall = grad.size(-2) > grad.size(-1)
-    x = orthogonalize(prepare(grad, momentum_buffer, momentum, tall, dtype))
-    apply(x, second_moment, params, lr, weight_decay, tall)
+    x = orthogonalize(prepare(grad, momentum_buffer, momentum, tall, dtype, spoilt))
+    apply(x, second_moment, params, lr, weight_decay, tall, spoilt)

@@ -1,13 +1,15 @@
 """Parameter groups and their updates, split among the ranks; state by parameter name, for any number of ranks.
 
 Every rank owns a part of the optimiser's state (as ZeRO-2, https://arxiv.org/abs/1910.02054): gradients are
-reduce-scattered to the owners and updated weights all-gathered from them, while other groups still compute.
+reduce-scattered to the owners, while the backward pass goes on and other groups compute, and updated weights
+all-gathered from them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,14 +18,11 @@ from torch import Tensor, nn
 
 from nanochat.optim.muon import apply, muon_update, prepare
 from nanochat.optim.schedule import Schedule
+from nanochat.optim.sharing import Reductions, Share, Wait, all_gather, all_reduce, merged, reduce_scatter
 from nanochat.optim.table import Table, adamw_state
 from nanochat.scale import Rates
 
 SMALL = 1024  # tensors with fewer weights are not split
-
-# Named so from torch 2.13 on; the older names mean the same.
-REDUCE_SCATTER = "reduce_scatter_single" if hasattr(dist, "reduce_scatter_single") else "reduce_scatter_tensor"
-ALL_GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
 
 
 def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
@@ -42,24 +41,16 @@ def adamw_group(name: str, rates: Rates) -> dict[str, Any]:
     return {"lr": lr, "betas": betas, "weight_decay": decay if rates.weight_decay else 0.0}
 
 
-class _Share:
-    """This rank's part of a flat tensor of `size` numbers, padded so that all parts are equal."""
-
-    def __init__(self, size: int, rank: int, world: int):
-        self.part = -(-size // world)
-        self.padded = self.part * world
-        self.begin, self.end = min(rank * self.part, size), min((rank + 1) * self.part, size)
-
-
 class Optimizer:
     """Muon for the blocks' matrices, torch's fused AdamW for everything else.
 
     `step` expects gradients summed over micro-batches and divided by all ranks' targets, and sums them over ranks.
-    Gradients live in buffers made here, which are zeroed rather than freed, so that memory does not fragment.
+    Gradients, and what ranks receive of them, live in buffers made here, which are zeroed rather than freed, so that
+    memory does not fragment. Updated weights are gathered where they are used.
     Matrices of one shape become views of one tensor, so that their update is one batched product.
     muon_every: steps between two updates of a matrix, each as large as that many updates: momentum, which every
     gradient enters, changes slowly. The shapes take turns.
-    compiled: fuse Muon's element-wise work with torch.compile.
+    compiled: torch.compile for Muon: on a GPU all of it, on a CPU its element-wise work.
     `Table` updates the embedding tables with sparse gradients: it touches the rows that were looked up only.
     """
 
@@ -75,9 +66,10 @@ class Optimizer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.named = dict(model.named_parameters())
-        self._parts: tuple[Callable[..., Tensor], Callable[..., None]] = (prepare, apply)
+        device = next(model.parameters()).device
+        self._muon: Callable[..., None] = muon_update
         if compiled:
-            self.compile_parts()
+            self.compile_parts() if device.type == "cpu" else self.compile_whole()
         self.tables: dict[str, Table] = {}
         for path, module in model.named_modules():
             if isinstance(module, nn.Embedding) and module.sparse:
@@ -91,98 +83,148 @@ class Optimizer:
         self.stacks = [_Stack(names, self.named, self.rank, self.world) for names in by_shape.values()]
         elsewhere = {name for stack in self.stacks for name in stack.names} | self.tables.keys()
         self.rest = [name for name in self.named if name not in elsewhere]
-        self.shares: dict[str, _Share] = {}
-        self.grads: dict[str, Tensor] = {}  # flat, padded with zeros so that the ranks' parts are equal
+        self.shares: dict[str, Share] = {}
+        self.flat: dict[str, Tensor] = {}  # weights, padded so that the ranks' parts are equal
+        self.grads: dict[str, Tensor] = {}  # the same
+        self.parts: dict[str, Tensor] = {}  # sums over ranks, of this rank's part
         self.owned: dict[str, nn.Parameter] = {}
+        split = [name for name in self.rest if self.world > 1 and self.named[name].numel() >= SMALL]
+        # Gradients of small tensors travel together.
+        small = {name: self.named[name].numel() for name in self.rest if self.world > 1 and name not in split}
+        self.small = next(model.parameters()).data.new_zeros(sum(small.values()))
+        places = dict(zip(small, self.small.split(list(small.values())), strict=True))
         for name in self.rest:
-            p = self.named[name]
-            world = self.world if p.numel() >= SMALL else 1
-            self.shares[name] = share = _Share(p.numel(), self.rank if world > 1 else 0, world)
-            self.owned[name] = nn.Parameter(p.data.view(-1)[share.begin : share.end])
-            self.grads[name] = p.data.new_zeros(share.padded)
+            p, world = self.named[name], self.world if name in split else 1
+            self.shares[name] = share = Share(p.numel(), self.rank if world > 1 else 0, world)
+            self.flat[name] = _padded_weight(p, share.padded)
+            self.owned[name] = nn.Parameter(self.flat[name][share.begin : share.end])
+            self.grads[name] = places[name] if name in small else p.data.new_zeros(share.padded)
+            self.parts[name] = p.data.new_empty(share.part) if world > 1 else self.grads[name]
             p.grad = self.grads[name][: p.numel()].view_as(p)
         self.buffers = {name: p.grad for name, p in self.named.items() if name not in self.tables}
+        big = (grads for name, grads in self.grads.items() if name not in small)
+        self._zeroed = [self.small, *(stack.grads for stack in self.stacks), *big]
         groups = [{"params": [self.owned[n]], "name": n, **adamw_group(n, rates)} for n in self.rest]
         self.peaks = [float(group["lr"]) for group in groups]
-        device = next(model.parameters()).device.type
-        self.adamw = torch.optim.AdamW(groups, eps=1e-10, fused=device != "mps")
+        self.adamw = torch.optim.AdamW(groups, eps=1e-10, fused=device.type != "mps")
+        # On the device, filled anew in every step: nothing is copied, and compiled code serves all steps.
+        self.lrs = [torch.zeros((), device=device) for _ in self.stacks]
+        self.momentum, self.decay = (torch.zeros((), device=device) for _ in range(2))
+        self.sums = Reductions()
+        self.numbers: dict[str, list[int]] = {}  # sums that a tensor outside the stacks waits for
+        if self.world > 1:
+            self._queue(split)
 
     def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
         """Compile Muon's element-wise work."""
-        self._parts = compiler(prepare), compiler(apply)
+        self._muon = partial(muon_update, prepare=compiler(prepare), apply=compiler(apply))
+
+    def compile_whole(self, compiler: Callable[..., Any] = torch.compile) -> None:
+        """Compile Muon with its iterations: one graph for every shape of matrices."""
+        self._muon = compiler(muon_update, dynamic=False, fullgraph=True)
+
+    def _queue(self, split: list[str]) -> None:
+        """Order the sums as the backward pass ends with them, from the head to the first layer. Tables come last: they
+        may be looked up in several places, and some gradients are added without autograd."""
+        found: list[tuple[int, list[str], Callable[[], Wait], list[int]]] = []
+        for stack in self.stacks:
+            for at, names in enumerate(stack.buckets):
+                layer = min(int(name.split(".")[1]) for name in names)
+                found.append((layer, names, partial(stack.collect, at), stack.numbers))
+        for name in split:
+            self.numbers[name] = []
+            layer = 1 << 30 if name.startswith("head.") else -1
+            sent = partial(reduce_scatter, self.parts[name], self.grads[name])
+            found.append((layer, [name], sent, self.numbers[name]))
+        found.sort(key=lambda one: -one[0])
+        for _, names, begin, numbers in found:
+            numbers.append(number := self.sums.add(len(names), begin))
+            for name in names:
+                self.named[name].register_post_accumulate_grad_hook(partial(self._complete, name, number))
+        small = self.sums.add(1, partial(all_reduce, self.small))  # waits for `reduce`
+        self.numbers |= {name: [small] for name in self.rest if name not in self.numbers}
+
+    def _complete(self, name: str, number: int, p: Tensor) -> None:
+        if p.grad is self.buffers[name]:
+            self.sums.arrived(number)
+
+    def arm(self) -> None:
+        """The backward pass that comes is the step's last: gradients are summed over ranks while it goes on."""
+        self.sums.arm()
 
     @torch.no_grad()
-    def step(self, schedule: Schedule, step: int) -> None:
-        """Update all weights for `step` (0-based) and clear the gradients."""
-        rate, momentum = schedule.rate(step), schedule.momentum(step)
-        decay = self.rates.weight_decay * schedule.decay(step)
+    def reduce(self) -> None:
+        """Begin all sums over ranks that have not begun. All ranks call it, before any other collective of theirs."""
         for name, buffer in self.buffers.items():
             p = self.named[name]
             if p.grad is not buffer:  # it was replaced by another tensor or None
                 assert buffer is not None
                 buffer.zero_() if p.grad is None else buffer.copy_(p.grad)
                 p.grad = buffer
+        self.sums.begin_all()
+
+    @torch.no_grad()
+    def step(self, schedule: Schedule, step: int, spoilt: Tensor | None = None) -> None:
+        """Update all weights for `step` (0-based) and clear the gradients.
+
+        spoilt: a tensor () on the device, the same on all ranks: where it is true, nothing changes.
+        """
+        assert spoilt is None or not self.tables, "a table's update reads its gradient on the host"
+        rate, momentum = schedule.rate(step), schedule.momentum(step)
+        self.momentum.fill_(momentum)
+        self.decay.fill_(self.rates.weight_decay * schedule.decay(step))
+        self.reduce()
         for table in self.tables.values():
-            table.step(rate, *_merged(*table.take_gradient(), self.world))
-        arrivals = [stack.collect() for stack in self.stacks]
-        for name in self.rest:
-            arrivals.append(self._collect(name))
+            table.step(rate, *merged(*table.take_gradient(), self.world))
         gathers = []
-        for turn, (stack, (arrived, grads)) in enumerate(zip(self.stacks, arrivals, strict=False)):
-            arrived()
+        for turn, (stack, lr) in enumerate(zip(self.stacks, self.lrs, strict=True)):
+            self.sums.wait(stack.numbers)
             if (step + turn) % self.muon_every:
-                stack.momentum.lerp_(grads, 1 - momentum)
+                new = stack.part if spoilt is None else torch.where(spoilt, stack.momentum, stack.part)
+                stack.momentum.lerp_(new, 1 - momentum)
                 continue
-            lr = self.muon_every * self.rates.matrix * rate * max(1.0, stack.shape[0] / stack.shape[1]) ** 0.5
-            now = [torch.tensor(x) for x in (lr, momentum, decay)]
-            muon_update(
-                grads, stack.momentum, stack.second, stack.own, now[0], now[1], now[2],
-                self.muon_dtype, *self._parts,
+            lr.fill_(self.muon_every * self.rates.matrix * rate * max(1.0, stack.shape[0] / stack.shape[1]) ** 0.5)
+            self._muon(
+                stack.part, stack.momentum, stack.second, stack.own, lr, self.momentum, self.decay,
+                self.muon_dtype, spoilt,
             )  # fmt: skip
-            gathers.append(stack.share_out())
-        for name, (arrived, grad) in zip(self.rest, arrivals[len(self.stacks) :], strict=True):
-            arrived()
-            self.owned[name].grad = grad
+            gathers += stack.share_out()
+        for name in self.rest:
+            self.sums.wait(self.numbers.get(name, ()))
+            share = self.shares[name]
+            self.owned[name].grad = self.parts[name][: share.end - share.begin]
         for group, peak in zip(self.adamw.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
+        # torch's name for what its fused kernels look at before they change anything.
+        self.adamw.found_inf = None if spoilt is None else spoilt.float()  # type: ignore[attr-defined]
         self.adamw.step()
-        gathers += [self._share_out(name) for name in self.rest]
+        for name in self.rest:
+            if (share := self.shares[name]).part < share.padded:
+                gathers.append(all_gather(self.flat[name], self.flat[name][share.place]))
         for gathered in gathers:
             gathered()
+        self.sums.forget()
         self.clear()
 
     @torch.no_grad()
     def clear(self) -> None:
-        """Zero all gradients."""
-        for grads in (*(stack.grads for stack in self.stacks), *self.grads.values()):
-            grads.zero_()
+        """Zero all gradients. Sums over ranks that have begun stay: a rank that takes a pass again must not send
+        others a gradient twice."""
+        self.sums.wait_for_begun()
+        torch._foreach_zero_(self._zeroed)
         for table in self.tables.values():
             table.weight.grad = None
 
-    def _collect(self, name: str) -> tuple[Callable[[], Any], Tensor]:
-        """Start summing the gradient over ranks; returns a function that waits, and the tensor for this rank's part."""
-        share = self.shares[name]
-        grad = self.grads[name]
-        if self.world == 1:
-            return _nothing, grad
-        if share.part == grad.numel():
-            return _work(dist.all_reduce(grad, async_op=True)), grad
-        part = grad.new_empty(share.part)
-        return _reduce_scatter(part, grad), part[: share.end - share.begin]
+    def drop(self) -> None:
+        """Give a step up, on all ranks."""
+        self.reduce()
+        self.clear()
+        self.sums.forget()
 
-    def _share_out(self, name: str) -> Callable[[], Any]:
-        """Start sending this rank's updated part to the others; returns a function that waits for theirs."""
-        share, flat = self.shares[name], self.named[name].data.view(-1)
-        if share.part == flat.numel():
-            return _nothing
-        whole = flat.new_empty(share.padded)
-        work = _all_gather(whole, _padded(self.owned[name].data, share.part))
-
-        def finish() -> None:
-            work()
-            flat.copy_(whole[: flat.numel()])
-
-        return finish
+    @property
+    def room(self) -> list[Tensor]:
+        """All buffers of gradients, and of what ranks receive of them."""
+        return [*self._zeroed, *self.parts.values(), *(stack.part for stack in self.stacks)]
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's part of all state, not copied: a flat dict of tensors for safetensors. What all ranks hold is the
@@ -247,72 +289,48 @@ class Optimizer:
 
 
 class _Stack:
-    """All matrices (m, k) of one shape: n of them in one tensor, padded to a multiple of the number of ranks."""
+    """All matrices (m, k) of one shape: n of them in one tensor, padded to a multiple of the number of ranks.
+
+    They are sent in buckets of a matrix for each rank, of neighbouring layers, so that the last layers' gradients are
+    on their way while the first layers' are computed.
+    """
 
     def __init__(self, names: list[str], named: dict[str, nn.Parameter], rank: int, world: int):
-        self.names, self.world = names, world
+        self.names, self.world, self.rank = names, world, rank
         first = named[names[0]].data
         self.shape = m, k = first.size(0), first.size(1)
-        chunk = -(-len(names) // world)
+        self.buckets = [names[at : at + world] for at in range(0, len(names), world)]
+        chunk = len(self.buckets)
         self.whole = first.new_zeros((chunk * world, m, k))
         self.grads = torch.zeros_like(self.whole)
         for row, name in enumerate(names):
             p = named[name]
             self.whole[row].copy_(p.data)
             p.data, p.grad = self.whole[row], self.grads[row]
-        self.own = self.whole[rank * chunk : (rank + 1) * chunk]
-        self.mine = names[rank * chunk : (rank + 1) * chunk]
-        self.momentum = torch.zeros_like(self.own)
+        self.own = self.whole.view(chunk, world, m, k)[:, rank]
+        self.mine = names[rank::world]
+        self.part = self.grads if world == 1 else first.new_empty((chunk, m, k))  # this rank's matrices' gradients
+        self.momentum = first.new_zeros((chunk, m, k))
         self.second = first.new_zeros((chunk, m, 1) if m >= k else (chunk, 1, k))
+        self.numbers: list[int] = []  # sums that it waits for
 
-    def collect(self) -> tuple[Callable[[], Any], Tensor]:
+    def collect(self, bucket: int) -> Wait:
+        return reduce_scatter(self.part[bucket], self._of(self.grads, bucket))
+
+    def share_out(self) -> list[Wait]:
         if self.world == 1:
-            return _nothing, self.grads
-        part = torch.empty_like(self.own)
-        return _reduce_scatter(part, self.grads), part
+            return []
+        return [all_gather(self._of(self.whole, at), self.own[at]) for at in range(len(self.buckets))]
 
-    def share_out(self) -> Callable[[], Any]:
-        return _nothing if self.world == 1 else _all_gather(self.whole, self.own.clone())
-
-
-def _nothing() -> None:
-    """Nothing to wait for."""
+    def _of(self, all: Tensor, bucket: int) -> Tensor:
+        """A bucket's matrices, one below the other."""
+        return all[bucket * self.world : (bucket + 1) * self.world].flatten(0, 1)
 
 
-def _work(work: Any) -> Callable[[], Any]:
-    wait: Callable[[], Any] = work.wait
-    return wait
-
-
-def _merged(ids: Tensor, grads: Tensor, world: int) -> tuple[Tensor, Tensor]:
-    """All ranks' rows of a sparse gradient, summed: ids (k,) and gradients (k, width)."""
-    if world == 1:
-        return ids, grads
-    longest = torch.tensor(len(ids), device=ids.device)
-    dist.all_reduce(longest, dist.ReduceOp.MAX)
-    # Zero padding makes all ranks' parts equally long, and adds nothing to row 0.
-    ids, grads = (_gathered(_padded(t, int(longest)), world) for t in (ids, grads))
-    ids, places = ids.unique(return_inverse=True)
-    return ids, grads.new_zeros((len(ids), grads.size(1))).index_add_(0, places, grads)
-
-
-def _padded(t: Tensor, length: int) -> Tensor:
-    """t padded with zeros to `length` along its first dimension."""
-    return t if t.size(0) == length else torch.cat((t, t.new_zeros((length - t.size(0), *t.shape[1:]))))
-
-
-def _reduce_scatter(part: Tensor, whole: Tensor) -> Callable[[], Any]:
-    return _work(getattr(dist, REDUCE_SCATTER)(part, whole, async_op=True))
-
-
-def _all_gather(whole: Tensor, part: Tensor) -> Callable[[], Any]:
-    return _work(getattr(dist, ALL_GATHER)(whole, part, async_op=True))
-
-
-def _gathered(part: Tensor, world: int) -> Tensor:
-    """All ranks' parts, concatenated."""
-    if world == 1:
-        return part
-    whole = part.new_empty((world * part.size(0), *part.shape[1:]))
-    _all_gather(whole, part.contiguous())()
-    return whole
+def _padded_weight(p: nn.Parameter, size: int) -> Tensor:
+    """A parameter's numbers (size,), with zeros behind them, of which the parameter becomes a view."""
+    flat = p.data.view(-1)
+    if size > flat.numel():
+        flat = torch.cat((flat, flat.new_zeros(size - flat.numel())))
+        p.data = flat[: p.numel()].view_as(p)
+    return flat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
@@ -19,8 +18,8 @@ from nanochat.paths import checkpoints_dir, tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
-from nanochat.train.fitting import fit_rows
 from nanochat.train.equip import make_optimizer, set_attention
+from nanochat.train.fitting import fit_rows
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
@@ -76,7 +75,9 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
         total_rows = plan.batch_tokens // seq_len
         rows = fit_rows(model, total_rows, config, machine)
         source = TextSource(Shards.of(corpus, "train"), tokenizer)
-        loader = Loader(source, seq_len, total_rows, rows, machine.ranks, True, plan.loader)
+        loader = Loader(
+            source, seq_len, total_rows, rows, machine.ranks, True, plan.loader, machine.device.type == "cuda"
+        )
         eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
 
         def validate(m: GPT, on_batch: Callable[[int], None]) -> tuple[float, float]:

@@ -119,7 +119,9 @@ def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda 
 
         total_rows = plan.batch_tokens // seq_len
         rows = fit_rows(model, total_rows, config, machine)
-        loader = Loader(source, seq_len, total_rows, rows, machine.ranks, False, plan.loader)
+        loader = Loader(
+            source, seq_len, total_rows, rows, machine.ranks, False, plan.loader, machine.device.type == "cuda"
+        )
         eval_rows = max(1, (config.eval_tokens or min(10 * plan.batch_tokens, 1 << 22)) // seq_len)
 
         def validate(m: GPT, on_batch: Callable[[int], None]) -> tuple[float, float]:

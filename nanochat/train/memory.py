@@ -199,7 +199,7 @@ class _Trial:
             most.append(self.counted.peak - before)
 
         self.counted.peak = before
-        optimizer = cast(Optimizer, SimpleNamespace(step=updating))
+        optimizer = cast(Optimizer, SimpleNamespace(arm=_nothing, reduce=_nothing, step=updating))
         stepper = Stepper(self.machine, self.model, optimizer, loss, LossScale())
         stepper(Step(self.batch, 1, {}), 1, Schedule.pretraining(1000), 0)
         return held[-1], most[-1]
@@ -213,10 +213,9 @@ class _Trial:
                 if not turn:  # in the first step AdamW's state is made
                     always = counted.live
                     counted.peak = always
-        grads = [*(stack.grads for stack in optimizer.stacks), *optimizer.grads.values()]
         # A sparse gradient, of which a fake one keeps nothing, has all rows that were looked up in the passes so far.
         a_pass = sum(self.rows * c.seq_len * (table.weight.size(1) * 4 + 8) for table in optimizer.tables.values())
-        gradients = _bytes(grads) + (self.passes - 1) * a_pass
+        gradients = _bytes(optimizer.room) + (self.passes - 1) * a_pass
         state = _bytes(optimizer.state_dict().values())
         kept = c.vocab_size * c.width * 4 + self.rows * c.seq_len * c.width * self.dtype.itemsize
         return Memory(
@@ -228,6 +227,10 @@ class _Trial:
             temporaries=most - held,
             update=counted.peak - always,
         )
+
+
+def _nothing() -> None:
+    """Pieces of the trace that are not there."""
 
 
 def _empty(config: ModelConfig, dtype: torch.dtype) -> GPT:

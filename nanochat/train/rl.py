@@ -24,7 +24,7 @@ from nanochat.console import UserError, duration, say, warn
 from nanochat.eval import evenly_spread
 from nanochat.feed import Step
 from nanochat.inference import Completion, Engine, Request, fit_ids
-from nanochat.machine import Machine, describe, setup
+from nanochat.machine import Machine, describe, host_group, setup
 from nanochat.model import GPT, load
 from nanochat.optim import Schedule
 from nanochat.paths import checkpoints_dir
@@ -39,7 +39,7 @@ from nanochat.train.policy import Policy, Rollout, Rollouts, batches, rollouts_o
 from nanochat.train.run import Run, Taken
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
-from nanochat.train.step import Stepper
+from nanochat.train.step import Outcome, Stepper
 
 LOGITS = 1 << 27  # per forward pass: 512 MiB in float32, kept several times for the backward pass
 
@@ -73,7 +73,7 @@ class Reinforce:
 
     unit, units = "steps", 1
     flops = 0  # a step samples, too
-    pins = False
+    pins = even = False
     more_is_better = True
 
     def __init__(
@@ -123,8 +123,8 @@ class Reinforce:
         """Each value's sum over the ranks."""
         if self.machine.ranks.world == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64, device=self.machine.device)
-        dist.all_reduce(sums)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums, group=host_group())
         found: list[float] = sums.tolist()
         return found
 
@@ -220,7 +220,7 @@ class Reinforce:
             "finished": finished / count,
         }
         shown = {name: f"{logged[name]:.3f}" for name in ("reward", "uneven", "kl")}
-        return Taken(loss, round(sampled), logged, {**shown, "length": f"{logged['length']:.0f}"})
+        return Taken(Outcome.known(loss), round(sampled), logged, {**shown, "length": f"{logged['length']:.0f}"})
 
     def summary(self, s: TrainState, tok_per_s: float) -> dict[str, Any]:
         return {}

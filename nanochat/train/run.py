@@ -23,19 +23,20 @@ from torch import Tensor
 from nanochat import checkpoint
 from nanochat.console import LimitReachedError, Progress, UserError, say, warn
 from nanochat.feed import Step
-from nanochat.machine import Machine, release_memory
+from nanochat.machine import Machine, host_group, release_memory
 from nanochat.metrics import evaluations, last, read_metrics, rewind, training_file
 from nanochat.model import GPT
 from nanochat.optim import Optimizer, Schedule
 from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.answers import FILE, keep_answers
+from nanochat.train.between import COLLECT_EVERY, Carrier, Garbage
 from nanochat.train.config import BaseConfig, TrainConfig, settings
 from nanochat.train.host import host
 from nanochat.train.quiz import Diary
 from nanochat.train.saving import Saver
 from nanochat.train.state import TrainState, shared
-from nanochat.train.step import LossScale, NotFiniteError, Stepper
+from nanochat.train.step import LossScale, NotFiniteError, Outcome, Stepper
 from nanochat.train.stopping import PATIENCE, Calibration, Stop, over
 from nanochat.train.tracker import Tracker
 from nanochat.train.usage import Usage
@@ -59,12 +60,23 @@ class Feed(Protocol):
 
 @dataclass
 class Taken:
-    """A finished step. tokens: learnt from or sampled. logged, shown: more values for the metrics and the bar."""
+    """A step that has been taken. loss: perhaps still being computed. tokens: learnt from or sampled. logged, shown:
+    more values for the metrics and the bar."""
 
-    loss: float
+    loss: Outcome
     tokens: int
     logged: dict[str, float] = field(default_factory=dict)
     shown: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Untold:
+    """A step whose loss nobody has asked for yet. where: its data's place. row: more for the metrics."""
+
+    step: int
+    loss: Outcome
+    where: str
+    row: dict[str, float]
 
 
 class Method(Protocol):
@@ -80,6 +92,7 @@ class Method(Protocol):
     flops: int  # per token of a step; 0 when a step is more than training on its tokens
     from_start: bool  # whether the model is evaluated before the first step, too
     pins: bool  # whether a checkpoint from before the warm-down is kept
+    even: bool  # whether its loss is compiled for one shape of batches
     more_is_better: bool  # of an evaluation's first metric
 
     def feed(self) -> Feed: ...
@@ -143,6 +156,7 @@ class Run:
         )
         need = max(0, checkpoint_bytes(self.model, config) - there)
         require_disk(checkpoints_dir(s.stage), need, f"keeping the checkpoints of {s.stage} {s.tag}")
+        self.untold: Untold | None = None
         self.saver = Saver(
             self.machine, self.model, self.optimizer, self.tokenizer, config.keep, self.kept, begun=s.step
         )
@@ -162,7 +176,7 @@ class Run:
             self.watch,
         ):
             try:
-                with contextlib.closing(self.method.feed()) as self.feed:
+                with contextlib.closing(self.method.feed()) as self.feed, Garbage() as self.garbage:
                     self.train()
                 self.settle()  # a killed evaluation must not cost the training
                 if s.step not in self.evaluated:
@@ -191,8 +205,10 @@ class Run:
         s, config, method = self.state, self.config, self.method
         scale = LossScale(s.loss_scale, s.good_steps)
         stepper = Stepper(
-            self.machine, self.model, self.optimizer, method.loss, scale, self.updating, self.watch.progress
-        )
+            self.machine, self.model, self.optimizer, method.loss, scale, self.updating, self.watch.progress,
+            even=method.even,
+        )  # fmt: skip
+        self.carry = Carrier(self.machine.device)
         calibrate = Calibration(self.budget) if self.budget else None
         speed, taken_here = 0.0, 0
         self.ready: Step | None = None
@@ -210,25 +226,32 @@ class Run:
             try:
                 taken = method.take(stepper, step, valid, schedule, s)
             except NotFiniteError as error:
-                raise _diverged(s, error, method.at(step)) from None
+                raise _diverged(s, s.step + 1, error, method.at(step)) from None
             took = time.monotonic() - began
             s.loss_scale, s.good_steps = scale.value, scale.good
             s.step += 1
             s.tokens += taken.tokens
             s.seconds = self.clock()
-            s.loss = taken.loss if s.step == 1 else 0.9 * s.loss + 0.1 * taken.loss
             s.loader = step.state or None
-            self.updated()
-            self.watch.stepped(took)
-            if taken_here < 2:  # this step compiled; where matrices take turns, so does the second
-                release_memory()
-                taken_here += 1
             now = taken.tokens / took
             speed = 0.8 * speed + 0.2 * now if speed else now
-            self.writer.write(
-                "step", step=s.step, loss=taken.loss, tokens=s.tokens, lr=schedule.rate(s.step - 1),
-                tok_per_s=now, waited=waited, seconds=s.seconds, **self.usage.step(now), **taken.logged,
-            )  # fmt: skip
+            self.learn()  # of the step before
+            row = {
+                "tokens": s.tokens, "lr": schedule.rate(s.step - 1), "tok_per_s": now, "waited": waited,
+                "seconds": s.seconds, **self.usage.step(now), **taken.logged,
+            }  # fmt: skip
+            self.untold = Untold(s.step, taken.loss, method.at(step), row)
+            if not stepper.late:
+                self.learn()
+            self.updated()
+            self.watch.stepped(took)
+            taken_here += 1
+            if taken_here <= 2:  # this step compiled; where matrices take turns, so does the second
+                release_memory()
+                if taken_here == 2:
+                    self.garbage.freeze()
+            elif s.step % COLLECT_EVERY == 0 or not method.flops:  # a step that samples leaves much behind
+                self.garbage.collect()
             bar_fields = taken.shown or {"loss": f"{s.loss:.3f}"}
             self.bar.advance(method.units, **bar_fields, **{"tok/s": f"{speed:,.0f}"})
             if calibrate:
@@ -244,6 +267,21 @@ class Run:
             if s.step < s.steps and self.evaluation_due():
                 self.save()
                 self.evaluate()
+        self.learn()
+
+    def learn(self) -> None:
+        """Hear of the step that is not told yet, if any: wait for its loss, and record it. UserError when it or a
+        gradient is not finite."""
+        told, self.untold = self.untold, None
+        if not told:
+            return
+        s = self.state
+        try:
+            loss = told.loss.read()
+        except NotFiniteError as error:
+            raise _diverged(s, told.step, error, told.where) from None
+        s.loss = loss if told.step == 1 else 0.9 * s.loss + 0.1 * loss
+        self.writer.write("step", step=told.step, loss=loss, **told.row)
 
     def next(self) -> tuple[Step, int]:
         """This rank's part of the next step and the number of targets in all ranks' parts, once every rank has its
@@ -259,7 +297,8 @@ class Run:
         while True:
             if self.ready is None:
                 try:
-                    self.ready = self.feed.get(WAIT)
+                    got = self.feed.get(WAIT)
+                    self.ready = self.carry(got) if got else None
                 except Exception as failure:
                     error = failure
             now = time.monotonic()
@@ -278,8 +317,7 @@ class Run:
             )
             self.watch.at("waiting for the other ranks")
             if world > 1:
-                counts = counts.to(self.machine.device)
-                dist.all_reduce(counts)
+                dist.all_reduce(counts, group=host_group())
             valid, missing, failed, stopped, enough, save_due, busy = counts.tolist()
             if stopped:  # first, since the same signal may have ended the download
                 raise KeyboardInterrupt
@@ -312,6 +350,7 @@ class Run:
     def save(self) -> None:
         """Copy this step, and write it in the background; every rank calls it."""
         s = self.state
+        self.learn()  # a step that changed nothing must not be saved as one
         began = time.monotonic()
         self.wait()
         self.tell_of_failure()
@@ -347,7 +386,10 @@ class Run:
     def rescue(self) -> None:
         """From another thread, when the training's own does not get to it: save the last whole step."""
         if self.changing.acquire(timeout=PATIENCE) and self.saver.begun < self.state.step:
-            self.saver.begin(self.state)
+            with contextlib.suppress(NotFiniteError):  # then that step is none, and the one before is saved
+                if untold := self.untold:
+                    untold.loss.read()
+                self.saver.begin(self.state)
         self.saver.wait()
 
     def leave(self, error: BaseException, together: bool) -> None:
@@ -391,6 +433,7 @@ class Run:
     def evaluate(self) -> None:
         """Measure, and record it. A failure is told, and does not end the training."""
         s, done = self.state, 0
+        self.learn()
         self.watch.at(f"evaluating step {s.step}")
 
         def tell(tokens: int) -> None:
@@ -481,7 +524,7 @@ def _of_all_ranks(machine: Machine, value: T) -> list[T]:
     """Every rank's value, in their order."""
     values: list[Any] = [value] * machine.ranks.world
     if machine.ranks.world > 1:
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=host_group())
     return values
 
 
@@ -492,11 +535,11 @@ def due(every: int, s: TrainState, times: int) -> bool:
     return every > 0 and s.step % every == 0
 
 
-def _diverged(s: TrainState, error: NotFiniteError, where: str) -> UserError:
+def _diverged(s: TrainState, step: int, error: NotFiniteError, where: str) -> UserError:
     have = checkpoint.steps(s.stage, s.tag)
     good = f"The last good checkpoint is {list(have.values())[-1]}" if have else "There is no checkpoint yet"
     return UserError(
-        f"{error} in step {s.step + 1}, {where}",
+        f"{error} in step {step}, {where}",
         f"{good}; set NANOCHAT_DTYPE=float32 and go on from there",
         "Try a lower --lr_scale",
         "Try a lower --matrix_lr and --embedding_lr",
@@ -513,7 +556,7 @@ def _first_error(error: Exception | None, world: int) -> Exception:
     """This rank's error, else that of the first rank that has one."""
     texts: list[str | None] = [None] * world
     if world > 1:
-        dist.all_gather_object(texts, str(error) if error else None)
+        dist.all_gather_object(texts, str(error) if error else None, group=host_group())
     if error:
         return error
     rank, text = next((rank, text) for rank, text in enumerate(texts) if text is not None)

@@ -29,7 +29,7 @@ from torch import Tensor
 from nanochat import checkpoint
 from nanochat.console import UserError, warn
 from nanochat.feed import merge_states
-from nanochat.machine import Machine, Ranks, open_store
+from nanochat.machine import Machine, Ranks, host_group, open_store
 from nanochat.model import GPT, save_weights
 from nanochat.optim import Optimizer
 from nanochat.paths import checkpoints_dir, write_atomic
@@ -232,7 +232,7 @@ def require_one_folder(folder: Path, ranks: Ranks) -> None:
     mark = shared(lambda: _marked(folder))
     answers: list[str] = [""] * ranks.world
     blind = "" if _is_seen(folder / mark.name) else f"rank {ranks.rank} on {socket.gethostname()} looks into {folder}"
-    dist.all_gather_object(answers, blind)
+    dist.all_gather_object(answers, blind, group=host_group())
     if ranks.is_main:
         with suppress(OSError):
             mark.unlink()

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from nanochat import checkpoint, lock
 from nanochat.checkpoint.folder import OPTIMIZER
 from nanochat.console import NewerVersionError, UserError, duration, is_main_rank, require_version, say, warn
+from nanochat.machine import host_group
 from nanochat.metrics import last, read_metrics, training_file
 from nanochat.optim import Optimizer, Saved, Schedule
 from nanochat.reading import MB, fits, read_json, shown
@@ -107,7 +108,7 @@ def shared(decide: Callable[[], T]) -> T:
         except UserError as error:
             decided[1] = (error.problem, *error.remedies)
     if dist.is_initialized():
-        dist.broadcast_object_list(decided)
+        dist.broadcast_object_list(decided, group=host_group())
     if decided[1] is not None:
         raise UserError(*decided[1])
     result: T = decided[0]

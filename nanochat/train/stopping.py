@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from nanochat.console import INTERRUPTED, LimitReachedError, end, interrupted, is_main_rank, within
+from nanochat.machine import host_group
 from nanochat.train.config import TrainConfig
 from nanochat.train.state import TrainState
 
@@ -141,7 +142,7 @@ class Calibration:
         left = 0.97 * self.budget - s.seconds  # 3%: the last validation and checkpoint
         n = s.step + max(0, int(left / pace))
         if dist.is_initialized():
-            shared = torch.tensor(n).to("cuda" if dist.get_backend() == "nccl" else "cpu")
-            dist.broadcast(shared, 0)
+            shared = torch.tensor(n)
+            dist.broadcast(shared, 0, group=host_group())
             n = int(shared)
         return n

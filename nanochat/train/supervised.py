@@ -13,7 +13,7 @@ from nanochat.machine import Machine, peak_flops
 from nanochat.model import GPT
 from nanochat.optim import Schedule
 from nanochat.train.config import TrainConfig
-from nanochat.train.equip import make_loss
+from nanochat.train.equip import compiles, make_loss
 from nanochat.train.run import Taken
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
@@ -43,6 +43,7 @@ class Supervised:
         self.units = batch_tokens
         self.flops, self.fp8 = model.config.flops_per_token, config.fp8
         self.schedule, self.metric, self.validate, self.pins = schedule, metric, validate, pins
+        self.even = machine.device.type == "cuda" and compiles(config.compile, machine)
         self.facts: Mapping[str, Any] = {"batch_tokens": batch_tokens}
         self.loss: Callable[..., Tensor] = make_loss(model, config.compile, machine)
 
@@ -50,7 +51,7 @@ class Supervised:
         return self.loader.ahead()
 
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
-        return Taken(stepper(step, valid, schedule, s.step), self.units)
+        return Taken(stepper.begin(step, valid, schedule, s.step), self.units)
 
     def at(self, step: Step) -> str:
         return f"with the batch that ends at row {step.state['row']} of the text"

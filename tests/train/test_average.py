@@ -61,6 +61,12 @@ class Recorder:
         self.model = model
         self.grads: list[torch.Tensor] = []
 
+    def arm(self) -> None:
+        pass
+
+    def reduce(self) -> None:
+        pass
+
     def step(self, schedule: Schedule, number: int) -> None:
         parameters = list(self.model.parameters())
         self.grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
