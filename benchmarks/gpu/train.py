@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WARM = 2  # steps that do not count: they compile
 RATIO = 12.0  # tokens per parameter of the run that the batch is for
+RACED = 65536  # tokens whose loss is raced
 
 
 def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -24,8 +25,9 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
     parts, the largest first; then the rest."""
     first = sizes.depths[0]
     found: dict[str, Callable[[], dict[str, Any]]] = {f"d{first} bf16": partial(step, sizes, first)}
+    race = {"loss beside Liger's": partial(loss_race, sizes)}
     if sizes.on_cpu:  # whose parts are compiled to machine code, which takes longer than a test may
-        return {**found, **{f"d{depth} fp8": partial(step, sizes, depth, True) for depth in sizes.depths}}
+        return {**found, **{f"d{depth} fp8": partial(step, sizes, depth, True) for depth in sizes.depths[-1:]}, **race}
     for depth in reversed(sizes.depths):
         for float8 in (False, True):
             name = f"d{depth} {'fp8' if float8 else 'bf16'} in parts"
@@ -36,7 +38,55 @@ def pieces(sizes: Sizes) -> dict[str, Callable[[], dict[str, Any]]]:
     for depth in sizes.depths:
         for float8 in (False, True):
             found.setdefault(f"d{depth} {'fp8' if float8 else 'bf16'}", partial(step, sizes, depth, float8))
-    return found
+    return {**found, **race}
+
+
+def loss_race(sizes: Sizes) -> dict[str, Any]:
+    """Head and cross-entropy of a pass at the first depth, forward and backward: ms, and GB above what is held before.
+
+    Liger's fused loss (https://arxiv.org/abs/2410.10989) where liger-kernel is installed, which needs Triton. Its
+    weights are cast beforehand, as it wants them in the states' dtype.
+    """
+    import torch
+
+    from benchmarks.gpu.timing import seconds_of
+    from nanochat.model import linear_cross_entropy
+    from nanochat.scale import shape
+
+    width = shape(sizes.depths[0], sizes.vocab, sizes.seq_len).width
+    n = sizes.batch or RACED
+    g = torch.Generator().manual_seed(0)
+    h = torch.randn(n, width, generator=g).to(sizes.device, torch.bfloat16).requires_grad_()
+    w = (torch.randn(sizes.vocab, width, generator=g) * 0.02).to(sizes.device).requires_grad_()
+    targets = torch.randint(0, sizes.vocab, (n,), generator=g).to(sizes.device)
+    compiled = torch.compile(linear_cross_entropy, dynamic=False, backend=sizes.compiler)
+    runners: dict[str, Callable[[], Any]] = {"ours": lambda: compiled(h, w, targets, 15.0)}
+    row: dict[str, Any] = {"tokens": n, "width": width, "liger": "not installed"}
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        pass
+    else:
+        theirs = LigerFusedLinearCrossEntropyLoss(ignore_index=-1, reduction="sum", softcap=15.0)
+        row["liger"] = "here"
+        runners["liger"] = lambda: theirs(w.bfloat16(), h, targets)
+    values = {}
+    for name, run in runners.items():
+
+        def work(run: Callable[[], Any] = run) -> Any:
+            total = run()
+            torch.autograd.grad(total, (h, w))
+            return total
+
+        values[name] = float(work().detach())
+        if not sizes.on_cpu:
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            work()
+            row[f"{name}_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+        row[f"{name}_ms"] = 1e3 * seconds_of(work, sizes.device, repeats=3, calls=1 if sizes.on_cpu else 5)
+    row["ok"] = all(abs(value / values["ours"] - 1) < 0.01 for value in values.values())
+    return row
 
 
 class Work:
@@ -89,6 +139,34 @@ class Work:
         from nanochat.optim import Schedule
 
         return self.stepper(self.batch, self.batch.valid, Schedule.pretraining(1000), number)
+
+
+def run_on(work: Work, sizes: Sizes, first: int) -> dict[str, Any]:
+    """Steps as a training takes them, whose outcomes are read one step later: ms of a step of `passes` passes, and how
+    often torch says that the host waited for the card in a step."""
+    import warnings
+
+    import torch
+
+    from nanochat.optim import Schedule
+
+    told = None
+    wait_for(sizes.device)
+    if not sizes.on_cpu:
+        torch.cuda.set_sync_debug_mode("warn")
+    began = time.perf_counter()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for number in range(first, first + sizes.steps):
+            taken = work.stepper.begin(work.batch, work.batch.valid, Schedule.pretraining(1000), number)
+            if told:
+                told.read()
+            told = taken
+    if not sizes.on_cpu:
+        torch.cuda.set_sync_debug_mode("default")
+    wait_for(sizes.device)
+    waits = sum("synchroniz" in str(one.message) for one in warned)
+    return {"run_on_ms": 1e3 * (time.perf_counter() - began) / sizes.steps, "waits": waits / sizes.steps}
 
 
 def step(
@@ -152,4 +230,5 @@ def step(
         row["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         expected = predict(work.config, work.stepper.rows or work.rows, batch_tokens=work.tokens, fp8=float8)
         row["predicted_gb"] = expected.peak / 1e9  # as it is compiled in parts
-    return row
+    work.optimizer.step = update  # type: ignore[method-assign]
+    return {**row, **run_on(work, sizes, len(losses))}
