@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from nanochat.hub.html_script import bundle
 from nanochat.hub.html_weights import Payload, TableBits, make_payload
 from nanochat.model import GPT, ModelConfig
 from nanochat.paths import require_disk, write_atomic
+from nanochat.reading import open_regular
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 from nanochat.tokenizer.native import native_digits
 
@@ -92,13 +94,13 @@ def _place(given: str | Path) -> Path:
     """The file to write, which must be absent or an earlier export."""
     remedy = "Give --output a new file, such as my_bot.html"
     try:
-        path = Path(given).expanduser().absolute()
+        path = Path(given).expanduser().resolve()  # a link stays, and leads to the file
         if not str(given) or path.is_dir():
             raise UserError(f"{str(given)!r} is a folder", remedy)
-        if path.suffix.lower() not in (".html", ".htm"):
-            raise UserError(f"{path.name} does not end with .html, so that browsers would not open it", remedy)
-        if path.exists():
-            with path.open("rb") as file:
+        if Path(given).suffix.lower() not in (".html", ".htm"):
+            raise UserError(f"{Path(given).name} does not end with .html, so that browsers would not open it", remedy)
+        if os.path.lexists(path):
+            with open_regular(path) as file:
                 ours = GENERATOR in file.read(2000)
             if not ours:
                 raise UserError(f"{path} is a file that no export wrote", remedy)

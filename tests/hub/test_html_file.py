@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
@@ -201,6 +202,27 @@ def test_what_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_html("sft", base / "bot.html")
     export_html("sft", base / "bot.html")  # which an export wrote
     assert not list(base.glob(".*.part"))
+
+
+def test_odd_places(base: Path) -> None:
+    """A pipe is not waited for, a link leads to the file and stays, and a name that no file can have is told."""
+    write(make(SHAPES["heads"]))
+    os.mkfifo(base / "pipe.html")
+    (base / "device.html").symlink_to("/dev/null")
+    (base / "circle.html").symlink_to("circle.html")
+    for name, problem in (
+        ("pipe.html", "it is no regular file"),
+        ("device.html", "it is no regular file"),
+        ("circle.html", "cannot use"),
+        ("a\0b.html", "cannot use"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            export_html("sft", str(base / name))
+    (base / "there").mkdir()
+    (base / "link.html").symlink_to("there/bot.html")
+    export_html("sft", base / "link.html")
+    export_html("sft", base / "link.html")
+    assert (base / "link.html").is_symlink() and html_file.GENERATOR in (base / "there" / "bot.html").read_bytes()
 
 
 def test_a_model_that_is_too_large(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,6 +302,28 @@ def test_an_old_browser(browser: Browser, file: Path, tmp_path: Path, monkeypatc
         assert page.get_by_label("Message", exact=True).is_hidden()
 
 
+def test_a_page_that_a_browser_saved(page: Page, browser: Browser, file: Path, tmp_path: Path) -> None:
+    """As it is while it is open: what was said is there, the model is not, and that is told."""
+    opened(page, file)
+    ask(page, "a hen")
+    said, copy = answer(page), tmp_path / "saved.html"
+    copy.write_text(page.content())
+    with looked_at(browser, (390, 700), "without the model", "Content Security Policy") as again:
+        again.goto(copy.as_uri())
+        again.locator("#banner", has_text="Open the file itself to go on.").wait_for()
+        assert answer(again) == said and again.get_by_label("Message", exact=True).is_disabled()
+
+
+@pytest.mark.parametrize("place", ['id="header"', 'id="worker"', "const module5 = "])
+def test_a_file_that_ends_before_its_weights(browser: Browser, file: Path, tmp_path: Path, place: str) -> None:
+    text = file.read_text()
+    (tmp_path / "short.html").write_text(text[: text.rindex(place) + 20])
+    with looked_at(browser, (390, 700)) as page:
+        page.goto((tmp_path / "short.html").as_uri())
+        page.get_by_text("a part of the file is missing: get it once more").wait_for()
+        assert page.locator("#input").is_hidden() or not page.locator("#input").count()
+
+
 def test_without_scripts(browser: Browser, file: Path) -> None:
     with looked_at(browser, (390, 700), java_script_enabled=False) as page:
         page.goto(file.as_uri())

@@ -4,7 +4,7 @@ import { createActions } from "../../serve/static/chat/actions.js";
 import { createCards } from "../../serve/static/chat/card.js";
 import { nameOf, sizeOf } from "../../serve/static/chat/checkpoints.js";
 import { createComposer } from "../../serve/static/chat/composer.js";
-import { place } from "../../serve/static/chat/dom.js";
+import { element, place } from "../../serve/static/chat/dom.js";
 import { createFigures } from "../../serve/static/chat/figures.js";
 import { createFocus } from "../../serve/static/chat/focus.js";
 import { createKeys } from "../../serve/static/chat/keys.js";
@@ -39,6 +39,14 @@ for (const [name, there] of Object.entries({
   popover: HTMLElement.prototype.showPopover,
 })) {
   if (!there) throw new Error(`it has no ${name}`);
+}
+
+// What the page is made from leaves it, so that a browser that saves the open page ("complete") saves it without the model.
+if (!document.getElementById("header")) {
+  const words = "A browser saved this page while it was open, without the model: there is only what was said. Open the file itself to go on.";
+  place("banner").replaceChildren(element("p", "note bad", words));
+  place("input").setAttribute("disabled", "");
+  throw new Error("a copy without the model");
 }
 
 const ABOUT =
