@@ -98,6 +98,8 @@ def push(
     if kind == "space" and PAGE not in load.files:
         remedy = "Write one: python -m scripts.export_html -i sft --output space/index.html"
         raise UserError(f"the folder {load.what} has no {PAGE}, which is what a Space shows", remedy)
+    if kind == "space":
+        _require_static(where, load)
     if dry_run:
         there = look(where)
         _tell(where, folder, load, there, private)
@@ -157,6 +159,22 @@ def _is_a_persons(where: Repository, there: Listing) -> bool:
 
     old = there.files.get(README)
     return bool(old and (old.size > MB or not is_ours(read_small(where, old).decode(errors="replace"))))
+
+
+def _require_static(where: Repository, load: Load) -> None:
+    """UserError when a README.md of a person's makes it a Space that shows no page: one of Gradio's, say."""
+    from nanochat.hub.space import is_static
+
+    remedy = "Write `sdk: static` between two lines `---` at its beginning"
+    own = load.files.get(README)
+    if own and isinstance(own.content, Path):
+        if not is_static(_read(own.content).decode(errors="replace")):
+            raise UserError(f"the {README} in {load.what} does not make it a static Space", remedy)
+    elif (there := look(where)) and _is_a_persons(where, there):
+        old = there.files[README]
+        if old.size <= MB and not is_static(read_small(where, old).decode(errors="replace")):
+            problem = f"the {README} of {where.shown} says that it is no static Space: it would not show the page"
+            raise UserError(problem, "Choose another --repo-id", remedy)
 
 
 def run_load(stage: str, tag: str = "", step: int = -1, optimizer: bool = True) -> Load:

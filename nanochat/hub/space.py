@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from huggingface_hub import SpaceCardData
 
 from nanochat.hub.card import MARK
+
+FACTS = re.compile(r"\A\ufeff?---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+STATIC = re.compile(r"""^sdk[ \t]*:[ \t]*(["']?)static\1[ \t\r]*(?:#.*)?$""", re.MULTILINE)
+
+
+def is_static(readme: str) -> bool:
+    """Whether a README.md tells the Hub so."""
+    facts = FACTS.match(readme)
+    return bool(facts and STATIC.search(facts[1]))
 
 
 def write_space_card(repo: str) -> str:

@@ -78,6 +78,27 @@ def test_a_readme_of_a_persons(folder: Path, hub: WritableHub, where: str) -> No
     assert ("style.css" in hub.head(SPACE)) == (where == "repository")
 
 
+OTHERS = [b"---\nsdk: gradio\napp_file: app.py\n---\n", b"# Mine\n\nsdk: static\n", b"", b"\xff"]
+
+
+@pytest.mark.parametrize("readme", OTHERS)
+def test_a_space_of_another_kind(
+    folder: Path, hub: WritableHub, readme: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is sent to it, and it stays private: it would show another thing to everybody."""
+    hub.make(SPACE, {"README.md": readme, "app.py": b"theirs"})
+    hub.stock[SPACE].private = True
+    for more in (["--public"], ["--dry-run"]):
+        assert push(folder, *more) == 2
+        assert "it would not show the page" in capsys.readouterr().err
+    assert hub.stock[SPACE].private and hub.head(SPACE).keys() == {"README.md", "app.py"} and not hub.received
+    (folder / "README.md").write_bytes(readme)
+    assert push(folder) == 2
+    assert "the README.md in space does not make it a static Space" in capsys.readouterr().err
+    (folder / "README.md").write_bytes(b"\xef\xbb\xbf---\r\ntitle: x\r\nsdk: 'static' # so\r\n---\r\n")
+    assert push(folder) == 0 and "index.html" in hub.head(SPACE)
+
+
 def test_what_is_refused(folder: Path, hub: WritableHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     step = tmp_path / "d4" / "step_000059"
     step.mkdir(parents=True)
