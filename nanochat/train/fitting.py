@@ -73,13 +73,28 @@ def fit(
 
 
 def _next(tried: dict[int, Memory], usable: float) -> int:
-    """Rows that should just fit, by the two largest numbers that were tried: a pass grows with its rows."""
-    *_, few, many = [0, *sorted(tried)]
-    always = tried[many].peak - (held := _pass(tried[many]))
-    each = (held - _pass(tried[few])) / (many - few) if few else GROWS * held / many
-    if tried[many].peak > usable:
-        return max(1, min(many - 1, many - math.ceil((tried[many].peak - usable) / max(each, 1))))
-    return max(1, many + math.floor((usable - always - held) / max(each, 1)))
+    """Rows that should just fit: between some that do and some that do not, or beyond what was tried."""
+    fitting = [rows for rows in tried if tried[rows].peak <= usable]
+    others = [rows for rows in tried if tried[rows].peak > usable]
+    if fitting and others:
+        low, high = max(fitting), min(others)
+        share = (usable - tried[low].peak) / (tried[high].peak - tried[low].peak)
+        return max(low, min(high - 1, max(low + 1, low + math.floor(share * (high - low)))))
+    if others:
+        fewest = min(others)
+        return max(1, min(fewest - 1, fewest - math.ceil((tried[fewest].peak - usable) / _each(tried, fewest, False))))
+    most = max(fitting)
+    return most + math.floor((usable - tried[most].peak) / _each(tried, most, True))
+
+
+def _each(tried: dict[int, Memory], rows: int, fits: bool) -> float:
+    """Bytes of one more, by two numbers of rows, or by one, which tells the most that it may be: so a first step is
+    rather too large, up, or too small, down."""
+    others = [other for other in tried if other != rows]
+    if not others:
+        return max(1.0, (GROWS if fits else 1.0) * _pass(tried[rows]) / rows)
+    nearest = min(others, key=lambda other: abs(other - rows))
+    return max(1.0, (_pass(tried[rows]) - _pass(tried[nearest])) / (rows - nearest))
 
 
 def _pass(memory: Memory) -> int:
