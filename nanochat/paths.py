@@ -124,7 +124,9 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def require_disk(folder: Path, need: int, what: str) -> None:
+def require_disk(
+    folder: Path, need: int, what: str, elsewhere: str = "point NANOCHAT_BASE_DIR at a larger disk"
+) -> None:
     """UserError when `folder`'s disk has fewer than `need` bytes free (with 5% to spare)."""
     while not folder.exists():
         folder = folder.parent
@@ -132,7 +134,7 @@ def require_disk(folder: Path, need: int, what: str) -> None:
     if free < need * 1.05:
         raise UserError(
             f"{what} needs {need / 1e9:.2f} GB on the disk of {folder}, which has {free / 1e9:.2f} GB free",
-            "Free some space or point NANOCHAT_BASE_DIR at a larger disk",
+            f"Free some space or {elsewhere}",
         )
 
 

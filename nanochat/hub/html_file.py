@@ -81,7 +81,7 @@ def export_html(
             break
     else:
         raise _too_large(config, len(data), max_mb)
-    require_disk(path.parent, len(data), "the export")
+    require_disk(path.parent, len(data), "the export", "give --output a place on another disk")
     write_atomic(path, data)
     say(f"{manifest.stage} {manifest.tag}, step {manifest.step}: {len(data) / 1e6:.1f} MB in {path}")
     if bits == 8:

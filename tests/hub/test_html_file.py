@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -223,6 +224,16 @@ def test_odd_places(base: Path) -> None:
     export_html("sft", base / "link.html")
     export_html("sft", base / "link.html")
     assert (base / "link.html").is_symlink() and html_file.GENERATOR in (base / "there" / "bot.html").read_bytes()
+
+
+def test_a_full_disk(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(make(SHAPES["heads"]))
+    export_html("sft", base / "bot.html")
+    before = (base / "bot.html").read_bytes()
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=99))
+    with pytest.raises(UserError, match="on the disk of .* free") as raised:
+        export_html("sft", base / "bot.html")
+    assert "--output" in raised.value.remedy and (base / "bot.html").read_bytes() == before
 
 
 def test_a_model_that_is_too_large(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
