@@ -235,10 +235,11 @@ def expanded(given: str) -> Path:
 def folder_load(folder: Path) -> Load:
     """All files of a folder but hidden ones, locks and parts; checkpoints in it are compared with their manifests."""
     if not folder.is_dir():
-        missing = "is no folder" if folder.exists() else "does not exist"
+        if folder.exists():
+            raise UserError(f"{folder} is no folder", "Give --model-dir the folder that it lies in")
         unset = not os.environ.get("NANOCHAT_BASE_DIR") and folder.parent == Path(folder.anchor)
         remedy = "Set NANOCHAT_BASE_DIR, which is not set" if unset else "Check --model-dir"
-        raise UserError(f"the folder {folder} {missing}", remedy)
+        raise UserError(f"the folder {folder} does not exist", remedy)
     files: dict[str, Outgoing] = {}
     paths = list(_below(folder))
     for path in paths:

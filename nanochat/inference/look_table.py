@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from nanochat.inference.look_checkpoints import CheckpointLook
     from nanochat.inference.looking import Alternative
@@ -56,7 +58,7 @@ def _tables(seen: CheckpointLook) -> Iterable[Table | Text]:
             f"{layer.layer}{window}",
             _listed(tokenizer, layer.said),
             _percent(layer.probability),
-            Text("  ".join(f"{place}:{_shown(tokenizer, ids[place])} {layer.mean[place]:.0%}" for place in nearest)),
+            _Entries([f"{place}:{_shown(tokenizer, ids[place])} {layer.mean[place]:.0%}" for place in nearest]),
         )
     yield layers
     yield Text(CAPTION, "dim")
@@ -79,8 +81,29 @@ def _shown(tokenizer: Tokenizer, id: int) -> str:
     return text if id >= len(tokenizer.ranks) else repr(text)
 
 
-def _listed(tokenizer: Tokenizer, likeliest: list[Alternative]) -> Text:
-    return Text("  ".join(f"{_shown(tokenizer, one.id)} {_percent(one.probability)}" for one in likeliest))
+def _listed(tokenizer: Tokenizer, likeliest: list[Alternative]) -> _Entries:
+    return _Entries([f"{_shown(tokenizer, one.id)} {_percent(one.probability)}" for one in likeliest])
+
+
+class _Entries:
+    """Side by side in a cell. Lines end between two of them: a token in quotes may begin with a space."""
+
+    def __init__(self, entries: list[str]) -> None:
+        self.entries = entries
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        line = ""
+        for entry in self.entries:
+            longer = f"{line}  {entry}" if line else entry
+            if line and cell_len(longer) > options.max_width:
+                yield Text(line)
+                longer = entry
+            line = longer
+        yield Text(line)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        widths = [cell_len(entry) for entry in self.entries]
+        return Measurement(max(widths, default=0), cell_len("  ".join(self.entries)))
 
 
 def _percent(probability: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,16 @@ def test_a_table_that_does_not_steer_the_terminal(
     assert not [c for c in out if not c.isprintable() and c != "\n"]
     assert "base/d2 step 10" in out and "2 <" in out and "(next)" in out
     assert "['" in out and "\\x1b" in out and "\\xc2" in out and "logit lens" in out
+
+
+@pytest.mark.parametrize("columns", [60, 73, 80])
+def test_a_line_of_the_table_ends_after_an_entry(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    look.run(look.Config((TEXT,), "base", device="cpu"))
+    layers = capsys.readouterr().out.split("\nToken ")[1].split("\n", 1)[1]
+    assert "' " in layers and not re.search(r"'(  |$)", layers, re.MULTILINE), layers
 
 
 @pytest.mark.parametrize(

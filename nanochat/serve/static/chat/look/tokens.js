@@ -14,7 +14,7 @@ import { BANDS, bandOf, bar, legend, named, percent, visible } from "./words.js"
  *   inspect: null where nobody tells why
  */
 
-const HINT = "Arrow keys go from token to token, Enter opens one.";
+const HINT = "Choose a token to see what else was likely there; arrow keys go from one to the next, Enter opens it.";
 
 /**
  * @param {HTMLElement} root
