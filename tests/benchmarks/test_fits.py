@@ -19,6 +19,7 @@ def documented(depth: int) -> dict[int, str]:
     return {int(card.split()[0]): cell for card, cell in zip(header[1:], row[1:], strict=True)}
 
 
+@pytest.mark.slow
 def test_the_docs_say_what_fits_large_cards() -> None:
     memory_of = fits.traces(12)
     table = documented(12)

@@ -112,7 +112,7 @@ class Interrupted(Exception):
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Die right after the given number of steps, as a machine does. Each save ends before the next step: one that is
     due while another is being written would wait, and which one that is depends on the disk."""
-    real, save, done = Stepper.__call__, Run.save, [0]
+    real, save, done = Stepper.begin, Run.save, [0]
 
     def step(*args: Any, **kwargs: Any) -> Any:
         if done[0] == steps:
@@ -120,7 +120,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         done[0] += 1
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(Stepper, "__call__", step)
+    monkeypatch.setattr(Stepper, "begin", step)
     monkeypatch.setattr(Run, "save", lambda run: (save(run), run.saver.wait()))
 
 

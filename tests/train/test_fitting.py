@@ -82,6 +82,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch, room: float) -> Machine:
     return Machine(torch.device("cuda", 0), torch.bfloat16, Ranks())
 
 
+@pytest.mark.slow
 def test_a_training_asks_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
