@@ -60,11 +60,10 @@ def test_nothing_is_compiled_anew_in_a_run(config: ModelConfig, frugal: bool) ->
     graphs = []
     for number in range(3):
         ids = torch.randint(0, 50, (5, 17), generator=torch.Generator().manual_seed(number))
-        micro = [MicroBatch(part[:, :-1], part[:, 1:]) for part in ids.split(2)]
+        micro = [MicroBatch(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in ids.split(2)]
         stepper(Step(micro, 80, {}), 80, Schedule(10, warmup=5), number)
         graphs.append(counters["stats"]["unique_graphs"])
-    shapes = len(optimizer.stacks)
-    assert graphs == [graphs[0]] * 3 and shapes < graphs[0] <= shapes + 2
+    assert graphs == [len(optimizer.stacks) + 1] * 3
     assert not counters["graph_break"]
     assert heard[0] == 3 * 3 * len(list(model.parameters()))
 
