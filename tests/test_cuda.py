@@ -28,6 +28,7 @@ from nanochat.model import GPT, ModelConfig, attention
 from nanochat.optim import Optimizer, Schedule
 from nanochat.scale import Rates, shape
 from nanochat.tokenizer import Tokenizer
+from nanochat.train.between import Carrier
 from nanochat.train.step import LossScale, Stepper
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,24 @@ def test_training_follows_float64(device: str, dtype: str, close: float) -> None
     found = trained(stepper(getattr(torch, dtype), device), 6)
     assert found == pytest.approx(exact, rel=close)
     assert found[-1] < found[0]
+
+
+@devices
+def test_a_step_is_not_waited_for(device: str) -> None:
+    """Batches go ahead, the update guards itself, and the outcome comes when it is asked for."""
+    expected = trained(stepper(torch.float64, "cpu"), 3)
+    made = stepper(torch.float32, device)
+    made = Stepper(made.machine, made.model, made.optimizer, made.loss, LossScale(), late=True)
+    carry, outcomes = Carrier(made.machine.device), []
+    for number in range(3):
+        batch = ids(4, number)
+        micro = [MicroBatch(part[:, :-1].contiguous(), part[:, 1:].contiguous()) for part in batch.split(2)]
+        if device == "cuda":
+            micro = [MicroBatch(one.ids.pin_memory(), one.targets.pin_memory()) for one in micro]
+        with no_waiting(device) if number else nullcontext():  # AdamW makes its state in the first
+            step = carry(Step(micro, batch.numel(), {}))
+            outcomes.append(made.begin(step, 4 * CONFIG.seq_len, Schedule(20, warmup=2), number))
+    assert [outcome.read() for outcome in outcomes[-2:]] == pytest.approx(expected[-2:], rel=2e-3)
 
 
 @devices

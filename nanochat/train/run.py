@@ -227,6 +227,7 @@ class Run:
                 taken = method.take(stepper, step, valid, schedule, s)
             except NotFiniteError as error:
                 raise _diverged(s, s.step + 1, error, method.at(step)) from None
+            self.learn()  # of the step before: while a GPU computes this one, so that a step's time is the GPU's
             took = time.monotonic() - began
             s.loss_scale, s.good_steps = scale.value, scale.good
             s.step += 1
@@ -235,7 +236,6 @@ class Run:
             s.loader = step.state or None
             now = taken.tokens / took
             speed = 0.8 * speed + 0.2 * now if speed else now
-            self.learn()  # of the step before
             row = {
                 "tokens": s.tokens, "lr": schedule.rate(s.step - 1), "tok_per_s": now, "waited": waited,
                 "seconds": s.seconds, **self.usage.step(now), **taken.logged,
