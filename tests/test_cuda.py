@@ -301,6 +301,7 @@ def test_deterministic_runs_have_the_same_bits(device: str) -> None:
     assert first == second and len(first.strip()) == 64
 
 
+@pytest.mark.slow
 @devices
 def test_float8_trains_nearly_as_bfloat16(device: str) -> None:
     """Evaluation does not use it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,22 @@ def test_what_the_person_says_holds(threads: list[int], monkeypatch: pytest.Monk
 def test_only_gloos_group_is_left_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """NCCL's end waits for ranks that, after an error on this one, wait for it: the launcher would never see it."""
     joined: list[str] = []
-    at_end: list[object] = []
+    at_end: list[Callable[[], object]] = []
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: joined.append(backend))
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend, timeout: f"{backend} beside")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda *group: ended.append(group))
     monkeypatch.setattr(machine.atexit, "register", at_end.append)
+    monkeypatch.setattr(machine, "_host_group", None)
+    ended: list[object] = []
     machine.join("nccl")
-    assert (joined, at_end) == (["nccl"], [])
+    assert joined == ["nccl"]
+    [end] = at_end
+    end()
+    assert ended == [("gloo beside",)]  # and not NCCL's
     machine.join("gloo")
-    assert len(at_end) == 1
+    at_end[1]()
+    assert ended[1:] == [()]
 
 
 def test_the_limit_on_kernels_is_set_before_any_product(monkeypatch: pytest.MonkeyPatch) -> None:

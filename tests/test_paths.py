@@ -135,6 +135,7 @@ def test_a_writer_killed_at_any_call_loses_nothing(kind: str, way: str, base: Pa
     assert found == {"ab", "cd"} and call > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_first_writer_killed_at_any_call_leaves_nothing_half(kind: str, base: Path) -> None:
     write, read = KINDS[kind]

@@ -87,6 +87,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("digits", [1, 2, 3])
 def test_merges_of_small_texts(name: str, digits: int) -> None:

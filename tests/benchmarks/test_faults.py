@@ -135,6 +135,7 @@ print(write(b"third\\n"), flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "said", "text"),
     [

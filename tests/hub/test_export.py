@@ -234,6 +234,7 @@ def test_a_trained_models_answers_are_the_engines(
     assert words.decode(answer, skip_special_tokens=True) == engine.tokenizer.decode(ours.ids)
 
 
+@pytest.mark.slow
 def test_beams_samples_and_assistants_work(modern: Pair, pairs: Callable[[str], Pair]) -> None:
     theirs = modern.theirs
     given = padded([random_ids(30, seed=1), random_ids(11, seed=2)], 30)

@@ -207,6 +207,7 @@ def test_killed_at_fifty_moments(hub: WritableHub, runs: tuple[Path, Path], run:
     run(hub, runs, Moments(hub, seed=int(os.environ.get("NANOCHAT_SEED", "0"))), 25)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [pushes, pulls], ids=["pushes", "pulls"])
 def test_killed_at_some_moments(hub: WritableHub, runs: tuple[Path, Path], run: Run) -> None:
     run(hub, runs, Moments(hub, seed=1), 2)

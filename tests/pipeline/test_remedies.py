@@ -194,6 +194,7 @@ def test_a_small_text_in_a_folder_of_another_alphabet(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "base" / "data").iterdir() if path.is_dir())[0] == "заметки"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "problem"),
     [

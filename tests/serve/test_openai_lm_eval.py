@@ -89,6 +89,7 @@ def scores(engine: Engine, question: dict[str, Any]) -> list[tuple[float, bool]]
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "batch", "concurrent"),
     [

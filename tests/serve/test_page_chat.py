@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
@@ -189,6 +190,7 @@ def test_the_keyboard(screen: Page, scripted: Any, info: ModelInfo, served: Serv
     assert field.evaluate("(field) => field === document.activeElement")
 
 
+@pytest.mark.slow
 def test_drafts_are_remembered(screen: Page, scripted: Any, info: ModelInfo, served: Served) -> None:
     screen.goto(served(create_app(scripted(echo), info)))
     screen.locator("#welcome h2").wait_for()

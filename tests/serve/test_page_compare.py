@@ -175,6 +175,7 @@ def test_they_do_not_wait_for_each_other_and_stop_together(screen: Page, two: An
     assert one.ended.wait(10) and "more" not in page.locator(".compare").nth(1).inner_text()
 
 
+@pytest.mark.slow
 def test_they_are_taken_up_again(screen: Page, two: Any, served: Served) -> None:
     page, first, second = screen, Held("Alpha ", "more"), Held("Beta ", "words")
     app, _, _ = two(first, second)
@@ -192,6 +193,7 @@ def test_they_are_taken_up_again(screen: Page, two: Any, served: Served) -> None
     over(page)
 
 
+@pytest.mark.slow
 def test_one_fails_and_the_other_does_not_mind(screen: Page, two: Any, served: Served) -> None:
     page, bodies = screen, dict[str, list[Any]]()
 
@@ -233,6 +235,7 @@ def test_one_fails_and_the_other_does_not_mind(screen: Page, two: Any, served: S
     assert page.locator(".compare").count() == 2
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_loaded(screen: Page, two: Any, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(*_: Any) -> Any:
         raise UserError("its files are damaged")
@@ -249,6 +252,7 @@ def test_a_model_that_cannot_be_loaded(screen: Page, two: Any, served: Served, m
     assert page.get_by_label(SECOND).inner_text().startswith("mid/d1, step 4")  # it may go better next time
 
 
+@pytest.mark.slow
 def test_models_change_places(screen: Page, of_run: OfRun, served: Served) -> None:
     page, bodies = screen, dict[str, list[Any]]()
     sent(page, bodies)
@@ -268,6 +272,7 @@ def test_models_change_places(screen: Page, of_run: OfRun, served: Served) -> No
     assert column(page, "sft/d1, step 4").is_visible()  # what was answered stays as it was answered
 
 
+@pytest.mark.slow
 def test_two_base_models_go_on_with_a_text(screen: Page, of_run: OfRun, served: Served) -> None:
     page, bodies = screen, dict[str, list[Any]]()
     sent(page, bodies)
@@ -320,6 +325,7 @@ def test_odd_pairs_are_none(browser: Any, app: FastAPI, served: Served) -> None:
     page.close()
 
 
+@pytest.mark.slow
 def test_another_token_is_chosen_in_one_column(screen: Page, of_run: OfRun, served: Served) -> None:
     page, bodies = screen, dict[str, list[Any]]()
     sent(page, bodies)

@@ -297,6 +297,7 @@ def test_looking_inside_an_answer(page: Page, served: Served, engine: Engine, in
     assert again[:3] == [*(label.rpartition(", ")[0] for label in told[:2]), wanted] and len(again) > 3
 
 
+@pytest.mark.slow
 def test_the_same_text_in_earlier_checkpoints(
     page: Page, served: Served, tiny_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

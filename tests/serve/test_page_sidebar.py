@@ -164,6 +164,7 @@ def test_an_offer_to_undo_passes(wide: Page) -> None:
     assert undo.count() == 0 and titles(sidebar) == ["Last", "Old"]
 
 
+@pytest.mark.slow
 def test_arrows_and_searching(page: Page) -> None:
     sidebar = filled(page, *THREE)
     search = sidebar.get_by_label("Search conversations")
@@ -214,6 +215,7 @@ def test_the_drawer(page: Page) -> None:
     page.get_by_label("Message").fill("can be written")
 
 
+@pytest.mark.slow
 def test_to_a_file_and_back(page: Page, browser: Browser, address: str, tmp_path: Path) -> None:
     sidebar = filled(page, *THREE, (HOSTILE, 0, HOSTILE))
     with page.expect_download() as download:

@@ -251,6 +251,7 @@ HOSTILE += [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", HOSTILE)
 def test_hostile_answers_are_read_in_no_time(piece: str) -> None:
     text = piece * (200_000 // len(piece))

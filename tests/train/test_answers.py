@@ -79,6 +79,7 @@ def test_the_training_of_a_chat_model_is_the_same_bit_for_bit(base: Path) -> Non
     assert all("val_loss" in row and row["expected"] for row in found)
 
 
+@pytest.mark.slow
 def test_a_resume_neither_repeats_nor_loses_answers(base: Path) -> None:
     train_base(BaseConfig(**BASE))
     whole, file, metrics = rows("base"), answers_file("base"), training_file("base", "x")

@@ -115,6 +115,7 @@ def furthest(a: list[torch.Tensor], b: list[torch.Tensor]) -> float:
     return max(float((x - y).abs().max()) for x, y in zip(a, b, strict=True))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     supervised=st.sampled_from([0.0, 0.1, 0.5, 1.0]),

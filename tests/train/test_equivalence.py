@@ -481,6 +481,7 @@ def test_not_a_number_stops_and_names_the_step(base: Path, monkeypatch: pytest.M
         train_base(BaseConfig(**BASE, model_tag="nan"))
 
 
+@pytest.mark.slow
 def test_deterministic_runs_are_equal_bit_for_bit(base: Path) -> None:
     values = {**BASE, "deterministic": True, "num_iterations": 5}
     try:

@@ -41,6 +41,7 @@ def stopped(tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return checkpoint.steps("base", "d1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_state.json", "config.json"])
 def test_a_flipped_bit_costs_one_checkpoint(stopped: dict[int, Path], name: str) -> None:
     """It changes names, versions, settings and the horizon: none of that is believed."""

@@ -347,6 +347,7 @@ def init(**given): return Run()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["evaluation", "tracker", "metrics", "log"])
 def test_nothing_beside_the_training_ends_it(
     base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
@@ -404,6 +405,7 @@ def test_a_failed_save_is_told_and_tried_again(
     assert not checkpoint.steps("base", "y")
 
 
+@pytest.mark.slow
 def test_what_is_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest two, every fifth, the best one, and the last before the warm-down."""
     bpb = iter([9.0, 8.0, 1.0, 7.0, *[6.0] * 9])
@@ -417,6 +419,7 @@ def test_what_is_kept(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_metrics(training_file("base", "x"))[-1]["val_bpb"] == 6.0
 
 
+@pytest.mark.slow
 def test_a_validation_without_a_number_is_not_the_best(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Supervised, "scores", lambda self, sums: {"val_bpb": float("nan")})
     train_base(BaseConfig(**{**VALUES, "eval_every": 3, "keep_best": True}))
@@ -493,6 +496,7 @@ def test_a_finished_run_is_extended_from_before_its_warmdown(base: Path, monkeyp
     assert all(rates[step] == 1.0 for step in range(8, 16)) and rates[40] < 0.1
 
 
+@pytest.mark.slow
 def test_a_run_is_never_extended_from_inside_its_warmdown(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted there, or with a damaged last checkpoint, it goes back to before it."""
     values = {**VALUES, "num_iterations": 20, "save_every": 5}

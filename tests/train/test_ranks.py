@@ -120,6 +120,7 @@ def test_torchrun_starts_the_ranks_anew_and_a_rank_that_fails_again_shows_its_tr
     assert max(checkpoint.steps("base", "x")) > 6
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_named_and_ends_the_job(base: Path) -> None:
     code, said, seconds = end_of(launch(base, 2, *faulty("0.1.5.hang"), by=OURS))
     assert code == 1 and seconds < 60, said

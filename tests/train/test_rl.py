@@ -360,6 +360,7 @@ def test_equal_rewards_change_nothing(base: Path) -> None:
     ] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worth", "more", "why", "what"),
     [
