@@ -111,8 +111,16 @@ def even(share: int, rows: int) -> int:
 
 def guessed(config: ModelConfig, memory: float) -> int:
     """Rows that probably fit."""
-    room = KEPT_SHARE * memory / (KEPT_BYTES * config.depth * config.width * config.seq_len)
-    return 1 << max(0, math.floor(math.log2(max(1.0, room))))
+    return _power_of_two(_kept_tokens(config.depth, config.width, memory) / config.seq_len)
+
+
+def _kept_tokens(depth: int, width: int, memory: float) -> float:
+    """Tokens of a pass whose layers probably fit."""
+    return KEPT_SHARE * memory / (KEPT_BYTES * depth * width)
+
+
+def _power_of_two(most: float) -> int:
+    return 1 << max(0, math.floor(math.log2(max(1.0, most))))
 
 
 def traced(
@@ -159,8 +167,7 @@ def forward_tokens(s: scale.Shape, machine: Machine) -> int:
     """Tokens per forward pass. On a GPU a power of two that probably fits its memory. Elsewhere enough that
     products of tokens and a (width, width) matrix keep the cores busy: more would cost memory and hardly be faster."""
     if machine.device.type == "cuda":
-        room = KEPT_SHARE * machine.memory / (KEPT_BYTES * s.depth * s.width)
-        return min(MOST_TOKENS, 1 << max(0, math.floor(math.log2(max(1.0, room)))))
+        return min(MOST_TOKENS, _power_of_two(_kept_tokens(s.depth, s.width, machine.memory)))
     return max(1024, 2**26 // s.width**2)
 
 
