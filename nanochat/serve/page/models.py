@@ -218,11 +218,13 @@ async def _in_thread(work: Callable[[], T]) -> T:
             future.set_exception(error) if error else future.set_result(result)  # type: ignore[arg-type]
 
     def run() -> None:
+        nonlocal work
         result, failed = None, None
         try:
             result = work()
         except BaseException as error:
             failed = error
+        del work  # who waits may want what it holds to be gone, before this thread has ended
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done, result, failed)
 
