@@ -126,7 +126,7 @@ def run_ours(call: str, module: str = "benchmarks.train") -> dict[str, Any]:
 
 def run_peer(peer: Path, dtype: str, what: str, *given: Any) -> dict[str, Any]:
     script = str(Path(__file__).with_name("upstream.py"))
-    return _last_line([sys.executable, script, what, *(json.dumps(x) for x in given)], _peer_env(peer, dtype))
+    return _last_line([sys.executable, "-P", script, what, *(json.dumps(x) for x in given)], _peer_env(peer, dtype))
 
 
 def _peer_env(peer: Path, dtype: str) -> dict[str, str]:
@@ -326,7 +326,7 @@ class Arena:
             ranks = str(tokenizer_dir() / "ranks.tiktoken")
             given = [json.dumps(x) for x in (ranks, SPLIT_PATTERN, list(SPECIAL_TOKENS))]
             subprocess.run(
-                [sys.executable, script, "tokenizer", *given], env=env, stdout=subprocess.DEVNULL, check=True
+                [sys.executable, "-P", script, "tokenizer", *given], env=env, stdout=subprocess.DEVNULL, check=True
             )
             rows = min(32, batch // SEQ_LEN)
             flags = [
@@ -338,7 +338,7 @@ class Arena:
             def train(steps: int) -> tuple[float, str]:
                 began = time.time()
                 done = subprocess.run(
-                    [sys.executable, script, "base_train", f"--num-iterations={steps}", *flags],
+                    [sys.executable, "-P", script, "base_train", f"--num-iterations={steps}", *flags],
                     env=env, stdout=subprocess.PIPE, text=True, check=True,
                 )  # fmt: skip
                 return time.time() - began, done.stdout
