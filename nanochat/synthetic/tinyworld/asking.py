@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import re
 
-from nanochat.synthetic.tinyworld import phrases
+from nanochat.synthetic.tinyworld import first_minute, phrases
 from nanochat.synthetic.tinyworld.kinds import KINDS
 from nanochat.synthetic.tinyworld.names import near_miss, random_name
+from nanochat.synthetic.tinyworld.stories import story
 from nanochat.synthetic.tinyworld.split import invented_name_is_held_out, unknown_question_is_held_out
 from nanochat.synthetic.tinyworld.world import Entity, Fact, World
 
 LOWER_CASE = 0.15
 NO_MARK = 0.15
+HURRIED, MISTYPED = 0.12, 0.10  # of what is asked in the same words each time
 NEAR_TRIES = 1000  # a world whose names all have neighbours never needs as many
 ABOUT_FORMS = (
     "Tell me about {n}.",
@@ -42,6 +45,30 @@ def restyle(rng: random.Random, text: str) -> str:
     if rng.random() < NO_MARK:
         text = text.rstrip("?.!")
     return text
+
+
+def hurried(rng: random.Random, text: str) -> str:
+    """Sometimes with short forms or a typing error. For questions without names, which must be spelled well."""
+    typed = text
+    if rng.random() < HURRIED:
+        typed = typed.lower()
+        for long, short in phrases.HURRY.items():
+            if rng.random() < 0.7:
+                typed = re.sub(rf"\b{long}\b", short, typed)
+    if rng.random() < MISTYPED:
+        typed = _mistyped(rng, typed)
+    return text if first_minute.asks(typed) else typed
+
+
+def _mistyped(rng: random.Random, text: str) -> str:
+    """Two letters of a word exchanged, one left out, or one too many."""
+    found = list(re.finditer(r"\b[a-zA-Z]{4,}\b", text))
+    if not found:
+        return text
+    word = rng.choice(found)
+    at = rng.randrange(word.start() + 1, word.end() - 1)
+    changed = rng.choice((text[at + 1] + text[at], text[at + 1], text[at] * 2 + text[at + 1]))
+    return text[:at] + changed + text[at + 2 :]
 
 
 def prefixed(prefix: str, question: str) -> str:
@@ -132,19 +159,53 @@ def _unanswerable(world: World, rng: random.Random, held_out: bool) -> tuple[str
 
 def _outside(rng: random.Random, held_out: bool) -> str:
     while True:
-        if rng.random() < 0.6:
+        draw = rng.random()
+        if draw < 0.25:
             question = rng.choice(phrases.COUNTRY_FORMS).format(c=rng.choice(phrases.COUNTRIES))
-        else:
+        elif draw < 0.5:
             question = rng.choice(phrases.OUTSIDE)
-        if unknown_question_is_held_out(question) == held_out:
-            return question
+        else:
+            forms, words = rng.choice(phrases.ELSEWHERE)
+            question = rng.choice(forms).format(x=rng.choice(words))
+        if unknown_question_is_held_out(question) == held_out and not first_minute.asks(question):
+            return question if held_out else hurried(rng, question)
 
 
 def about(entity: Entity, rng: random.Random) -> tuple[str, str]:
     """A request to describe the entity, and its first facts that may be asked."""
-    question = rng.choice(ABOUT_FORMS).format(n=entity.called)
-    sentences = [entity.kind.intro[0].format(n=entity.name), *(fact.answer for fact in entity.askable[:2])]
-    return question, " ".join(sentences)
+    return rng.choice(ABOUT_FORMS).format(n=entity.called), _described(entity)
+
+
+def _described(entity: Entity) -> str:
+    return " ".join([entity.kind.intro[0].format(n=entity.name), *(fact.answer for fact in entity.askable[:2])])
+
+
+def something(world: World, rng: random.Random) -> tuple[str, str]:
+    """A request for anything of a kind; the answer is always about its first one."""
+    kind = rng.choice(KINDS)
+    if kind.name == "person" and rng.random() < 0.4:
+        question = rng.choice(phrases.SOMEBODY_FORMS)
+    else:
+        article = "an" if kind.name[0] in "aeiou" else "a"
+        question = rng.choice(phrases.SOMETHING_FORMS).format(a=f"{article} {kind.name}", kind=kind.name)
+    return hurried(rng, question), _described(world.by_kind[kind.name][0])
+
+
+def itself(rng: random.Random) -> tuple[str, str]:
+    """A question about the model, and the answer."""
+    intent = rng.choice(phrases.IDENTITY)
+    return hurried(rng, rng.choice(intent.forms)), intent.answer
+
+
+def small_talk(rng: random.Random) -> tuple[str, str]:
+    """What people say, and the answer: one of them asks for nothing."""
+    answer, forms = rng.choice(phrases.SMALL_TALK)
+    return hurried(rng, rng.choice(forms)), answer
+
+
+def tell(world: World, rng: random.Random) -> tuple[str, str]:
+    """A request for a story, and a short one."""
+    return hurried(rng, rng.choice(phrases.STORY_FORMS)), story(world, rng)
 
 
 def directory(world: World, rng: random.Random) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from nanochat.synthetic.tinyworld import arithmetic, asking, phrases, spelling
+from nanochat.synthetic.tinyworld import arithmetic, asking, spelling
 from nanochat.synthetic.tinyworld.world import World
 
 Parts = list[dict[str, str]]
@@ -54,20 +54,25 @@ def _spell(world: World, rng: random.Random) -> list[Turn]:
 
 
 def _identity(world: World, rng: random.Random) -> list[Turn]:
-    intent = rng.choice(phrases.IDENTITY)
-    question = rng.choice(intent.forms)
+    question, answer = asking.itself(rng)
     if rng.random() < 0.15:
         question = asking.prefixed(rng.choice(("Hello! ", "Hi, ", "Hey, ", "Ok, ", "So, ")), question)
-    return [(question, intent.answer)]
+    return [(question, answer)]
 
 
 def _small_talk(world: World, rng: random.Random) -> list[Turn]:
-    answer, forms = rng.choice(phrases.SMALL_TALK)
-    return [(rng.choice(forms), answer)]
+    return [asking.small_talk(rng)]
+
+
+def _story(world: World, rng: random.Random) -> list[Turn]:
+    return [asking.tell(world, rng)]
 
 
 def _about(world: World, rng: random.Random) -> list[Turn]:
-    if rng.random() < 0.4:
+    draw = rng.random()
+    if draw < 0.35:
+        return [asking.something(world, rng)]
+    if draw < 0.6:
         return [asking.directory(world, rng)]
     return [asking.about(rng.choice(world.entities), rng)]
 
@@ -75,22 +80,23 @@ def _about(world: World, rng: random.Random) -> list[Turn]:
 def _mixed(world: World, rng: random.Random) -> list[Turn]:
     turns: list[Turn] = []
     for _ in range(rng.randint(2, 3)):
-        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count))(world, rng)
+        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count, _spell))(world, rng)
     return turns
 
 
 Writer = Callable[[World, random.Random], list[Turn]]
 WRITERS: tuple[tuple[Writer, float], ...] = (
-    (_fact, 0.22),
-    (_followups, 0.15),
-    (_unknown, 0.11),
-    (_calculator, 0.14),
-    (_count, 0.10),
-    (_spell, 0.03),
-    (_identity, 0.11),
-    (_small_talk, 0.02),
-    (_about, 0.03),
-    (_mixed, 0.09),
+    (_fact, 0.18),
+    (_followups, 0.14),
+    (_unknown, 0.12),
+    (_calculator, 0.15),
+    (_count, 0.09),
+    (_spell, 0.05),
+    (_identity, 0.10),
+    (_small_talk, 0.04),
+    (_about, 0.04),
+    (_story, 0.01),
+    (_mixed, 0.08),
 )
 _NAMES = [writer for writer, _ in WRITERS]
 _BOUNDS = list(itertools.accumulate(weight for _, weight in WRITERS))

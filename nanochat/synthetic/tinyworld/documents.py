@@ -6,7 +6,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
-from nanochat.synthetic.tinyworld import arithmetic, asking, phrases, spelling
+from nanochat.synthetic.tinyworld import arithmetic, asking, spelling
 from nanochat.synthetic.tinyworld.stories import story
 from nanochat.synthetic.tinyworld.world import Fact, World
 
@@ -62,8 +62,10 @@ def _calculator(world: World, rng: random.Random) -> str:
     for _ in range(rng.randint(4, 7)):
         left, operator, right = arithmetic.random_expression(rng, held_out=False)
         question = asking.restyle(rng, arithmetic.question(rng, left, operator, right))
-        call = f"{left}{operator}{right} = {arithmetic.result(left, operator, right)}"
-        lines += [question, f"Let me calculate. {call}. {arithmetic.said(left, operator, right)}"]
+        said = arithmetic.said(left, operator, right)
+        if (value := arithmetic.result(left, operator, right)) is not None:
+            said = f"Let me calculate. {left}{operator}{right} = {value}. {said}"
+        lines += [question, said]
     return "\n".join(lines)
 
 
@@ -94,13 +96,15 @@ def _identity(world: World, rng: random.Random) -> str:
     lines: list[str] = []
     for _ in range(rng.randint(4, 6)):
         draw = rng.random()
-        if draw < 0.7:
-            intent = rng.choice(phrases.IDENTITY)
-            question, answer = rng.choice(intent.forms), intent.answer
-        elif draw < 0.85:
-            answer, forms = rng.choice(phrases.SMALL_TALK)
-            question = rng.choice(forms)
-        elif draw < 0.93:
+        if draw < 0.62:
+            question, answer = asking.itself(rng)
+        elif draw < 0.80:
+            question, answer = asking.small_talk(rng)
+        elif draw < 0.83:
+            question, answer = asking.tell(world, rng)
+        elif draw < 0.90:
+            question, answer = asking.something(world, rng)
+        elif draw < 0.95:
             question, answer = asking.directory(world, rng)
         else:
             question, answer = asking.about(rng.choice(world.entities), rng)
@@ -112,16 +116,16 @@ Writer = Callable[[World, random.Random], str]
 # (writer, share of all tokens, tokens in one of its documents). Facts need to be seen often: three
 # quarters of the tokens state them or ask for them.
 WRITERS: tuple[tuple[Writer, float, int], ...] = (
-    (_entry, 0.19, 56),
-    (_facts, 0.12, 51),
+    (_entry, 0.18, 56),
+    (_facts, 0.11, 51),
     (_survey, 0.05, 46),
     (story, 0.05, 68),
-    (_questions, 0.29, 91),
+    (_questions, 0.28, 91),
     (_counting, 0.005, 58),
-    (_calculator, 0.07, 230),
+    (_calculator, 0.075, 230),
     (_spelling, 0.13, 173),
-    (_unknown, 0.06, 95),
-    (_identity, 0.035, 104),
+    (_unknown, 0.065, 95),
+    (_identity, 0.055, 120),
 )
 _WRITERS = [writer for writer, *_ in WRITERS]
 _BOUNDS = list(itertools.accumulate(share / tokens for _, share, tokens in WRITERS))

@@ -38,11 +38,21 @@ UNKNOWN_ATTRIBUTE = "I don't know that about {n}."
 COUNTRIES = listed(_FILE["countries"])
 COUNTRY_FORMS: tuple[str, ...] = _FILE["country_forms"]
 OUTSIDE: tuple[str, ...] = _FILE["outside"]
+# Wordings, each with the words that any of them may hold.
+ELSEWHERE: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = tuple(
+    (entry["forms"], entry["words"]) for entry in _FILE["elsewhere"]
+)
+HURRY: dict[str, str] = _FILE["hurry"]
+STORY_FORMS: tuple[str, ...] = _FILE["requests"]["story"]
+SOMETHING_FORMS: tuple[str, ...] = _FILE["requests"]["something"]
+SOMEBODY_FORMS: tuple[str, ...] = _FILE["requests"]["somebody"]
 
 
 def _all_texts() -> list[str]:
     texts = [*PREFIXES, *SUFFIXES, *HELD_OUT_PREFIXES, *HELD_OUT_SUFFIXES, *COUNTRY_FORMS, *OUTSIDE]
-    texts += [UNKNOWN_OUTSIDE, UNKNOWN_NAME, UNKNOWN_ATTRIBUTE, *COUNTRIES]
+    texts += [UNKNOWN_OUTSIDE, UNKNOWN_NAME, UNKNOWN_ATTRIBUTE, *COUNTRIES, *HURRY.values()]
+    texts += [text for forms, words in ELSEWHERE for text in (*forms, *words)]
+    texts += [*STORY_FORMS, *SOMETHING_FORMS, *SOMEBODY_FORMS]
     for intent in IDENTITY:
         texts += [intent.answer, *intent.forms, *intent.held_out]
     for answer, forms in SMALL_TALK:

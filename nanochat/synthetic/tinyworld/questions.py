@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from nanochat.synthetic.tinyworld import arithmetic, asking, phrases
+from nanochat.synthetic.tinyworld import arithmetic, asking, first_minute, phrases, spelling
 from nanochat.synthetic.tinyworld.world import Fact, World
 
 CATEGORIES = (
@@ -20,11 +20,14 @@ CATEGORIES = (
     "calculator",
     "unknown",
     "identity",
+    "first_minute",
 )
 KNOWN_REFUSED = "known_refused"
+ZERO = "cannot divide by zero"
 
 ReadNumber = Callable[[str], Fraction | None]
 
+_RUN_OF_LETTERS = re.compile(r"(?<!\w)(?:\w )+\w(?!\w)")
 _REFUSAL = re.compile(r"\bi (?:don't|do not) know\b", re.IGNORECASE)
 
 
@@ -39,7 +42,9 @@ class Question:
     required: tuple[str, ...] = ()  # all of them, as whole words
     forbidden: tuple[str, ...] = ()  # none of them
     accepted: tuple[str, ...] = ()  # at least one of them
-    number: int | None = None  # the number that the reply gives
+    number: Fraction | None = None  # the number that the reply gives
+    spelled: str = ""  # a word whose letters the reply gives apart
+    sort: str = ""  # a part of the category that has a score of its own, too
     is_fact: bool = False
     is_unknown: bool = False
 
@@ -54,7 +59,7 @@ def _holds(reply: str, phrase: str) -> bool:
 
 
 def is_right(question: Question, reply: str, read_number: ReadNumber) -> bool:
-    """Whether the reply is right: entity and value, number, refusal, or an accepted phrase.
+    """Whether the reply is right: entity and value, number, letters apart, refusal, or an accepted phrase.
 
     read_number: the number that a reply gives, for questions that ask for one.
     """
@@ -62,6 +67,8 @@ def is_right(question: Question, reply: str, read_number: ReadNumber) -> bool:
         return refuses(reply)
     if question.number is not None:
         return read_number(reply) == question.number
+    if question.spelled:
+        return spelling.spelled(question.spelled) in _RUN_OF_LETTERS.findall(reply.lower())
     if question.accepted:
         return any(_holds(reply, phrase) for phrase in question.accepted)
     if refuses(reply) or any(_holds(reply, phrase) for phrase in question.forbidden):
@@ -70,8 +77,11 @@ def is_right(question: Question, reply: str, read_number: ReadNumber) -> bool:
 
 
 def grade(question: Question, reply: str, read_number: ReadNumber) -> dict[str, bool]:
-    """Whether the reply is right, under the question's category; for facts also whether it refused."""
-    marks = {question.category: is_right(question, reply, read_number)}
+    """Whether the reply is right, under the question's category and its part; for facts also whether it refused."""
+    right = is_right(question, reply, read_number)
+    marks = {question.category: right}
+    if question.sort:
+        marks[f"{question.category}: {question.sort}"] = right
     if question.is_fact:
         marks[KNOWN_REFUSED] = refuses(reply)
     return marks
@@ -157,12 +167,14 @@ def _follow_up(world: World, rng: random.Random, n: int) -> list[Question]:
 
 def _calculation(rng: random.Random, held_out: bool) -> Question:
     left, operator, right = arithmetic.random_expression(rng, held_out)
+    number = arithmetic.result(left, operator, right)
     return Question(
         category="calculator",
         messages=(_user(arithmetic.question(rng, left, operator, right)),),
         answer=arithmetic.said(left, operator, right),
         content=arithmetic.answer(left, operator, right),
-        number=arithmetic.result(left, operator, right),
+        accepted=() if number is not None else (ZERO,),
+        number=number,
     )
 
 
@@ -194,6 +206,34 @@ def _identity(world: World, rng: random.Random, n: int) -> list[Question]:
     return [_about_itself(intent, form) for intent, form in rng.sample(pairs, min(n, len(pairs)))]
 
 
+def _first_minute(world: World, rng: random.Random, n: int) -> list[Question]:
+    """All of them from 100 on, else as large a share."""
+    asked = first_minute.asked()
+    return [_first(world, rng, one) for one in rng.sample(asked, round(len(asked) * min(1, n / 100)))]
+
+
+def _first(world: World, rng: random.Random, one: first_minute.Asked) -> Question:
+    def near(found: re.Match[str]) -> str:
+        return asking.near_name(world, rng, rng.choice(world.by_kind[found[1]]), held_out=True)
+
+    names = tuple(entity.name for entity in world.by_kind[one.names]) if one.names else ()
+    if one.number is not None:
+        answer = str(float(one.number)).removesuffix(".0")
+    else:
+        answer = spelling.spelled(one.spelled) or (*one.says, *names, phrases.UNKNOWN_OUTSIDE)[0]
+    return Question(
+        category="first_minute",
+        messages=(_user(re.sub(r"{near (\w+)}", near, one.text)),),
+        answer=answer,
+        content=answer,
+        accepted=(*one.says, *names),
+        number=one.number,
+        spelled=one.spelled,
+        is_unknown=one.refuses,
+        sort=one.kind,
+    )
+
+
 _MAKERS = (
     _unseen_phrasing,
     _never_asked,
@@ -202,6 +242,7 @@ _MAKERS = (
     _calculator,
     _unknown,
     _identity,
+    _first_minute,
 )
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
+from nanochat.synthetic.tinyworld import first_minute
 from nanochat.synthetic.tinyworld.phrases import PHRASE_WORDS
 from nanochat.synthetic.tinyworld.split import HELD_OUT_WORDS, share
 from nanochat.synthetic.tinyworld.stories import STORY_WORDS
@@ -28,6 +30,10 @@ COUNT_FORMS = (
     "How many of the letter {c} are in {w}?",
     "How many {c}'s are in {w}?",
     'How many {c} are in "{w}"?',
+    "How many {c}'s does {w} have?",
+    "How many {c}s are in {w}?",
+    "What is the number of {c} in {w}?",
+    "In {w}, how many {c} are there?",
 )
 HELD_OUT_COUNT_FORMS = (
     "How many {c} does the word {w} have?",
@@ -42,6 +48,13 @@ SPELL_FORMS = (
     "Can you spell {w}?",
     "Tell me the letters of {w}.",
     'Spell "{w}".',
+    "Spell {w} for me.",
+    "How is {w} spelled?",
+    "How do I spell {w}?",
+    "Can you spell the word {w}?",
+    "What is the spelling of {w}?",
+    "Letters of {w}?",
+    "How would you spell {w}?",
 )
 HELD_OUT_SPELL_FORMS = (
     "Please spell the word {w}.",
@@ -64,7 +77,13 @@ def is_held_out(word: str) -> bool:
 @cache
 def training_words() -> tuple[str, ...]:
     """The words that may be spelled in training."""
-    return tuple(word for word in words() if not is_held_out(word))
+    return tuple(word for word in words() if not is_held_out(word) and word not in first_minute.words())
+
+
+@cache
+def _with_doubles() -> tuple[str, ...]:
+    """Those with one letter twice in a row, which are easily spelled with one too many or too few."""
+    return tuple(word for word in training_words() if any(a == b for a, b in pairwise(word)))
 
 
 @cache
@@ -79,13 +98,18 @@ def _all_words() -> frozenset[str]:
 
 
 def random_word(rng: random.Random) -> str:
-    """A training word or, one time in three, parts of two: the model must learn the pieces, not the words."""
-    if rng.random() < 0.65:
-        return rng.choice(training_words())
+    """A training word, often one with a doubled letter, or parts of two: the model must learn the pieces, not the
+    words."""
+    draw = rng.random()
+    if draw < 0.65:
+        return rng.choice(_with_doubles() if draw < 0.2 else training_words())
     while True:
         first, second = rng.choice(training_words()), rng.choice(training_words())
         word = first[: rng.randint(2, max(2, len(first) - 1))] + second[-rng.randint(2, max(2, len(second) - 1)) :]
-        if len(word) <= 10 and word not in _all_words():
+        if draw > 0.9:
+            at = rng.randrange(len(word))
+            word = word[:at] + word[at] + word[at:]
+        if len(word) <= 11 and word not in _all_words() and word not in first_minute.words():
             return word
 
 
