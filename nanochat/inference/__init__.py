@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nanochat.doors import lazy
 from nanochat.inference.loading import load_engine, load_replicas
 from nanochat.inference.request import Completion, Request, Token
+from nanochat.inference.visible import Visible, visible
 from nanochat.inference.window import fit_conversation, fit_ids, newest_exchanges
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "Request",
     "Stream",
     "Token",
+    "Visible",
     "fit_conversation",
     "fit_ids",
     "load_engine",
@@ -30,6 +32,7 @@ __all__ = [
     "look_inside",
     "newest_exchanges",
     "rounded",
+    "visible",
 ]
 
 __getattr__ = lazy(

@@ -45,7 +45,7 @@ def go_on(flags: str = "") -> None:
 
 def converse(tag: str, prompts: Sequence[Conversation]) -> None:
     """Show the fine-tuned model's answers to these questions, each a conversation of its own."""
-    from nanochat.inference import Request, load_engine
+    from nanochat.inference import Request, load_engine, visible
     from nanochat.tokenizer import render_prompt
 
     engine, _ = load_engine("sft", tag)
@@ -53,7 +53,9 @@ def converse(tag: str, prompts: Sequence[Conversation]) -> None:
     for prompt in prompts:
         [answer] = engine.generate([Request(render_prompt(engine.tokenizer, prompt), max_tokens=128, temperature=0.0)])
         say(f"  you:      {prompt.messages[-1].text}")
-        say(f"  nanochat: {answer.text.strip()}\n")
+        parts = visible(answer.parts)
+        words = "".join(part.text for part in parts if part.type == "text") or "".join(part.text for part in parts)
+        say(f"  nanochat: {words.strip()}\n")
 
 
 def python() -> str:

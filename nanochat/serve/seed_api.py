@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 
 from nanochat import inference
-from nanochat.inference import Token, fit_conversation
+from nanochat.inference import Token, Visible, fit_conversation
 from nanochat.serve.answers import Answer, Answers, Busy, Draining, OutOfTime, Refused
 from nanochat.serve.info import Defaults
 from nanochat.serve.schema import ChatBody
@@ -75,11 +75,14 @@ def routes(answers: Answers, defaults: Defaults) -> APIRouter:
 
 async def _events(answer: Answer) -> AsyncIterator[str]:
     """Text as {"token": ..., "gpu": 0}, a tool call as {"tool": kind, "text": ...}, last {"done": true}."""
+    visible, gpu = Visible(), 0
     try:
         async for piece in answer:
-            events = [_said(token, piece.gpu) for token in piece.tokens if token.text]
+            gpu = piece.gpu
+            events = [_said(seen, gpu) for token in piece.tokens for seen in visible.feed(token) if seen.text]
             if events:
                 yield "".join(events)  # sent in one go
+        yield "".join(_said(seen, gpu) for seen in visible.end() if seen.text)
     except OutOfTime:
         yield event_of({"error": "the answer took too long and was stopped"})
     except Draining:

@@ -1,4 +1,7 @@
-"""An answer as one text, its tool calls in brackets, as in "That is [12*3 = 36] 36"; and back."""
+"""An answer as one text, its tool calls in brackets, as in "That is [12*3 = 36] 36"; and back.
+
+Calls without a result are left out (inference/visible.py).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from nanochat.conversation import Part, PartType
-from nanochat.inference import Token
+from nanochat.inference import Token, Visible, visible
 from nanochat.tools import calculate
 
 RESULT = re.compile(r" = (-?[0-9]+(?:\.[0-9]+)?)\](?: |\Z)")
@@ -30,10 +33,14 @@ class Shown:
     """Feed it the tokens of one answer, get the text to show for each; `end` gives what closes it."""
 
     def __init__(self) -> None:
+        self._visible = Visible()
         self._kind: PartType = "text"
         self._begins = False  # the next text begins a part
 
     def feed(self, token: Token) -> str:
+        return "".join(map(self._seen, self._visible.feed(token)))
+
+    def _seen(self, token: Token) -> str:
         if token.kind == "special":
             self._begins = True
             return ""
@@ -43,13 +50,13 @@ class Shown:
         return between(before, token.kind) + token.text
 
     def end(self) -> str:
-        return between(self._kind, "text")
+        return "".join(map(self._seen, self._visible.end())) + between(self._kind, "text")
 
 
 def shown(parts: Iterable[Part]) -> str:
-    """The whole text of an answer's parts, none of which is empty."""
+    """The whole text of an answer's parts."""
     text, kind = "", "text"
-    for part in parts:
+    for part in visible(parts):
         text += between(kind, part.type) + part.text  # type: ignore[arg-type]
         kind = part.type
     return text + between(kind, "text")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any
 
 from nanochat.console import UserError, say, warn
 from nanochat.conversation import Conversation, Message, Part, PartType
-from nanochat.inference import Engine, Request, Token, fit_ids, newest_exchanges
+from nanochat.inference import Engine, Request, Token, Visible, fit_ids, newest_exchanges, visible
 from nanochat.serve.conversation_file import with_system
 from nanochat.serve.drawing import Drawing, Plain, draws
 from nanochat.serve.line import is_terminal, printable
@@ -67,7 +67,7 @@ class Talk:
         began = time.perf_counter()
         completion = self.engine.generate([request])[0]
         return {
-            "answer": completion.text,
+            "answer": "".join(part.text for part in visible(completion.parts) if part.type == "text"),
             "parts": [{"type": part.type, "text": part.text} for part in completion.parts],
             "finish": completion.finish,
             "tokens": len(completion.ids),
@@ -126,21 +126,34 @@ class Talk:
         """Write tokens as they come; return the parts of the answer, cut off at Ctrl-C, and whether it was not."""
         drawing = Drawing(sys.stdout.encoding) if self._draws else Plain()
         parts: list[Part] = []
-        kind: PartType = "text"
         begins = True  # the next text begins a part
         whole = True
+        seen = Visible()
+        kind: PartType = "text"  # of what is drawn
+
+        def draw(tokens: list[Token]) -> None:
+            nonlocal kind
+            begins = False
+            for token in tokens:
+                if token.kind == "special":
+                    begins = True
+                    continue
+                if begins or token.kind != kind:
+                    _write(drawing.aside(between(kind, token.kind)))
+                    kind, begins = token.kind, False
+                _write((drawing.feed if kind == "text" else drawing.aside)(token.text))
+
         try:
             for token in tokens:
                 if token.kind == "special":
                     begins = True
                 elif token.text:
                     if begins:
-                        _write(drawing.aside(between(kind, token.kind)))
-                        kind = token.kind
-                        parts.append(Part(kind, ""))
+                        parts.append(Part(token.kind, ""))
                         begins = False
-                    parts[-1] = Part(kind, parts[-1].text + token.text)
-                    _write((drawing.feed if kind == "text" else drawing.aside)(token.text))
+                    parts[-1] = Part(token.kind, parts[-1].text + token.text)
+                draw(seen.feed(token))
+            draw(seen.end())
             _write(drawing.aside(between(kind, "text")))
         except KeyboardInterrupt:
             whole = False

@@ -18,7 +18,8 @@ import torch
 from nanochat import checkpoint
 from nanochat.commands import chat_cli, chat_web, serve
 from nanochat.console import UserError
-from nanochat.inference import Engine, Request, Token, load_engine
+from nanochat.conversation import Part
+from nanochat.inference import Completion, Engine, Request, Token, load_engine
 from nanochat.model import GPT, ModelConfig
 from nanochat.model.weights import save_weights
 from nanochat.serve import Terminal
@@ -135,6 +136,64 @@ def test_a_conversation(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys:
     assert second.startswith(first + "It is <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>")
     assert second.endswith(f"<|assistant_end|>{user}b{end}")
     assert third == f"<|bos|>{user}c{end}"
+
+
+def call_without_result(before: str = "It is ", after: str = " so.") -> list[Token | None]:
+    said = [
+        (before, "text"),
+        ("", "special"),
+        ("3*You ", "python"),
+        ("are", "python"),
+        ("", "special"),
+        (after, "text"),
+    ]
+    return [Token(0, text, kind, 0) for text, kind in said]  # type: ignore[arg-type]
+
+
+def test_a_tool_call_without_a_result_is_not_shown(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """But the model reads what it wrote."""
+    prompts = scripted(engine, monkeypatch, call_without_result())
+    lines(monkeypatch, "a", "b", "quit")
+    terminal = Terminal(engine, Request([0], 20))
+    terminal.loop()
+    terminal.show_last()
+    assert capsys.readouterr().out.count("It is so.\n") == 3
+    assert "It is <|python_start|>3*You are<|python_end|> so.<|assistant_end|>" in engine.tokenizer.decode(prompts[1])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"), [("It is ", "", "It is \n"), ("", "", "[3*You are] \n"), ("", " So.", "So.\n")]
+)
+def test_an_answer_with_such_a_call_alone_is_not_empty(
+    before: str,
+    after: str,
+    expected: str,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scripted(engine, monkeypatch, call_without_result(before, after))
+    Terminal(engine, Request([0], 20)).answer("a")
+    assert capsys.readouterr().out == expected
+
+
+def test_a_call_that_is_stopped_is_not_shown(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scripted(engine, monkeypatch, [*call_without_result()[:3], None])
+    Terminal(engine, Request([0], 20)).answer("a")
+    assert capsys.readouterr().out == "It is  [stopped]\n"
+
+
+def test_for_a_program_the_call_is_in_the_parts(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [Part("text", "It is "), Part("python", "3*You are"), Part("text", " so.")]
+    said = Completion([1, 2, 3], "It is  so.", parts, "stop", 0, 0)
+    monkeypatch.setattr(engine, "generate", lambda requests: [said])
+    told = Terminal(engine, Request([0], 20)).told("a")
+    assert told["answer"] == "It is so."
+    assert told["parts"] == [{"type": part.type, "text": part.text} for part in parts]
 
 
 def test_ctrl_c_stops_an_answer_and_leaves_at_the_prompt(

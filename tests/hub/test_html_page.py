@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import threading
 from collections.abc import Iterator
@@ -30,6 +31,26 @@ globalThis.Worker = class extends Worker {
   postMessage(message) {
     if (message.type !== "block") return super.postMessage(message);
     globalThis.release = () => super.postMessage(message);
+  }
+};
+"""
+# A worker that says what a test tells it to instead of the model's answer.
+SCRIPTED = """
+globalThis.Worker = class extends Worker {
+  constructor(...given) {
+    super(...given);
+    globalThis.hear = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
+  }
+  postMessage(message) {
+    if (message.type !== "ask") return super.postMessage(message);
+    const id = message.ask.id;
+    globalThis.says = (...said) =>
+      hear({ type: "tokens", id, tokens: said.map(([text, kind]) => [0, text, kind, 1, []]) });
+    globalThis.ends = () =>
+      hear({ type: "end", id, end: { finish: "stop", error: null, tokens: 1, seconds: 1, first: 1 } });
+    const counts = { prompt_tokens: 1, window: 9, left_out: 0, cut: 0, begun: 0, seed: 0 };
+    hear({ type: "start", id, start: { id, model: "", chat: true, ...counts } });
+    globalThis.asked = JSON.stringify(message.ask.messages);
   }
 };
 """
@@ -121,6 +142,29 @@ def test_a_conversation_and_its_branches(page: Page, file: Path) -> None:
     page.locator(".message.user", has_text="a fox").wait_for()
     page.go_forward()
     page.locator(".message.user", has_text="another").wait_for()
+
+
+def test_a_tool_call_without_a_result_is_not_shown(page: Page, file: Path) -> None:
+    page.add_init_script(SCRIPTED)
+    opened(page, file)
+    page.get_by_label("Message", exact=True).fill("a hen")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => globalThis.says")
+    page.evaluate('says(["It is ", "text"], ["", "special"], ["3*You ", "python"])')
+    page.get_by_text("It is", exact=True).wait_for()
+    assert page.locator(".tool").count() == 0
+    page.evaluate('says(["are", "python"], ["", "special"], [" so.", "text"]); ends()')
+    finished(page)
+    assert answer(page) == "It is so."
+    page.get_by_label("Message", exact=True).fill("a fox")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => asked.includes('a fox')")
+    assert {"type": "python", "text": "3*You are"} in json.loads(page.evaluate("asked"))[1]["content"]
+    page.evaluate('says(["", "special"], ["6*7", "python"]); says(["", "special"])')
+    assert page.locator(".tool").count() == 0
+    page.evaluate('says(["", "special"], ["42", "python_output"], ["", "special"], ["42.", "text"]); ends()')
+    finished(page)
+    assert page.locator(".tool .python").inner_text() == "6*7"
 
 
 def test_settings(page: Page, file: Path) -> None:

@@ -72,6 +72,26 @@ def test_tool_calls_stand_apart(scripted: Any, info: ModelInfo) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("It is ", " so.", [{"token": "It is "}, {"token": "so."}]),
+        ("It is ", "", [{"token": "It is "}]),
+        ("", "", [{"tool": "python", "text": "3*"}, {"tool": "python", "text": "You are"}]),
+    ],
+    ids=["between words", "at the end", "alone"],
+)
+def test_a_tool_call_without_a_result_is_not_said(
+    before: str, after: str, expected: list[dict[str, str]], scripted: Any, info: ModelInfo
+) -> None:
+    mark = text("", kind="special")
+    said = [*text(before), *mark, *text("3*", "You are", kind="python"), *mark, *text(after)]
+    with TestClient(create_app(scripted(lambda request: said), info)) as client:
+        *pieces, done = events(client.post("/chat/completions", json=QUESTION).text)
+    assert pieces == [{**piece, "gpu": 0} for piece in expected]
+    assert done == {"done": True}
+
+
 def test_history_reaches_the_model(scripted: Any, info: ModelInfo) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},

@@ -432,3 +432,41 @@ def test_a_client_that_waits_for_a_whole_answer_is_noticed(
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(address + PATH, json={"messages": QUESTION}, timeout=0.5)
     assert engine.ended.wait(20)
+
+
+def without_result(engine: Engine, before: str, after: str) -> list[int]:
+    """What a model says that calls the calculator with words."""
+    encode, special = engine.tokenizer.encode, engine.tokenizer.special
+    call = [special("<|python_start|>"), *encode("3*how many"), special("<|python_end|>")]
+    return [*encode(before), *call, *encode(after), special("<|assistant_end|>")]
+
+
+WITHOUT_RESULT = pytest.mark.parametrize(
+    ("before", "after", "text"),
+    [("It is ", " so.", "It is so."), ("It is ", "", "It is "), ("", " So.", "So."), ("", "", "[3*how many] ")],
+    ids=["between words", "at the end", "first", "alone"],
+)
+
+
+@WITHOUT_RESULT
+def test_a_tool_call_without_a_result_is_not_said(
+    engine: Engine, info: ModelInfo, before: str, after: str, text: str
+) -> None:
+    prompt = render_prompt(engine.tokenizer, Conversation.from_dict({"messages": QUESTION}))
+    said = without_result(engine, before, after)
+    talking = parrot(engine.tokenizer, said, len(prompt))
+    talking.model.num_params = lambda: 1  # type: ignore[method-assign]
+    with TestClient(create_app(talking, info)) as client:
+        whole = ask(client, temperature=0, logprobs=True)
+        assert whole["choices"][0]["message"]["content"] == text
+        # The tokens are there for who asks for them, and count.
+        told = [token["token"] for token in whole["choices"][0]["logprobs"]["content"]]
+        assert "".join(told).count("3*how many") == 1
+        assert whole["usage"]["completion_tokens"] == len(said) - 1
+        for settings in ({}, {"logprobs": True}):
+            pieces = [
+                chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks(client, temperature=0, **settings)
+            ]
+            assert "".join(pieces) == text
+        # A call is not even begun to be shown.
+        assert all("how" not in piece for piece in pieces) or text.startswith("[")

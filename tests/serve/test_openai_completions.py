@@ -18,7 +18,7 @@ from nanochat.serve import ModelInfo, create_app
 from nanochat.serve.openai_route import brackets
 from nanochat.serve.shown import shown
 from tests.inference.fakes import hashed, parrot
-from tests.serve.test_openai_chat import QUESTION, chunks, refusal
+from tests.serve.test_openai_chat import QUESTION, WITHOUT_RESULT, chunks, refusal, without_result
 
 PATH = "/v1/completions"
 TEXT = "how many letters? Grüße 🙂"
@@ -50,6 +50,23 @@ def test_texts_and_ids(client: TestClient, engine: Engine) -> None:
     [as_it_is] = engine.generate([Request(ids, 12, 0)])
     assert ask(client, [engine.tokenizer.bos, *ids], max_tokens=12)["choices"] == answer["choices"]
     assert ask(client, ids, max_tokens=12)["choices"][0]["text"] == shown(as_it_is.parts) != text
+
+
+@WITHOUT_RESULT
+def test_a_tool_call_without_a_result_is_not_said(
+    engine: Engine, info: ModelInfo, before: str, after: str, text: str
+) -> None:
+    said = without_result(engine, before, after)
+    talking = parrot(engine.tokenizer, said, 1 + len(engine.tokenizer.encode(TEXT)))
+    with TestClient(create_app(talking, info)) as client:
+        [choice] = ask(client, max_tokens=60, logprobs=1)["choices"]
+        assert choice["text"] == text and text.startswith("".join(choice["logprobs"]["tokens"]))
+        assert len(choice["logprobs"]["tokens"]) == len(said) - 1
+        pieces = [
+            chunk["choices"][0]["text"]
+            for chunk in chunks(client, path=PATH, prompt=TEXT, temperature=0, max_tokens=60)
+        ]
+        assert "".join(pieces) == text
 
 
 def test_16_tokens_where_none_are_named(client: TestClient) -> None:

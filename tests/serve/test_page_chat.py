@@ -61,6 +61,45 @@ def test_a_conversation(screen: Page, scripted: Any, info: ModelInfo, served: Se
     assert "<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>It is 42." in history
     assert history.endswith("<|user_start|>sure?<|user_end|><|assistant_start|>")
 
+
+def test_a_tool_call_without_a_result_is_not_shown(
+    screen: Page, scripted: Any, info: ModelInfo, served: Served
+) -> None:
+    """Neither while it is written nor afterwards; but it is shown where an answer says nothing else."""
+    begun, prompts = threading.Event(), []
+
+    def script(request: Request) -> Iterator[Token]:
+        prompts.append(request.prompt)
+        alone = len(prompts) > 1
+        yield word("" if alone else "It is ")
+        yield from [word("", "special"), word("3*You ", "python"), word("are", "python")]
+        if not alone:
+            begun.wait(20)
+        yield word("", "special")
+        yield word("" if alone else " *so*.")
+
+    engine = scripted(script)
+    screen.goto(served(create_app(engine, info)))
+    screen.get_by_label("Message", exact=True).fill("what?")
+    screen.keyboard.press("Enter")
+    said = screen.get_by_label("nanochat", exact=True).locator(".body")
+    said.get_by_text("It is").wait_for()
+    screen.wait_for_function("() => document.querySelector('.message.assistant.streaming')")
+    assert screen.locator(".tool").count() == 0
+    begun.set()
+    said.get_by_text("It is so.", exact=True).wait_for()  # one paragraph
+    assert screen.locator(".tool").count() == 0
+    assert said.inner_text() == "It is so."
+    screen.get_by_role("button", name="Look inside").click()
+    screen.locator("#look").get_by_text("are", exact=True).wait_for()  # what the model wrote
+    screen.keyboard.press("Escape")
+
+    screen.get_by_label("Message", exact=True).fill("sure?")
+    screen.get_by_role("button", name="Send").click()
+    assert screen.locator(".tool .python").inner_text() == "3*You are"
+    history = engine.tokenizer.decode(prompts[1])
+    assert "It is <|python_start|>3*You are<|python_end|> *so*.<|assistant_end|>" in history
+
     screen.get_by_role("button", name="New chat").click()
     screen.locator(".message").first.wait_for(state="detached")
     screen.get_by_text("What would you like to know?").wait_for()

@@ -396,5 +396,8 @@ def test_an_answer_in_brackets_is_as_the_server_writes_it(
         for length in range(5)
         for answer in itertools.product(kinds, repeat=length)
     ]
+    answers += [
+        [Part(one.type, one.text.replace("t", " t ", place)) for one in answer] for place, answer in enumerate(answers)
+    ]
     as_json = [[{"type": part.type, "text": part.text} for part in answer] for answer in answers]
     assert run(page, BRACKETS, as_json) == [shown(answer) for answer in answers]

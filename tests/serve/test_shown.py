@@ -20,6 +20,7 @@ SAID = [
 CODE = st.sampled_from(["12*3", "1/3", "'a[b = 2]'.count('b')", "len('[')", "2 ** 10", "1,000 - 3000"])
 TEXT = st.text(st.sampled_from("ab ="), min_size=1, max_size=4)
 CALL = CODE.map(lambda code: [Part("python", code), Part("python_output", calculate(code) or "")])
+REFUSED = st.just([Part("python", "3*You are")])
 ANSWER = st.lists(st.tuples(TEXT, CALL), max_size=3).map(
     lambda pairs: [part for text, call in pairs for part in (Part("text", text), *call)]
 )
@@ -27,11 +28,17 @@ ANSWER = st.lists(st.tuples(TEXT, CALL), max_size=3).map(
 
 def test_as_the_terminal_shows_it() -> None:
     assert shown(SAID) == "That is [12*3 = 36] 36"
-    assert shown([Part("python", "12*")]) == "[12*] "
+    assert shown([Part("python", "12*")]) == "[12*] "  # better than no answer
+    assert shown([Part("text", "That is "), Part("python", "12*"), Part("text", " 36")]) == "That is 36"
     assert shown([]) == ""
 
 
-@given(ANSWER, st.integers(1, 3))
+@given(
+    st.lists(st.tuples(TEXT, st.one_of(CALL, REFUSED)), max_size=4).map(
+        lambda pairs: [part for text, call in pairs for part in (Part("text", text), *call)]
+    ),
+    st.integers(1, 3),
+)
 def test_token_by_token_it_is_the_same(parts: list[Part], size: int) -> None:
     state, text = Shown(), ""
     for part in parts:

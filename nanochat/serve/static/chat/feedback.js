@@ -3,6 +3,7 @@
 import { copy } from "./copying.js";
 import { button, element } from "./dom.js";
 import { createRewriting } from "./rewriting.js";
+import { visible } from "./visible.js";
 
 /**
  * @typedef {import("./tree.js").Node} Node
@@ -22,7 +23,7 @@ const HINT = "A tool call is written as [12*3 = 36]. It stays one where the calc
 export function inBrackets(parts) {
   let text = "";
   let before = "text";
-  for (const part of [...parts.filter((one) => one.text), /** @type {Part} */ ({ type: "text", text: "" })]) {
+  for (const part of [...visible(parts), /** @type {Part} */ ({ type: "text", text: "" })]) {
     if (before === "python" && part.type === "python_output") text += " = ";
     else if (before !== "text") text += "] ";
     if (part.type === "python") text += "[";

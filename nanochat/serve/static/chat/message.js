@@ -7,6 +7,7 @@ import { notesOf } from "./notes.js";
 import { createRewriting } from "./rewriting.js";
 import { createSaid } from "./said.js";
 import { wordsOf } from "./tree.js";
+import { visible } from "./visible.js";
 
 /**
  * @typedef {import("./tree.js").Node} Node
@@ -46,7 +47,7 @@ export function createMessage({ node: { id, role } }, actions) {
   const turn = createTurn((node) => actions.choose(node));
   const edit = button("Edit", () => actions.editing(id));
   const again = button("Try again", () => actions.again(id));
-  const copied = button("Copy", () => now && copy(wordsOf(now.node), copied));
+  const copied = button("Copy", () => now && copy(wordsOf({ parts: visible(now.node.parts) }), copied));
   const look = button("Look inside", () => actions.look(id), "Look inside: how likely each token was");
   const opinion = element("div");
   const showOpinion = mine ? null : createFeedback(opinion, {

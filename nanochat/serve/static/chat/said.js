@@ -2,6 +2,7 @@
 
 import { element } from "./dom.js";
 import { createMarkdown } from "./markdown.js";
+import { visible } from "./visible.js";
 
 /**
  * @typedef {import("./tree.js").Part} Part
@@ -24,12 +25,13 @@ export function createSaid(mine) {
      * @param {string} [phase] of an answer that is on its way
      */
     show(parts, phase) {
-      body.classList.toggle("waiting", phase !== undefined && parts.length === 0);
+      const seen = mine ? parts : visible(parts, phase !== undefined);
+      body.classList.toggle("waiting", phase !== undefined && seen.length === 0);
       if (mine) {
         body.textContent = parts.map((part) => part.text).join("");
         return;
       }
-      const groups = grouped(parts);
+      const groups = grouped(seen);
       groups.forEach(({ kind, parts }, index) => {
         if (views[index]?.kind !== kind) {
           for (const old of views.splice(index)) old.element.remove();

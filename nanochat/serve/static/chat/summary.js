@@ -1,6 +1,7 @@
 // What the list of conversations shows of one, and what is searched in it.
 
 import { titleOf } from "./tree.js";
+import { visible } from "./visible.js";
 
 /**
  * @typedef {import("./tree.js").Conversation} Conversation
@@ -36,6 +37,6 @@ export const wordsOfSearch = (text) => folded(text).split(/\s+/).filter(Boolean)
  * @param {Conversation} conversation
  */
 export function searched(conversation) {
-  const texts = Object.values(conversation.nodes).flatMap((node) => node.parts.map((part) => part.text));
+  const texts = Object.values(conversation.nodes).flatMap((node) => visible(node.parts).map((part) => part.text));
   return folded([titleOf(conversation), ...texts].join("\n"));
 }

@@ -194,7 +194,7 @@ function onlyNodes(c, kept) {
 
 /**
  * The words of a message, without code and what tools answered.
- * @param {Node} node
+ * @param {{parts: Part[]}} node
  */
 export const wordsOf = (node) => node.parts.filter((part) => part.type === "text").map((part) => part.text).join("");
 
