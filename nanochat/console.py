@@ -421,6 +421,12 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
+def speedrun_command() -> str:
+    """How speedrun is started: in a checkout by its script; a package that was installed has none."""
+    script = Path(__file__).parents[1] / "speedrun.sh"
+    return "bash speedrun.sh" if script.exists() else "nanochat speedrun"
+
+
 def program() -> str:
     """How the person called this: python -m runs a file whose path says little."""
     path = Path(sys.argv[0])

@@ -7,9 +7,12 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "decoder.hpp"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nanochat.console import UserError, require_version
+from nanochat.console import UserError, require_version, speedrun_command
 from nanochat.paths import (
     STAGES,
     checkpoints_dir,
@@ -227,7 +227,7 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
     if not have and (tag is None or not steps(stage, tag)):
         raise UserError(
             f"there is no {stage} checkpoint under {root}",
-            f"Make one with python -m scripts.{make}, or bash speedrun.sh" if make else "Choose another stage",
+            f"Make one with python -m scripts.{make}, or {speedrun_command()}" if make else "Choose another stage",
         )
     if tag is not None and not steps(stage, tag):
         raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")

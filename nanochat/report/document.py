@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from nanochat.console import UserError, say, warn
+from nanochat.console import UserError, say, speedrun_command, warn
 from nanochat.paths import base_dir, report_dir, runs_dir, write_atomic
 from nanochat.report import markdown, page
 from nanochat.report.blocks import Report
@@ -28,7 +28,7 @@ def generate(price_per_hour: float | None = None, copy_to: Path | None = None, t
     if not runs.records:
         raise UserError(
             f"there is nothing to report: no run has left metrics under {runs_dir()}",
-            "Run bash speedrun.sh first",
+            f"Run {speedrun_command()} first",
         )
     try:
         picture = loss_picture(runs)

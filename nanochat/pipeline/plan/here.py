@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nanochat import gpus, scale
-from nanochat.console import UserError, duration, say
+from nanochat.console import UserError, duration, say, speedrun_command
 from nanochat.corpus import HUB_CORPORA, TINYWORLD, find_info
 from nanochat.gpus import GPU
 from nanochat.pipeline import settings
@@ -184,7 +184,7 @@ def plan_cpu(config: PlanConfig, goal: Goal) -> CPUPlan:
         seconds,
         others,
         config.price_per_hour,
-        shlex.join(["bash", "speedrun.sh", *words]),
+        f"{speedrun_command()} {shlex.join(words)}".rstrip(),
     )
 
 

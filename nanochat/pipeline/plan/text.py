@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-from nanochat.console import UserError
+from nanochat.console import UserError, speedrun_command
 from nanochat.pipeline.estimate import Estimate
 from nanochat.pipeline.layout import Layout
 from nanochat.pipeline.plan.config import Goal
@@ -71,7 +71,7 @@ def command(layout: Layout, goal: Goal) -> str:
     """What does it, to be pasted on the rented machine."""
     recipe, place = layout.recipe, layout.place
     usual = RECIPES[recipe.name]
-    words = ["bash speedrun.sh", f"--recipe {recipe.name}"]
+    words = [speedrun_command(), f"--recipe {recipe.name}"]
     if layout.depth != usual.depth:
         words.append(f"--depth {layout.depth}")
     if recipe.ratio != usual.ratio:
