@@ -40,7 +40,8 @@ def python(now: Situation) -> Finding:
             found.append(ok("native tokenizer"))
         found.append(_compiler(now))
         return together(found)
-    return stop(f"Python {platform.python_version()} has no torch", "Run pip install torch, or in a checkout bash dev/setup.sh")
+    remedy = "Run pip install torch, or in a checkout bash dev/setup.sh"
+    return stop(f"Python {platform.python_version()} has no torch", remedy)
 
 
 def _compiler(now: Situation) -> Finding:
