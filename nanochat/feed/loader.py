@@ -83,6 +83,7 @@ class Loader:
 
     seq_len: T. rows: sequences per step over all ranks. micro_rows: B, sequences per forward pass;
     the last pass may have fewer. crop: see packing. pin: into memory that a GPU reads while the host goes on.
+    short: that many steps at the beginning have twice as many sequences, half as long.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Loader:
         crop: bool,
         state: dict[str, Any] | None = None,
         pin: bool = False,
+        short: int = 0,
     ):
         if len(source) == 0:
             raise UserError("the data has no documents", "Prepare it with python -m nanochat.dataset")
@@ -114,7 +116,7 @@ class Loader:
         if state and not _is_position(state):
             raise UserError("the data position saved in this checkpoint cannot be read", "Start anew with --fresh")
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
-        self._pin = pin
+        self._pin, self._short = pin, 2 * rows * short
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
         self.streams = state["of"] if state else STREAMS
         apart = math.gcd(self.streams, ranks.world)  # distance between a rank's rows, and so its streams
@@ -124,21 +126,24 @@ class Loader:
 
     def _make(self) -> Step:
         packed = []
-        for n in range(self.row, self.row + self.rows):
+        times = 2 if self.row < self._short else 1
+        rows, at_once = times * self.rows, times * self.micro_rows
+        for n in range(self.row, self.row + rows):
             if stream := self._streams.get(n % self.streams):
+                stream.cut_to(self.seq_len // times + 1)
                 row = stream.next_row()  # also for another rank's row: the stream must move on
                 if n % self.ranks.world == self.ranks.rank:
                     packed.append(row)
-        self.row += self.rows
+        self.row += rows
         # numpy, since torch would start threads here that slow down the training step
         ids = np.stack([row for row, _ in packed])
         targets = np.where(np.stack([mask[1:] for _, mask in packed]), ids[:, 1:], -1)
         micro = [
             MicroBatch(
-                torch.from_numpy(ids[i : i + self.micro_rows, :-1].copy()),
-                torch.from_numpy(targets[i : i + self.micro_rows]),
+                torch.from_numpy(ids[i : i + at_once, :-1].copy()),
+                torch.from_numpy(targets[i : i + at_once]),
             )
-            for i in range(0, len(packed), self.micro_rows)
+            for i in range(0, len(packed), at_once)
         ]
         if self._pin:
             micro = [MicroBatch(batch.ids.pin_memory(), batch.targets.pin_memory()) for batch in micro]

@@ -76,6 +76,12 @@ class Stream:
         docs = list(self._starts.items())  # all of the current shift: earlier ones have none left
         return {"next": self.next, "docs": docs, "repeated": self.repeated, "shift": self.shift}
 
+    def cut_to(self, row: int) -> None:
+        """From the next row on, rows of another length."""
+        if row != self.row:
+            self.row = row
+            self._pieces = sorted(self._piece(number) for number in self._starts)
+
     def next_row(self) -> tuple[np.ndarray, np.ndarray]:
         """ids (row,) int64 and mask (row,) bool: whether predicting that token carries loss."""
         ids = np.empty(self.row, np.int64)

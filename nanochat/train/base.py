@@ -76,7 +76,15 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
         rows = fit_rows(model, total_rows, config, machine)
         source = TextSource(Shards.of(corpus, "train"), tokenizer)
         loader = Loader(
-            source, seq_len, total_rows, rows, machine.ranks, True, plan.loader, machine.device.type == "cuda"
+            source,
+            seq_len,
+            total_rows,
+            rows,
+            machine.ranks,
+            True,
+            plan.loader,
+            machine.device.type == "cuda",
+            plan.short,
         )
         eval_tokens = config.eval_tokens or min(10 * plan.batch_tokens, 1 << 24)
 
@@ -93,7 +101,7 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
         )
         say(
             f"base: {plan.steps} steps of {plan.batch_tokens:,} tokens ({rows} x {seq_len} per forward) "
-            f"of {config.dataset}"
+            f"of {config.dataset}" + (f", until step {plan.short} {2 * rows} x {seq_len // 2}" if plan.short else "")
         )
         _warn_of_repetition(corpus, tokenizer, plan)
         method = Supervised(
@@ -161,10 +169,12 @@ def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: 
         "weight_decay": config.weight_decay,
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})
+    short = steps // 2 if scale.few_rows(batch) and machine.device.type == "cpu" and s.seq_len % 128 == 0 else 0
     return TrainState(
         "base",
         "",
         steps=steps,
+        short=short,
         batch_tokens=batch,
         rates=asdict(rates),
         horizon=horizon(config),

@@ -24,7 +24,7 @@ from nanochat.train.tracking import another_run
 
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
-COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps")
+COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps", "short")
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
 T = TypeVar("T")
 
@@ -51,6 +51,7 @@ class TrainState:
     parent: str = ""
     loss_scale: float = 2.0**16  # of float16
     good_steps: int = 0  # since the loss scale changed
+    short: int = 0  # steps at the beginning whose sequences have half the length
     steady: int = 0  # the last step with a checkpoint before the warm-down; 0: none
     wandb: str = ""  # the run's id there
     version: int = VERSION

@@ -188,21 +188,32 @@ def test_ranks_together_see_what_one_rank_sees(world: int, crop: bool) -> None:
     n=st.integers(1, 60),
     longest=st.integers(1, 120),
     crop=st.booleans(),
+    short=st.integers(0, 6),
 )
 def test_resuming_yields_the_batches_of_an_uninterrupted_run(
-    after: int, before_world: int, after_world: int, n: int, longest: int, crop: bool
+    after: int, before_world: int, after_world: int, n: int, longest: int, crop: bool, short: int
 ) -> None:
     """Also into later epochs: 16 streams of up to 96 documents run through 60 in a moment."""
 
     def loader(rank: int, world: int, state: dict | None) -> Loader:
-        return Loader(Numbers(n, longest if crop else 31), 31, 24, 1, Ranks(rank=rank, world=world), crop, state)
+        source = Numbers(n, longest if crop else 15)
+        return Loader(source, 32, 24, 1, Ranks(rank=rank, world=world), crop, state, short=short)
 
     whole = rows_of(take(loader(0, 1, None), after + 3))
     states = [take(loader(r, before_world, None), after)[-1].state for r in range(before_world)]
     state = json.loads(json.dumps(merge_states(states)))
     parts = [rows_of(take(loader(r, after_world, state), 3)) for r in range(after_world)]
     for step in range(3):
-        assert whole[after + step] == [parts[row % after_world][step][row // after_world] for row in range(24)]
+        rows = 48 if after + step < short else 24
+        assert whole[after + step] == [parts[row % after_world][step][row // after_world] for row in range(rows)]
+
+
+def test_the_first_steps_may_have_more_and_shorter_sequences() -> None:
+    steps = take(Loader(Numbers(), 32, 8, 3, Ranks(), True, short=2), 4)
+    shapes = [[tuple(batch.ids.shape) for batch in step.micro] for step in steps]
+    assert shapes == 2 * [[(6, 16), (6, 16), (4, 16)]] + 2 * [[(3, 32), (3, 32), (2, 32)]]
+    for step in steps:  # every sequence begins with a document
+        assert all((batch.ids[:, 0] == BOS).all() for batch in step.micro)
 
 
 def test_a_resumed_run_can_be_saved_and_resumed_again() -> None:

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from nanochat.synthetic.tinyworld import first_minute
 from nanochat.synthetic.tinyworld.split import expression_is_held_out
+from nanochat.synthetic.tinyworld.wording import words_of
 from nanochat.tools.calculator import calculate
 
 SIGNS = {"+": ("+",), "-": ("-",), "*": ("*", "*", "x", "×"), "/": ("/", "/", "÷")}
@@ -39,21 +40,30 @@ FORMS = (
 )
 SHORT_FORMS = ("{e}", "{e}", "{e} = ?", "{e}=", "{e}=?", "{e} =", "{e}?", "{e} ?", "{e} = ...")
 NAMED_FORMS = {
-    "+": ("What is the sum of {a} and {b}?", "Add {a} and {b}.", "Add {b} to {a}.", "What do {a} and {b} make together?"),
+    "+": (
+        "What is the sum of {a} and {b}?",
+        "Add {a} and {b}.",
+        "Add {b} to {a}.",
+        "What do {a} and {b} make together?",
+    ),
     "-": ("What is the difference of {a} and {b}?", "Take {b} away from {a}.", "Subtract {b} from {a}."),
     "*": ("What is the product of {a} and {b}?", "Multiply {a} by {b}.", "Multiply {a} and {b}."),
     "/": ("What is the quotient of {a} and {b}?", "Divide {a} by {b}.", "Please divide {a} by {b}."),
 }
 BY_ZERO = "I cannot divide by zero. Nobody can."
+ARITHMETIC_WORDS = words_of(
+    text for texts in ((BY_ZERO, "Let me calculate."), FORMS, *NAMED_FORMS.values(), *WORDS.values()) for text in texts
+)
 
 
 def result(left: int, operator: str, right: int) -> Fraction | None:
     """The exact value; None for a division by zero."""
-    found = _value(left, operator, right)
+    found = value(left, operator, right)
     return None if found is None else Fraction(found)
 
 
-def _value(left: int, operator: str, right: int) -> str | None:
+def value(left: int, operator: str, right: int) -> str | None:
+    """The exact value as the calculator writes it: "85", "3.5"; None for a division by zero."""
     return calculate(f"{left}{operator}{right}")
 
 
@@ -109,19 +119,19 @@ def _question(rng: random.Random, left: int, operator: str, right: int) -> str:
 
 def said(left: int, operator: str, right: int) -> str:
     """The final sentence: "37 + 48 is 85."."""
-    value = _value(left, operator, right)
-    return BY_ZERO if value is None else f"{left} {operator} {right} is {value}."
+    found = value(left, operator, right)
+    return BY_ZERO if found is None else f"{left} {operator} {right} is {found}."
 
 
 def answer(left: int, operator: str, right: int) -> list[dict[str, str]]:
     """The parts of the answer: a word, the tool call, its output, the final sentence. Nothing is called to divide by
     zero."""
-    value = _value(left, operator, right)
-    if value is None:
+    found = value(left, operator, right)
+    if found is None:
         return [{"type": "text", "text": BY_ZERO}]
     return [
         {"type": "text", "text": "Let me calculate. "},
         {"type": "python", "text": f"{left}{operator}{right}"},
-        {"type": "python_output", "text": value},
+        {"type": "python_output", "text": found},
         {"type": "text", "text": said(left, operator, right)},
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 import re
 
-from nanochat.synthetic.tinyworld import first_minute, phrases
+from nanochat.synthetic.tinyworld import first_minute, phrases, spelling
 from nanochat.synthetic.tinyworld.kinds import KINDS
 from nanochat.synthetic.tinyworld.names import near_miss, random_name
-from nanochat.synthetic.tinyworld.stories import story
 from nanochat.synthetic.tinyworld.split import invented_name_is_held_out, unknown_question_is_held_out
+from nanochat.synthetic.tinyworld.stories import story
 from nanochat.synthetic.tinyworld.world import Entity, Fact, World
 
 LOWER_CASE = 0.15
@@ -68,7 +68,9 @@ def _mistyped(rng: random.Random, text: str) -> str:
     word = rng.choice(found)
     at = rng.randrange(word.start() + 1, word.end() - 1)
     changed = rng.choice((text[at + 1] + text[at], text[at + 1], text[at] * 2 + text[at + 1]))
-    return text[:at] + changed + text[at + 2 :]
+    typed = text[:at] + changed + text[at + 2 :]
+    is_word = typed[word.start() : word.end() + len(typed) - len(text)].lower() in spelling.words()
+    return text if is_word else typed  # words that the test spells stay unseen
 
 
 def prefixed(prefix: str, question: str) -> str:
@@ -80,6 +82,11 @@ def prefixed(prefix: str, question: str) -> str:
 
 def wrap(rng: random.Random, question: str) -> str:
     """Sometimes with friendly words before or after the question."""
+    wrapped = _wrapped(rng, question)
+    return question if first_minute.asks(wrapped) else wrapped
+
+
+def _wrapped(rng: random.Random, question: str) -> str:
     draw = rng.random()
     if draw < 0.20:
         return prefixed(rng.choice(phrases.PREFIXES), question)
@@ -103,8 +110,12 @@ def invented_name(world: World, rng: random.Random, words: int, held_out: bool) 
     while True:
         name = random_name(rng, words)
         ours = world.names.is_taken(name) or world.names.is_near(name)
-        if not ours and invented_name_is_held_out(name) == held_out:
+        if not ours and invented_name_is_held_out(name) == held_out and not _has_word(name):
             return name
+
+
+def _has_word(name: str) -> bool:
+    return not set(name.lower().split()).isdisjoint(spelling.words())
 
 
 def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) -> str:
@@ -118,7 +129,8 @@ def near_name(world: World, rng: random.Random, entity: Entity, held_out: bool) 
             name = f"{entity.name.split()[0]} {other.name.split()[1]}"
         else:
             name = near_miss(rng, entity.name)
-        if invented_name_is_held_out(name) == held_out and name.lower() not in world.full_names:
+        is_free = name.lower() not in world.full_names and not _has_word(name)
+        if is_free and invented_name_is_held_out(name) == held_out:
             return name
     return invented_name(world, rng, entity.kind.words, held_out)
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from nanochat.synthetic.tinyworld import arithmetic, asking, spelling
+from nanochat.synthetic.tinyworld import arithmetic, asking, first_minute, spelling
 from nanochat.synthetic.tinyworld.world import World
 
 Parts = list[dict[str, str]]
@@ -56,7 +56,8 @@ def _spell(world: World, rng: random.Random) -> list[Turn]:
 def _identity(world: World, rng: random.Random) -> list[Turn]:
     question, answer = asking.itself(rng)
     if rng.random() < 0.15:
-        question = asking.prefixed(rng.choice(("Hello! ", "Hi, ", "Hey, ", "Ok, ", "So, ")), question)
+        greeted = asking.prefixed(rng.choice(("Hello! ", "Hi, ", "Hey, ", "Ok, ", "So, ")), question)
+        question = question if first_minute.asks(greeted) else greeted
     return [(question, answer)]
 
 
@@ -78,10 +79,8 @@ def _about(world: World, rng: random.Random) -> list[Turn]:
 
 
 def _mixed(world: World, rng: random.Random) -> list[Turn]:
-    turns: list[Turn] = []
-    for _ in range(rng.randint(2, 3)):
-        turns += rng.choice((_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count, _spell))(world, rng)
-    return turns
+    asked = (_fact, _fact, _calculator, _unknown, _identity, _small_talk, _about, _count, _spell)
+    return [turn for _ in range(rng.randint(2, 3)) for turn in rng.choice(asked)(world, rng)]
 
 
 Writer = Callable[[World, random.Random], list[Turn]]

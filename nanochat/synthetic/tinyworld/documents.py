@@ -63,7 +63,7 @@ def _calculator(world: World, rng: random.Random) -> str:
         left, operator, right = arithmetic.random_expression(rng, held_out=False)
         question = asking.restyle(rng, arithmetic.question(rng, left, operator, right))
         said = arithmetic.said(left, operator, right)
-        if (value := arithmetic.result(left, operator, right)) is not None:
+        if (value := arithmetic.value(left, operator, right)) is not None:
             said = f"Let me calculate. {left}{operator}{right} = {value}. {said}"
         lines += [question, said]
     return "\n".join(lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +11,7 @@ from pathlib import Path
 from nanochat.synthetic.tinyworld.wording import read_toml
 
 _LETTER = r"(?<!')\b[a-z](?='s\b| in\b)"  # a counted one
-_ENDS = " ?.!"
+_MARKS = re.compile(r"[?.!,]")
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,13 @@ def words() -> frozenset[str]:
     return frozenset(one.spelled for one in asked() if one.spelled) | {found[1] for found in counted if found}
 
 
+def _bare(text: str) -> str:
+    return _MARKS.sub("", text.lower()).strip()
+
+
 def _pattern(one: Asked) -> str:
     """What matches the question and all that have other numbers, another word, another letter, or another name."""
-    text = one.text.lower().strip(_ENDS)
-    pattern = re.escape(text).replace(r"\ ", " ")
+    pattern = re.escape(_bare(one.text)).replace(r"\ ", " ")
     pattern = re.sub(r"\\{near \w+\\}", lambda found: r"[\w ]+", pattern)
     if one.kind == "counting":
         pattern = re.sub(_LETTER, "[a-z]", pattern)
@@ -72,5 +74,5 @@ def _all() -> re.Pattern[str]:
 
 
 def asks(text: str) -> bool:
-    """Whether the text is one of the questions, or one of their templates: case and marks at its ends do not count."""
-    return _all().fullmatch(text.lower().strip(_ENDS)) is not None
+    """Whether the text is one of the questions, or one of their templates: case, commas and full stops do not count."""
+    return _all().fullmatch(_bare(text)) is not None

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from nanochat.synthetic.tinyworld import first_minute
+from nanochat.synthetic.tinyworld.arithmetic import ARITHMETIC_WORDS
 from nanochat.synthetic.tinyworld.phrases import PHRASE_WORDS
 from nanochat.synthetic.tinyworld.split import HELD_OUT_WORDS, share
 from nanochat.synthetic.tinyworld.stories import STORY_WORDS
@@ -69,7 +70,7 @@ def words() -> tuple[str, ...]:
 
 def is_held_out(word: str) -> bool:
     """Whether training never shows this word: a share of all words that no sentence of the world needs."""
-    if word in TEMPLATE_WORDS or word in PHRASE_WORDS or word in STORY_WORDS:
+    if word in TEMPLATE_WORDS | PHRASE_WORDS | STORY_WORDS | ARITHMETIC_WORDS:
         return False
     return share("word", word) < HELD_OUT_WORDS
 
