@@ -26,6 +26,7 @@ from nanochat.train.state import TrainState
 from nanochat.train.supervised import Supervised
 
 FEWEST_STEPS = 20
+SHORTEST = 64  # tokens of a sequence in the first half of a run
 SAMPLE = 200  # documents from which bytes per token are estimated
 MOST_PASSES = 4  # passes that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
 DEPTH = 20  # the default, as in the original
@@ -169,7 +170,8 @@ def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: 
         "weight_decay": config.weight_decay,
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})
-    short = steps // 2 if scale.few_rows(batch) and machine.device.type == "cpu" and s.seq_len % 128 == 0 else 0
+    few = scale.few_rows(batch) and machine.device.type == "cpu"
+    short = steps // 2 if few and s.seq_len % 2 == 0 and s.seq_len >= 2 * SHORTEST else 0
     return TrainState(
         "base",
         "",

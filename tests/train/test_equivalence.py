@@ -23,7 +23,7 @@ from nanochat import checkpoint, lock
 from nanochat.console import UserError
 from nanochat.machine import Machine, Ranks
 from nanochat.metrics import read_metrics, training_file
-from nanochat.model import GPT
+from nanochat.model import GPT, ModelConfig
 from nanochat.paths import runs_dir
 from nanochat.report.document import render
 from nanochat.report.runs import Runs
@@ -135,6 +135,27 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monk
     assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
     state = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
     assert (state["step"], state["tokens"]) == (10, 10240)
+
+
+def test_a_run_goes_on_as_it_was_begun(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the steps in short sequences, and the heads' width, though another version would choose otherwise."""
+    settings = {**BASE, "max_seq_len": 128, "save_every": 2}
+    train_base(BaseConfig(**settings, model_tag="whole"))
+    with monkeypatch.context() as m:
+        stop_after(m, 4)
+        with pytest.raises(Interrupted):
+            train_base(BaseConfig(**settings, model_tag="cut"))
+    begun = checkpoint.find("base", "cut")
+    assert json.loads((begun / "train_state.json").read_text())["short"] == 5
+    with monkeypatch.context() as m:
+        m.setattr("nanochat.scale.SMALL_DEPTH", 1)  # one head of 128 instead of one of 64
+        m.setattr("nanochat.train.base.SHORTEST", 1 << 20)
+        assert ModelConfig.from_depth(1, 512, 128).head_dim == 128
+        train_base(BaseConfig(**settings, model_tag="cut", resume=True))
+    assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
+    for tag in ("whole", "cut"):
+        state = json.loads((checkpoint.find("base", tag) / "train_state.json").read_text())
+        assert (state["step"], state["short"]) == (10, 5)
 
 
 def steps_of(stage: str, tag: str) -> list[tuple[int, float]]:
