@@ -46,6 +46,12 @@ def rates_by_the_square_root() -> None:
     scale.muon_every, scale.few_rows = lambda batch: every, lambda batch: few
 
 
+def whole_sequences() -> None:
+    from nanochat import scale
+
+    scale.short_share = lambda batch, seq_len: 0.0
+
+
 def tables_by_adamw() -> None:
     from nanochat import scale
 
@@ -70,6 +76,7 @@ PIECES: dict[str, Callable[[], None]] = {
     "value embeddings": no_value_embeddings,
     "Muon in turns": muon_in_every_step,
     "rates for small batches": rates_by_the_square_root,
+    "short sequences first": whole_sequences,
     "tables row by row": tables_by_adamw,
     "attention in blocks": torch_attention,
 }

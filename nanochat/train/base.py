@@ -26,7 +26,6 @@ from nanochat.train.state import TrainState
 from nanochat.train.supervised import Supervised
 
 FEWEST_STEPS = 20
-SHORTEST = 64  # tokens of a sequence in the first half of a run
 SAMPLE = 200  # documents from which bytes per token are estimated
 MOST_PASSES = 4  # passes that teach nearly as much as new text would (https://arxiv.org/abs/2305.16264)
 DEPTH = 20  # the default, as in the original
@@ -170,8 +169,7 @@ def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: 
         "weight_decay": config.weight_decay,
     }
     rates = replace(rates, **{k: v for k, v in given.items() if v >= 0})
-    few = scale.few_rows(batch) and machine.device.type == "cpu"
-    short = steps // 2 if few and s.seq_len % 2 == 0 and s.seq_len >= 2 * SHORTEST else 0
+    short = int(steps * scale.short_share(batch, s.seq_len)) if machine.device.type == "cpu" else 0
     return TrainState(
         "base",
         "",

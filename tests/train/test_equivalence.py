@@ -149,7 +149,7 @@ def test_a_run_goes_on_as_it_was_begun(base: Path, monkeypatch: pytest.MonkeyPat
     assert json.loads((begun / "train_state.json").read_text())["short"] == 5
     with monkeypatch.context() as m:
         m.setattr("nanochat.scale.SMALL_DEPTH", 1)  # one head of 128 instead of one of 64
-        m.setattr("nanochat.train.base.SHORTEST", 1 << 20)
+        m.setattr("nanochat.scale.SHORTEST", 1 << 20)
         assert ModelConfig.from_depth(1, 512, 128).head_dim == 128
         train_base(BaseConfig(**settings, model_tag="cut", resume=True))
     assert furthest(weights("base", "whole"), weights("base", "cut")) == 0.0
