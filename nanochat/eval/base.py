@@ -17,6 +17,7 @@ from nanochat.inference import Engine, Request, rounded
 
 TOKENS_GPU, TOKENS_CPU = 20 * 524288, 131072  # per split
 OPENING_WORDS = 6
+LONGEST_OPENING = 80  # characters
 PROMPTS = (
     "The capital of France is",
     "The opposite of hot is",
@@ -91,8 +92,14 @@ def sample_openings(corpus: str, count: int = 3) -> list[str]:
     """The first words of validation documents, for the model to continue."""
     if not corpus or find_info(corpus) is None:
         return list(PROMPTS[:count])
-    found = (" ".join(text.split()[:OPENING_WORDS]) for text in Shards.open(corpus, "val"))
+    found = (opening(text) for text in Shards.open(corpus, "val"))
     return list(islice((words for words in found if words), count))
+
+
+def opening(text: str) -> str:
+    """Its first words. Some scripts have no blanks between them."""
+    words = " ".join(text[: 100 * LONGEST_OPENING].split()[:OPENING_WORDS])
+    return words if len(words) <= LONGEST_OPENING else words[: LONGEST_OPENING // 4]
 
 
 def sample_texts(

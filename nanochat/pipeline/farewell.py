@@ -24,12 +24,12 @@ QUESTIONS = (
 )
 
 
-def farewell(corpus: str, tag: str, world_seed: int) -> None:
-    """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli."""
+def farewell(corpus: str, tag: str, world_seed: int, own: Sequence[Conversation] = ()) -> None:
+    """Ask the fine-tuned model a few questions, greedily, as one would in chat_cli. own: these instead of ours."""
     from nanochat.conversation import Conversation
 
-    asked = [{"messages": [{"role": "user", "content": text}]} for text in questions(corpus, world_seed)]
-    converse(tag, [Conversation.from_dict(one) for one in asked])
+    asked = [] if own else [[{"role": "user", "content": text}] for text in questions(corpus, world_seed)]
+    converse(tag, own or [Conversation.from_dict({"messages": one}) for one in asked])
     go_on()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from nanochat.scale import batch_of_few
+
 EXPOSURES = 2400  # of all own conversations together, in a stage
 MOST_PASSES, LEAST_PASSES = 30.0, 2.0
 STEPS = 60  # at least, for a small file: Muon needs some
@@ -69,14 +71,7 @@ def lengths(
         if asked_general >= 0:
             general = asked_general
         planned = own * tokens + general * min(context, TOKENS.get(general_set, OTHERS_TOKENS))
-        batch = _batch(planned, context * ranks, base_batch)
+        batch = batch_of_few(planned, context * ranks, base_batch, STEPS)
         rate = (SHARE_AGAIN if again else SHARE[stage]) * math.sqrt(batch / base_batch)
         found.append(Length(stage, own, general, batch, round(rate, 4)))
     return found
-
-
-def _batch(tokens: float, whole: int, most: int) -> int:
-    """Tokens per step, so that there are STEPS steps: a power of two of whole rows for every rank, where possible no
-    more than pretraining had."""
-    rows = max(1, int(min(tokens / STEPS, most)) // whole)
-    return int(whole * 2 ** (rows.bit_length() - 1))

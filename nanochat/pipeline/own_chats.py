@@ -12,12 +12,10 @@ from pathlib import Path
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
 from nanochat.paths import replace_folder, slug
-from nanochat.tasks import CustomJSON
+from nanochat.tasks import CustomJSON, beginnings
 from nanochat.tokenizer import Tokenizer, render_conversation
 
 OWN, HELD_OUT = "own.jsonl", "held-out.jsonl"
-ASKED = 4  # own questions in the conversation at the end
-LONGEST_QUESTION = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,7 @@ class OwnChats:
 
     def prompts(self) -> list[Conversation]:
         """A few short beginnings up to the first answer, spread over the files."""
-        short: dict[str, Conversation] = {}
-        for one in self.conversations:
-            prompt = Conversation(one.messages[: 1 + (one.messages[0].role == "system")])
-            text = prompt.messages[-1].text
-            if 0 < len(text.strip()) <= LONGEST_QUESTION and text.isprintable():
-                short.setdefault(text.strip(), prompt)
-        found = list(short.values())
-        return [found[i * len(found) // ASKED] for i in range(min(ASKED, len(found)))]
+        return [one.without_last() for one in beginnings(self.conversations)]
 
 
 def name_of(chats: OwnChats, source: str) -> str:

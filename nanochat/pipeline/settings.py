@@ -55,6 +55,9 @@ class SpeedrunConfig:
     """seed of the built-in tiny world"""
     data: tuple[str, ...] = ()
     """your own conversations for mid-training and fine-tuning: files of jsonl, json or parquet"""
+    general: Literal["auto", "yes", "no"] = "auto"
+    """whether the model also learns general conversations, which are in English, and is graded on such; auto: not if
+    both the text (--dataset PATH) and the conversations (--data) are your own, which may be in any language"""
     price_per_hour: float = 0.0
     """what the whole machine costs, in dollars per hour, for the report and --max-dollars"""
     max_hours: float = 0.0
@@ -150,6 +153,7 @@ def _plan(config: SpeedrunConfig, arguments: Arguments, nproc: int, summary: str
     a = replace(
         arguments,
         data=config.data,
+        general=general(config),
         strict=config.strict,
         free=tuple(f"--{name}={value}" for name in ("run", "tracker") if (value := getattr(config, name))),
         report=(f"--price_per_hour={config.price_per_hour:g}",) if config.price_per_hour else (),
@@ -157,7 +161,16 @@ def _plan(config: SpeedrunConfig, arguments: Arguments, nproc: int, summary: str
     return Plan(all_stages(a), nproc, summary, a.corpus, a.tag, tuple(flags_of(SpeedrunConfig)))
 
 
+def general(config: SpeedrunConfig) -> bool:
+    """Whether chats other than the person's own are learnt."""
+    if config.general != "auto":
+        return config.general == "yes"
+    return not config.data or config.dataset in ("auto", TINYWORLD, *HUB_CORPORA)
+
+
 def _check_wishes(config: SpeedrunConfig) -> None:
+    if config.general == "no" and not config.data:
+        raise UserError("--general no leaves no conversations to learn", "Add your own with --data FILE")
     if config.depth < 0:
         raise UserError(f"depth is {config.depth}", "Give a depth of at least 1, or leave it out")
     if config.vocab_size and config.vocab_size < 300:

@@ -21,8 +21,9 @@ from nanochat.hub import Order, Unit, backed_up, command_line, require_backup
 from nanochat.metrics import FILE, MetricsWriter, read_metrics, training_file
 from nanochat.paths import STAGES, base_dir, report_dir, runs_dir
 from nanochat.pipeline.farewell import farewell, python
+from nanochat.pipeline.own_chats import OwnChats
 from nanochat.pipeline.progress import StageLog, digest, fingerprints, needs
-from nanochat.pipeline.settings import SpeedrunConfig, earlier, resolve
+from nanochat.pipeline.settings import SpeedrunConfig, earlier, general, resolve
 from nanochat.pipeline.spending import NOTE, Bill
 from nanochat.pipeline.stages import Plan, Stage
 
@@ -57,7 +58,8 @@ def speedrun(config: SpeedrunConfig) -> None:
         bill.note()
         say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")
         say(f"The report: {report_dir() / 'report.html'}, and report.md beside it\n")
-        farewell(plan.corpus, plan.tag, config.world_seed)
+        own = OwnChats.read(config.data).prompts() if not general(config) else []
+        farewell(plan.corpus, plan.tag, config.world_seed, own)
 
 
 def run_stages(log: StageLog, plan: Plan, marks: list[str], handle: int) -> None:

@@ -54,8 +54,9 @@ class Plan:
 class Arguments:
     """What the stages of one speedrun get, without what they all get.
 
-    prepare: of the dataset stage, --dataset first. data: the user's own conversations. tasks: to grade chats by; "":
-    all. free: of every training, without influence on its result. rows: the same, of base_train and mid_train.
+    prepare: of the dataset stage, --dataset first. data: the user's own conversations. general: whether others are
+    learnt beside them; without, there is nothing to grade chats by. tasks: to grade chats by; "": all. free: of every
+    training, without influence on its result. rows: the same, of base_train and mid_train.
     """
 
     prepare: tuple[str, ...]
@@ -67,6 +68,7 @@ class Arguments:
     sft: tuple[str, ...] = ()
     report: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    general: bool = True
     strict: bool = False
     tasks: str = ""
     free: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ def all_stages(a: Arguments) -> tuple[Stage, ...]:
     """Every stage, in order."""
     own = tuple(Path(path).resolve() for path in a.data)
     files = ("--data", *map(str, own)) if own else ()
+    files += () if a.general else ("--no_general",)
     strict = ("--strict",) if own and a.strict else ()
     path = Path(a.prepare[0].removeprefix("--dataset="))
     source = (path,) if path.is_absolute() else ()
@@ -89,7 +92,7 @@ def all_stages(a: Arguments) -> tuple[Stage, ...]:
         extra = (*a.free, *extra)
         return Stage(name, args, output, inputs, torchrun=True, resumable=True, extra=extra, trains=stage)
 
-    return (
+    stages = (
         Stage("dataset", a.prepare, f"data/{a.corpus}/meta.json", source, module="nanochat.dataset"),
         Stage("tok_train", (corpus, *a.tokenizer), "tokenizer/meta.json"),
         Stage("tok_eval", (corpus,)),
@@ -102,3 +105,4 @@ def all_stages(a: Arguments) -> tuple[Stage, ...]:
         Stage("chat_eval", ("-i", "sft", model, *wanted), torchrun=True),
         Stage("report", ("generate", model, *a.report), "report/report.md", module="nanochat.report"),
     )
+    return tuple(stage for stage in stages if a.general or stage.name not in ("mid_eval", "chat_eval"))

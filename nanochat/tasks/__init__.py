@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from nanochat.doors import lazy
 from nanochat.tasks.chats import ChatMix, SmolTalk
 from nanochat.tasks.choices import ARC, MMLU
-from nanochat.tasks.customjson import CustomJSON
+from nanochat.tasks.customjson import CustomJSON, beginnings
 from nanochat.tasks.gsm8k import GSM8K
 from nanochat.tasks.humaneval import HumanEval, open_sandbox
 from nanochat.tasks.mixture import Mixture, default_mixture
@@ -39,6 +39,7 @@ __all__ = [
     "WithBaseline",
     "WithGrading",
     "WithLetters",
+    "beginnings",
     "default_mixture",
     "is_right",
     "open_sandbox",

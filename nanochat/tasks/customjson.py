@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from nanochat.conversation import Conversation
 from nanochat.corpus import PARQUET_MAGIC, Tally, conversation_of, head_of, json_rows, marked_bad, parquet_rows
 from nanochat.tasks.task import check_index
 
+ASKED = 4  # own questions in the conversation at the end
+LONGEST_QUESTION = 200  # characters
 SHAPE = 'Each line is {"messages": [{"role": "user", "content": "..."}, ...]} or the bare list of messages'
 
 
@@ -50,6 +52,19 @@ class CustomJSON:
 
     def __getitem__(self, i: int) -> Conversation:
         return self.conversations[check_index(i, len(self))]
+
+
+def beginnings(conversations: Iterable[Conversation], count: int = ASKED) -> list[Conversation]:
+    """A few with short first questions, each up to its first answer, spread over all."""
+    short: dict[str, Conversation] = {}
+    for one in conversations:
+        asked = 1 + (one.messages[0].role == "system")
+        text = one.messages[asked - 1].text.strip() if len(one.messages) > asked else ""
+        if 0 < len(text) <= LONGEST_QUESTION and text.isprintable():
+            short.setdefault(text, Conversation(one.messages[: asked + 1]))
+    found = list(short.values())
+    count = min(count, len(found))
+    return [found[i * len(found) // count] for i in range(count)]
 
 
 def bad_left_out(count: int) -> str:

@@ -93,6 +93,8 @@ SPELLING = {
 }
 CHAT_MIX_EPOCHS = {"mid": 1.0, "sft": 0.3}
 OWN_EPOCHS = {"mid": 2.0, "sft": 1.0}
+# Own conversations alone: as many in a stage as the tiny world has, but none too often. Figures: docs/data.md.
+ALONE, MOST_PASSES, LEAST_PASSES = 12_000, 400.0, 2.0
 TEST_SIZE = 60
 SEEDS = {"mid": 1, "sft": 2}
 
@@ -107,8 +109,11 @@ def default_mixture(
     seed: int = 0,
     world_seed: int | None = None,
     without: Sequence[str] | None = None,
+    general: bool = True,
 ) -> tuple[Mixture, list[str]]:
     """What stage "mid" or "sft" trains on, and the names of the default sets that are missing.
+
+    general: False for nothing but `files`, which are then seen more often the fewer conversations they have.
 
     dataset "tinyworld" keeps the mixture inside that world: its conversations, spelling, and your own files.
     world_seed: of the tiny world; None: the one prepared last. without: sets known to be missing; all others must
@@ -118,6 +123,9 @@ def default_mixture(
     if stage not in SEEDS:
         raise UserError(f"there is no mixture for the stage {stage!r}", "Use mid or sft")
     own = _own(files, stage, split)  # first: the others may fail only after a network timeout
+    if not general:
+        epochs = passes_alone(sum(len(items) for items, _ in own)) if split == "train" else 1.0
+        return Mixture([(items, epochs) for items, _ in own], seed), []
     if dataset == "tinyworld":
         # More would only confuse a model of a few million parameters that has read of nothing else.
         return Mixture([*_world(stage, size, split, world_seed), *own], seed), []
@@ -133,6 +141,11 @@ def default_mixture(
     sizes = {name: n * total // whole for name, n in spelling.items()}
     sets += [*_generated(sizes, stage, split, world_seed), *own]
     return Mixture(sets, seed), missing
+
+
+def passes_alone(conversations: int) -> float:
+    """How often so many conversations are seen in a stage that learns nothing else."""
+    return round(min(MOST_PASSES, max(LEAST_PASSES, ALONE / max(1, conversations))), 1)
 
 
 def _own(files: Sequence[str | Path], stage: str, split: Split) -> list[tuple[Conversations, float]]:

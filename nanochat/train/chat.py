@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nanochat.tasks import Mixture
 
 PARENT = {"mid": "base", "sft": "mid"}
+STEPS_ALONE = 200  # at least, on a few own conversations: Muon needs some
 LR_SCALE = {"mid": 0.5, "sft": 0.1, "rl": 0.05}  # share of pretraining's rates, as upstream
 
 
@@ -162,7 +164,15 @@ def _mixtures(
             return read_mixture(config.mixture, config.stage, split, world_seed, seed), []
         size = config.conversations or None
         return default_mixture(
-            config.stage, dataset, config.data, size, split, seed=seed, world_seed=world_seed, without=without
+            config.stage,
+            dataset,
+            config.data,
+            size,
+            split,
+            seed=seed,
+            world_seed=world_seed,
+            without=without,
+            general=config.general,
         )
 
     missing = states.shared(lambda: make("train", None)[1])
@@ -174,6 +184,11 @@ def _plan(
 ) -> TrainState:
     whole = seq_len * machine.ranks.world
     batch = config.total_batch_size if config.total_batch_size > 0 else max(1, before.batch_tokens // whole) * whole
+    share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
+    if not config.general and config.total_batch_size <= 0:
+        # A few conversations would be learnt in a step or two, and so hardly.
+        batch = scale.batch_of_few(config.num_epochs * _tokens(source), whole, batch, STEPS_ALONE)
+        share *= math.sqrt(batch / before.batch_tokens) if config.lr_scale <= 0 else 1
     if batch % whole:
         raise UserError(
             f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {seq_len} (ranks x context)",
@@ -182,11 +197,15 @@ def _plan(
         )
     steps = config.num_iterations
     if steps <= 0:
-        sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
-        mean = sum(len(s.ids) for s in sample if s.teaches) / len(sample)
-        steps = max(1, round(config.num_epochs * len(source) * mean / batch))
-    rates = rates_after(before, config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage])
+        steps = max(1, round(config.num_epochs * _tokens(source) / batch))
+    rates = rates_after(before, share)
     return TrainState(config.stage, tag, steps=steps, batch_tokens=batch, rates=asdict(rates))
+
+
+def _tokens(source: ConversationSource) -> float:
+    """Of all conversations, about."""
+    sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
+    return len(source) * sum(len(s.ids) for s in sample if s.teaches) / len(sample)
 
 
 def rates_after(before: TrainState, share: float) -> scale.Rates:

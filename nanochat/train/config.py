@@ -157,6 +157,9 @@ class ChatConfig(TrainConfig):
     """generated conversations (tiny world, spelling) in the mixture; 0: the default"""
     data: tuple[str, ...] = ()
     """your own conversations: files of jsonl, json or parquet, one {"messages": [...]} a line or row"""
+    general: bool = True
+    """also the default mixture's conversations, which are in English; --no-general: yours alone, for a model that is to
+    say nothing else"""
     dataset: str = ""
     """corpus of pretraining ("tinyworld" keeps the mixture inside that world); empty: from the checkpoint"""
     mixture: str = ""
@@ -268,6 +271,10 @@ def check_config(config: TrainConfig) -> None:
             raise UserError("--time_budget and --target_flops both set depth and horizon", "Give one of them")
     if isinstance(config, ChatConfig | RLConfig) and not 0 < config.num_epochs < float("inf"):
         raise UserError(f"--num_epochs is {config.num_epochs}", "Give a positive number")
+    if isinstance(config, ChatConfig) and not config.general and not config.data:
+        raise UserError("--no-general leaves nothing to learn", "Add your own conversations with --data FILE")
+    if isinstance(config, ChatConfig) and not config.general and config.conversations:
+        raise UserError("--no-general takes no generated conversations", "Leave --conversations out")
     if isinstance(config, ChatConfig) and config.mixture and (config.data or config.conversations):
         problem = "--mixture takes the place of --data and --conversations"
         raise UserError(problem, "Write files and sizes into the mixture file")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,11 +56,16 @@ class Asked:
     right: Callable[[str], bool | None]
 
 
-def questions(stage: str, dataset: str, world_seed: int | None, tokenizer: Tokenizer) -> list[Asked]:
-    """The questions for a model of this stage that learns from this corpus."""
+def questions(
+    stage: str, dataset: str, world_seed: int | None, tokenizer: Tokenizer, own: Sequence[str] = ()
+) -> list[Asked]:
+    """The questions for a model of this stage that learns from this corpus. own: files with the only conversations that
+    it learns, of which it is asked some."""
     in_world = dataset == "tinyworld"
+    if own:
+        return _own(own, tokenizer)
     if stage == "base":
-        asked = _sentences(world_seed) if in_world else [(kind, text, words) for kind, text, words in OPENINGS]
+        asked = _sentences(world_seed) if in_world else _openings(dataset)
         return [
             Asked(kind, text, [tokenizer.bos, *tokenizer.encode(text)], words[0] if words else "", _begins_with(words))
             for kind, text, words in asked
@@ -73,6 +78,27 @@ def questions(stage: str, dataset: str, world_seed: int | None, tokenizer: Token
         )
         for kind, text, words in QUESTIONS
     ]
+
+
+def _openings(dataset: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Of a person's own text its own, which may be in any language."""
+    from nanochat.corpus import HUB_CORPORA, find_info
+    from nanochat.eval.base import sample_openings
+
+    if dataset in HUB_CORPORA or not dataset or find_info(dataset) is None:
+        return list(OPENINGS)
+    return [("own text", text, ()) for text in dict.fromkeys(sample_openings(dataset, len(OPENINGS)))]
+
+
+def _own(files: Sequence[str], tokenizer: Tokenizer) -> list[Asked]:
+    from nanochat.tasks import CustomJSON, beginnings
+
+    found = []
+    for one in beginnings([one for file in files for one in CustomJSON(file).conversations], len(QUESTIONS)):
+        question, answer = one.messages[-2].text, one.messages[-1].text.strip()
+        prompt = render_prompt(tokenizer, one.without_last())
+        found.append(Asked("own", question, prompt, answer, answer.__eq__))
+    return found
 
 
 def _sentences(world_seed: int | None) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -172,7 +198,8 @@ class Diary:
         s = self.state
         try:
             if self._asked is None:
-                self._asked = questions(s.stage, s.dataset, s.world_seed, self.tokenizer)
+                own = s.settings.get("data") if s.settings.get("general") is False else ()
+                self._asked = questions(s.stage, s.dataset, s.world_seed, self.tokenizer, own or ())
             most = BEGINNINGS if s.stage == "base" else CHATS
             answers = ask(model, self.tokenizer, self._asked, most, go_on)
             if answers:

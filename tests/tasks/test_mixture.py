@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nanochat.console import UserError
 from nanochat.conversation import Conversation
 from nanochat.tasks import CustomJSON, Mixture, default_mixture
+from nanochat.tasks.mixture import passes_alone
 
 
 class Numbers:
@@ -152,3 +153,19 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="no conversation"):
         CustomJSON(tmp_path / "empty.jsonl")
+
+
+def test_own_conversations_alone(offline: Path) -> None:
+    """Nothing in another language comes with them, and a few are seen as often as many."""
+    mine = offline / "mine.jsonl"
+    rows = [f'[{{"role": "user", "content": "{n}?"}}, {{"role": "assistant", "content": "Grüß"}}]\n' for n in range(20)]
+    mine.write_text("".join(rows))
+    for stage, dataset in (("mid", "mine"), ("sft", "tinyworld")):
+        mixture, missing = default_mixture(stage, dataset=dataset, files=[mine], general=False)
+        assert ([items.name for items, _ in mixture.sets], missing) == (["mine.jsonl"], [])
+        assert len(mixture) == 400 * 20
+        test, _ = default_mixture(stage, dataset=dataset, files=[mine], general=False, split="test")
+        assert len(test) == 20
+    assert [passes_alone(n) for n in (1, 20, 3000, 100_000)] == [400, 400, 4, 2]
+    with pytest.raises(UserError, match="no conversation"):
+        default_mixture("mid", files=[], general=False)
