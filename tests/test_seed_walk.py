@@ -156,7 +156,7 @@ def test_the_page_runs(tmp_path: Path) -> None:
     said = tmp_path / "said.txt"
     with WritableHub().running() as hub:
         done = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-x", "-c", f"nanochat plan{before}{moved}{after}\n{tests}wait"],
+            ["bash", "-e", "-o", "pipefail", "-x", "-c", f"nanochat plan{before}{moved}{turn}{after}\n{tests}wait"],
             cwd=tmp_path,
             env={
                 **env,
