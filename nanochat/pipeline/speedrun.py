@@ -58,7 +58,8 @@ def speedrun(config: SpeedrunConfig) -> None:
         bill.note()
         say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")
         say(f"The report: {report_dir() / 'report.html'}, and report.md beside it\n")
-        own = OwnChats.read(config.data).prompts() if not general(config) else []
+        alone = any("--no_general" in stage.args for stage in plan.stages)
+        own = OwnChats.read(config.data).prompts() if alone else []
         farewell(plan.corpus, plan.tag, config.world_seed, own)
 
 
@@ -112,7 +113,7 @@ def show_stages(log: StageLog, plan: Plan, marks: list[str], replaced: Container
 
 def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     log = StageLog()
-    plan = _begun_earlier(config, log) or resolve(config, log.choices)
+    plan = _begun_earlier(config, log) or _with_general(config, log) or resolve(config, log.choices)
     say(f"nanochat speedrun: {plan.summary}")
     if plan.length:
         say(f"pretraining: {plan.length}")
@@ -137,6 +138,18 @@ def _begun_earlier(config: SpeedrunConfig, log: StageLog) -> Plan | None:
     if log.started.get("base_train") != marks["base_train"]:
         return None
     say(f"An earlier version began {plan.tag} here with its own default: going on with that (--recipe begins another)")
+    return plan
+
+
+def _with_general(config: SpeedrunConfig, log: StageLog) -> Plan | None:
+    """The plan that learns general conversations, if the same command began to: earlier versions always did."""
+    if config.general != "auto" or general(config):
+        return None
+    plan = resolve(replace(config, general="yes"), log.choices)
+    marks = {stage.name: mark for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True)}
+    if log.started.get("mid_train") != marks["mid_train"]:
+        return None
+    say("This was begun with general conversations: going on with them (--general no learns yours alone)")
     return plan
 
 

@@ -158,8 +158,7 @@ class ChatConfig(TrainConfig):
     data: tuple[str, ...] = ()
     """your own conversations: files of jsonl, json or parquet, one {"messages": [...]} a line or row"""
     general: bool = True
-    """also the default mixture's conversations, which are in English; --no-general: yours alone, for a model that is to
-    say nothing else"""
+    """also the default mixture's conversations, which are in English; --no-general: only yours"""
     dataset: str = ""
     """corpus of pretraining ("tinyworld" keeps the mixture inside that world); empty: from the checkpoint"""
     mixture: str = ""

@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from nanochat.console import UserError
 from nanochat.eval.base import LONGEST_OPENING, opening
 from nanochat.pipeline import SpeedrunConfig
+from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import general, resolve
 from nanochat.tasks import CustomJSON, beginnings
 from nanochat.tokenizer import Tokenizer, train_bpe
@@ -61,6 +63,24 @@ def test_own_text_and_own_chats_are_all_that_is_learnt(base: Path, tmp_path: Pat
 )
 def test_when_general_chats_are_learnt(dataset: str, data: tuple[str, ...], asked: str, expected: bool) -> None:
     assert general(SpeedrunConfig(dataset=dataset, data=data, general=asked)) is expected  # type: ignore[arg-type]
+
+
+def test_what_was_begun_with_general_chats_goes_on_so(base: Path, tmp_path: Path) -> None:
+    """As every version did until now; a new run does not."""
+    from nanochat.pipeline.speedrun import _with_general
+
+    text = tmp_path / "deutsch"
+    text.mkdir()
+    (text / "a.txt").write_text("Grüß dich!")
+    data = (str(write_chats(tmp_path / "chats.jsonl", GERMAN)),)
+    config = SpeedrunConfig(dataset=str(text), data=data, depth=1, time_budget="1m")
+    log = StageLog()
+    assert _with_general(config, log) is None
+    before = resolve(replace(config, general="yes"), {})
+    marks = zip(before.stages, fingerprints(before.stages), strict=True)
+    log.started["mid_train"] = next(mark for stage, mark in marks if stage.name == "mid_train")
+    assert _with_general(config, log) == before
+    assert _with_general(replace(config, general="no"), log) is None
 
 
 def test_nothing_to_learn_is_an_error(base: Path) -> None:
