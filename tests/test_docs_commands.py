@@ -131,7 +131,7 @@ def _module(name: str, args: list[str]) -> str:
             if not re.search(rf'"{flag}"|^ +{flag.lstrip("-").replace("-", "_")}:', code, re.MULTILINE):
                 return f"{name} has no {flag}"
         return ""
-    return "" if name in ("pip", "venv", "http.server") else f"nobody knows the module {name}"
+    return "" if name in ("pip", "venv", "build", "http.server") else f"nobody knows the module {name}"
 
 
 def _ours(words: list[str]) -> str:
