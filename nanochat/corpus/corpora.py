@@ -34,8 +34,6 @@ from nanochat.corpus.writing import too_few, write_corpus
 from nanochat.paths import data_dir, require_disk, slug
 
 WORLD_MB = 24
-# What versions that hashed the generator's code called it, and what the same text is called now.
-EARLIER_GENERATORS = {"9b18da894b452663": "be28a4e6e72a8cc2"}
 SHARD_NAME = re.compile(r"shard_\d{5,}\.parquet")
 REPO = re.compile(r"\w[\w.-]*/[\w.-]+(/.*)?")  # owner/name on the Hub, and an optional path prefix
 MAX_GROUP_BYTES = 64 << 20  # a reader holds one row group in memory
@@ -128,12 +126,8 @@ def make_tinyworld(world_seed: int = 0, mb: int = WORLD_MB) -> CorpusInfo:
 
     if mb < 1:
         raise UserError(f"cannot make {mb} MB of the tiny world", "Ask for at least 1")
-    generator = _generator_digest()
-    settings = {"world_seed": world_seed, "mb": mb, "generator": generator}
-    before = find_info(TINYWORLD)
-    if before and EARLIER_GENERATORS.get(before.settings.get("generator", "")) == generator:
-        settings["generator"] = before.settings["generator"]
-    if is_made(before, settings):
+    settings = {"world_seed": world_seed, "mb": mb, "generator": _generator_digest()}
+    if is_made(find_info(TINYWORLD), settings):
         return load_info(TINYWORLD)
     with one_at_a_time():
         if is_made(find_info(TINYWORLD), settings):  # by another process while this one waited
