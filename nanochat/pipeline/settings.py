@@ -281,8 +281,8 @@ def _tiny_world(config: SpeedrunConfig, depth: int) -> Arguments:
         f"d{depth}",
         (f"--vocab_size={config.vocab_size or TINY_VOCAB}",),
         base,
-        mid=(f"--conversations={TINY_CONVERSATIONS['mid']}",),
-        sft=(f"--conversations={TINY_CONVERSATIONS['sft']}",),
+        mid=(f"--conversations={TINY_CONVERSATIONS['mid']}",) if general(config) else (),
+        sft=(f"--conversations={TINY_CONVERSATIONS['sft']}",) if general(config) else (),
         tasks="TinyWorld,SpellingBee",
     )
 

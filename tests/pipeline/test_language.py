@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tyro
 
 from nanochat.console import UserError
 from nanochat.eval.base import LONGEST_OPENING, opening
@@ -20,6 +21,8 @@ from nanochat.pipeline.progress import StageLog, fingerprints
 from nanochat.pipeline.settings import general, resolve
 from nanochat.tasks import CustomJSON, beginnings
 from nanochat.tokenizer import Tokenizer, train_bpe
+from nanochat.train import ChatConfig
+from nanochat.train.config import check_config
 from nanochat.train.quiz import questions
 from tests.pipeline.other_languages import GERMAN, GREEK, german, greek, write_chats, write_german
 
@@ -63,6 +66,15 @@ def test_own_text_and_own_chats_are_all_that_is_learnt(base: Path, tmp_path: Pat
 )
 def test_when_general_chats_are_learnt(dataset: str, data: tuple[str, ...], asked: str, expected: bool) -> None:
     assert general(SpeedrunConfig(dataset=dataset, data=data, general=asked)) is expected  # type: ignore[arg-type]
+
+
+def test_in_the_tiny_world_ones_own_chats_can_be_all(base: Path, tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "chats.jsonl", GERMAN)
+    plan = resolve(SpeedrunConfig(dataset="tinyworld", data=(str(chats),), general="no"), {})
+    stages = {stage.name: stage for stage in plan.stages}
+    for name in ("mid_train", "chat_sft"):
+        assert "--no_general" in stages[name].args
+        check_config(tyro.cli(ChatConfig, args=["--stage", "sft", *stages[name].args]))
 
 
 def test_what_was_begun_with_general_chats_goes_on_so(base: Path, tmp_path: Path) -> None:
