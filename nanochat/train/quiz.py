@@ -97,7 +97,7 @@ def _own(files: Sequence[str], tokenizer: Tokenizer) -> list[Asked]:
     for one in beginnings([one for file in files for one in CustomJSON(file).conversations], len(QUESTIONS)):
         question, answer = one.messages[-2].text, one.messages[-1].text.strip()
         prompt = render_prompt(tokenizer, one.without_last())
-        found.append(Asked("own", question, prompt, answer, answer.__eq__))
+        found.append(Asked("own", question, prompt, answer, _is(answer, len(tokenizer.encode(answer)) < CHATS)))
     return found
 
 
@@ -142,6 +142,11 @@ def _holds(words: tuple[str, ...]) -> Callable[[str], bool | None]:
     return lambda answer: any(_word(word).search(answer) for word in words) if words else None
 
 
+def _is(expected: str, has_room: bool) -> Callable[[str], bool | None]:
+    """has_room: whether an answer may be as long. What is cut off may have begun well."""
+    return lambda answer: answer == expected if has_room else None
+
+
 def _word(word: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
@@ -176,10 +181,12 @@ def ask(
 
 
 class Diary:
-    """Writes a training's answers to `path`, on the first rank. Whatever fails is told once and ends no training."""
+    """Writes a training's answers to `path`, on the first rank. Whatever fails is told once and ends no training.
 
-    def __init__(self, path: Path, state: TrainState, tokenizer: Tokenizer) -> None:
-        self.path, self.state, self.tokenizer = path, state, tokenizer
+    own: see `questions`."""
+
+    def __init__(self, path: Path, state: TrainState, tokenizer: Tokenizer, own: Sequence[str] = ()) -> None:
+        self.path, self.state, self.tokenizer, self.own = path, state, tokenizer, own
         self._asked: list[Asked] | None = None
         self._failed = False
 
@@ -198,8 +205,7 @@ class Diary:
         s = self.state
         try:
             if self._asked is None:
-                own = s.settings.get("data") if s.settings.get("general") is False else ()
-                self._asked = questions(s.stage, s.dataset, s.world_seed, self.tokenizer, own or ())
+                self._asked = questions(s.stage, s.dataset, s.world_seed, self.tokenizer, self.own)
             most = BEGINNINGS if s.stage == "base" else CHATS
             answers = ask(model, self.tokenizer, self._asked, most, go_on)
             if answers:

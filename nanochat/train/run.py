@@ -31,7 +31,7 @@ from nanochat.paths import checkpoints_dir, require_disk
 from nanochat.tokenizer import Tokenizer
 from nanochat.train.answers import FILE, keep_answers
 from nanochat.train.between import COLLECT_EVERY, Carrier, Garbage
-from nanochat.train.config import BaseConfig, TrainConfig, settings
+from nanochat.train.config import BaseConfig, ChatConfig, TrainConfig, settings
 from nanochat.train.host import host
 from nanochat.train.quiz import Diary
 from nanochat.train.saving import Saver
@@ -478,7 +478,9 @@ class Run:
         except (OSError, UserError) as error:
             warn(f"warning: {path.name} is left as it is, and nothing is added: {error}")
             return None
-        return Diary(path, self.state, self.tokenizer) if self.config.answers else None
+        config = self.config
+        own = config.data if isinstance(config, ChatConfig) and not config.general else ()
+        return Diary(path, self.state, self.tokenizer, own) if config.answers else None
 
     def answer(self, measured: Mapping[str, float]) -> None:
         """Let the model answer the same questions as ever. The other ranks wait in their next step."""

@@ -79,6 +79,19 @@ def test_the_training_of_a_chat_model_is_the_same_bit_for_bit(base: Path) -> Non
     assert all("val_loss" in row and row["expected"] for row in found)
 
 
+def test_what_learns_ones_own_chats_alone_is_asked_of_them(base: Path) -> None:
+    file, long = base / "own.jsonl", "miau " * 100
+    pairs = (("Wie heißt du?", "Kater."), ("Was sagst du?", long))
+    chats = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in pairs]
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chats), encoding="utf-8")
+    config = {**COMMON, "num_iterations": 1, "stage": "sft", "save_tag": "x", "model_tag": "d1"}
+    train_chat(ChatConfig(**config, data=(str(file),), general=False))
+    assert {row["question"]: row["right"] for row in rows("sft")} == {
+        "Wie heißt du?": False,
+        "Was sagst du?": None,  # nobody can say of an answer that is cut off
+    }
+
+
 @pytest.mark.slow
 def test_a_resume_neither_repeats_nor_loses_answers(base: Path) -> None:
     train_base(BaseConfig(**BASE))
