@@ -116,7 +116,7 @@ class Loader:
         if state and not _is_position(state):
             raise UserError("the data position saved in this checkpoint cannot be read", "Start anew with --fresh")
         self.rows, self.micro_rows, self.ranks, self.seq_len = rows, micro_rows, ranks, seq_len
-        self._pin, self._short = pin, 2 * rows * short
+        self._pin, self._short = pin, short
         self.row = state["row"] if state else 0  # rows dealt so far, over all ranks
         self.streams = state["of"] if state else STREAMS
         apart = math.gcd(self.streams, ranks.world)  # distance between a rank's rows, and so its streams
@@ -124,9 +124,16 @@ class Loader:
         mine = range(ranks.rank % apart, self.streams, apart)
         self._streams = {i: Stream(source, i, self.streams, seq_len + 1, crop, states.get(str(i))) for i in mine}
 
+    def shorten(self, step: int, short: int) -> int:
+        """Make no more than `short` short steps, once those that a rank may have made in advance are used up; returns
+        how many there will be. step: number of the one that is taken now, counted from 0."""
+        made = step + 1 + AHEAD + 1  # AHEAD wait, and one waits to wait
+        self._short = min(self._short, max(short, made))
+        return self._short
+
     def _make(self) -> Step:
         packed = []
-        times = 2 if self.row < self._short else 1
+        times = 2 if self.row < 2 * self.rows * self._short else 1
         rows, at_once = times * self.rows, times * self.micro_rows
         for n in range(self.row, self.row + rows):
             if stream := self._streams.get(n % self.streams):

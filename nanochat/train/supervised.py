@@ -51,6 +51,8 @@ class Supervised:
         return self.loader.ahead()
 
     def take(self, stepper: Stepper, step: Step, valid: int, schedule: Schedule, s: TrainState) -> Taken:
+        if 2 * s.short > s.steps:  # fewer steps than were planned: the whole length must still be learnt
+            s.short = self.loader.shorten(s.step, s.steps // 2)
         return Taken(stepper.begin(step, valid, schedule, s.step), self.units)
 
     def at(self, step: Step) -> str:

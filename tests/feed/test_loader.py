@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat.console import UserError
-from nanochat.feed.loader import STREAMS, Loader, merge_states
+from nanochat.feed.loader import AHEAD, STREAMS, Loader, merge_states
 from nanochat.feed.packing import BUFFER, REFILL, Example, Stream
 from nanochat.machine import Ranks
 
@@ -214,6 +214,18 @@ def test_the_first_steps_may_have_more_and_shorter_sequences() -> None:
     assert shapes == 2 * [[(6, 16), (6, 16), (4, 16)]] + 2 * [[(3, 32), (3, 32), (2, 32)]]
     for step in steps:  # every sequence begins with a document
         assert all((batch.ids[:, 0] == BOS).all() for batch in step.micro)
+
+
+def test_fewer_steps_than_planned_have_fewer_short_ones() -> None:
+    """On every rank from the same step on, however many it had made in advance."""
+    for made, short in ((0, 20), (AHEAD + 2, 20), (0, 8)):
+        loader = Loader(Numbers(), 32, 8, 8, Ranks(), True, short=short)
+        steps = [loader._make() for _ in range(made)]
+        assert loader.shorten(0, 10) == min(short, 10)
+        assert loader.shorten(0, 3) == AHEAD + 2
+        assert loader.shorten(1, 3) == AHEAD + 2  # what is left stays
+        steps += [loader._make() for _ in range(made, 12)]
+        assert [step.micro[0].ids.shape[1] for step in steps] == [16] * (AHEAD + 2) + [32] * (12 - AHEAD - 2)
 
 
 def test_a_resumed_run_can_be_saved_and_resumed_again() -> None:

@@ -158,6 +158,18 @@ def test_a_run_goes_on_as_it_was_begun(base: Path, monkeypatch: pytest.MonkeyPat
         assert (state["step"], state["short"]) == (10, 5)
 
 
+def test_a_run_that_gets_shorter_has_as_large_a_share_of_short_sequences(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow machine takes a part of the steps that it was trusted with: these must not all be short."""
+    monkeypatch.setattr("nanochat.train.run.Calibration.horizon", lambda self, s, took: 24)
+    settings = {**BASE, "max_seq_len": 128, "num_iterations": -1}
+    ended = train_base(BaseConfig(**settings, time_budget="1h", model_tag="slow"))
+    assert (ended.step, ended.short) == (24, 12)
+    rows = 1024 // 128
+    assert ended.loader and ended.loader["row"] == 12 * 2 * rows + 12 * rows
+
+
 def steps_of(stage: str, tag: str) -> list[tuple[int, float]]:
     return [(r["step"], r["loss"]) for r in read_metrics(training_file(stage, tag)) if r["kind"] == "step"]
 
