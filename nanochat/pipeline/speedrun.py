@@ -113,7 +113,8 @@ def show_stages(log: StageLog, plan: Plan, marks: list[str], replaced: Container
 
 def _begin(config: SpeedrunConfig) -> tuple[StageLog, Plan]:
     log = StageLog()
-    plan = _begun_earlier(config, log) or _with_general(config, log) or resolve(config, log.choices)
+    config = _with_general(config, log)
+    plan = _begun_earlier(config, log) or resolve(config, log.choices)
     say(f"nanochat speedrun: {plan.summary}")
     if plan.length:
         say(f"pretraining: {plan.length}")
@@ -141,16 +142,17 @@ def _begun_earlier(config: SpeedrunConfig, log: StageLog) -> Plan | None:
     return plan
 
 
-def _with_general(config: SpeedrunConfig, log: StageLog) -> Plan | None:
-    """The plan that learns general conversations, if the same command began to: earlier versions always did."""
-    if config.general != "auto" or general(config):
-        return None
-    plan = resolve(replace(config, general="yes"), log.choices)
-    marks = {stage.name: mark for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True)}
-    if log.started.get("mid_train") != marks["mid_train"]:
-        return None
-    say("This was begun with general conversations: going on with them (--general no learns yours alone)")
-    return plan
+def _with_general(config: SpeedrunConfig, log: StageLog) -> SpeedrunConfig:
+    """With general conversations, if the same command began to learn them: earlier versions always did."""
+    if config.general != "auto" or general(config) or "mid_train" not in log.started:
+        return config
+    begun = replace(config, general="yes")
+    for plan in filter(None, (earlier(begun), resolve(begun, log.choices))):
+        marks = {stage.name: mark for stage, mark in zip(plan.stages, fingerprints(plan.stages), strict=True)}
+        if log.started["mid_train"] == marks["mid_train"]:
+            say("This was begun with general conversations: going on with them (--general no learns yours alone)")
+            return begun
+    return config
 
 
 def _replaced(log: StageLog, plan: Plan, marks: list[str]) -> list[Stage]:

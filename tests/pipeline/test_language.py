@@ -77,7 +77,10 @@ def test_in_the_tiny_world_ones_own_chats_can_be_all(base: Path, tmp_path: Path)
         check_config(tyro.cli(ChatConfig, args=["--stage", "sft", *stages[name].args]))
 
 
-def test_what_was_begun_with_general_chats_goes_on_so(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["this version's defaults", "an earlier version's"])
+def test_what_was_begun_with_general_chats_goes_on_so(
+    base: Path, tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As every version did until now; a new run does not."""
     from nanochat.pipeline.speedrun import _with_general
 
@@ -87,12 +90,19 @@ def test_what_was_begun_with_general_chats_goes_on_so(base: Path, tmp_path: Path
     data = (str(write_chats(tmp_path / "chats.jsonl", GERMAN)),)
     config = SpeedrunConfig(dataset=str(text), data=data, depth=1, time_budget="1m")
     log = StageLog()
-    assert _with_general(config, log) is None
-    before = resolve(replace(config, general="yes"), {})
+    assert _with_general(config, log) == config
+    with_general = replace(config, general="yes")
+    before = resolve(with_general, {})
+    if by == "an earlier version's":
+        before = resolve(replace(with_general, time_budget="2m"), {})
+        module = sys.modules[_with_general.__module__]
+        monkeypatch.setattr(module, "earlier", lambda asked: before if asked == with_general else None)
     marks = zip(before.stages, fingerprints(before.stages), strict=True)
     log.started["mid_train"] = next(mark for stage, mark in marks if stage.name == "mid_train")
-    assert _with_general(config, log) == before
-    assert _with_general(replace(config, general="no"), log) is None
+    assert _with_general(config, log) == with_general
+    assert _with_general(replace(config, general="no"), log).general == "no"
+    log.started["mid_train"] = "another"
+    assert _with_general(config, log) == config
 
 
 def test_nothing_to_learn_is_an_error(base: Path) -> None:
