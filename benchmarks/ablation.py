@@ -42,8 +42,10 @@ def rates_by_the_square_root() -> None:
     from nanochat import scale
 
     every, few = scale.muon_every(scale.SMALL_BATCH), scale.few_rows(scale.SMALL_BATCH)
+    short = scale.short_share
     scale.SMALL_BATCH = 0
     scale.muon_every, scale.few_rows = lambda batch: every, lambda batch: few
+    scale.short_share = lambda batch, seq_len: short(0, seq_len)
 
 
 def whole_sequences() -> None:
