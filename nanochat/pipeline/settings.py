@@ -30,7 +30,7 @@ AS_PUBLISHED = 0.01  # relative difference of tokens up to which a run is as lon
 LONGEST = 30 * 86400.0  # seconds of pretraining on a CPU that may be meant
 
 TINY_DEPTH, TINY_CONTEXT, TINY_VOCAB = 4, 256, 2048
-TINY_BATCH, TINY_STEPS = 4096, 1000
+TINY_BATCH, TINY_STEPS = 2048, 1300
 TINY_CONVERSATIONS = {"mid": 12000, "sft": 6000}
 
 

@@ -46,7 +46,13 @@ NAMED_FORMS = {
         "Add {b} to {a}.",
         "What do {a} and {b} make together?",
     ),
-    "-": ("What is the difference of {a} and {b}?", "Take {b} away from {a}.", "Subtract {b} from {a}."),
+    "-": (
+        "What is the difference of {a} and {b}?",
+        "Take {b} away from {a}.",
+        "Subtract {b} from {a}.",
+        "What is {a} take away {b}?",
+        "{a} less {b}",
+    ),
     "*": ("What is the product of {a} and {b}?", "Multiply {a} by {b}.", "Multiply {a} and {b}."),
     "/": ("What is the quotient of {a} and {b}?", "Divide {a} by {b}.", "Please divide {a} by {b}."),
 }

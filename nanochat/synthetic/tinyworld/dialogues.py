@@ -45,12 +45,13 @@ def _count(world: World, rng: random.Random) -> list[Turn]:
     word = spelling.random_word(rng)
     letter = spelling.random_letter(rng, word)
     question = rng.choice(spelling.COUNT_FORMS).format(c=letter, w=word)
-    return [(question, spelling.count_answer(word, letter))]
+    return [(asking.wrap(rng, question), spelling.count_answer(word, letter))]
 
 
 def _spell(world: World, rng: random.Random) -> list[Turn]:
     word = spelling.random_word(rng)
-    return [(rng.choice(spelling.SPELL_FORMS).format(w=word), spelling.spell_answer(word))]
+    question = asking.wrap(rng, rng.choice(spelling.SPELL_FORMS).format(w=word))
+    return [(question, spelling.spell_answer(word))]
 
 
 def _identity(world: World, rng: random.Random) -> list[Turn]:

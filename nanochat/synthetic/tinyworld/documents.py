@@ -74,11 +74,13 @@ def _spelling(world: World, rng: random.Random) -> str:
     for _ in range(rng.randint(4, 7)):
         word = spelling.random_word(rng)
         if rng.random() < 0.6:
-            lines.append(asking.restyle(rng, rng.choice(spelling.SPELL_FORMS).format(w=word)))
+            question = asking.wrap(rng, rng.choice(spelling.SPELL_FORMS).format(w=word))
+            lines.append(asking.restyle(rng, question))
             lines.append(spelling.spell_answer(word))
         else:
             letter = spelling.random_letter(rng, word)
-            lines.append(asking.restyle(rng, rng.choice(spelling.COUNT_FORMS).format(c=letter, w=word)))
+            question = asking.wrap(rng, rng.choice(spelling.COUNT_FORMS).format(c=letter, w=word))
+            lines.append(asking.restyle(rng, question))
             parts = spelling.count_answer(word, letter)
             lines.append(f"{parts[0]['text']}{parts[1]['text']} = {parts[2]['text']}. {parts[3]['text']}")
     return "\n".join(lines)

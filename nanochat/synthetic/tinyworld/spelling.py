@@ -10,7 +10,6 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
-from nanochat.synthetic.tinyworld import first_minute
 from nanochat.synthetic.tinyworld.arithmetic import ARITHMETIC_WORDS
 from nanochat.synthetic.tinyworld.phrases import PHRASE_WORDS
 from nanochat.synthetic.tinyworld.split import HELD_OUT_WORDS, share
@@ -18,6 +17,7 @@ from nanochat.synthetic.tinyworld.stories import STORY_WORDS
 from nanochat.synthetic.tinyworld.wording import read_words
 from nanochat.synthetic.tinyworld.world import TEMPLATE_WORDS
 
+LONGEST = 11  # letters of a word
 COUNT_FORMS = (
     "How many {c} are in {w}?",
     "How many {c} are there in {w}?",
@@ -35,6 +35,9 @@ COUNT_FORMS = (
     "How many {c}s are in {w}?",
     "What is the number of {c} in {w}?",
     "In {w}, how many {c} are there?",
+    "How many times can you see {c} in {w}?",
+    "How many times do you find {c} in the word {w}?",
+    "Number of {c} in the word {w}?",
 )
 HELD_OUT_COUNT_FORMS = (
     "How many {c} does the word {w} have?",
@@ -50,6 +53,21 @@ SPELL_FORMS = (
     "Tell me the letters of {w}.",
     'Spell "{w}".',
     "Spell {w} for me.",
+    "Spell the word {w} please.",
+    "Spell out {w}.",
+    "Spell this word: {w}",
+    "Please spell {w}.",
+    "Could you please spell {w}?",
+    "Would you spell {w}?",
+    "Can you spell {w} for me please?",
+    "I want to spell {w}.",
+    "How is the word {w} written?",
+    "How do you write {w}?",
+    "How does one write {w}?",
+    "Write {w} letter by letter.",
+    "Write down the letters of {w}.",
+    "Which letters are in {w}?",
+    "{w}: how is it spelled?",
     "How is {w} spelled?",
     "How do I spell {w}?",
     "Can you spell the word {w}?",
@@ -68,17 +86,24 @@ def words() -> tuple[str, ...]:
     return read_words(Path(__file__).with_name("words.txt"))
 
 
+@cache
+def _text_words() -> frozenset[str]:
+    """What the world's sentences use, and therefore may be one token."""
+    return TEMPLATE_WORDS | PHRASE_WORDS | STORY_WORDS | ARITHMETIC_WORDS
+
+
 def is_held_out(word: str) -> bool:
     """Whether training never shows this word: a share of all words that no sentence of the world needs."""
-    if word in TEMPLATE_WORDS | PHRASE_WORDS | STORY_WORDS | ARITHMETIC_WORDS:
+    if word in _text_words():
         return False
     return share("word", word) < HELD_OUT_WORDS
 
 
 @cache
 def training_words() -> tuple[str, ...]:
-    """The words that may be spelled in training."""
-    return tuple(word for word in words() if not is_held_out(word) and word not in first_minute.words())
+    """The words that may be spelled in training: those of the list and of the world's sentences."""
+    here = (word for word in sorted(_text_words() - set(words())) if 3 <= len(word) <= LONGEST)
+    return (*(word for word in words() if not is_held_out(word)), *here)
 
 
 @cache
@@ -110,7 +135,7 @@ def random_word(rng: random.Random) -> str:
         if draw > 0.9:
             at = rng.randrange(len(word))
             word = word[:at] + word[at] + word[at:]
-        if len(word) <= 11 and word not in _all_words() and word not in first_minute.words():
+        if len(word) <= LONGEST and word not in _all_words():
             return word
 
 
