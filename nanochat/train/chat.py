@@ -187,8 +187,9 @@ def _plan(
     share = config.lr_scale if config.lr_scale > 0 else LR_SCALE[config.stage]
     if not config.general and config.total_batch_size <= 0:
         # A few conversations would be learnt in a step or two, and so hardly.
-        batch = scale.batch_of_few(config.num_epochs * _tokens(source), whole, batch, STEPS_ALONE)
-        share *= math.sqrt(batch / before.batch_tokens) if config.lr_scale <= 0 else 1
+        usual = batch
+        batch = scale.batch_of_few(config.num_epochs * _tokens(source), whole, usual, STEPS_ALONE)
+        share *= math.sqrt(batch / usual) if config.lr_scale <= 0 else 1
     if batch % whole:
         raise UserError(
             f"a batch of {batch} tokens is no multiple of {machine.ranks.world} x {seq_len} (ranks x context)",
@@ -204,7 +205,8 @@ def _plan(
 
 def _tokens(source: ConversationSource) -> float:
     """Of all conversations, about."""
-    sample = source.get([i * len(source) // 256 for i in range(min(256, len(source)))])
+    count = min(256, len(source))
+    sample = source.get([i * len(source) // count for i in range(count)])
     return len(source) * sum(len(s.ids) for s in sample if s.teaches) / len(sample)
 
 
