@@ -27,7 +27,11 @@ class StreamDecoder:
             except UnicodeDecodeError:
                 pass
         text = self._utf8.decode(data)
-        self.waiting = bool(self._utf8.getstate()[0])
+        rest = self._utf8.getstate()[0]
+        if rest[:1] == b"\xed" and rest[1:2] >= b"\xa0":  # half a surrogate: Python waits for the end of what is none
+            text += self._utf8.decode(b"", final=True)
+            rest = b""
+        self.waiting = bool(rest)
         return text
 
     def finish(self) -> str:

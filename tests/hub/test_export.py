@@ -231,7 +231,8 @@ def test_a_trained_models_answers_are_the_engines(
     assert given["input_ids"].tolist() == [prompt]
     [ours] = engine.generate([Request(prompt, 30, 0.0)])
     answer = theirs.generate(**given, max_new_tokens=30, do_sample=False)[0, len(prompt) :]
-    assert words.decode(answer, skip_special_tokens=True) == engine.tokenizer.decode(ours.ids)
+    said = [id for id in ours.ids if id < engine.tokenizer.bos]  # special tokens have the last ids
+    assert words.decode(answer, skip_special_tokens=True) == engine.tokenizer.decode(said)
 
 
 @pytest.mark.slow
