@@ -116,6 +116,27 @@ def test_a_base_model_in_a_chat_is_told_apart(screen: Page, of_run: OfRun, serve
     page.get_by_text("base/d1, step 20 continues text: it got your question as a text to go on with.").wait_for()
 
 
+def test_a_list_that_did_not_come_is_asked_for_again(screen: Page, of_run: OfRun, served: Served) -> None:
+    page, asked = screen, []
+
+    def once(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(body="a proxy says something")
+        else:
+            route.continue_()
+
+    page.route("**/page/models", once)
+    page.goto(served(of_run("sft")))
+    page.get_by_text("sft/d1, step 4").first.wait_for()
+    page.wait_for_function("() => document.querySelector('.fixed:not([hidden])')")
+    page.evaluate("dispatchEvent(new Event('online'))")  # as after 20 seconds: the server is looked at again
+    page.get_by_label(FIRST).wait_for()
+    page.evaluate("dispatchEvent(new Event('online'))")
+    page.evaluate("fetch('/health')")
+    assert len(asked) == 2
+
+
 def test_a_model_that_vanished(screen: Page, of_run: OfRun, served: Served) -> None:
     page, address = screen, served(of_run("sft"))
     page.goto(address)

@@ -12,12 +12,13 @@ const AWAY = 3000; // ms while it is not
 /**
  * Keeps `server` up to date. Gives what looks again at once.
  * @param {Store} store
- * @param {() => void} onReady it is there, or there again
+ * @param {() => Promise<boolean>} onReady it is there, or there again; gives whether it answered, else it is asked once more
  */
 export function watchServer(store, onReady) {
   /** @type {number | undefined} */
   let timer;
   let looks = 0;
+  let known = false; // whether onReady has had its answer
 
   async function look() {
     clearTimeout(timer);
@@ -26,7 +27,10 @@ export function watchServer(store, onReady) {
     const server = await asked(before);
     if (mine !== looks) return; // another look has begun
     if (JSON.stringify(server) !== JSON.stringify(before)) store.set({ server });
-    if (server.phase === "ready" && before.phase !== "ready") onReady();
+    if (server.phase === "ready" && !(known && before.phase === "ready")) {
+      known = true; // no second one beside it
+      onReady().then((answered) => (known &&= answered));
+    }
     if (!document.hidden) timer = window.setTimeout(look, server.phase === "ready" ? EVERY : AWAY);
   }
 
