@@ -50,7 +50,7 @@ export { odd as strange };
     assert "@type" not in script and "// import" not in script
     page = browser.new_page()
     page.add_script_tag(content=script)
-    page.wait_for_function("globalThis.found")
+    page.wait_for_function("() => globalThis.found")
     said = 'import { x } from "./no.js"; 1 { export'
     assert page.evaluate("found") == [1, 2, 2, 3, "thing", "later", said, True, 1, "a//b"]
     page.close()

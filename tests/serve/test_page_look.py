@@ -220,7 +220,7 @@ Served = Callable[[FastAPI], str]
 def settled(page: Page) -> None:
     """The look that was asked for last has come."""
     page.wait_for_function(
-        "!document.querySelector('#look [aria-busy=true]') && !document.querySelector('#look .busy')"
+        "() => !document.querySelector('#look [aria-busy=true]') && !document.querySelector('#look .busy')"
     )
 
 

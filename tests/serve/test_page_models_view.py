@@ -80,7 +80,7 @@ def test_by_keys(screen: Page, of_run: OfRun, served: Served) -> None:
     listbox = page.get_by_role("listbox")
     active = "document.getElementById(document.activeElement.getAttribute('aria-activedescendant')).innerText"
     listbox.wait_for()
-    page.wait_for_function("document.activeElement.role === 'listbox'")
+    page.wait_for_function("() => document.activeElement.role === 'listbox'")
     assert page.evaluate(active).startswith("sft/d1, step 4")  # begins at the one that answers
     page.keyboard.press("Home")
     assert page.evaluate(active).startswith("base/d1, step 20")
@@ -95,7 +95,7 @@ def test_by_keys(screen: Page, of_run: OfRun, served: Served) -> None:
     assert page.get_by_label(FIRST).inner_text().startswith("sft/d1, step 4")
 
     page.keyboard.press("Enter")
-    page.wait_for_function("document.activeElement.role === 'listbox'")
+    page.wait_for_function("() => document.activeElement.role === 'listbox'")
     page.keyboard.press("Home")
     page.keyboard.press(" ")
     listbox.wait_for(state="hidden")
@@ -257,7 +257,7 @@ def test_a_long_list_is_searched(screen: Page, of_run: OfRun, served: Served) ->
     page.goto(served(of_run("sft")))
     page.get_by_label(FIRST).click()
     search = page.get_by_role("combobox", name="Search the checkpoints")
-    page.wait_for_function("document.activeElement.role === 'combobox'")
+    page.wait_for_function("() => document.activeElement.role === 'combobox'")
     assert page.get_by_role("option").count() == 200
     hidden = len(many) + 7 - 200
     page.get_by_text(f"{hidden:,} more: search for them.").wait_for()

@@ -224,10 +224,10 @@ def test_two_tabs(page: Page, address: str, seen: list[Request]) -> None:
     mine = opened(page)
     mine.get_by_label("Temperature").fill("1.25")
     mine.get_by_label("Colours").select_option("dark")
-    other.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    other.wait_for_function("() => document.documentElement.dataset.theme === 'dark'")
     assert theirs.get_by_label("Temperature").input_value() == "1.25"
     theirs.get_by_label("Top k").fill("9")
-    page.wait_for_function("document.getElementById('setting-top_k').value === '9'")
+    page.wait_for_function("() => document.getElementById('setting-top_k').value === '9'")
     assert mine.get_by_label("Temperature").input_value() == "1.25"
     page.keyboard.press("Escape")
     sent = ask(page, seen)

@@ -66,7 +66,7 @@ def test_a_browser_that_is_able(browser: Browser, app: FastAPI, served: Served, 
     page.goto(address + path, wait_until="commit")
     page.locator("#starting").wait_for(state="attached")
     assert not page.locator("#starting").is_visible()
-    page.wait_for_function("document.styleSheets.length")
+    page.wait_for_function("() => document.styleSheets.length")
     while not held:
         page.wait_for_timeout(20)
     held[0].continue_()

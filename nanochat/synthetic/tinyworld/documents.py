@@ -115,8 +115,8 @@ def _identity(world: World, rng: random.Random) -> str:
 
 
 Writer = Callable[[World, random.Random], str]
-# (writer, share of all tokens, tokens in one of its documents). Facts need to be seen often: three
-# quarters of the tokens state them or ask for them.
+# (writer, share of all tokens, tokens in one of its documents). Facts need to be seen often: two
+# thirds of the tokens state them or ask for them.
 WRITERS: tuple[tuple[Writer, float, int], ...] = (
     (_entry, 0.18, 56),
     (_facts, 0.11, 51),

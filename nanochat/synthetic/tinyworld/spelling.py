@@ -123,6 +123,11 @@ def _all_words() -> frozenset[str]:
     return frozenset(words())
 
 
+def is_listed(word: str) -> bool:
+    """Whether it is one of all words."""
+    return word in _all_words()
+
+
 def random_word(rng: random.Random) -> str:
     """A training word, often one with a doubled letter, or parts of two: the model must learn the pieces, not the
     words."""
@@ -135,7 +140,7 @@ def random_word(rng: random.Random) -> str:
         if draw > 0.9:
             at = rng.randrange(len(word))
             word = word[:at] + word[at] + word[at:]
-        if len(word) <= LONGEST and word not in _all_words():
+        if len(word) <= LONGEST and not is_listed(word):
             return word
 
 

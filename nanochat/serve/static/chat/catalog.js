@@ -24,13 +24,11 @@ export function createCatalog(store) {
   const named = (id) => (id === ownId(store.get()) ? null : id); // the server's own, whichever that is next time
 
   return {
-    /**
-     * Asks for the models. Where a chosen one is there no longer, the server's own takes its place. Gives whether it is known now.
-     */
+    /** Asks for the models. Where a chosen one is there no longer, the server's own takes its place. */
     async look() {
       try {
         const answer = await fetch("/page/models");
-        if (!answer.ok) return false;
+        if (!answer.ok) return;
         const told = await answer.json();
         const models = modelsOf(told?.models);
         store.set({ models, picker: told?.picker === true });
@@ -45,9 +43,8 @@ export function createCatalog(store) {
           const is = lost.length > 1 ? "are" : "is";
           store.set({ notice: `${lost.join(" and ")} ${is} not to be had here any more. ${nameOf(left ?? own)} answers now.` });
         }
-        return true;
       } catch {
-        return false; // the server went; it is asked again when it is back
+        // the server went; it is asked again when it is back
       }
     },
 

@@ -12,13 +12,12 @@ const AWAY = 3000; // ms while it is not
 /**
  * Keeps `server` up to date. Gives what looks again at once.
  * @param {Store} store
- * @param {() => Promise<boolean>} onReady it is there, or there again; gives whether it answered, else it is asked once more
+ * @param {() => void} onReady it is there, or there again, or its models are not known yet
  */
 export function watchServer(store, onReady) {
   /** @type {number | undefined} */
   let timer;
   let looks = 0;
-  let known = false; // whether onReady has had its answer
 
   async function look() {
     clearTimeout(timer);
@@ -27,10 +26,7 @@ export function watchServer(store, onReady) {
     const server = await asked(before);
     if (mine !== looks) return; // another look has begun
     if (JSON.stringify(server) !== JSON.stringify(before)) store.set({ server });
-    if (server.phase === "ready" && !(known && before.phase === "ready")) {
-      known = true; // no second one beside it
-      onReady().then((answered) => (known &&= answered));
-    }
+    if (server.phase === "ready" && (before.phase !== "ready" || store.get().models.length === 0)) onReady();
     if (!document.hidden) timer = window.setTimeout(look, server.phase === "ready" ? EVERY : AWAY);
   }
 
