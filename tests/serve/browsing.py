@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -17,6 +18,19 @@ BOTH: list[Any] = [
     pytest.param((1000, 760), id="desktop", marks=pytest.mark.slow),
     pytest.param((390, 760), id="phone"),
 ]
+
+
+SAID: WeakKeyDictionary[Page, list[str]] = WeakKeyDictionary()  # what the browser and its servers said, by page
+
+
+def seen(page: Page) -> str:
+    """What stands on a page, and what was said on the way there: for the report of a test that failed."""
+    try:
+        page.set_default_timeout(3000)
+        shown = page.locator("body").inner_text()
+    except Exception as error:
+        shown = f"(cannot be read: {error})"
+    return "\n".join([page.url, shown, *SAID.get(page, [])[-40:]])
 
 
 @contextmanager
@@ -32,6 +46,10 @@ def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **setting
     page = context.new_page()
     page.set_default_timeout(20_000)
     problems: list[str] = []
+    heard: list[str] = SAID.setdefault(page, [])
+    page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
+    page.on("requestfailed", lambda request: heard.append(f"{request.url}: {request.failure}"))
+    page.on("response", lambda answer: answer.ok or heard.append(f"{answer.url}: {answer.status}"))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))

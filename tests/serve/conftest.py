@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ from nanochat.inference import Request as EngineRequest
 from nanochat.model import GPT, ModelConfig
 from nanochat.serve import Access, ModelInfo, create_app, listen, url
 from nanochat.tokenizer import Tokenizer, train_bpe
-from tests.serve.browsing import BOTH, looked_at
+from tests.serve.browsing import BOTH, SAID, looked_at, seen
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -169,3 +169,15 @@ def served() -> Iterator[Callable[[FastAPI], str]]:
     for server, thread in servers:
         server.should_exit = True
         thread.join(20)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.when == "call" and report.failed:
+        for name, page in getattr(item, "funcargs", {}).items():
+            if page in list(SAID):
+                report.sections.append((f"what the page {name} showed", seen(page)))
+    return report
