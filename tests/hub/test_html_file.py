@@ -28,6 +28,7 @@ from nanochat.model import ModelConfig, load
 from nanochat.tokenizer import Tokenizer
 from tests.hub.exporting import SHAPES, VOCAB, make, write
 from tests.hub.test_html_model import exact_tables
+from tests.serve.browsing import send
 
 CLIPBOARD = """
 const clipboard = { writeText: async (text) => void (globalThis.copied = text) };
@@ -64,8 +65,7 @@ def ask(page: Page, text: str) -> tuple[str, list[str]]:
     """The answer's words, and its tool calls with what the tool said."""
     answers = page.locator(".message.assistant")
     before = answers.count()
-    page.fill("#input", text)
-    page.keyboard.press("Enter")
+    send(page, text)
     answer = answers.nth(before)
     answer.wait_for()
     page.locator("#stop").wait_for(state="hidden")
@@ -109,14 +109,12 @@ def test_stop(base: Path, page: Page) -> None:
     slow = text.replace('"window":256', '"window":100000').replace('"max_tokens":512', '"max_tokens":99999')
     (base / "slow.html").write_text(slow)
     opened(page, base / "slow.html")
-    page.fill("#input", "a hen")
-    page.keyboard.press("Enter")
+    send(page, "a hen")
     answers = page.locator(".message.assistant .markdown:not(:empty)")
     answers.first.wait_for(state="attached")
     page.keyboard.press("Escape")
     page.get_by_text("Stopped.").wait_for()
-    page.fill("#input", "again")
-    page.keyboard.press("Enter")
+    send(page, "again")
     answers.nth(1).wait_for(state="attached")
     page.click("#stop")
     page.get_by_text("Stopped.").nth(1).wait_for()

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page
 from nanochat.hub import export_html, html_file
 from tests.hub.exporting import SHAPES, make, write
 from tests.serve.axe import Axe, axe
-from tests.serve.browsing import looked_at
+from tests.serve.browsing import looked_at, send
 
 __all__ = ["axe"]
 
@@ -87,8 +87,7 @@ def opened(page: Page, file: Path) -> Page:
 
 def ask(page: Page, text: str) -> None:
     before = page.locator(".message").count()
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
     page.locator(".message").nth(before + 1).wait_for()
     finished(page)
 
@@ -147,8 +146,7 @@ def test_a_conversation_and_its_branches(page: Page, file: Path) -> None:
 def test_a_tool_call_without_a_result_is_not_shown(page: Page, file: Path) -> None:
     page.add_init_script(SCRIPTED)
     opened(page, file)
-    page.get_by_label("Message", exact=True).fill("a hen")
-    page.keyboard.press("Enter")
+    send(page, "a hen")
     page.wait_for_function("() => globalThis.says")
     page.evaluate('says(["It is ", "text"], ["", "special"], ["3*You ", "python"])')
     page.get_by_text("It is", exact=True).wait_for()
@@ -156,8 +154,7 @@ def test_a_tool_call_without_a_result_is_not_shown(page: Page, file: Path) -> No
     page.evaluate('says(["are", "python"], ["", "special"], [" so.", "text"]); ends()')
     finished(page)
     assert answer(page) == "It is so."
-    page.get_by_label("Message", exact=True).fill("a fox")
-    page.keyboard.press("Enter")
+    send(page, "a fox")
     page.wait_for_function("() => asked.includes('a fox')")
     assert {"type": "python", "text": "3*You are"} in json.loads(page.evaluate("asked"))[1]["content"]
     page.evaluate('says(["", "special"], ["6*7", "python"]); says(["", "special"])')
@@ -224,8 +221,7 @@ def test_asked_before_the_model_is_there(page: Page, file: Path) -> None:
     page.add_init_script(HELD)
     page.goto(file.as_uri())
     page.get_by_text("Unpacking the model 0%").wait_for()
-    page.get_by_label("Message", exact=True).fill("a hen")
-    page.keyboard.press("Enter")
+    send(page, "a hen")
     page.get_by_text("The model is being loaded.").wait_for()
     page.get_by_role("button", name="Stop").click()
     page.get_by_text("Stopped.").wait_for()
@@ -257,8 +253,7 @@ def test_while_the_file_is_coming(browser: Browser, file: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, looked_at(browser, (390, 700)) as page:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
-        page.get_by_label("Message", exact=True).fill("a hen")
-        page.keyboard.press("Enter")
+        send(page, "a hen")
         page.get_by_text("The model is being loaded.").wait_for()
         assert page.evaluate("document.readyState") == "loading"
         rest.set()
@@ -273,8 +268,7 @@ def test_two_conversations_at_once(page: Page, file: Path, tmp_path: Path) -> No
     opened(page, tmp_path / "slow.html")
     for words in ("a hen", "a fox"):
         press(page, "New chat")
-        page.get_by_label("Message", exact=True).fill(words)
-        page.keyboard.press("Enter")
+        send(page, words)
         page.locator(".message.user", has_text=words).wait_for()
     page.get_by_text("Others are being answered first.").wait_for()
     page.go_back()
@@ -299,8 +293,7 @@ def test_the_worker_breaks_off(page: Page, file: Path) -> None:
     page.locator("#banner:empty").wait_for(state="attached")
     ask(page, "a hen")
     page.evaluate("worker.terminate()")
-    page.get_by_label("Message", exact=True).fill("and a fox?")
-    page.keyboard.press("Enter")
+    send(page, "and a fox?")
     page.get_by_role("button", name="Stop").wait_for()
     page.evaluate("worker.dispatchEvent(new ErrorEvent('error', { message: 'out of memory' }))")
     page.locator(".message .note.bad", has_text="The model broke off: out of memory. Reload this page").wait_for()
@@ -410,8 +403,7 @@ def test_a_text_is_continued(page: Page, file: Path, tmp_path: Path) -> None:
     base.write_text(file.read_text().replace('"name":"sft/d/7","chat":true', '"name":"base/d/7","chat":false', 1))
     opened(page, base)
     page.get_by_role("heading", name="How does the text begin?").wait_for()
-    page.get_by_label("Message", exact=True).fill("a fox and a hen")
-    page.keyboard.press("Enter")
+    send(page, "a fox and a hen")
     text = page.locator(".message.flow .body")
     text.wait_for()
     page.get_by_role("button", name="Continue").wait_for()

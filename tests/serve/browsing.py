@@ -64,3 +64,10 @@ def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **setting
 def named(page: Page, model: str) -> None:
     """The page has heard from its server which model answers."""
     page.wait_for_function("model => document.getElementById('model').innerText.includes(model)", arg=model)
+
+
+def send(page: Page, text: str) -> None:
+    """Write a message and send it by Enter, once the page can send one: it has started, and no answer is on its way."""
+    page.get_by_label("Message", exact=True).fill(text)
+    page.wait_for_function("() => (({ hidden, disabled }) => !hidden && !disabled)(document.getElementById('send'))")
+    page.keyboard.press("Enter")

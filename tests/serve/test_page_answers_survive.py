@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.browsing import send
 from tests.serve.wire import Wire
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ def go(page: Page, address: str) -> None:
 
 
 def ask(page: Page, text: str = "talk") -> None:
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
 
 
 def said(page: Page) -> str:

@@ -15,7 +15,7 @@ from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.watch import create_app as create_watch
 from nanochat.train.answers import FILE, Answer, add_answers
 from tests.serve.axe import Axe, axe
-from tests.serve.browsing import named
+from tests.serve.browsing import named, send
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -103,8 +103,7 @@ def chat(page: Page, served: Served, scripted: Any, info: ModelInfo) -> Page:
 
 
 def ask(page: Page) -> None:
-    page.get_by_label("Message", exact=True).fill("tell me")
-    page.keyboard.press("Enter")
+    send(page, "tell me")
     page.get_by_text("It is 42.").wait_for()
 
 
@@ -137,8 +136,7 @@ def test_models_side_by_side_and_the_panel(
     assert axe.everywhere(page) == []
     page.get_by_role("button", name="Side by side").click()
     page.get_by_role("option").filter(has_text="base/d1, step 20").click()
-    page.get_by_label("Message", exact=True).fill("tell me")
-    page.keyboard.press("Enter")
+    send(page, "tell me")
     page.get_by_text("first token after").nth(1).wait_for()
     page.get_by_role("button", name="Send").wait_for()
     assert axe.everywhere(page) == []
@@ -151,8 +149,7 @@ def test_models_side_by_side_and_the_panel(
 def test_looking_inside_and_correcting(axe: Axe, page: Page, served: Served, engine: Engine, info: ModelInfo) -> None:
     page.goto(served(create_app(engine, info, Defaults(temperature=0, max_tokens=12), access=Access())))
     named(page, "sft/d2")
-    page.get_by_label("Message", exact=True).fill("tell me")
-    page.keyboard.press("Enter")
+    send(page, "tell me")
     page.get_by_role("button", name="Correct").click()
     page.get_by_role("button", name="Save").wait_for()
     assert axe.everywhere(page) == []

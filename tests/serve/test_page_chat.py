@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.browsing import send
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -37,8 +38,7 @@ def test_a_conversation(screen: Page, scripted: Any, info: ModelInfo, served: Se
     screen.goto(served(create_app(engine, info)))
     screen.locator("#welcome h2").wait_for()
     screen.locator("#model").get_by_text("sft/d2").locator("visible=true").first.wait_for()
-    screen.get_by_label("Message", exact=True).fill(HOSTILE)
-    screen.keyboard.press("Enter")
+    send(screen, HOSTILE)
 
     said = screen.get_by_label("nanochat", exact=True).locator(".body")
     said.get_by_text("You wrote <b>this</b>.").wait_for()  # while the rest is not even there
@@ -54,8 +54,7 @@ def test_a_conversation(screen: Page, scripted: Any, info: ModelInfo, served: Se
     assert screen.title() == "nanochat"
 
     # the next question carries the answer, tool call and all
-    screen.get_by_label("Message", exact=True).fill("sure?")
-    screen.get_by_role("button", name="Send").click()
+    send(screen, "sure?")
     screen.locator(".message").nth(3).get_by_text("It is 42.").wait_for()
     history = engine.tokenizer.decode(prompts[1])
     assert "<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>It is 42." in history
@@ -80,8 +79,7 @@ def test_a_tool_call_without_a_result_is_not_shown(
 
     engine = scripted(script)
     screen.goto(served(create_app(engine, info)))
-    screen.get_by_label("Message", exact=True).fill("what?")
-    screen.keyboard.press("Enter")
+    send(screen, "what?")
     said = screen.get_by_label("nanochat", exact=True).locator(".body")
     said.get_by_text("It is").wait_for()
     screen.wait_for_function("() => document.querySelector('.message.assistant.streaming')")
@@ -94,8 +92,7 @@ def test_a_tool_call_without_a_result_is_not_shown(
     screen.locator("#look").get_by_text("are", exact=True).wait_for()  # what the model wrote
     screen.keyboard.press("Escape")
 
-    screen.get_by_label("Message", exact=True).fill("sure?")
-    screen.get_by_role("button", name="Send").click()
+    send(screen, "sure?")
     assert screen.locator(".tool .python").inner_text() == "3*You are"
     history = engine.tokenizer.decode(prompts[1])
     assert "It is <|python_start|>3*You are<|python_end|> *so*.<|assistant_end|>" in history
@@ -114,8 +111,7 @@ def test_stop_and_try_again(screen: Page, scripted: Any, info: ModelInfo, served
     engine = scripted(script)
     screen.goto(served(create_app(engine, info)))
     screen.locator("#welcome h2").wait_for()
-    screen.get_by_label("Message", exact=True).fill("talk")
-    screen.keyboard.press("Enter")
+    send(screen, "talk")
     screen.locator(".message.assistant").get_by_text("on and on").wait_for()
     screen.keyboard.press("Escape")
     screen.get_by_text("Stopped.").wait_for()
@@ -134,8 +130,7 @@ def test_stop_and_try_again(screen: Page, scripted: Any, info: ModelInfo, served
 
 
 def ask(page: Page, text: str) -> None:
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
 
 
 def echo(request: Request) -> list[Token]:

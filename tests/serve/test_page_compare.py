@@ -13,6 +13,7 @@ from nanochat.console import UserError
 from nanochat.inference import Request, Token
 from nanochat.serve import Access, ModelInfo, create_app
 from nanochat.serve.page import models
+from tests.serve.browsing import send
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ def beside(page: Page, name: str) -> None:
 
 
 def write(page: Page, text: str) -> None:
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
 
 
 def over(page: Page) -> None:

@@ -27,7 +27,7 @@ from nanochat.serve.page import feedback_file
 from nanochat.serve.page.feedback_file import Counts, counts, mark
 from nanochat.serve.shown import shown
 from nanochat.tasks import CustomJSON
-from tests.serve.browsing import BOTH, looked_at, named
+from tests.serve.browsing import BOTH, looked_at, named, send
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -289,8 +289,7 @@ def test_an_answer_is_marked_and_corrected(
     engine = scripted(lambda request: says(("6*7", "python"), ("42", "python_output"), ("It is 43.", "text")))
     page.goto(served(create_app(engine, info, access=Access())))
     named(page, "sft/d2")
-    page.get_by_label("Message", exact=True).fill("How much is 6*7?")
-    page.keyboard.press("Enter")
+    send(page, "How much is 6*7?")
     answer = page.get_by_label("nanochat", exact=True)
     good, bad = (answer.get_by_role("button", name=name, exact=True) for name in ("Good", "Bad"))
     bad.click()
@@ -353,8 +352,7 @@ def test_an_answer_in_the_middle_is_kept_with_what_came_before_it(
     named(page, "sft/d2")
     answers = page.get_by_label("nanochat", exact=True)
     for number in range(3):
-        page.get_by_label("Message", exact=True).fill(f"question {number}")
-        page.keyboard.press("Enter")
+        send(page, f"question {number}")
         answers.nth(number).get_by_role("button", name="Good", exact=True).wait_for(state="attached")
     answers.nth(1).hover()
     answers.nth(1).get_by_role("button", name="Good", exact=True).click()
@@ -372,8 +370,7 @@ def test_without_a_key_strangers_are_not_asked(
 ) -> None:
     page.goto(served(create_app(scripted(lambda request: says(("Yes.", "text"))), info)))
     named(page, "sft/d2")
-    page.get_by_label("Message", exact=True).fill("really?")
-    page.keyboard.press("Enter")
+    send(page, "really?")
     answer = page.get_by_label("nanochat", exact=True)
     answer.get_by_role("button", name="Look inside").wait_for()
     assert answer.get_by_role("button", name="Good", exact=True).count() == 0

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.browsing import send
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -52,7 +53,6 @@ def test_earlier_messages_are_shown_when_they_are_wanted(
         assert abs(after["y"] - before["y"]) <= 2  # what one reads stays where it is
     assert screen.evaluate("document.activeElement.id") == "scroller"
 
-    screen.get_by_label("Message", exact=True).fill("and?")
-    screen.keyboard.press("Enter")
+    send(screen, "and?")
     screen.get_by_text("one more", exact=True).wait_for()
     assert screen.get_by_text("one more", exact=True).bounding_box()["y"] < 800  # type: ignore[index]

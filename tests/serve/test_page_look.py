@@ -25,7 +25,7 @@ from nanochat.inference.looking import look_inside
 from nanochat.serve import Access, Defaults, ModelInfo, create_app
 from nanochat.serve.page import look as page_look
 from nanochat.tokenizer import render_conversation, render_partial
-from tests.serve.browsing import BOTH, looked_at, named
+from tests.serve.browsing import BOTH, looked_at, named, send
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ def test_looking_inside_an_answer(page: Page, served: Served, engine: Engine, in
     app = create_app(engine, info, Defaults(temperature=0, max_tokens=24), access=Access())
     page.goto(served(app))
     named(page, "sft/d2")
-    page.get_by_label("Message", exact=True).fill(QUESTION)
-    page.keyboard.press("Enter")
+    send(page, QUESTION)
     page.get_by_role("button", name="Look inside").click()
     dialog = page.get_by_role("dialog", name="Look inside")
     tokens = dialog.locator(".token")

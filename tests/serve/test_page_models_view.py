@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Engine
 from nanochat.serve import Access, ModelInfo, create_app
+from tests.serve.browsing import send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,8 +25,7 @@ OfRun = Callable[[str], FastAPI]
 
 def ask(page: Page, text: str) -> None:
     page.get_by_label(FIRST).wait_for()
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
     page.get_by_role("button", name="Stop").wait_for(state="hidden")  # it is there as soon as the key was pressed
 
 
@@ -160,8 +160,7 @@ def test_a_model_that_vanished(screen: Page, of_run: OfRun, served: Served) -> N
 
     page.route("**/page/models", without)
     page.route("**/page/answers", lambda route: route.fulfill(status=404, json={"detail": "there is no checkpoint"}))
-    page.get_by_label("Message", exact=True).fill("Hello?")
-    page.keyboard.press("Enter")
+    send(page, "Hello?")
     page.get_by_text("there is no checkpoint").wait_for()
     page.get_by_text("mid/d1, step 3 is not to be had here any more. sft/d1, step 4 answers now.").wait_for()
     page.unroute("**/page/answers")

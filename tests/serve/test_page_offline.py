@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from nanochat.inference import Token
 from nanochat.serve import Access, ModelInfo, create_app, files, listen, offline, url
+from tests.serve.browsing import send
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
@@ -81,8 +82,7 @@ def port_of(address: str) -> int:
 def test_the_page_opens_while_the_server_is_away(context: BrowserContext, made: Callable[..., FastAPI]) -> None:
     with serving(made()) as address:
         page = opened(context, address)
-        page.get_by_label("Message").fill("is it so?")
-        page.keyboard.press("Enter")
+        send(page, "is it so?")
         page.get_by_text("So it is.").wait_for()
     page.reload()
     page.get_by_text("The server cannot be reached.").wait_for()
@@ -97,16 +97,14 @@ def test_the_page_opens_while_the_server_is_away(context: BrowserContext, made: 
     page.set_viewport_size({"width": 1000, "height": 700})
     with serving(made(), port_of(address)):
         page.get_by_text("The server cannot be reached.").wait_for(state="detached")
-        page.get_by_label("Message").fill("and now?")
-        page.keyboard.press("Enter")
+        send(page, "and now?")
         page.locator(".message.assistant").nth(1).get_by_text("So it is.").wait_for()
 
 
 def test_only_our_own_files_are_kept(context: BrowserContext, made: Callable[..., FastAPI]) -> None:
     with serving(made(access=Access(loopback=True))) as address:
         page = opened(context, address)
-        page.get_by_label("Message").fill("secret?")
-        page.keyboard.press("Enter")
+        send(page, "secret?")
         page.get_by_text("So it is.").wait_for()
         page.reload()
         page.get_by_text("So it is.").wait_for()

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Access, ModelInfo, create_app
+from tests.serve.browsing import send
 from tests.serve.empty_page import run, with_empty_page
 
 if TYPE_CHECKING:
@@ -38,8 +39,7 @@ def figure(page: Page, name: str) -> str:
 
 
 def write(page: Page, text: str) -> None:
-    page.get_by_label("Message", exact=True).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
 
 
 def over(page: Page) -> None:

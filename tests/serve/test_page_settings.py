@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.browsing import send
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -59,8 +60,7 @@ def opened(page: Page) -> Locator:
 
 def ask(page: Page, seen: list[Request], text: str = "so?") -> Request:
     before, answers = len(seen), page.locator(".message.assistant").count()
-    page.get_by_label("Message").fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
     page.locator(".message.assistant:not(.streaming)").nth(answers).get_by_text("So it is.").wait_for()
     assert len(seen) == before + 1
     return seen[-1]

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from nanochat.inference import Token
 from nanochat.serve import ModelInfo, create_app
 from tests.serve.axe import Axe, axe
+from tests.serve.browsing import send
 from tests.serve.empty_page import run
 
 if TYPE_CHECKING:
@@ -252,8 +253,7 @@ def test_two_tabs_show_the_same(wide: Page, address: str) -> None:
     second.get_by_role("link", name="Renamed here").wait_for()
     second.get_by_role("button", name="Delete Last").click()
     sidebar.get_by_role("link", name="Last").wait_for(state="detached")
-    wide.get_by_label("Message").fill("and a new one")
-    wide.keyboard.press("Enter")
+    send(wide, "and a new one")
     second.get_by_role("link", name="and a new one").wait_for()
     assert titles(second)[0] == "and a new one"
 
@@ -263,8 +263,7 @@ def test_refused_and_full_are_said(browser: Browser, address: str) -> None:
     context.add_init_script("Object.defineProperty(window, 'indexedDB', { value: undefined })")
     page = opened(context, address)
     page.locator("#sidebar").get_by_text("This browser keeps nothing").wait_for()
-    page.get_by_label("Message").fill("still")
-    page.keyboard.press("Enter")
+    send(page, "still")
     page.get_by_text("So it is.").wait_for()
     page.locator("#sidebar").get_by_role("link", name="still").wait_for()
     context.close()
@@ -272,8 +271,7 @@ def test_refused_and_full_are_said(browser: Browser, address: str) -> None:
     context = browser.new_context()
     page = opened(context, address)
     page.evaluate("IDBObjectStore.prototype.put = () => { throw new DOMException('', 'QuotaExceededError'); }; 0")
-    page.get_by_label("Message").fill("no room")
-    page.keyboard.press("Enter")
+    send(page, "no room")
     page.locator("#sidebar").get_by_text("There is no room left").wait_for()
     page.get_by_text("So it is.").wait_for()
     page.get_by_role("button", name="New chat").click()

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Engine, Request, Token
 from nanochat.serve import Access, ModelInfo, create_app
-from tests.serve.browsing import BOTH, looked_at
+from tests.serve.browsing import BOTH, looked_at, send
 from tests.serve.wire import Wire
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def go(page: Page, address: str) -> None:
 
 
 def ask(page: Page, text: str = "talk") -> None:
-    message(page).fill(text)
-    page.keyboard.press("Enter")
+    send(page, text)
 
 
 def answer(page: Page) -> Locator:

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from nanochat.inference import Request, Token
 from nanochat.serve import ModelInfo, create_app
+from tests.serve.browsing import send
 from tests.serve.empty_page import with_empty_page
 from tests.serve.xss import PAYLOADS
 
@@ -104,8 +105,7 @@ def test_what_people_and_models_write(page: Page, scripted: Any, info: ModelInfo
         parts[:] = some
         question = "\n".join(some)
         page.get_by_role("button", name="New chat", exact=True).first.click()
-        page.get_by_label("Message", exact=True).fill(question)
-        page.keyboard.press("Enter")
+        send(page, question)
         page.get_by_text("all said").wait_for()
         well(page)
         assert words(page, ".message.user .body") == [shown(question)]
@@ -223,8 +223,7 @@ def test_what_a_server_says(page: Page, scripted: Any, served: Served) -> None:
     page.reload()
     page.locator("#welcome h2").wait_for()
     well(page)
-    page.get_by_label("Message", exact=True).fill("hello")
-    page.keyboard.press("Enter")
+    send(page, "hello")
     page.get_by_text("window.ran=1").locator("visible=true").first.wait_for()
     well(page)
     if page.locator("#panel-open").is_visible():

@@ -27,7 +27,7 @@ export function createCatalog(store) {
     /** Asks for the models. Where a chosen one is there no longer, the server's own takes its place. */
     async look() {
       try {
-        const answer = await fetch("/page/models");
+        const answer = await fetch("/page/models", { signal: AbortSignal.timeout(10_000) });
         if (!answer.ok) return;
         const told = await answer.json();
         const models = modelsOf(told?.models);

@@ -7,17 +7,18 @@
  */
 
 const EVERY = 20_000; // ms between looks while it is well
-const AWAY = 3000; // ms while it is not
+const AWAY = 3000; // ms while it is not, or has not told its models
 
 /**
  * Keeps `server` up to date. Gives what looks again at once.
  * @param {Store} store
- * @param {() => void} onReady it is there, or there again, or its models are not known yet
+ * @param {() => Promise<void>} onReady it is there, or there again, or its models are not known yet
  */
 export function watchServer(store, onReady) {
   /** @type {number | undefined} */
   let timer;
   let looks = 0;
+  let telling = false; // onReady has not ended
 
   async function look() {
     clearTimeout(timer);
@@ -26,8 +27,12 @@ export function watchServer(store, onReady) {
     const server = await asked(before);
     if (mine !== looks) return; // another look has begun
     if (JSON.stringify(server) !== JSON.stringify(before)) store.set({ server });
-    if (server.phase === "ready" && (before.phase !== "ready" || store.get().models.length === 0)) onReady();
-    if (!document.hidden) timer = window.setTimeout(look, server.phase === "ready" ? EVERY : AWAY);
+    const well = server.phase === "ready" && store.get().models.length > 0;
+    if (server.phase === "ready" && !telling && (before.phase !== "ready" || !well)) {
+      telling = true;
+      void onReady().finally(() => (telling = false));
+    }
+    if (!document.hidden) timer = window.setTimeout(look, well ? EVERY : AWAY);
   }
 
   document.addEventListener("visibilitychange", () => document.hidden || look());
