@@ -110,7 +110,9 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["checkpoint", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("tokenizer", "corpus"))]
+)
 def test_a_writer_killed_at_any_call_loses_nothing(kind: str, way: str, base: Path) -> None:
     """The old one or the new one is read after every kill, and after a second kill at the same place; the next writer
     comes through, and cleans up."""

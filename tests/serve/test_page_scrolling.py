@@ -103,7 +103,15 @@ def by_touch(page: Page) -> None:
     finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
 
 
-@pytest.mark.parametrize("go", [by_wheel, by_small_turns, by_keys, by_the_scrollbar, by_touch])
+@pytest.mark.parametrize(
+    "go",
+    [
+        by_wheel,
+        by_keys,
+        by_touch,
+        *(pytest.param(go, marks=pytest.mark.slow) for go in (by_small_turns, by_the_scrollbar)),
+    ],
+)
 def test_who_goes_up_stays_there(go: Callable[[Page], None], page: Page) -> None:
     go(page)
     wait_until_up(page)

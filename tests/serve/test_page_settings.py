@@ -195,12 +195,12 @@ def test_what_older_and_later_pages_kept(page: Page, seen: list[Request]) -> Non
     "odd",
     [
         "{",
-        "null",
-        "5",
-        "[]",
-        '"text"',
+        pytest.param("null", marks=pytest.mark.slow),
+        pytest.param("5", marks=pytest.mark.slow),
+        pytest.param("[]", marks=pytest.mark.slow),
+        pytest.param('"text"', marks=pytest.mark.slow),
         '{"temperature": 9, "top_k": "3", "top_p": null, "max_tokens": 1.5, "seed": -1, "theme": "<b>", "system": {}}',
-        '{"presets": 5, "system": []}',
+        pytest.param('{"presets": 5, "system": []}', marks=pytest.mark.slow),
         '{"presets": {"x": null, "y": {"settings": 5, "system": 5}, "__proto__": {"settings": {"temperature": 1}}}}',
     ],
 )

@@ -29,7 +29,7 @@ def logged_in(page: Page, address: str) -> Page:
     return page
 
 
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+@pytest.mark.parametrize("motion", ["no-preference", pytest.param("reduce", marks=pytest.mark.slow)])
 def test_without_scripts(browser: Browser, app: FastAPI, served: Served, motion: Any) -> None:
     """The login needs none."""
     context = browser.new_context(java_script_enabled=False, reduced_motion=motion)
@@ -40,7 +40,7 @@ def test_without_scripts(browser: Browser, app: FastAPI, served: Served, motion:
     context.close()
 
 
-@pytest.mark.parametrize("path", ["/", "/train"])
+@pytest.mark.parametrize("path", ["/", pytest.param("/train", marks=pytest.mark.slow)])
 def test_an_old_browser(browser: Browser, app: FastAPI, served: Served, path: str) -> None:
     """What it does not know ends the script as it starts."""
     context = browser.new_context(service_workers="block")
@@ -56,7 +56,7 @@ def test_an_old_browser(browser: Browser, app: FastAPI, served: Served, path: st
 
 
 @pytest.mark.parametrize("path", ["/", "/train"])
-@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+@pytest.mark.parametrize("motion", ["no-preference", pytest.param("reduce", marks=pytest.mark.slow)])
 def test_a_browser_that_is_able(browser: Browser, app: FastAPI, served: Served, path: str, motion: Any) -> None:
     """The words are never seen, and gone when the page works."""
     context = browser.new_context(service_workers="block", reduced_motion=motion)

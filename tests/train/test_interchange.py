@@ -164,6 +164,7 @@ def test_another_number_of_ranks_goes_on(place: Place, one: Randomness, two: Non
         assert place.furthest(stage, "one", "back") < 1e-6
 
 
+@pytest.mark.slow
 def test_the_same_number_of_ranks_goes_on_with_the_same_bits(place: Place, two: None) -> None:
     for stage in CONFIGS:
         assert place.furthest(stage, "two", "again") == 0.0

@@ -173,7 +173,7 @@ def signalled(tmp_path: Path, patch: str, number: int, again: float = 0.0, **giv
         pytest.param("last save", signal.SIGTERM, {}, 10, marks=pytest.mark.slow),
         pytest.param("save", signal.SIGTERM, {"save_every": 2}, 0, marks=pytest.mark.slow),
         pytest.param("validation", signal.SIGTERM, {"eval_every": 4}, 4, marks=pytest.mark.slow),
-        ("validation", signal.SIGINT, {}, 10),  # the last one, after the last step
+        pytest.param("validation", signal.SIGINT, {}, 10, marks=pytest.mark.slow),  # the last one, after the last step
     ],
 )
 def test_a_signal_at_any_moment(
@@ -474,6 +474,7 @@ def test_damaged_checkpoints_are_named_and_passed_over(
     assert same(weights("x"), weights("whole"))
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_extended_from_before_its_warmdown(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {**VALUES, "num_iterations": 20, "save_every": 10}
     longer = {**values, "num_iterations": 40, "extend": True}

@@ -157,6 +157,7 @@ def test_a_stopped_process_goes_on_and_a_hanging_one_ends_with_its_traceback(bas
     assert "in sleep_for_ever" in said
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_launcher_saves_the_step_and_the_same_command_goes_on(base: Path) -> None:
     values = {**VALUES, "total_batch_size": 256, "num_iterations": 300, "save_every": -1}
     process = launch(base, 2, "-m", "scripts.base_train", "--", *flags(values), by=OURS)
