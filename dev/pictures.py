@@ -2,7 +2,8 @@
 stands on them.
 
 nanochat serve                                             # in another terminal
-python dev/pictures.py http://127.0.0.1:8000 --second base # docs/chat.png, look.png, compare.png, watch.png
+python dev/pictures.py http://127.0.0.1:8000 --second base # docs/chat.png, look.png, compare.png, watch.png,
+                                                           # answers.png
 nanochat export_html -i sft --output my_bot.html
 python dev/pictures.py my_bot.html                         # docs/html.png
 
@@ -50,6 +51,18 @@ def states(page: Any, address: str, questions: list[str], second: str) -> Iterat
     page.goto(f"{address}/train")
     page.locator("#charts path").first.wait_for(state="attached")
     yield "watch"
+
+    run = page.get_by_label("Run", exact=True)
+    run.select_option(next(name for name in run.locator("option").all_text_contents() if name.startswith("base")))
+    moment = page.get_by_label("Step", exact=True)
+    moment.wait_for()
+    moment.focus()
+    page.keyboard.press("Home")
+    for _ in range(int(moment.get_attribute("max") or 0) // 3):  # where some are right, and others not yet
+        page.keyboard.press("ArrowRight")
+    page.locator("#answers").evaluate("section => section.scrollIntoView({ block: 'start' })")
+    page.evaluate("document.activeElement.blur()")
+    yield "answers"
 
 
 def states_of_file(page: Any, file: Path, questions: list[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 from fastapi import FastAPI
 
 from nanochat.hub import export_html
+from nanochat.metrics import training_file
+from nanochat.train.answers import FILE, Answer, add_answers
 from tests.conftest import CHROMIUM
 from tests.hub.exporting import SHAPES, make, write
 
@@ -19,19 +22,30 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_pictures(of_run: Callable[[str], FastAPI], served: Callable[[FastAPI], str], tmp_path: Path) -> None:
+def test_pictures(
+    of_run: Callable[[str], FastAPI],
+    served: Callable[[FastAPI], str],
+    tiny_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    app = of_run("sft")
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(shutil.copytree(tiny_run, tmp_path / "base")))
+    answers = training_file("base", "d1").with_name(FILE)
+    for step in (10, 20):
+        add_answers(answers, step, step * 1024, {"loss": 3.0}, [Answer("The river", "river", "is long.", step > 10)])
     command = [
         sys.executable,
         str(ROOT / "dev" / "pictures.py"),
-        served(of_run("sft")),
+        served(app),
         "--second=base",
         f"--folder={tmp_path}",
     ]
     done = subprocess.run([*command, "--questions", "Who are you?"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.png")}
-    assert sorted(sizes) == ["chat.png", "compare.png", "look.png", "watch.png"]
+    assert sorted(sizes) == ["answers.png", "chat.png", "compare.png", "look.png", "watch.png"]
     assert all(5_000 < size < 150_000 for size in sizes.values())
 
 
