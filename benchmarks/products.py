@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.result import BenchmarkResult, median
@@ -42,9 +43,9 @@ def measure(turns: int, seconds: float, shapes: Sequence[tuple[int, int, int]] =
         x, w = torch.randn(tokens, n_in), torch.randn(n_out, n_in)
         a, b, out = x.numpy(), w.numpy().T, np.empty((tokens, n_out), np.float32)
         ways: dict[str, Callable[[], object]] = {
-            "torch": lambda x=x, w=w: torch.nn.functional.linear(x, w),
-            "oneDNN": lambda x=x, w=w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""),
-            "numpy": lambda a=a, b=b, out=out: np.matmul(a, b, out=out),
+            "torch": partial(torch.nn.functional.linear, x, w),
+            "oneDNN": partial(torch.ops.mkldnn._linear_pointwise, x, w, None, "none", [], ""),
+            "numpy": partial(np.matmul, a, b, out=out),
         }
         name = f"{tokens} x {n_in} x {n_out}"
         exact = x.double() @ w.double().T
