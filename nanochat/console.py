@@ -334,7 +334,9 @@ def guarded_streams() -> Iterator[None]:
     stream is like /dev/null. A reader that leaves (`| head`) ends a command that only prints; Ctrl-C ends any
     command with 130.
     """
+    outer = sys.stdout
     _mend_streams()
+    ours = sys.stdout
     try:
         yield
     except KeyboardInterrupt:
@@ -352,6 +354,8 @@ def guarded_streams() -> Iterator[None]:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if isinstance(sys.stdout, _Output):
                 sys.stdout.lost = None  # it has been reported
+        if outer is not None and sys.stdout is ours:
+            sys.stdout = outer  # whoever called this in a process of his own goes on printing
 
 
 def _mend_streams() -> None:
@@ -366,11 +370,9 @@ def _mend_streams() -> None:
         if stream is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))
         elif name == "stdout" and type(stream) is io.TextIOWrapper:
-            flushed = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
-            encoding = stream.encoding
-            output = _Output(stream.detach(), encoding, errors, None, **flushed)
-            for place in ("stdout", "__stdout__"):  # which Python restores on exit
-                setattr(sys, place, output)
+            with contextlib.suppress(OSError, ValueError):
+                stream.reconfigure(errors=errors)
+            sys.stdout = _Output(stream)
         elif isinstance(stream, io.TextIOWrapper):
             # Pure ASCII is valid UTF-8, and other bytes are most likely UTF-8.
             ascii_only = name == "stdin" and codecs.lookup(stream.encoding).name == "ascii"
@@ -379,9 +381,21 @@ def _mend_streams() -> None:
 
 
 class _Output(io.TextIOWrapper):
-    """Standard output. lost: the error when something printed could not be written."""
+    """Standard output. lost: the error when something printed could not be written.
+
+    It writes to the buffer of the stream whose place it takes, which others may hold and use: so it never closes it.
+    """
 
     lost: OSError | None = None
+
+    def __init__(self, stream: io.TextIOWrapper):
+        flushed = {"line_buffering": stream.line_buffering, "write_through": stream.write_through}
+        super().__init__(stream.buffer, stream.encoding, stream.errors, None, **flushed)
+        self._stream = stream  # which would close the buffer when nobody holds it
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.flush()
 
     def write(self, text: str) -> int:
         with self._noted():

@@ -78,6 +78,17 @@ def test_work_goes_on_when_nobody_reads(tmp_path: Path, unbuffered: str) -> None
         assert "Traceback" not in err and "Exception ignored" not in err
 
 
+def test_the_output_is_usable_after_a_command_in_the_same_process(tmp_path: Path) -> None:
+    code = "import sys\nkept = sys.stdout\nkept.write('before ')\n"
+    code += "from nanochat.commands.plan import main\nsys.argv = ['nanochat plan', '--calibration']\n"
+    code += "main()\nassert sys.stdout is kept is sys.__stdout__\nprint('after')\nkept.write('last')\n"
+    code += "sys.argv += ['--no-such-flag']\ntry:\n    main()\nexcept SystemExit as stop:\n    print(stop.code)\n"
+    found = shell(f'{sys.executable} -c "$CODE"', tmp_path, CODE=code)
+    out = found.stdout.decode()
+    assert found.returncode == 0 and out.startswith("before ") and out.endswith("after\nlast2\n"), (out, found.stderr)
+    assert b"Traceback" not in found.stderr and b"Exception ignored" not in found.stderr
+
+
 def test_odd_words_into_an_ascii_terminal(tmp_path: Path) -> None:
     python = f"PYTHONIOENCODING=ascii {sys.executable} -m nanochat"
     for words in (
