@@ -16,6 +16,7 @@ PAGES = [
 FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```\s*$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+MADE = {"report.md"}  # by a run
 OURS = ("nanochat", "tests", "benchmarks", "dev", "csrc", "docs", "scripts")
 
 
@@ -84,6 +85,17 @@ def test_every_file_that_the_docs_name_exists() -> None:
     print(f"{count} files and folders of the repository")
     assert not wrong, "\n".join(wrong)
     assert count > 70
+
+
+def test_every_page_that_is_named_without_a_link_exists() -> None:
+    wrong = []
+    for page in PAGES:
+        for path in re.findall(r"(?<![\w/.:-])(?:docs/)?[\w-]+\.md\b", LINK.sub("", INLINE.sub("", prose_of(page)))):
+            if not any((folder / path).is_file() for folder in (ROOT, DOCS)) and path not in MADE:
+                wrong.append(f"{page.name}: {path}")
+    assert not wrong, "\n".join(wrong)
+    # What changed is told in a line: its page is a link away.
+    assert len([link for link in links(ROOT / "CHANGELOG.md") if link.startswith("docs/")]) > 25
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
