@@ -579,4 +579,5 @@ def run_facts(machine: Machine, s: TrainState, model: GPT, config: TrainConfig) 
         "machine": machine.name,
         "dtype": str(machine.dtype).removeprefix("torch."),
         "ranks": machine.ranks.world,
+        **({"learnt_from": s.settings["mixture"]} if "mixture" in s.settings else {}),  # a chat model's conversations
     }

@@ -14,6 +14,7 @@ from nanochat import checkpoint
 from nanochat.commands import chat_sft
 from nanochat.console import UserError
 from nanochat.feed.packing import Example, Stream
+from nanochat.metrics import read_metrics
 from nanochat.tasks import CustomJSON, Mixture
 from nanochat.tokenizer import Tokenizer, train_bpe
 from nanochat.train import BaseConfig, ChatConfig, base, train_base, train_chat
@@ -189,3 +190,10 @@ def test_text_that_is_read_over_and_over_is_warned_of(
     monkeypatch.setattr(base, "MOST_PASSES", 1e-6)
     train_base(BaseConfig(**{**wanted, "total_batch_size": 128}))
     assert "passes over the" in capsys.readouterr().err
+
+
+def test_the_metrics_say_what_a_chat_model_learnt_from(tiny_run: Path) -> None:
+    for stage in ("mid", "sft"):
+        rows = read_metrics(tiny_run / "runs" / f"{stage}-d1" / "metrics.jsonl")
+        [settings] = [row for row in rows if row["kind"] == "settings"]
+        assert "TinyWorld" in settings["learnt_from"]
