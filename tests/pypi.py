@@ -15,8 +15,10 @@ FOLDER = Path(sys.prefix) / "pypi"
 SECONDS = 300.0  # to fetch one
 
 
-def tool(name: str, version: str) -> Path:
-    """Its program, fetched when it is not there yet. Skips the test where pip cannot get it."""
+def tool(program: str, version: str, package: str = "") -> Path:
+    """A program of a package of the same name, unless that is given. It is fetched when it is not there yet; where pip
+    cannot get it, the test is skipped."""
+    name = package or program
     place = FOLDER / f"{name}-{version}"
     FOLDER.mkdir(exist_ok=True)
     with FileLock(FOLDER / f"{name}.lock"):
@@ -31,4 +33,4 @@ def tool(name: str, version: str) -> Path:
             if done.returncode:
                 pytest.skip(f"{name} is not here: {done.stderr.strip().splitlines()[-1:]}")
             (place / "whole").touch()
-    return place / "bin" / name
+    return place / "bin" / program
