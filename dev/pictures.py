@@ -3,7 +3,7 @@ stands on them.
 
 nanochat serve                                             # in another terminal
 python dev/pictures.py http://127.0.0.1:8000 --second base # docs/chat.png, look.png, compare.png, watch.png,
-                                                           # answers.png
+                                                           # answers.png; first.png: two of them in one
 nanochat export_html -i sft --output my_bot.html
 python dev/pictures.py my_bot.html                         # docs/html.png
 
@@ -21,6 +21,7 @@ from typing import Any
 
 LARGEST = 150_000  # bytes of a picture
 SIZE = {"width": 1100, "height": 720}
+GAP = 24  # pixels between two pictures in one
 
 
 def states(page: Any, address: str, questions: list[str], second: str) -> Iterator[str]:
@@ -53,13 +54,11 @@ def states(page: Any, address: str, questions: list[str], second: str) -> Iterat
     yield "watch"
 
     run = page.get_by_label("Run", exact=True)
-    run.select_option(next(name for name in run.locator("option").all_text_contents() if name.startswith("base")))
+    run.select_option(next(name for name in run.locator("option").all_text_contents() if name.startswith("mid")))
     moment = page.get_by_label("Step", exact=True)
     moment.wait_for()
     moment.focus()
-    page.keyboard.press("Home")
-    for _ in range(int(moment.get_attribute("max") or 0) // 3):  # where some are right, and others not yet
-        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Home")  # where some are right, and others not yet
     page.locator("#answers").evaluate("section => section.scrollIntoView({ block: 'start' })")
     page.evaluate("document.activeElement.blur()")
     yield "answers"
@@ -96,6 +95,19 @@ def smaller(png: bytes) -> bytes:
     raise SystemExit(f"error: a picture has more than {LARGEST:,} bytes in 32 colours. Ask for something shorter.")
 
 
+def beside(left: Path, right: Path, to: Path) -> None:
+    from PIL import Image
+
+    pictures = [Image.open(path).convert("RGB") for path in (left, right)]
+    width, height = SIZE["width"], SIZE["height"]
+    whole = Image.new("RGB", (2 * width + GAP, height), "white")
+    for at, picture in enumerate(pictures):
+        whole.paste(picture, (at * (width + GAP), 0))
+    out = io.BytesIO()
+    whole.save(out, "PNG")
+    to.write_bytes(smaller(out.getvalue()))
+
+
 def take(states: Callable[[Any], Iterator[str]], folder: Path, say: Callable[[str], object] = print) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -124,6 +136,7 @@ def main() -> None:
         take(lambda page: states_of_file(page, file, given.questions), given.folder)
     else:
         take(lambda page: states(page, given.address.rstrip("/"), given.questions, given.second), given.folder)
+        beside(given.folder / "chat.png", given.folder / "answers.png", given.folder / "first.png")
 
 
 if __name__ == "__main__":

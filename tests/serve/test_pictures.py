@@ -32,9 +32,9 @@ def test_pictures(
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     app = of_run("sft")
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(shutil.copytree(tiny_run, tmp_path / "base")))
-    answers = training_file("base", "d1").with_name(FILE)
-    for step in (10, 20):
-        add_answers(answers, step, step * 1024, {"loss": 3.0}, [Answer("The river", "river", "is long.", step > 10)])
+    answers = training_file("mid", "d1").with_name(FILE)
+    for step in (2, 4):
+        add_answers(answers, step, step * 1024, {"loss": 3.0}, [Answer("Who are you?", "identity", "I am nanochat.", step > 2)])
     command = [
         sys.executable,
         str(ROOT / "dev" / "pictures.py"),
@@ -45,7 +45,7 @@ def test_pictures(
     done = subprocess.run([*command, "--questions", "Who are you?"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     sizes = {path.name: path.stat().st_size for path in tmp_path.glob("*.png")}
-    assert sorted(sizes) == ["answers.png", "chat.png", "compare.png", "look.png", "watch.png"]
+    assert sorted(sizes) == ["answers.png", "chat.png", "compare.png", "first.png", "look.png", "watch.png"]
     assert all(5_000 < size < 150_000 for size in sizes.values())
 
 

@@ -66,6 +66,7 @@ store.subscribe((state, before) => {
   const steps = state.answers?.steps ?? [];
   const at = Math.min(state.at ?? Infinity, steps.length - 1);
   if (state.answers && (state.answers !== before.answers || state.at !== before.at)) showAnswers(state.answers, at);
+  if (!state.answers) place("answers").hidden = true; // they are another run's
   input("smoothing").value = String(state.smoothing);
   place("smoothing-value").textContent = state.smoothing.toFixed(2);
   input("over").value = state.over;
