@@ -17,11 +17,20 @@ from nanochat.pipeline.room import checkpoint_bytes, parameters
 
 FEWEST_STEPS = 20  # as in train/base.py
 OTHERS = (0.5, 2.0)  # what the hours of the stages beside pretraining may be off by
-KEPT, STAGES, WRITING = 2, 3, 1  # checkpoints of each stage, stages, and one being written
+LEFT = 5  # checkpoints that base (the one before the warm-down among them) and mid-training leave
+# Bytes a weight that must be free when the last stage begins, to keep two checkpoints and write one; with 5% to spare.
+ASKED = 1.05 * 3 * 12
 REST_BYTES = 2e9  # tokenizer, evaluation bundle, conversations: assumed
 
 
 Speed = Callable[[GPU, int, ModelConfig, bool], Estimate]
+
+
+def disk_of(config: ModelConfig, shards: int) -> dict[str, float]:
+    """Bytes that must be free before a run begins: for the text with its validation shard, for checkpoints as the
+    trainings ask for them, and for the rest."""
+    checkpoints = LEFT * checkpoint_bytes(config) + ASKED * parameters(config)
+    return {"shards": (shards + 1) * SHARD_BYTES, "checkpoints": checkpoints, "rest": REST_BYTES}
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,7 @@ class Layout:
 
     @property
     def disk(self) -> dict[str, float]:
-        """Bytes of the text, of the checkpoints that are kept, and of the rest."""
-        checkpoints = (KEPT * STAGES + WRITING) * checkpoint_bytes(self.config)
-        return {"shards": (self.shards + 1) * SHARD_BYTES, "checkpoints": checkpoints, "rest": REST_BYTES}
+        return disk_of(self.config, self.shards)
 
     @cached_property
     def speed(self) -> Estimate:

@@ -295,10 +295,20 @@ def test_the_run_is_the_one_that_speedrun_would_make(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     monkeypatch.delenv("NPROC_PER_NODE", raising=False)
-    for recipe, depth, gpus in (("", 0, 8), ("seed", 0, 8), ("gpt2", 26, 2), ("seed", 32, 8)):
-        now = situation(DoctorConfig(recipe=recipe, depth=depth), gpus)  # type: ignore[arg-type]
-        wish = SpeedrunConfig(recipe=recipe, depth=depth, dry_run=True, gpu="h100", num_gpus=gpus)  # type: ignore[arg-type]
-        plan = resolve(wish, {})
+    monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
+    for recipe, depth, budget, gpu, gpus in (
+        ("", 0, "", "h100", 8),
+        ("seed", 0, "", "h100", 8),
+        ("gpt2", 26, "", "h100", 2),
+        ("seed", 32, "", "h100", 8),
+        ("", 0, "30m", "t4", 1),
+        ("", 0, "9h", "t4", 2),
+        ("seed", 0, "2h", "a100", 8),
+        ("", 3, "2h", "l4", 1),
+    ):
+        wish: dict[str, Any] = {"recipe": recipe, "depth": depth, "time_budget": budget}
+        now = situation(DoctorConfig(**wish), gpus, gpu)
+        plan = resolve(SpeedrunConfig(**wish, dry_run=True, gpu=gpu, num_gpus=gpus), {})
         dataset, tokenizer = plan.stages[0].args, plan.stages[1].args
         assert dataset[:3] == (f"--dataset={now.dataset}", "-n", str(now.shards))
         assert f"--vocab_size={now.vocab_size}" in tokenizer and plan.tag == f"d{now.depth}" and plan.nproc == now.ranks
@@ -347,15 +357,25 @@ def test_what_is_there_already_needs_no_room(base: Path) -> None:
         with open(file, "wb") as out:
             out.truncate(size)
     assert before - disk.needed(BIG, base) == 12_000_000
-    # As trainings ask for it, and no less than the plan says.
+
+
+def test_the_plan_and_the_doctor_want_the_same_disk(base: Path) -> None:
+    """And it is enough for what the last stage asks for, beside what the others have left."""
     from nanochat import gpus
     from nanochat.pipeline.layout import Layout, Place
     from nanochat.pipeline.recipes import RECIPES
+    from nanochat.train import ChatConfig
+    from nanochat.train.run import checkpoint_bytes
 
     card = gpus.find("h100")
     assert card
-    plan = Layout(Place(card, 8, 8, 0.0, ""), RECIPES["gpt2"], 24)
-    assert sum(plan.disk.values()) < before < 1.5 * sum(plan.disk.values())
+    for recipe, depth in (("gpt2", 24), ("gpt2", 12), ("seed", 20), ("seed", 32)):
+        now = situation(DoctorConfig(recipe=recipe, depth=depth), 8)  # type: ignore[arg-type]
+        plan = Layout(Place(card, 8, 8, 0.0, ""), RECIPES[recipe], depth)
+        assert sum(plan.disk.values()) == disk.needed(now, base)
+        with torch.device("meta"):
+            asked = 1.05 * checkpoint_bytes(GPT(now.model), ChatConfig())
+        assert plan.disk["checkpoints"] == pytest.approx(5 * now.checkpoint_bytes + asked, rel=1e-3)
 
 
 def test_a_full_disk_and_one_that_may_not_be_written(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ class DoctorConfig:
     """layers of that run's model; 0: the recipe's"""
     dataset: str = "auto"
     """its text, as in speedrun: tinyworld, climbmix, fineweb-edu, or a path"""
+    time_budget: str = ""
+    """its wall-clock of pretraining, such as 20m, which decides the depth, as in speedrun"""
     backup: str = ""
     """where it will be backed up: a small file is written there, read back and removed"""
     push: bool = False

@@ -17,9 +17,7 @@ from nanochat.corpus.names import HUB_CORPORA, TINYWORLD, corpus_name
 from nanochat.paths import STAGES, base_dir, sync_folder
 from nanochat.pipeline.doctor.finding import Finding, ok, stop, together, warning
 from nanochat.pipeline.doctor.situation import Situation
-from nanochat.pipeline.estimate import SHARD_BYTES
-from nanochat.pipeline.layout import REST_BYTES
-from nanochat.pipeline.room import parameters
+from nanochat.pipeline.layout import disk_of
 
 MOUNTS = Path("/proc/self/mountinfo")
 OCTAL = re.compile(r"\\([0-7]{3})")  # how a mount's path has its spaces
@@ -32,8 +30,6 @@ BLOCK, MOST, PATIENCE = 4 << 20, 256 << 20, 2.0  # bytes written at once and in 
 SLOW, LONG = 50e6, 10.0  # bytes a second; seconds for a checkpoint that nobody minds
 PROBE, LEFT = ".doctor-", 3600.0  # begins the name of what is tried out; seconds after which it is nobody's
 TINY_BYTES = 30e6  # of the tiny world's text
-KEPT = 5  # checkpoints that base and mid-training leave
-ASKED = 3 * 12  # bytes a weight that the last stage asks for, to keep two checkpoints and write one
 ELSEWHERE = "Set NANOCHAT_BASE_DIR to a folder of a larger disk"
 
 
@@ -70,13 +66,13 @@ def _room(base: Path, now: Situation) -> Finding:
 
 
 def needed(now: Situation, base: Path) -> float:
-    """Bytes that the whole run adds to the disk: text, checkpoints, CORE's questions."""
-    on_hub, source = now.dataset in HUB_CORPORA, Path(now.dataset)
-    text = TINY_BYTES if now.dataset == TINYWORLD else now.shards * SHARD_BYTES if on_hub else size_of(source)
+    """Bytes that must be free for the whole run, as a plan counts them, without what is there already."""
+    on_hub, source, whole = now.dataset in HUB_CORPORA, Path(now.dataset), disk_of(now.model, now.shards)
+    text = TINY_BYTES if now.dataset == TINYWORLD else whole["shards"] if on_hub else size_of(source)
     there = size_of(base / "data" / (now.dataset if now.dataset == TINYWORLD or on_hub else corpus_name(now.dataset)))
     kept = sum(size_of(base / place / f"d{now.depth}") for place in STAGES.values())
-    checkpoints = max(now.checkpoint_bytes, KEPT * now.checkpoint_bytes + ASKED * parameters(now.model) - kept)
-    return max(0.0, text - there) + checkpoints + (REST_BYTES if on_hub else 0.0)
+    checkpoints = max(now.checkpoint_bytes, whole["checkpoints"] - kept)
+    return max(0.0, text - there) + checkpoints + (whole["rest"] if on_hub else 0.0)
 
 
 def size_of(folder: Path) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from nanochat import gpus as table
 from nanochat import scale
 from nanochat.corpus.names import HUB_CORPORA, TINYWORLD
 from nanochat.model.config import ModelConfig
 from nanochat.pipeline.doctor.config import DoctorConfig
 from nanochat.pipeline.recipes import RECIPES
 from nanochat.pipeline.room import checkpoint_bytes
-from nanochat.pipeline.settings import CPU_SHARDS, TINY_CONTEXT, TINY_DEPTH, TINY_VOCAB, rank_count
+from nanochat.pipeline.settings import CPU_SHARDS, GPU_SHARDS, RATIO, TINY_CONTEXT, TINY_DEPTH, TINY_VOCAB, rank_count
+from nanochat.train import parse_duration
 
-CPU_DEPTH = 6  # what a CPU's time budget usually comes to, with other text than the tiny world
+CPU_DEPTH = 6  # what a CPU's time budget comes to at most, usually, with other text than the tiny world
+UNKNOWN = "h100"  # what a card that the table does not have is taken for: the model is then no smaller than it will be
 
 
 @dataclass(frozen=True)
@@ -53,23 +56,39 @@ class Situation:
 
 
 def situation(config: DoctorConfig, gpus: int, gpu: str = "", capability: float = 0.0, memory: int = 0) -> Situation:
-    """UserError for NPROC_PER_NODE that is no number, and for impossible depths."""
+    """UserError for NPROC_PER_NODE that is no number, for a time budget that is none, and for impossible depths."""
     ranks = rank_count(os.environ.get("NPROC_PER_NODE", ""), gpus)
-    recipe = RECIPES.get(config.recipe) or (RECIPES["gpt2"] if gpus else None)
-    dataset = config.dataset if config.dataset != "auto" else recipe.dataset if recipe else TINYWORLD
+    budget = parse_duration(config.time_budget) if config.time_budget else 0.0
+    recipe = RECIPES.get(config.recipe) or (RECIPES["gpt2"] if gpus and not budget else None)
+    own = recipe.dataset if recipe else "climbmix" if gpus else TINYWORLD
+    dataset = own if config.dataset == "auto" else config.dataset
     shards = 0
     arch: scale.Arch = "modern"
     if dataset == TINYWORLD:
         depth, vocab, context, recipe = config.depth or TINY_DEPTH, TINY_VOCAB, TINY_CONTEXT, None
     elif recipe:
-        depth, vocab = config.depth or recipe.depth, recipe.vocab_size
-        context, arch, shards = scale.default_seq_len(depth), recipe.arch, recipe.shards(depth)
+        wished = _affordable(budget, gpus, gpu, recipe.ratio, recipe.vocab_size) if budget else recipe.depth
+        depth, vocab, arch = config.depth or wished, recipe.vocab_size, recipe.arch
+        context = scale.default_seq_len(depth)
+        shards = recipe.shards(depth) if not budget else GPU_SHARDS if gpus else CPU_SHARDS
     else:
-        depth = config.depth or CPU_DEPTH
-        vocab, context, shards = scale.default_vocab(depth), scale.default_seq_len(depth), CPU_SHARDS
+        depth = config.depth or _affordable(budget, gpus, gpu, RATIO, 0)
+        vocab, context = scale.default_vocab(depth), scale.default_seq_len(depth)
+        shards = GPU_SHARDS if gpus else CPU_SHARDS
     shards = min(shards, HUB_CORPORA[dataset].last) if dataset in HUB_CORPORA else 0
     name = recipe.name if recipe else ""
     return Situation(
         depth, vocab, context, arch, name, dataset, shards, ranks, gpus, gpu, capability, memory,
         config.backup, config.push, config.tracker, config.run, config.port,
     )  # fmt: skip
+
+
+def _affordable(budget: float, gpus: int, gpu: str, ratio: float, vocab_size: int) -> int:
+    """The depth that so many seconds are enough for. A CPU is not measured for it, as speedrun does."""
+    if not gpus:
+        return CPU_DEPTH
+    card = table.find(gpu) or table.find(UNKNOWN)
+    assert card
+    half = os.environ.get("NANOCHAT_DTYPE") not in (None, "", "float32")
+    peak = card.peak if half else card.training_peak
+    return scale.depth_for_flops(budget * scale.EFFICIENCY * peak * gpus, ratio, vocab_size)
