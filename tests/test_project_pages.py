@@ -31,7 +31,8 @@ def test_the_citation_names_this_version() -> None:
     assert {"message", "title", "authors"} <= found.keys()
     assert found["authors"][0]["name"].lower() in read("LICENSE").lower()
     assert f"version = {{{__version__}}}" in read("docs/forking.md")
-    assert re.search(rf"^## {re.escape(__version__)}\b", read("CHANGELOG.md"), re.MULTILINE)
+    [told] = re.findall(rf"^## {re.escape(__version__)} \((.+)\)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert str(found.get("date-released", "unreleased")) == told
 
 
 def test_links_of_the_pages_beside_the_readme_lead_somewhere() -> None:
