@@ -7,25 +7,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = [
-    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *sorted(DOCS.glob("*.md")),
-]
-FENCE = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```\s*$", re.DOTALL | re.MULTILINE)
-INLINE = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
+from tests.pages import DOCS, FENCE, INLINE, PAGES, ROOT, prose_of, text_of
+
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 MADE = {"report.md"}  # by a run
 OURS = ("nanochat", "tests", "benchmarks", "dev", "csrc", "docs", "scripts")
-
-
-def text_of(page: Path) -> str:
-    return page.read_text(encoding="utf-8")
-
-
-def prose_of(page: Path) -> str:
-    return FENCE.sub("", text_of(page))
 
 
 def anchors(page: Path) -> set[str]:

@@ -4,7 +4,7 @@ nanochat plan --budget 100 --gpu h100 --num-gpus 8
 
 nanochat plan --target gpt2 --gpu a100 --num-gpus 8
 
-nanochat plan --hours 1                                    measures this machine for half a minute
+nanochat plan --hours 1                                    # measures this machine for half a minute
 
 nanochat plan --calibration
 """
