@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a RunPod pod does when it starts: packages, SSH, git, this repository; at the end it does exec /start.sh, the image's.
 # As the pod's start command (docs/pods.md):
-#   bash -c 'curl -fsSL https://raw.githubusercontent.com/originalzen/nanochat/master/runpod_onstart.sh | bash'
+#   bash -c 'curl -fsSL https://raw.githubusercontent.com/YOU/nanochat/master/runpod_onstart.sh | bash'
 # It reads the variables of env.example, may run any number of times, and prints no secret. Whatever fails is said, and
 # the pod comes up all the same.
 # NANOCHAT_POD_ROOT: a folder to take for /. NANOCHAT_POD_GITHUB: another server than https://github.com.

@@ -22,7 +22,7 @@ def test_a_fork_with_its_own_things_merges(tmp_path: Path) -> None:
         pytest.skip("there is no git")
     clone, sync = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     upstream, origin, fork = (tmp_path / name for name in ("upstream", "origin", "nanochat"))
-    owners = {"YourUsername": origin, "originalzen": upstream}
+    owners = {"YourUsername": origin, "YOU": upstream}
     config = "[user]\n name = a\n email = a@example.com\n[init]\n defaultBranch = master\n"
     for owner, place in owners.items():
         config += f'[url "file://{place}"]\n insteadOf = https://github.com/{owner}/nanochat.git\n'

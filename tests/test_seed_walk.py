@@ -41,6 +41,14 @@ python -m pytest tests/test_rustbpe.py -v -s
 """  # noqa: E501 - as they are written
 
 
+# What the seed writes and what cannot work here: this code has another history.
+NOT_HERE = """git remote add upstream https://github.com/karpathy/nanochat.git
+git fetch upstream
+git merge upstream/master
+git push origin master
+"""
+
+
 def blocks() -> list[str]:
     return re.findall(r"^```bash\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
@@ -61,6 +69,14 @@ def calls() -> Iterator[tuple[str, list[str]]]:
 def test_the_seeds_commands_are_on_the_page_as_they_are_written() -> None:
     said = "".join(blocks()).splitlines()
     assert [line for line in SEEDS.strip().splitlines() if line not in [one.strip() for one in said]] == []
+
+
+def test_the_one_block_of_the_seed_that_does_not_work_is_said_to() -> None:
+    """tests/test_forking.py runs the same four lines with the address that works."""
+    before, block, after = PAGE.partition(f"```text\n{NOT_HERE}```\n")
+    assert block and before.endswith("does\nnot work here:\n\n") and "unrelated histories" in after[:300]
+    assert PAGE.count("```text") == 1 and "git merge" not in "".join(blocks())
+    assert "but for one block" in before and "(#fork-and-sync)" in before
 
 
 class ParsedError(Exception):
@@ -138,9 +154,7 @@ def test_the_page_runs(tmp_path: Path) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com"]
     for step in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "all"]):
         subprocess.run([*git, *step], cwd=origin, check=True)
-    (tmp_path / "gitconfig").write_text(
-        f'[url "file://{origin}"]\n insteadOf = https://github.com/originalzen/nanochat.git\n'
-    )
+    (tmp_path / "gitconfig").write_text(f'[url "file://{origin}"]\n insteadOf = https://github.com/YOU/nanochat.git\n')
     (tmp_path / "workspace").mkdir()
     make_mirror(tmp_path / "mirror")
     make_shims(tmp_path / "shims")
