@@ -28,7 +28,7 @@ IMPORT_ALL = """
 import importlib, pkgutil, nanochat
 found = [one.name for one in pkgutil.walk_packages(nanochat.__path__, "nanochat.")]
 for name in found:
-    if not name.endswith("__main__"):
+    if not name.endswith("__main__") and not name.startswith("nanochat.hub.remote."):  # for models' repositories
         importlib.import_module(name)
 print(len(found), nanochat.__file__)
 """
