@@ -7,9 +7,12 @@ if [ -z "${BASH_VERSION:-}" ]; then
     exit 2
 fi
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-python="${PYTHON:-python3}"
+python="${PYTHON:-python3}" remedy="Set PYTHON=/path/to/python3.11."
+if [ -x "$root/.venv/bin/python" ]; then # by whatever made it, on a system whose own Python may be too old
+    python="$root/.venv/bin/python" remedy="Delete $root/.venv."
+fi
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    echo "error: nanochat needs Python 3.11 or newer, and $python is older. Set PYTHON=/path/to/python3.11." >&2
+    echo "error: nanochat needs Python 3.11 or newer, and $python is older. $remedy" >&2
     exit 2
 fi
 [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv" || {
@@ -20,6 +23,8 @@ wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*.*,cs
 mark="$root/.venv/installed${EXTRAS:-}"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
     echo "Installing nanochat${EXTRAS:-} into .venv (a minute or two) ..."
+    "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1 || # uv makes environments without it
+        "$root/.venv/bin/python" -m ensurepip >/dev/null || exit 1
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
         -c "$root/constraints.txt" -e "$root${EXTRAS:-}" || exit 1
     echo "$wanted" >"$mark"

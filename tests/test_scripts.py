@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -55,7 +56,10 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "csrc" / "a.cpp").touch()
     bin = tmp_path / ".venv" / "bin"
     bin.mkdir(parents=True)
-    (bin / "python").write_text(f'#!/bin/sh\n[ "$2" = pip ] && echo "$@" >>"{tmp_path}/pip" && exit\nexit 1\n')
+    (bin / "python").write_text(
+        f'#!/bin/sh\n[ "$1" = -c ] && exec "{sys.executable}" "$@"\n[ "$3" = --version ] && exit\n'
+        f'[ "$2" = pip ] && echo "$@" >>"{tmp_path}/pip" && exit\nexit 1\n'
+    )
     (bin / "nanochat").write_text(
         f'#!/bin/sh\necho "CALLED $NANOCHAT_CALLED_AS; CUDA ${{CUDA_VISIBLE_DEVICES-unset}}; $NPROC_PER_NODE"\n'
         f'PYTHONPATH="{ROOT}" exec "{sys.executable}" -m nanochat "$@"\n'
@@ -90,6 +94,29 @@ def test_the_larger_run_is_a_speedrun_of_the_seed_and_installs_once(checkout: Pa
         assert "-n 800" in said and "--device_batch_size=8" in said
     assert f"CALLED bash {checkout}/speedrun.sh" in first
     assert "'--run=two words'" in again
+
+
+def test_an_environment_that_is_there_is_taken_though_the_systems_python_is_too_old(checkout: Path) -> None:
+    """As uv makes one: with a Python of its own, and without pip."""
+    old = checkout / "old"
+    old.write_text("#!/bin/sh\nexit 1\n")  # as if the version were too low
+    old.chmod(0o755)
+    shutil.rmtree(checkout / ".venv" / "bin")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", checkout / ".venv"], check=True)
+    nanochat = checkout / ".venv" / "bin" / "nanochat"
+    nanochat.write_text("#!/bin/sh\necho CALLED\n")
+    nanochat.chmod(0o755)
+    setup = checkout / "dev" / "setup.sh"
+    text, count = re.subn(r"-m pip install .*?(?= \|\|)", "-m pip --version", setup.read_text(), flags=re.DOTALL)
+    assert count == 1  # which would fetch all packages
+    setup.write_text(text)
+    said = start(checkout, "speedrun.sh", PYTHON=str(old))
+    assert "Installing" in said and "pip " in said and said.endswith("CALLED\n")
+    python = checkout / ".venv" / "bin" / "python"
+    python.unlink()
+    shutil.copy(old, python)
+    found = subprocess.run(["bash", checkout / "speedrun.sh"], capture_output=True, text=True, check=False)
+    assert found.returncode == 2 and f"{python} is older. Delete {checkout}/.venv." in found.stderr
 
 
 def test_the_small_run_sees_no_gpus(checkout: Path) -> None:

@@ -20,7 +20,7 @@ PATIENCE = 10.0  # seconds for one call of nvidia-smi
 FIELDS = "index,name,driver_version,memory.used,memory.total"
 BUSY = 0.05  # share of a card's memory that others may hold; a driver itself holds about 1%
 SLOWED = 0x08 | 0x20 | 0x40 | 0x80  # reasons to run slower: hardware, heat (twice), power supply
-CUDA_INDEX = "pip install torch --index-url https://download.pytorch.org/whl/"
+CUDA_INDEX = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/"
 
 
 @dataclass(frozen=True)
