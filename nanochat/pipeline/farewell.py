@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -59,11 +60,14 @@ def converse(tag: str, prompts: Sequence[Conversation]) -> None:
 
 
 def python() -> str:
-    """The command for the running Python, from the working folder."""
+    """The command for the running Python, from the working folder; with the base dir, which another terminal may not
+    know."""
     program = Path(sys.executable)
     with suppress(OSError, ValueError):  # no working folder any more, or not below it
         program = program.relative_to(Path.cwd())
-    return shlex.quote(str(program))
+    given = os.environ.get("NANOCHAT_BASE_DIR")
+    there = f"NANOCHAT_BASE_DIR={shlex.quote(os.path.abspath(os.path.expanduser(given)))} " if given else ""
+    return there + shlex.quote(str(program))
 
 
 def questions(corpus: str, world_seed: int) -> tuple[str, ...]:

@@ -295,3 +295,4 @@ def _farewell(chats: OwnChats, tag: str) -> None:
     say(f"\n{tag} is done.\n")
     converse(tag, chats.prompts())
     go_on(f" -i sft -g {tag}")
+    say(f"\nWithout -g they take the model that was written last: {tag} now, and another one after the next training.")
