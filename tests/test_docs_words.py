@@ -15,8 +15,8 @@ FLAG = re.compile(r"(?<![\w-])--[a-zA-Z][\w-]*")
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+")
 # Flags of other programs, and variables that other programs and libraries read.
 FOREIGN_FLAGS = set(
-    """--flag --no-flag --gpus --index-url --install --no-cache --no-cache-dir --project --requeue --sdist
-    --signal""".split()  # noqa: SIM905
+    """--flag --no-flag --force-reinstall --gpus --index-url --install --no-cache --no-cache-dir --project --requeue
+    --sdist --signal""".split()  # noqa: SIM905
 )
 FOREIGN_VARIABLES = {
     "RUNPOD_SECRET_HF_TOKEN",
