@@ -127,7 +127,7 @@ def test_the_source_package_can_be_installed_by_the_step_that_tries_it(tmp_path:
 
 
 def test_cibuildwheel_is_told_nothing_that_it_does_not_know() -> None:
-    """Of its settings, those that are used here: it takes any other key in silence, or fails on GitHub alone."""
+    """Of its settings, those that are used here: a word too many is told without installing it."""
     everywhere = {"build", "skip", "build-frontend", "test-environment", "test-command", "linux", "macos", "windows"}
     told = PROJECT["tool"]["cibuildwheel"]
     assert told.keys() == everywhere
