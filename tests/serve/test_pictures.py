@@ -34,7 +34,8 @@ def test_pictures(
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(shutil.copytree(tiny_run, tmp_path / "base")))
     answers = training_file("mid", "d1").with_name(FILE)
     for step in (2, 4):
-        add_answers(answers, step, step * 1024, {"loss": 3.0}, [Answer("Who are you?", "identity", "I am nanochat.", step > 2)])
+        said = [Answer("Who are you?", "identity", "I am nanochat.", step > 2)]
+        add_answers(answers, step, step * 1024, {"loss": 3.0}, said)
     command = [
         sys.executable,
         str(ROOT / "dev" / "pictures.py"),
