@@ -29,7 +29,6 @@ def equal(said: str, value: float) -> bool:
 
 
 def test_rows_of_the_quick_start_for_one_card_are_what_plan_says() -> None:
-    rows = re.findall(
     card = r"^\| (RTX \d+|H100), \d+ GB \| (\d+)[^|]* \| ([\d.]+) \| ([\d.]+) \|[^|]*\| ([\d.]+) GB"
     rows = re.findall(card, QUICK, re.M)
     assert len(rows) == 4
