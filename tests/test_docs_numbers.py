@@ -6,7 +6,10 @@ import re
 from functools import cache
 
 import pytest
+import torch
 
+from nanochat.model import GPT, ModelConfig
+from nanochat.pipeline import settings
 from nanochat.pipeline.doctor.checks import CHECKS
 from nanochat.pipeline.layout import Layout
 from nanochat.pipeline.plan.choosing import choose, rented
@@ -50,6 +53,17 @@ def test_columns_of_the_quick_start_for_eight_cards_are_what_plan_says(column: i
         (row,) = re.findall(rf"^\| {title}[^|]*\|(.*)\|$", QUICK, re.M)
         said = re.findall(r"\d[\d,.]*\d|\d", row.split("|")[column])
         assert len(said) == len(values) and all(map(equal, said, values)), (title, said, values)
+
+
+def test_the_readmes_tiny_model_and_its_steps() -> None:
+    readme = text_of(ROOT / "README.md")
+    model = ModelConfig.from_depth(settings.TINY_DEPTH, settings.TINY_VOCAB, settings.TINY_CONTEXT)
+    tokens = settings.TINY_STEPS * settings.TINY_BATCH
+    with torch.device("meta"):
+        count = sum(weights.numel() for weights in GPT(model).parameters())
+    assert f"base: d{settings.TINY_DEPTH} modern ({count:,} parameters, width {model.width}, " in readme
+    assert f"base: {settings.TINY_STEPS} steps of {settings.TINY_BATCH:,} tokens" in readme
+    assert f"base: {settings.TINY_STEPS} steps, {tokens:,} tokens in" in readme
 
 
 def test_the_number_of_the_doctors_checks() -> None:

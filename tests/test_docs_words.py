@@ -72,10 +72,12 @@ def wrong_flags(text: str) -> list[str]:
 
 def wrong_value(code: str) -> str:
     """What is wrong with the value in `--flag value`, or ""."""
-    found = re.match(r"(--?[a-zA-Z][\w-]*)[ =]([\w.,|-]+)", code)
-    if not found:
-        return ""
-    flag, value = found[1].replace("_", "-") if found[1].startswith("--") else found[1], found[2]
+    pairs = re.findall(r"(?<![\w-])(--?[a-zA-Z][\w-]*)[ =]([\w.,|-]+)", code) if code.startswith("-") else []
+    return next((wrong for flag, value in pairs if (wrong := _refused(flag, value))), "")
+
+
+def _refused(flag: str, value: str) -> str:
+    flag = flag.replace("_", "-")
     if flag in choices() and not value.isupper() and not set(value.split("|")) <= choices()[flag]:
         return f"{flag} takes {', '.join(sorted(choices()[flag]))}"
     check = CHECKS.get({"-a": "task", "--task-name": "task"}.get(flag, flag.lstrip("-").replace("-", "_")))
@@ -105,7 +107,14 @@ def test_mistakes_are_found() -> None:
         "--matrixx_lr",
         "--max-dolars",
     ]
-    for code in ("--recipe seeed", "--gpu h1000", "-a TinyWold", "-i sfft", "--dtype=bf15"):
+    for code in (
+        "--recipe seeed",
+        "--gpu h1000",
+        "-a TinyWold",
+        "-i sfft",
+        "--dtype=bf15",
+        "-i sft -a TinyWold --json F",
+    ):
         assert wrong_value(code), code
     for code in ("--recipe seed", "--gpu 4090", "-a TinyWorld,SpellingBee", "-i sft", "-i STAGE", "--depth 3", "-x 20"):
         assert not wrong_value(code), code
