@@ -6,7 +6,7 @@ import random
 import re
 
 from nanochat.synthetic.tinyworld import first_minute, phrases, spelling
-from nanochat.synthetic.tinyworld.kinds import KINDS
+from nanochat.synthetic.tinyworld.kinds import KINDS, Kind
 from nanochat.synthetic.tinyworld.names import near_miss, random_name
 from nanochat.synthetic.tinyworld.split import invented_name_is_held_out, unknown_question_is_held_out
 from nanochat.synthetic.tinyworld.stories import story
@@ -22,6 +22,7 @@ ABOUT_FORMS = (
     "What can you tell me about {n}?",
     "Do you know {n}?",
 )
+WHO_FORMS = ("{who} is {n}?", "Do you know {who} {n} is?", "Tell me {who} {n} is.", "Can you tell me {who} {n} is?")
 WHAT_ABOUT_FORMS = (
     "What about {n}?",
     "And {n}?",
@@ -186,6 +187,28 @@ def _outside(rng: random.Random, held_out: bool) -> str:
 def about(entity: Entity, rng: random.Random) -> tuple[str, str]:
     """A request to describe the entity, and its first facts that may be asked."""
     return rng.choice(ABOUT_FORMS).format(n=entity.called), _described(entity)
+
+
+def who(entity: Entity, rng: random.Random) -> tuple[str, str]:
+    """A question who or what the entity is, and what about() answers."""
+    return _who(rng, entity.kind, entity.name), _described(entity)
+
+
+def unknown_who(world: World, rng: random.Random) -> tuple[str, str]:
+    """The same question about a name that nobody has, often close to a known one."""
+    entity = rng.choice(world.entities)
+    if rng.random() < 0.5:
+        name = near_name(world, rng, entity, held_out=False)
+    else:
+        name = invented_name(world, rng, entity.kind.words, held_out=False)
+    return _who(rng, entity.kind, name), phrases.UNKNOWN_NAME.format(n=name)
+
+
+def _who(rng: random.Random, kind: Kind, name: str) -> str:
+    question = rng.choice(WHO_FORMS).format(
+        who="who" if kind.name == "person" else "what", n=kind.called.format(n=name)
+    )
+    return question[0].upper() + question[1:]
 
 
 def _described(entity: Entity) -> str:

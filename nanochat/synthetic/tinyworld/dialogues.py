@@ -31,7 +31,10 @@ def _followups(world: World, rng: random.Random) -> list[Turn]:
 
 
 def _unknown(world: World, rng: random.Random) -> list[Turn]:
-    question, answer = asking.unknown(world, rng, held_out=False)
+    if rng.random() < 0.1:
+        question, answer = asking.unknown_who(world, rng)
+    else:
+        question, answer = asking.unknown(world, rng, held_out=False)
     return [(asking.wrap(rng, question), answer)]
 
 
@@ -72,10 +75,12 @@ def _story(world: World, rng: random.Random) -> list[Turn]:
 
 def _about(world: World, rng: random.Random) -> list[Turn]:
     draw = rng.random()
-    if draw < 0.35:
+    if draw < 0.25:
         return [asking.something(world, rng)]
-    if draw < 0.6:
+    if draw < 0.43:
         return [asking.directory(world, rng)]
+    if draw < 0.68:
+        return [asking.who(rng.choice(world.entities), rng)]
     return [asking.about(rng.choice(world.entities), rng)]
 
 
@@ -86,15 +91,15 @@ def _mixed(world: World, rng: random.Random) -> list[Turn]:
 
 Writer = Callable[[World, random.Random], list[Turn]]
 WRITERS: tuple[tuple[Writer, float], ...] = (
-    (_fact, 0.18),
-    (_followups, 0.14),
+    (_fact, 0.13),
+    (_followups, 0.12),
     (_unknown, 0.12),
     (_calculator, 0.15),
     (_count, 0.09),
-    (_spell, 0.05),
-    (_identity, 0.10),
+    (_spell, 0.07),
+    (_identity, 0.12),
     (_small_talk, 0.04),
-    (_about, 0.04),
+    (_about, 0.07),
     (_story, 0.01),
     (_mixed, 0.08),
 )
