@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.synthetic.tinyworld import World
+from nanochat.synthetic.tinyworld import World, asking, conversation, phrases
 from nanochat.synthetic.tinyworld.kinds import KINDS
 from nanochat.synthetic.tinyworld.names import NameBook, is_rude, near_miss, random_name
 
@@ -124,3 +124,22 @@ def test_values_are_about_equally_common() -> None:
         for i in range(len(entities[0].facts)):
             drawn = [entity.facts[i].value for entity in entities]
             assert max(map(drawn.count, drawn)) <= 2
+
+
+def test_chats_ask_who_somebody_is_known_or_not() -> None:
+    world = World(7)
+    known = {form.format(who=pronoun, n=entity.called).lower().rstrip("?."): entity for entity in world.entities
+             for pronoun in ("who", "what") for form in asking.WHO_FORMS}  # fmt: skip
+    answered, refused = set(), 0
+    for k in range(4000):
+        turns = conversation(world, 0, k)["messages"]
+        for asked, answer in zip(turns[::2], turns[1::2], strict=True):
+            if entity := known.get(asked["content"].lower().rstrip("?.")):
+                assert answer["content"].startswith(entity.kind.intro[0].format(n=entity.name))
+                assert ("who" in asked["content"].lower()) == (entity.kind.name == "person")
+                answered.add(entity.kind.name)
+            elif asked["content"].startswith("Do you know who "):
+                name = asked["content"].removeprefix("Do you know who ").removesuffix("?").removesuffix(" is")
+                assert answer["content"] == phrases.UNKNOWN_NAME.format(n=name)
+                refused += 1
+    assert answered == {kind.name for kind in KINDS} and refused > 0
