@@ -22,7 +22,7 @@ fi
 wanted="$(cat "$root"/{pyproject.toml,constraints.txt,CMakeLists.txt,csrc/*.*,csrc/*/*.*} | cksum) $(command -v c++ || true) ${EXTRAS:-}"
 mark="$root/.venv/installed${EXTRAS:-}"
 if [ "$(cat "$mark" 2>/dev/null)" != "$wanted" ]; then
-    echo "Installing nanochat${EXTRAS:-} into .venv (a minute or two) ..."
+    echo "Installing nanochat${EXTRAS:-} into .venv (some minutes: the native code takes most of them) ..."
     "$root/.venv/bin/python" -m pip --version >/dev/null 2>&1 || # uv makes environments without it
         "$root/.venv/bin/python" -m ensurepip >/dev/null || exit 1
     "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
