@@ -8,7 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from nanochat import commands
+from nanochat import __version__, commands
 from nanochat.console import guarded_streams
 
 
@@ -20,7 +20,7 @@ def names() -> dict[str, Path]:
 
 def usage() -> str:
     """One line per command, from the first line of its module's docstring (read, not imported: help must be quick)."""
-    lines = ["usage: nanochat COMMAND [--help] ...", "", "commands:"]
+    lines = ["usage: nanochat COMMAND [--help] ...     (everything in one: nanochat speedrun)", "", "commands:"]
     for name, path in names().items():
         doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         lines.append(f"  {name:15} {doc.splitlines()[0] if doc else ''}")
@@ -36,6 +36,9 @@ def _main() -> None:
     args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
+        return
+    if args[0] in ("-V", "--version"):
+        print(f"nanochat {__version__}")
         return
     name = args[0].replace("-", "_")
     if name not in names():

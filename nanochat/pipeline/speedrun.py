@@ -56,7 +56,7 @@ def speedrun(config: SpeedrunConfig) -> None:
         say(f"Watch it meanwhile in another terminal: {python()} -m nanochat watch (a page; --plain: there)")
         run_stages(log, plan, marks, handle)
         bill.note()
-        say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time, {bill} in all).")
+        say(f"\nAll stages are done ({duration(time.monotonic() - began)} this time; its stages in all: {bill}).")
         say(f"The report: {report_dir() / 'report.html'}, and report.md beside it\n")
         alone = any("--no_general" in stage.args for stage in plan.stages)
         own = OwnChats.read(config.data).prompts() if alone else []

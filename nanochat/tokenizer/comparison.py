@@ -49,7 +49,7 @@ def compare_tokenizers(tokenizer: Tokenizer, texts: Mapping[str, list[str]]) -> 
     encoders = {name: encode for name in PEERS if (encode := peer_encoder(name))}
     for name in (name for name in PEERS if name not in encoders):
         say(
-            f"tok_eval: without {name}: its ranks are neither in tiktoken's cache {cache_dir()} "
+            f"tok_eval: not compared with {name}, whose ranks are neither in tiktoken's cache {cache_dir()} "
             f"nor in an installed {PEERS[name].package}"
         )
     ours = {name: measure_compression(tokenizer.encode_batch, group) for name, group in texts.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import nanochat
 from nanochat.__main__ import names, usage
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,11 @@ def test_every_command_is_listed_with_a_sentence() -> None:
     listed = [line.split(None, 1) for line in usage().splitlines()[3:]]
     assert {"base_train", "chat_cli", "chat_web", "speedrun", "tok_train"} <= {line[0] for line in listed}
     assert all(len(line) == 2 and len(line[1]) > 10 for line in listed)
+
+
+def test_the_version_is_told() -> None:
+    done = subprocess.run([sys.executable, "-m", "nanochat", "--version"], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"nanochat {nanochat.__version__}\n")
 
 
 def test_an_unknown_command_is_one_line_and_exit_code_2() -> None:
