@@ -81,7 +81,6 @@ def test_a_sweep_trains_every_depth_once_and_goes_on_where_it_stopped(swept: Pat
         assert len(records(swept, depth, "eval")) == 1
 
 
-@pytest.mark.slow
 def test_the_results_are_those_of_the_trainings(swept: Path) -> None:
     home = folder(swept)
     found = json.loads((home / "results.json").read_text())
