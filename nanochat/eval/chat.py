@@ -16,6 +16,7 @@ from nanochat.console import Progress, UserError, say, warn
 from nanochat.eval.results import Score, TaskResult, centered, version_hash
 from nanochat.inference import Engine, Request, fit_ids, rounded
 from nanochat.machine import Ranks, ranks
+from nanochat.synthetic.tinyworld.questions import KNOWN_REFUSED
 from nanochat.tasks import WithBaseline, WithGrading, WithLetters, pass_at_k
 from nanochat.tokenizer import render_prompt
 
@@ -288,4 +289,4 @@ def show_task(name: str, result: TaskResult) -> None:
         low, high = part.ci95
         baseline = "-" if part.baseline is None else f"{part.baseline:.3f}"
         numbers = f"{part.n:>6}  {part.accuracy:>8.3f}  {low:>6.3f}-{high:<7.3f}  {baseline:>8}"
-        say(f"  {category:<{width}}  {numbers}")
+        say(f"  {category:<{width}}  {numbers}" + ("  (lower is better)" if category == KNOWN_REFUSED else ""))
