@@ -63,7 +63,7 @@ def what_it_asks_the_doctor(text: str, budget: str) -> list[str]:
     choose, install = (ast.parse(source) for source in code()[:2])
     install.body = [one for one in install.body if not (isinstance(one, ast.FunctionDef) and one.name == "run")]
     names: dict[str, Any] = {"run": lambda *words: calls.append(words)}
-    exec(compile(choose, "choose", "exec"), names)
+    exec(compile(choose, "choose", "exec"), names)  # cells of this repository, as a reader runs them
     names |= {"TEXT": text, "BUDGET": budget or names["BUDGET"]}
     exec(compile(install, "install", "exec"), names)
     [asked] = [words for words in calls if "doctor" in words]

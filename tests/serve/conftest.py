@@ -178,6 +178,6 @@ def pytest_runtest_makereport(
     report = yield
     if report.when == "call" and report.failed:
         for name, page in getattr(item, "funcargs", {}).items():
-            if page in list(SAID):
+            if page in list(SAID):  # a list: other fixtures need not be hashable
                 report.sections.append((f"what the page {name} showed", seen(page)))
     return report

@@ -22,6 +22,7 @@ ABOUT_FORMS = (
     "What can you tell me about {n}?",
     "Do you know {n}?",
 )
+# In chats alone: the text keeps its words, and so do the models that have read it.
 WHO_FORMS = ("{who} is {n}?", "Do you know {who} {n} is?", "Tell me {who} {n} is.", "Can you tell me {who} {n} is?")
 WHAT_ABOUT_FORMS = (
     "What about {n}?",
