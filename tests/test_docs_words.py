@@ -47,7 +47,8 @@ def known_flags() -> set[str]:
     declared = re.findall(r'"(--[a-z][\w-]*)"', sources("benchmarks/**/*.py", "dev/*.py", "tests/conftest.py"))
     fields = re.findall(r"^    (\w+): ", sources("benchmarks/**/*.py"), re.MULTILINE)
     scripts = re.findall(r"(?<![\w-])(--\w+)\)? ", sources("test.sh", "dev/spot.sh"))
-    found = {*ours, *declared, *(f"--{field}" for field in fields), *scripts, *OF_TORCHRUN, *FOREIGN_FLAGS, "--help", "--version"}
+    found = {*ours, *declared, *(f"--{field}" for field in fields), *scripts, *OF_TORCHRUN, *FOREIGN_FLAGS}
+    found |= {"--help", "--version"}
     return {flag.replace("_", "-") for flag in found}
 
 
