@@ -56,7 +56,7 @@ def test_from_text_to_a_measured_tokenizer(corpus: str, tmp_path: Path, capsys: 
 
     tok_eval.run(tok_eval.Config(json=tmp_path / "out.json"))
     printed = capsys.readouterr().out
-    assert printed.count("without GPT-2: ") == printed.count("without GPT-4: ") == 1
+    assert printed.count("not compared with GPT-2, ") == printed.count("not compared with GPT-4, ") == 1
     found = json.loads((tmp_path / "out.json").read_text())
     assert (found["command"], found["dataset"], found["peers"]) == ("tok_eval", "words", {})
     texts = found["texts"]
