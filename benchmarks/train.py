@@ -77,7 +77,7 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
     from nanochat.machine import peak_flops, release_memory, setup
     from nanochat.model import GPT, ModelConfig
     from nanochat.optim import Optimizer, Schedule
-    from nanochat.train import LossScale, Stepper, choose_rows, make_loss, muon_dtype
+    from nanochat.train import LossScale, Stepper, choose_rows, fastest_sizes, make_loss, muon_dtype, usual_sizes
 
     machine = setup("cpu")
     config = ModelConfig.from_depth(depth, VOCAB, SEQ_LEN)
@@ -98,11 +98,15 @@ def step(depth: int, rows: int, steps: int, at_once: int = 0) -> dict[str, Any]:
 
     # Time the real training step, and the update inside it.
     optimizer.step = timed  # type: ignore[method-assign, assignment]
-    stepper = Stepper(machine, model, optimizer, make_loss(model, "auto", machine), LossScale())
+    loss = make_loss(model, "auto", machine)
+    size = choose_rows(rows, config.shape, at_once, machine)
+    most = size if at_once else choose_rows(rows, config.shape, 2 * size, machine)
+    sizes = fastest_sizes(model, loss, optimizer.clear, usual_sizes(model, size), most)
+    stepper = Stepper(machine, model, optimizer, loss, LossScale())
     ids = torch.randint(0, VOCAB, (rows, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
     x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    size = choose_rows(rows, config.shape, at_once, machine)
-    work = Step([MicroBatch(a, b) for a, b in zip(x.split(size), y.split(size), strict=True)], batch, {})
+    micro = [MicroBatch(a, b) for a, b in zip(x.split(sizes.rows), y.split(sizes.rows), strict=True)]
+    work = Step(micro, batch, {})
     for i in range(steps):
         began = time.perf_counter()
         stepper(work, batch, Schedule(steps), i)

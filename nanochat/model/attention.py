@@ -139,10 +139,12 @@ def attend(
     parts: Parts | None = None,
     backend: Backend | None = None,
     once: Once | None = None,
+    block: int = BLOCK,
 ) -> Tensor:
     """q (B, H, T, D), k and v (B, G, T, D) with G dividing H -> (B, H, T, D); every position sees its past only.
 
     parts: `softmax` and `softmax_slopes`, compiled. backend: by default, `choose_attention`'s. once: made here without.
+    block: queries at a time where the backend is blocked.
     """
     if backend is None and q.device.type != "cuda":
         backend = "blocked"
@@ -162,7 +164,7 @@ def attend(
         return _flex(q, k, v, once.masks[window], scale)
     if backend == "sdpa":
         return _torchs(q, k, v, scale, once.masks[window], causal=False)
-    return blocked(q, k, v, window, scale, BLOCK, parts)
+    return blocked(q, k, v, window, scale, block, parts)
 
 
 def seen(positions: Tensor, begin: int, end: int, window: int) -> Tensor:

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx.experimental import _config as shape_config
 from torch.utils.checkpoint import checkpoint
 
 from nanochat.console import UserError
 from nanochat.model.attention import BY_TOKEN, Backend, Once, attend
-from nanochat.model.blocked import Parts, softmax, softmax_slopes
+from nanochat.model.blocked import BLOCK, Parts, softmax, softmax_slopes
 from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import Rounded, float8_linear, round_weights, suits_float8
@@ -124,6 +125,7 @@ class Attention(nn.Module):
         self.out = Linear(config.width, config.width)
         self.parts: Parts | None = None  # compiled pieces
         self.backend: Backend | None = None  # None: chosen by device and dtype
+        self.block = BLOCK  # queries at once in blocked attention
         if config.has_value_embedding(layer):
             self.gate = Linear(min(GATE_CHANNELS, config.width), config.kv_heads)
 
@@ -146,7 +148,7 @@ class Attention(nn.Module):
     def look(self, q: Tensor, k: Tensor, v: Tensor, place: Place) -> Tensor:
         """Attention on the result of `project` -> (B, H, T, D)."""
         if place.past is None:
-            return attend(q, k, v, self.window, self.scale, self.parts, self.backend, place.once)
+            return attend(q, k, v, self.window, self.scale, self.parts, self.backend, place.once, self.block)
         return place.past.attend(self.layer, q, k, v, self.window, self.scale)
 
 
@@ -249,13 +251,19 @@ class GPT(nn.Module):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
-        """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute."""
+        """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute.
+
+        The code serves any number and length of sequences: a training has two lengths, and each stage its own.
+        """
+        # Else torch takes sizes that are equal by chance, as T and the width, for one size, and compiles once more
+        # when they differ.
+        shape_config.use_duck_shape = False
         self._lookup = _Lookup.apply
-        self._slopes = compiler(slopes, dynamic=False)
+        self._slopes = compiler(slopes, dynamic=True)
         parts = compiler(softmax, dynamic=True), compiler(softmax_slopes, dynamic=True)
         for block in self.layers:
             block.attn.parts = parts
-            block.halves = (compiler(block.before, dynamic=False), compiler(block.after, dynamic=False))
+            block.halves = (compiler(block.before, dynamic=True), compiler(block.after, dynamic=True))
 
     def use_attention(self, backend: Backend) -> None:
         """Decide now: compiled code cannot try what works."""
@@ -404,7 +412,9 @@ class GPT(nn.Module):
         if past is None:
             windows = {block.attn.window for block in self.layers}
             once = Once.of(self.layers[0].attn.backend, rows, T, windows, ids.device)
-            return Place(self.cos[None, None, :T].to(self.dtype), self.sin[None, None, :T].to(self.dtype), None, once)
+            # Cut first: the strides then follow from T, as compiled code takes for granted.
+            cos, sin = (table[:T][None, None].to(self.dtype) for table in (self.cos, self.sin))
+            return Place(cos, sin, None, once)
         cos, sin = (table[past.positions][:, None].to(self.dtype) for table in (self.cos, self.sin))
         return Place(cos, sin, past)
 

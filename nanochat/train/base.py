@@ -18,12 +18,12 @@ from nanochat.paths import checkpoints_dir, tokenizer_dir
 from nanochat.tokenizer import Tokenizer, measure_compression
 from nanochat.train import state as states
 from nanochat.train.config import BaseConfig, check_config, fingerprint, horizon, parse_duration
-from nanochat.train.equip import make_optimizer, set_attention
-from nanochat.train.fitting import fit_rows
+from nanochat.train.equip import make_loss, make_optimizer, set_attention
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.supervised import Supervised
+from nanochat.train.tuning import suited
 
 FEWEST_STEPS = 20
 SAMPLE = 200  # documents from which bytes per token are estimated
@@ -73,7 +73,8 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
             states.load_optimizer(resumed, optimizer)
 
         total_rows = plan.batch_tokens // seq_len
-        rows = fit_rows(model, total_rows, config, machine)
+        loss = make_loss(model, config.compile, machine)
+        plan, rows = suited(plan, model, loss, optimizer, total_rows, config, machine)
         source = TextSource(Shards.of(corpus, "train"), tokenizer)
         loader = Loader(
             source,
@@ -105,8 +106,9 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
         )
         _warn_of_repetition(corpus, tokenizer, plan)
         method = Supervised(
-            machine, config, model, loader, plan.batch_tokens, Schedule.pretraining, "val_bpb", validate, pins=True
-        )
+            machine, config, model, loss, loader, plan.batch_tokens, Schedule.pretraining, "val_bpb", validate,
+            pins=True,
+        )  # fmt: skip
         return Run(machine, config, model, tokenizer, optimizer, plan, method, budget, begun).go()
 
 

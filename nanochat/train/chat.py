@@ -21,13 +21,13 @@ from nanochat.paths import checkpoints_dir
 from nanochat.tokenizer import Tokenizer, render_conversation
 from nanochat.train import state as states
 from nanochat.train.config import ChatConfig, check_config, fingerprint, horizon
-from nanochat.train.equip import make_optimizer, set_attention
-from nanochat.train.fitting import fit_rows
+from nanochat.train.equip import make_loss, make_optimizer, set_attention
 from nanochat.train.run import Run
 from nanochat.train.saving import require_one_folder
 from nanochat.train.state import TrainState
 from nanochat.train.stock import take_stock
 from nanochat.train.supervised import Supervised
+from nanochat.train.tuning import suited
 
 if TYPE_CHECKING:
     from nanochat.tasks import Mixture
@@ -120,7 +120,8 @@ def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda 
         states.load_optimizer(resumed or parent, optimizer)
 
         total_rows = plan.batch_tokens // seq_len
-        rows = fit_rows(model, total_rows, config, machine)
+        loss = make_loss(model, config.compile, machine)
+        plan, rows = suited(plan, model, loss, optimizer, total_rows, config, machine)
         loader = Loader(
             source, seq_len, total_rows, rows, machine.ranks, False, plan.loader, machine.device.type == "cuda"
         )
@@ -135,7 +136,7 @@ def train_chat(config: ChatConfig, begun: Callable[[TrainState], None] = lambda 
             f"on {describe(machine)}"
         )
         method = Supervised(
-            machine, config, model, loader, plan.batch_tokens, Schedule.finetuning, "val_loss", validate
+            machine, config, model, loss, loader, plan.batch_tokens, Schedule.finetuning, "val_loss", validate
         )
         return Run(machine, config, model, tokenizer, optimizer, plan, method, begun=begun).go()
 

@@ -575,6 +575,7 @@ def run_facts(machine: Machine, s: TrainState, model: GPT, config: TrainConfig) 
         "params": model.num_params(),
         "steps": s.steps,
         "rates": s.rates,
+        "sizes": s.sizes,
         "host": host(machine.device),
         "machine": machine.name,
         "dtype": str(machine.dtype).removeprefix("torch."),

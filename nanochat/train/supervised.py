@@ -13,7 +13,7 @@ from nanochat.machine import Machine, peak_flops
 from nanochat.model import GPT
 from nanochat.optim import Schedule
 from nanochat.train.config import TrainConfig
-from nanochat.train.equip import compiles, make_loss
+from nanochat.train.equip import compiles
 from nanochat.train.run import Taken
 from nanochat.train.state import TrainState
 from nanochat.train.step import Stepper
@@ -32,6 +32,7 @@ class Supervised:
         machine: Machine,
         config: TrainConfig,
         model: GPT,
+        loss: Callable[..., Tensor],
         loader: Loader,
         batch_tokens: int,
         schedule: Callable[[int], Schedule],
@@ -40,12 +41,12 @@ class Supervised:
         pins: bool = False,
     ) -> None:
         self.machine, self.model, self.loader = machine, model, loader
+        self.loss: Callable[..., Tensor] = loss
         self.units = batch_tokens
         self.flops, self.fp8 = model.config.flops_per_token, config.fp8
         self.schedule, self.metric, self.validate, self.pins = schedule, metric, validate, pins
         self.even = machine.device.type == "cuda" and compiles(config.compile, machine)
         self.facts: Mapping[str, Any] = {"batch_tokens": batch_tokens}
-        self.loss: Callable[..., Tensor] = make_loss(model, config.compile, machine)
 
     def feed(self) -> Ahead:
         return self.loader.ahead()

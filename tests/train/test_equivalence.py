@@ -32,6 +32,7 @@ from nanochat.train.chat import _mixtures
 from nanochat.train.config import check_config
 from nanochat.train.run import Run
 from nanochat.train.step import Stepper
+from nanochat.train.tuning import Sizes
 from tests.train.launching import flags, torchrun
 
 COMMON: dict[str, Any] = {
@@ -138,15 +139,20 @@ def test_resumed_base_training_equals_uninterrupted_bit_for_bit(base: Path, monk
 
 
 def test_a_run_goes_on_as_it_was_begun(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half the steps in short sequences, and the heads' width, though another version would choose otherwise."""
-    settings = {**BASE, "max_seq_len": 128, "save_every": 2}
-    train_base(BaseConfig(**settings, model_tag="whole"))
+    """Half the steps in short sequences, the heads' width, and the sizes that suited the processor where it began,
+    though another version or machine would choose otherwise."""
+    settings = {**BASE, "max_seq_len": 128, "save_every": 2, "device_batch_size": 0}
+    usual = train_base(BaseConfig(**settings, model_tag="usual"))
     with monkeypatch.context() as m:
+        m.setattr("nanochat.train.tuning.WORTH", 1)
+        m.setattr("nanochat.train.tuning.fastest_sizes", lambda *given: Sizes(3, 40, 32))
+        train_base(BaseConfig(**settings, model_tag="whole"))
         stop_after(m, 4)
         with pytest.raises(Interrupted):
             train_base(BaseConfig(**settings, model_tag="cut"))
-    begun = checkpoint.find("base", "cut")
-    assert json.loads((begun / "train_state.json").read_text())["short"] == 5
+    begun = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
+    assert (begun["short"], begun["sizes"], usual.sizes) == (5, {"rows": 3, "chunk": 40, "block": 32}, {})
+    assert 0 < furthest(weights("base", "whole"), weights("base", "usual")) < 1e-3
     with monkeypatch.context() as m:
         m.setattr("nanochat.scale.SMALL_DEPTH", 1)  # one head of 128 instead of one of 64
         m.setattr("nanochat.scale.SHORTEST", 1 << 20)

@@ -44,7 +44,7 @@ def measure(
     from nanochat.feed import MicroBatch, Step
     from nanochat.model import GPT
     from nanochat.optim import Schedule
-    from nanochat.train import BaseConfig, LossScale, Stepper, fit_rows, make_loss, make_plan
+    from nanochat.train import BaseConfig, LossScale, Stepper, make_loss, make_plan, suited
     from nanochat.train.equip import make_optimizer, set_attention
 
     settings = BaseConfig(
@@ -52,27 +52,27 @@ def measure(
     )
     began = time.perf_counter()
     updating: list[float] = []
+    plan = make_plan(settings, config, machine, 0.0)
+    model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
+    set_attention(model, "auto", machine)
+    optimizer = make_optimizer(model, plan, settings, machine)
+    loss = make_loss(model, compile, machine)
+    plan, rows = suited(plan, model, loss, optimizer, batch_tokens // config.seq_len, settings, machine)
+    whole = math.ceil(batch_tokens / config.seq_len / rows)
+    passes = min(whole, MOST_PASSES)
+
+    def wait() -> float:
+        if machine.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    stepper = Stepper(machine, model, optimizer, loss, LossScale(), on_update=lambda: updating.append(wait()))
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, config.vocab_size, (passes * rows, config.seq_len + 1), generator=draw)
+    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    micro = [MicroBatch(a, b) for a, b in zip(x.split(rows), y.split(rows), strict=True)]
+    batch = Step(micro, x.numel(), {})
     with Progress(seconds, "measuring", "s") as bar:
-        plan = make_plan(settings, config, machine, 0.0)
-        model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
-        set_attention(model, "auto", machine)
-        optimizer = make_optimizer(model, plan, settings, machine)
-        rows = fit_rows(model, batch_tokens // config.seq_len, settings, machine)
-        whole = math.ceil(batch_tokens / config.seq_len / rows)
-        passes = min(whole, MOST_PASSES)
-        loss = make_loss(model, compile, machine)
-
-        def wait() -> float:
-            if machine.device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter()
-
-        stepper = Stepper(machine, model, optimizer, loss, LossScale(), on_update=lambda: updating.append(wait()))
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, config.vocab_size, (passes * rows, config.seq_len + 1), generator=draw)
-        x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-        micro = [MicroBatch(a, b) for a, b in zip(x.split(rows), y.split(rows), strict=True)]
-        batch = Step(micro, x.numel(), {})
         took: list[float] = []
         shown = began
         while len(took) < WARM + FEWEST or (wait() - began < seconds or len(took) % 2):

@@ -1,0 +1,151 @@
+"""Sizes that suit this processor, found by trying them before a training begins.
+
+How fast a CPU computes depends on how much it computes at once: small pieces stay in its caches, large ones keep its
+cores busy, and where the one outweighs the other differs between processors and libraries. The sizes change nothing
+but the rounding. A run keeps those that it began with, so that it goes on with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from nanochat.console import Progress, say
+from nanochat.machine import Machine
+from nanochat.model import GPT
+from nanochat.model.blocked import BLOCK, blocked
+from nanochat.model.loss import chunk_rows, linear_cross_entropy
+from nanochat.optim import Optimizer
+from nanochat.train.config import TrainConfig
+from nanochat.train.fitting import choose_rows, fit_rows
+from nanochat.train.state import TrainState, shared
+
+TRIES = 3  # of each size, in turns; the least time counts
+FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
+LONGEST = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
+WORTH = 200  # passes that a training must have for all this to pay off
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """rows: sequences in a forward pass. chunk: positions whose logits exist at once. block: queries whose attention
+    is computed at once."""
+
+    rows: int
+    chunk: int
+    block: int
+
+    def apply(self, model: GPT) -> None:
+        model.loss_chunk = self.chunk
+        for layer in model.layers:
+            layer.attn.block = self.block
+
+
+def usual_sizes(model: GPT, rows: int) -> Sizes:
+    """Where nothing is tried. rows: sequences in a forward pass."""
+    return Sizes(rows, chunk_rows(model.config.vocab_size, model.head.weight.device), BLOCK)
+
+
+def suited(
+    plan: TrainState,
+    model: GPT,
+    loss: Callable[..., Tensor],
+    optimizer: Optimizer,
+    total_rows: int,
+    config: TrainConfig,
+    machine: Machine,
+) -> tuple[TrainState, int]:
+    """The plan with its sizes, and the sequences in a forward pass; the model uses the other sizes from now on.
+
+    total_rows: sequences of a step. loss: of the model, compiled or not. The time that trying takes is the training's.
+    On a GPU its memory decides. Every rank calls it.
+    """
+    rows = fit_rows(model, total_rows, config, machine)
+    if machine.device.type != "cpu":
+        return plan, rows
+    sizes = usual_sizes(model, rows)
+    if plan.sizes:
+        kept = {name: max(1, size) for name, size in plan.sizes.items() if name in asdict(sizes)}
+        sizes = replace(sizes, **kept)
+    elif plan.step == 0 and not config.deterministic and plan.steps * total_rows // rows >= WORTH * machine.ranks.world:
+        most = rows if config.device_batch_size else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
+        began = time.monotonic()
+        sizes = shared(lambda: fastest_sizes(model, loss, optimizer.clear, sizes, most))
+        plan = replace(plan, sizes=asdict(sizes), seconds=plan.seconds + time.monotonic() - began)
+    sizes.apply(model)
+    return plan, choose_rows(total_rows, model.config.shape, config.device_batch_size or sizes.rows, machine)
+
+
+def fastest_sizes(
+    model: GPT, loss: Callable[..., Tensor], clear: Callable[[], None], sizes: Sizes, most_rows: int
+) -> Sizes:
+    """Sizes that are faster than the given ones here, of the few that may be; the given ones otherwise.
+
+    clear: zeroes the gradients. most_rows: sequences in a forward pass, at most. Logits and attention are tried by
+    themselves, since they are a small part of a pass, and then whole passes.
+    """
+    c, draw = model.config, torch.Generator().manual_seed(0)
+    positions = most_rows * c.seq_len
+    attention = model.layers[0].attn
+    chunks = [sizes.chunk] + [n for n in (2 * sizes.chunk, 4 * sizes.chunk) if n < 2 * positions]
+    half = sizes.block // 2
+    blocks = [sizes.block] + [half] * (half < c.seq_len and attention.backend in (None, "blocked"))
+    passes = [sizes.rows] + [most_rows] * (most_rows > sizes.rows)
+    tries = (1 + TRIES) * sum(len(each) for each in (chunks, blocks, passes) if len(each) > 1)
+    if not tries:
+        return sizes
+    n = min(positions, chunks[-1])
+    h = torch.randn((n, c.width), generator=draw).to(model.dtype)
+    targets = torch.randint(0, c.vocab_size, (n,), generator=draw)
+    ids = torch.randint(0, c.vocab_size, (most_rows, c.seq_len), generator=draw)
+    shape = (sizes.rows, c.heads, c.seq_len, c.head_dim)
+    q, k, v = (torch.randn(shape, generator=draw).to(model.dtype).requires_grad_() for _ in range(3))
+
+    @torch.no_grad()
+    def head(chunk: int) -> None:
+        linear_cross_entropy(h, model.head.weight, targets, c.softcap, model._slopes, chunk)
+
+    def attend(block: int) -> None:
+        y = blocked(q, k, v, c.seq_len, attention.scale, block, attention.parts)
+        torch.autograd.grad(y, (q, k, v), y.detach())
+
+    def take(rows: int) -> None:
+        for part in ids.split(rows):
+            loss(part, part, reduction="sum").backward()
+
+    with Progress(tries, "sizes", "tries") as bar:
+        sizes = Sizes(sizes.rows, fastest(chunks, head, bar), fastest(blocks, attend, bar))
+        sizes.apply(model)
+        if len(passes) > 1:
+            take(sizes.rows)  # compiles
+            began = time.perf_counter()
+            take(sizes.rows)
+            if (time.perf_counter() - began) * sizes.rows < LONGEST * most_rows:
+                sizes = replace(sizes, rows=fastest(passes, take, bar))
+            clear()
+    say(
+        f"fastest here: {sizes.rows} x {c.seq_len} tokens in a pass, logits of {sizes.chunk:,} of them at once, "
+        f"attention of {sizes.block} at once"
+    )
+    return sizes
+
+
+def fastest(sizes: Sequence[int], run: Callable[[int], object], bar: Progress | None = None) -> int:
+    """The size that `run` takes the least time with; the first one unless another one is faster by more than noise."""
+    if len(sizes) < 2:
+        return sizes[0]
+    least = dict.fromkeys(sizes, float("inf"))
+    for turn in range(1 + TRIES):
+        for size in sizes:
+            began = time.perf_counter()
+            run(size)
+            if turn:  # the first one compiles, and fills caches
+                least[size] = min(least[size], time.perf_counter() - began)
+            if bar:
+                bar.advance(1)
+    best = min(sizes, key=lambda size: least[size])
+    return best if least[best] < FASTER * least[sizes[0]] else sizes[0]
