@@ -253,17 +253,18 @@ class GPT(nn.Module):
     def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
         """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute.
 
-        The code serves any number and length of sequences: a training has two lengths, and each stage its own.
+        A CPU's code serves any number and length of sequences: a training has two lengths, and each stage its own.
         """
+        any_size = self.embed.weight.device.type == "cpu"
         # Else torch takes sizes that are equal by chance, as T and the width, for one size, and compiles once more
         # when they differ.
-        shape_config.use_duck_shape = False
+        shape_config.use_duck_shape = not any_size
         self._lookup = _Lookup.apply
-        self._slopes = compiler(slopes, dynamic=True)
+        self._slopes = compiler(slopes, dynamic=any_size)
         parts = compiler(softmax, dynamic=True), compiler(softmax_slopes, dynamic=True)
         for block in self.layers:
             block.attn.parts = parts
-            block.halves = (compiler(block.before, dynamic=True), compiler(block.after, dynamic=True))
+            block.halves = (compiler(block.before, dynamic=any_size), compiler(block.after, dynamic=any_size))
 
     def use_attention(self, backend: Backend) -> None:
         """Decide now: compiled code cannot try what works."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,11 @@ from nanochat.train.step import LossScale, Stepper
 CLASSIC = ModelConfig(2, 32, 2, 2, 50, 16)
 MODERN = ModelConfig(3, 32, 2, 2, 50, 16, "modern", 100000.0, bigram=31)
 RATES = Rates(0.002, 0.003, 0.001, 0.01, 0.001)
+
+
+@pytest.fixture(autouse=True)
+def small_matrices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nanochat.optim.optimizer.SMALL_MATRICES", 0)
 
 
 def trained(config: ModelConfig, compiled: bool, frugal: bool, rows: tuple[int, ...]) -> tuple[GPT, list[float]]:
@@ -51,6 +58,29 @@ def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None
         assert losses == pytest.approx(expected, abs=1e-5)
         for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
             assert torch.allclose(a, b, atol=2e-4), (name, frugal)
+
+
+@pytest.mark.parametrize("config", [CLASSIC, replace(MODERN, kv_heads=1, windows="SL")], ids=["classic", "modern"])
+def test_one_code_serves_all_sizes(config: ModelConfig) -> None:
+    """Also those that are equal by chance when it is compiled: here T is the width, and the rows are the layers."""
+    model = GPT(replace(config, seq_len=64)).init_weights(0)
+    made: list[str] = []
+
+    def compiler(function: Callable[..., Any], **how: Any) -> Callable[..., Any]:
+        def backend(graph: torch.fx.GraphModule, given: object) -> Callable[..., Any]:
+            made.append(function.__name__)
+            return graph.forward
+
+        compiled: Callable[..., Any] = torch.compile(function, backend=backend, **how)
+        return compiled
+
+    model.compile_parts(compiler)
+    for rows, length in ((config.depth, 32), (config.depth, 32), (5, 16), (7, 64), (4, 33)):
+        before = len(made)
+        ids = torch.randint(0, 50, (rows, length), generator=torch.Generator().manual_seed(0))
+        model.loss(ids, ids).backward()
+        assert before == 0 or made[before:] == [], (rows, length)
+    assert {"before", "after", "slopes", "softmax", "softmax_slopes"} == set(made)
 
 
 @pytest.mark.parametrize("backend", ["blocked", pytest.param("flex", marks=pytest.mark.slow)])
