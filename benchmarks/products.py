@@ -72,11 +72,13 @@ def measure_one(library: str, seconds: float, shapes: Sequence[tuple[int, int, i
     for tokens, n_in, n_out in shapes:
         draw = torch.Generator().manual_seed(0)
         x, w, g = (torch.randn(s, generator=draw) for s in ((tokens, n_in), (n_out, n_in), (tokens, n_out)))
-        exact = products("torch", x.double(), w.double(), g.double())
-        for name, multiply in products(library, x, w, g).items():
-            at = f"{tokens} x {n_in} x {n_out} {name}"
-            errors[at] = float((torch.as_tensor(multiply()).double() - exact[name]()).abs().max())
-            rates[at] = rate(multiply, 2 * tokens * n_in * n_out, seconds)
+        shape = f"{tokens} x {n_in} x {n_out}"
+        ways = products(library, x, w, g)
+        for name, multiply in ways.items():
+            rates[f"{shape} {name}"] = rate(multiply, 2 * tokens * n_in * n_out, seconds)
+        for name, exact in products("torch", x.double(), w.double(), g.double()).items():
+            error = (torch.as_tensor(ways[name]()).double() - exact()).abs().max()
+            errors[f"{shape} {name}"] = float(error)
     return {"rates": rates, "errors": errors, "threads": torch.get_num_threads()}
 
 

@@ -82,8 +82,12 @@ class Optimizer:
             if name.startswith("blocks.") and p.ndim == 2:
                 by_shape.setdefault((p.size(0), p.size(1)), []).append(name)
         self.stacks = [_Stack(names, self.named, self.rank, self.world) for names in by_shape.values()]
-        if compiled:
-            self.compile_parts() if device.type == "cpu" else self.compile_whole()
+        if compiled and device.type != "cpu":
+            self.compile_whole()
+        elif (
+            compiled and sum(self.named[name].numel() for stack in self.stacks for name in stack.names) > SMALL_MATRICES
+        ):
+            self.compile_parts()
         elsewhere = {name for stack in self.stacks for name in stack.names} | self.tables.keys()
         self.rest = [name for name in self.named if name not in elsewhere]
         self.shares: dict[str, Share] = {}
@@ -119,9 +123,8 @@ class Optimizer:
             self._queue(split)
 
     def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
-        """Compile Muon's element-wise work, where the matrices are large enough for that to pay off."""
-        if sum(stack.whole.numel() for stack in self.stacks) > SMALL_MATRICES:
-            self._muon = partial(muon_update, prepare=compiler(prepare), apply=compiler(apply))
+        """Compile Muon's element-wise work."""
+        self._muon = partial(muon_update, prepare=compiler(prepare), apply=compiler(apply))
 
     def compile_whole(self, compiler: Callable[..., Any] = torch.compile) -> None:
         """Compile Muon with its iterations: one graph for every shape of matrices."""

@@ -302,7 +302,9 @@ class Run:
                 except Exception as failure:
                     error = failure
             now = time.monotonic()
-            reached = over(self.config, s, s.seconds + (0.0 if self.ready else now - began))
+            # What was tried before the first step does not count: a limit lets at least one step be taken.
+            spent = (s.seconds if s.step else 0.0) + (0.0 if self.ready else now - began)
+            reached = over(self.config, s, spent)
             late = 0 < minutes * 60 < now - self.last_save and self.saver.begun < s.step
             counts = torch.tensor(
                 [

@@ -27,6 +27,11 @@ from nanochat.optim import Optimizer, Schedule
 NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # errors of CPUs and Apple's GPUs
 
 
+def no_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(NO_MEMORY.search(str(error)))
+
+
 class NotFiniteError(ArithmeticError):
     """The loss or a gradient is infinite or not a number; no weight has been touched."""
 
@@ -178,7 +183,7 @@ class Stepper:
                     self.on_piece()
                 return total
             except RuntimeError as error:
-                if not isinstance(error, torch.OutOfMemoryError) and not NO_MEMORY.search(str(error)):
+                if not no_memory(error):
                     raise
                 rows = self.rows or max(len(batch.ids) for batch in step.micro)
                 if rows == 1:

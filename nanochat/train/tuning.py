@@ -17,17 +17,19 @@ from torch import Tensor
 from nanochat.console import Progress, say
 from nanochat.machine import Machine
 from nanochat.model import GPT
-from nanochat.model.blocked import BLOCK, blocked
+from nanochat.model.attention import BLOCK, LONGEST, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
 from nanochat.train.fitting import choose_rows, fit_rows
-from nanochat.train.state import TrainState, shared
+from nanochat.train.state import TrainState
+from nanochat.train.step import no_memory
 
 TRIES = 3  # of each size, in turns; the least time counts
 FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
-LONGEST = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
-WORTH = 200  # passes that a training must have for all this to pay off
+SLOW = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
+WORTH = 1000  # passes that a training must have for all this to pay off: trying takes as long as some 15
+MOST = 1 << 31  # of a kept size: a file may say anything
 
 
 @dataclass(frozen=True)
@@ -62,38 +64,49 @@ def suited(
     """The plan with its sizes, and the sequences in a forward pass; the model uses the other sizes from now on.
 
     total_rows: sequences of a step. loss: of the model, compiled or not. The time that trying takes is the training's.
-    On a GPU its memory decides. Every rank calls it.
+    On a GPU its memory decides. Several ranks share one machine's caches in ways that trying would not show: they use
+    what is usual. Every rank calls it.
     """
-    rows = fit_rows(model, total_rows, config, machine)
+    rows, given = fit_rows(model, total_rows, config, machine), config.device_batch_size
     if machine.device.type != "cpu":
         return plan, rows
     sizes = usual_sizes(model, rows)
     if plan.sizes:
-        kept = {name: max(1, size) for name, size in plan.sizes.items() if name in asdict(sizes)}
+        kept = {name: min(max(1, size), MOST) for name, size in plan.sizes.items() if name in asdict(sizes)}
         sizes = replace(sizes, **kept)
-    elif plan.step == 0 and not config.deterministic and plan.steps * total_rows // rows >= WORTH * machine.ranks.world:
-        most = rows if config.device_batch_size else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
+    elif may_try(plan, total_rows // rows, config, machine):
+        most = rows if given else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
         began = time.monotonic()
-        sizes = shared(lambda: fastest_sizes(model, loss, optimizer.clear, sizes, most))
-        plan = replace(plan, sizes=asdict(sizes), seconds=plan.seconds + time.monotonic() - began)
+        sizes = fastest_sizes(model, loss, optimizer.clear, sizes, most)
+        # Rows that were asked for are not the run's for ever.
+        kept = {name: size for name, size in asdict(sizes).items() if name != "rows" or not given}
+        plan = replace(plan, sizes=kept, seconds=plan.seconds + time.monotonic() - began)
     sizes.apply(model)
-    return plan, choose_rows(total_rows, model.config.shape, config.device_batch_size or sizes.rows, machine)
+    return plan, choose_rows(total_rows, model.config.shape, given or sizes.rows, machine)
+
+
+def may_try(plan: TrainState, passes: int, config: TrainConfig, machine: Machine) -> bool:
+    """passes: of a step. A run that was begun without trying goes on without."""
+    long = plan.steps * passes >= WORTH
+    return plan.step == 0 and long and machine.ranks.world == 1 and not config.deterministic
 
 
 def fastest_sizes(
     model: GPT, loss: Callable[..., Tensor], clear: Callable[[], None], sizes: Sizes, most_rows: int
 ) -> Sizes:
-    """Sizes that are faster than the given ones here, of the few that may be; the given ones otherwise.
+    """Sizes that are faster than the given ones here, of the few that may be; the given ones otherwise, or when memory
+    runs out.
 
     clear: zeroes the gradients. most_rows: sequences in a forward pass, at most. Logits and attention are tried by
     themselves, since they are a small part of a pass, and then whole passes.
     """
     c, draw = model.config, torch.Generator().manual_seed(0)
     positions = most_rows * c.seq_len
-    attention = model.layers[0].attn
+    attention = [layer.attn for layer in model.layers]
     chunks = [sizes.chunk] + [n for n in (2 * sizes.chunk, 4 * sizes.chunk) if n < 2 * positions]
     half = sizes.block // 2
-    blocks = [sizes.block] + [half] * (half < c.seq_len and attention.backend in (None, "blocked"))
+    in_blocks = attention[0].backend in (None, "blocked") and half < c.seq_len <= LONGEST
+    blocks = [sizes.block] + [half] * in_blocks
     passes = [sizes.rows] + [most_rows] * (most_rows > sizes.rows)
     tries = (1 + TRIES) * sum(len(each) for each in (chunks, blocks, passes) if len(each) > 1)
     if not tries:
@@ -110,32 +123,52 @@ def fastest_sizes(
         linear_cross_entropy(h, model.head.weight, targets, c.softcap, model._slopes, chunk)
 
     def attend(block: int) -> None:
-        y = blocked(q, k, v, c.seq_len, attention.scale, block, attention.parts)
-        torch.autograd.grad(y, (q, k, v), y.detach())
+        for layer in attention[:4]:  # the windows repeat after as many
+            y = blocked(q, k, v, layer.window, layer.scale, block, layer.parts)
+            torch.autograd.grad(y, (q, k, v), y.detach())
 
     def take(rows: int) -> None:
-        for part in ids.split(rows):
-            loss(part, part, reduction="sum").backward()
+        part = ids[:rows]
+        loss(part, part, reduction="sum").backward()
+        clear()
 
-    with Progress(tries, "sizes", "tries") as bar:
-        sizes = Sizes(sizes.rows, fastest(chunks, head, bar), fastest(blocks, attend, bar))
-        sizes.apply(model)
-        if len(passes) > 1:
-            take(sizes.rows)  # compiles
-            began = time.perf_counter()
-            take(sizes.rows)
-            if (time.perf_counter() - began) * sizes.rows < LONGEST * most_rows:
-                sizes = replace(sizes, rows=fastest(passes, take, bar))
-            clear()
+    def seconds(rows: int) -> float:
+        began = time.perf_counter()
+        take(rows)
+        return time.perf_counter() - began
+
+    found = sizes
+    try:
+        with Progress(tries, "sizes", "tries") as bar:
+            found = Sizes(sizes.rows, fastest(chunks, head, bar), fastest(blocks, attend, bar))
+            found.apply(model)
+            if len(passes) > 1:
+                take(sizes.rows)  # compiles
+                if seconds(sizes.rows) < SLOW:
+                    found = replace(found, rows=fastest(passes, take, bar, weight=lambda rows: rows))
+    except RuntimeError as error:
+        if not no_memory(error):
+            raise
+        clear()
+        say("memory ran out while sizes were tried: the usual ones")
+        return sizes
     say(
-        f"fastest here: {sizes.rows} x {c.seq_len} tokens in a pass, logits of {sizes.chunk:,} of them at once, "
-        f"attention of {sizes.block} at once"
+        f"sizes for this processor: {found.rows} x {c.seq_len} tokens in a pass, "
+        f"logits of {found.chunk:,} at once, attention of {found.block}"
     )
-    return sizes
+    return found
 
 
-def fastest(sizes: Sequence[int], run: Callable[[int], object], bar: Progress | None = None) -> int:
-    """The size that `run` takes the least time with; the first one unless another one is faster by more than noise."""
+def fastest(
+    sizes: Sequence[int],
+    run: Callable[[int], object],
+    bar: Progress | None = None,
+    weight: Callable[[int], float] = lambda size: 1,
+) -> int:
+    """The size that `run` takes the least time with; the first one unless another one is faster by more than noise.
+
+    weight: how much a size does at once.
+    """
     if len(sizes) < 2:
         return sizes[0]
     least = dict.fromkeys(sizes, float("inf"))
@@ -144,7 +177,7 @@ def fastest(sizes: Sequence[int], run: Callable[[int], object], bar: Progress | 
             began = time.perf_counter()
             run(size)
             if turn:  # the first one compiles, and fills caches
-                least[size] = min(least[size], time.perf_counter() - began)
+                least[size] = min(least[size], (time.perf_counter() - began) / weight(size))
             if bar:
                 bar.advance(1)
     best = min(sizes, key=lambda size: least[size])

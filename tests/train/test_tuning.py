@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -46,10 +47,10 @@ def test_what_is_tried_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatc
     """The last of all sizes is taken, and each was run."""
     tried: list[list[int]] = []
 
-    def last(sizes: list[int], run: object, bar: object = None) -> int:
+    def last(sizes: list[int], run: Callable[[int], object], *more: object, **how: object) -> int:
         tried.append(list(sizes))
         for size in sizes:
-            run(size)  # type: ignore[operator]
+            run(size)
         return sizes[-1]
 
     monkeypatch.setattr(tuning, "fastest", last)
@@ -99,14 +100,20 @@ def test_the_sizes_change_only_the_rounding(compiled: bool) -> None:
     [
         (TrainState("base", "a", steps=1000), BaseConfig(), 2),
         (TrainState("base", "a", steps=3), BaseConfig(), 0),  # too short
+        (TrainState("base", "a", steps=1000), None, 0),
         (TrainState("base", "a", steps=1000), BaseConfig(deterministic=True), 0),
         (TrainState("base", "a", steps=1000, step=3), BaseConfig(), 0),  # begun by an earlier version
         (TrainState("base", "a", steps=1000, step=3, sizes={"rows": 2, "chunk": 8, "block": 8}), BaseConfig(), 2),
         (TrainState("base", "a", steps=1000, step=3, sizes={"rows": 0, "tomorrow's": 8}), BaseConfig(), 1),
+        (TrainState("base", "a", steps=1000, step=3, sizes={"rows": 10**400, "chunk": 10**400}), BaseConfig(), 64),
     ],
 )
-def test_when_it_is_tried(plan: TrainState, config: BaseConfig, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """expected: rows in a pass; 0: the usual."""
+def test_when_it_is_tried(
+    plan: TrainState, config: BaseConfig | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config: None: with two ranks. expected: rows in a pass; 0: the usual."""
+    machine = CPU if config else replace(CPU, ranks=Ranks(world=2))
+    config = config or BaseConfig()
     asked = []
 
     def answer(model: GPT, loss: object, clear: object, sizes: Sizes, most: int) -> Sizes:
@@ -115,8 +122,9 @@ def test_when_it_is_tried(plan: TrainState, config: BaseConfig, expected: int, m
 
     monkeypatch.setattr(tuning, "fastest_sizes", answer)
     model, optimizer = made()
-    usual = suited(replace(plan, step=1, sizes={}), model, model.loss, optimizer, 64, BaseConfig(), CPU)[1]
-    after, rows = suited(plan, model, model.loss, optimizer, 64, config, CPU)
+    usual = suited(replace(plan, step=1, sizes={}), model, model.loss, optimizer, 64, BaseConfig(), machine)[1]
+    after, rows = suited(plan, model, model.loss, optimizer, 64, config, machine)
+    sum(len(part) for part in torch.arange(9).split(model.loss_chunk))  # a size that torch can take
     assert rows == (expected or usual)
     assert bool(asked) == (plan.step == 0 and expected > 0)
     assert after.sizes == ({"rows": 2, "chunk": 8, "block": 8} if asked else plan.sizes)
@@ -128,8 +136,25 @@ def test_given_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "fastest_sizes", lambda *given: asked.append(given[3:]) or given[3])
     model, optimizer = made()
     plan = TrainState("base", "a", steps=1000)
-    assert suited(plan, model, model.loss, optimizer, 64, BaseConfig(device_batch_size=4), CPU)[1] == 4
+    after, rows = suited(plan, model, model.loss, optimizer, 64, BaseConfig(device_batch_size=4), CPU)
+    assert (rows, "rows" in after.sizes, len(after.sizes)) == (4, False, 2)
     assert asked == [(usual_sizes(model, 4), 4)]
     kept = TrainState("base", "a", steps=1000, step=9, sizes={"rows": 32, "chunk": 8, "block": 8})
     assert suited(kept, model, model.loss, optimizer, 64, BaseConfig(device_batch_size=4), CPU)[1] == 4
     assert model.loss_chunk == 8
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: 9 bytes"), torch.OutOfMemoryError("!")])
+def test_memory_that_runs_out_leaves_the_usual_sizes(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    model, optimizer = made()
+    assert fastest_sizes(model, raising(error), optimizer.clear, Sizes(2, 8, 16), 4) == Sizes(2, 8, 16)
+    assert "memory ran out" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="another"):
+        fastest_sizes(model, raising(RuntimeError("another")), optimizer.clear, Sizes(2, 8, 16), 4)
+
+
+def raising(error: Exception) -> Callable[..., torch.Tensor]:
+    def loss(*given: object, **how: object) -> torch.Tensor:
+        raise error
+
+    return loss

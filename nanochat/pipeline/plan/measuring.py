@@ -50,7 +50,6 @@ def measure(
     settings = BaseConfig(
         depth=config.depth, total_batch_size=batch_tokens, num_iterations=1000, fp8=fp8, compile=compile
     )
-    began = time.perf_counter()
     updating: list[float] = []
     plan = make_plan(settings, config, machine, 0.0)
     model = GPT(config, machine.dtype).init_weights(0).to(machine.device)
@@ -60,6 +59,7 @@ def measure(
     plan, rows = suited(plan, model, loss, optimizer, batch_tokens // config.seq_len, settings, machine)
     whole = math.ceil(batch_tokens / config.seq_len / rows)
     passes = min(whole, MOST_PASSES)
+    began = time.perf_counter()
 
     def wait() -> float:
         if machine.device.type == "cuda":
