@@ -82,11 +82,10 @@ class Optimizer:
             if name.startswith("blocks.") and p.ndim == 2:
                 by_shape.setdefault((p.size(0), p.size(1)), []).append(name)
         self.stacks = [_Stack(names, self.named, self.rank, self.world) for names in by_shape.values()]
+        large = sum(stack.grads[0].numel() * len(stack.names) for stack in self.stacks) > SMALL_MATRICES
         if compiled and device.type != "cpu":
             self.compile_whole()
-        elif (
-            compiled and sum(self.named[name].numel() for stack in self.stacks for name in stack.names) > SMALL_MATRICES
-        ):
+        elif compiled and large:
             self.compile_parts()
         elsewhere = {name for stack in self.stacks for name in stack.names} | self.tables.keys()
         self.rest = [name for name in self.named if name not in elsewhere]

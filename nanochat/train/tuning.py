@@ -17,7 +17,8 @@ from torch import Tensor
 from nanochat.console import Progress, say
 from nanochat.machine import Machine
 from nanochat.model import GPT
-from nanochat.model.attention import BLOCK, LONGEST, blocked
+from nanochat.model.attention import LONGEST
+from nanochat.model.blocked import BLOCK, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
