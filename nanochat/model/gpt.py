@@ -253,7 +253,7 @@ class GPT(nn.Module):
     def compile_parts(self, compiler: Callable[..., Any] = torch.compile) -> None:
         """Compile the slow pieces, which all layers share: on a CPU that takes seconds, the whole model a minute.
 
-        A CPU's code serves any number and length of sequences: a training has two lengths, and each stage its own.
+        A CPU's code serves two or more sequences of any length: a training has two lengths, and each stage its own.
         """
         any_size = self.embed.weight.device.type == "cpu"
         # Else torch takes sizes that are equal by chance, as T and the width, for one size, and compiles once more

@@ -124,7 +124,7 @@ def fastest_sizes(
         linear_cross_entropy(h, model.head.weight, targets, c.softcap, model._slopes, chunk)
 
     def attend(block: int) -> None:
-        for layer in attention[:4]:  # the windows repeat after as many
+        for layer in attention[:4]:  # the default pattern of windows is as long
             y = blocked(q, k, v, layer.window, layer.scale, block, layer.parts)
             torch.autograd.grad(y, (q, k, v), y.detach())
 
@@ -133,11 +133,6 @@ def fastest_sizes(
         loss(part, part, reduction="sum").backward()
         clear()
 
-    def seconds(rows: int) -> float:
-        began = time.perf_counter()
-        take(rows)
-        return time.perf_counter() - began
-
     found = sizes
     try:
         with Progress(tries, "sizes", "tries") as bar:
@@ -145,7 +140,9 @@ def fastest_sizes(
             found.apply(model)
             if len(passes) > 1:
                 take(sizes.rows)  # compiles
-                if seconds(sizes.rows) < SLOW:
+                began = time.perf_counter()
+                take(sizes.rows)
+                if time.perf_counter() - began < SLOW:
                     found = replace(found, rows=fastest(passes, take, bar, weight=lambda rows: rows))
     except RuntimeError as error:
         if not no_memory(error):

@@ -56,7 +56,7 @@ def measure(
     set_attention(model, "auto", machine)
     optimizer = make_optimizer(model, plan, settings, machine)
     loss = make_loss(model, compile, machine)
-    plan, rows = suited(plan, model, loss, optimizer, batch_tokens // config.seq_len, settings, machine)
+    _, rows = suited(plan, model, loss, optimizer, batch_tokens // config.seq_len, settings, machine)
     whole = math.ceil(batch_tokens / config.seq_len / rows)
     passes = min(whole, MOST_PASSES)
     began = time.perf_counter()
