@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NATIVE = ("nanochat.tokenizer._bpe", "nanochat.inference._native")
+NATIVE = ("nanochat.tokenizer._bpe", "nanochat._native")
 # An editable installation finds its own tree before everything else; here the copy has to be found.
 FIRST = """
 import sys

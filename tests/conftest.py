@@ -38,6 +38,9 @@ EVERY_CHARACTER = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):  # seconds are not always enough on a busy machine
+            item.add_marker(pytest.mark.flaky(reruns=1, only_rerun="TimeoutError"))
     needy = [item for item in items if item.get_closest_marker("cuda")]
     if needy and not _has_cuda():
         for item in needy:

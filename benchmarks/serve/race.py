@@ -76,7 +76,7 @@ def own(base: str, counts: list[int], tokens: int, repeat: int) -> dict[str, Any
 
     os.environ["NANOCHAT_BASE_DIR"] = base
     from nanochat.inference import load_engine
-    from nanochat.inference.native import level
+    from nanochat.native import level
 
     engine, _ = load_engine(STAGE, device="cpu", max_batch=max(counts))
     engine.generate([engine_request(engine.tokenizer, WARM + i, WARM_TOKENS) for i in range(max(counts))])

@@ -21,6 +21,19 @@ struct Weights {  // of a Matrix
     const float* scale;
 };
 
+// A matrix that is read in tiles of `tall` rows: input i of row r of a tile is at r * row + i / run * hop + i % run * step.
+struct Factor {
+    const float* data;
+    size_t tile, row;  // from one tile to the next, from one row to the next
+    int run;           // inputs; the number of inputs is a multiple of it
+    size_t step, hop;
+};
+
+// Which keys queries see: their own and `window` before it. Positions of the first row and column.
+struct Seen {
+    int query, key, window;
+};
+
 struct Kernels {
     const char* name;
     int panel;  // outputs in a panel of a Matrix
@@ -55,6 +68,24 @@ struct Kernels {
     void (*scale)(float* x, float by, int n);
     void (*softcap)(const float* x, float* y, int n, float cap);  // y = cap * tanh(x / cap)
     uint64_t (*sum)(const uint8_t* bytes, size_t n);              // reads n bytes, a multiple of 256
+
+    // For training. A strip is (inputs, columns) of a matrix, one input's columns after another's.
+    int columns, tall;  // tall: rows of a tile
+
+    // y (rows, ldy) = x times a strip, or that is added to y.
+    void (*strip)(const Factor& x, const float* strip, int rows, int inputs, float* y, size_t ldy, bool adds);
+
+    // Logits (rows, columns) become the slopes e^z * dz/dlogit of z = cap * tanh(logit / cap), 0 from `count` columns
+    // on; e^z is added to sums (rows, 16). A logit of minus infinity has slope 0 and adds e^-cap.
+    void (*slopes)(float* logits, int rows, int count, float cap, float* sums);
+
+    // Scores (strips, rows, columns) become e^(scale * score - most), 0 where a key is not seen; most and sums (rows).
+    void (*soften)(float* scores, int rows, int strips, const Seen& seen, float scale, float* most, float* sums);
+
+    // Scores, whose sums of e^(scale * score) have these logarithms, become the softmax, and the gradient by the
+    // softmax becomes that by the scores.
+    void (*soft_slopes)(float* scores, float* slopes, int rows, int strips, const Seen& seen, float scale,
+                        const float* logs);
 };
 
 // Null where the compiler could not make them.

@@ -1,4 +1,4 @@
-// The Python module nanochat.inference._native: computing tokens on a CPU.
+// The Python module nanochat._native: computing tokens on a CPU, and the loss of a training.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -14,7 +14,9 @@
 #include <utility>
 #include <vector>
 
+#include "attention.hpp"
 #include "decoder.hpp"
+#include "head.hpp"
 
 namespace nb = nanobind;
 using namespace nanochat;
@@ -155,6 +157,46 @@ void copy(Decoder& decoder, int source, const std::vector<int>& targets, int len
     decoder.copy(source, targets, length);
 }
 
+using Numbers = nb::ndarray<float, nb::ndim<2>, nb::device::cpu, nb::c_contig>;
+
+double head_loss(Head& head, Numbers h, Numbers w, nb::ndarray<int64_t, nb::ndim<1>, nb::device::cpu, nb::c_contig> targets,
+                 float cap, Numbers by_h, Numbers by_w) {
+    size_t n = h.shape(0), width = h.shape(1), vocab = w.shape(0);
+    auto same = [](const Numbers& a, const Numbers& b) { return a.shape(0) == b.shape(0) && a.shape(1) == b.shape(1); };
+    if (w.shape(1) != width || targets.shape(0) != n || !same(h, by_h) || !same(w, by_w))
+        throw nb::value_error("the shapes do not fit");
+    for (size_t i = 0; i < n; i++)
+        if (targets.data()[i] >= int64_t(vocab)) throw nb::index_error("a target is outside the vocabulary");
+    nb::gil_scoped_release release;
+    return head.loss(h.data(), n, width, w.data(), vocab, targets.data(), cap, by_h.data(), by_w.data());
+}
+
+using Heads3 = nb::ndarray<float, nb::ndim<3>, nb::device::cpu, nb::c_contig>;
+
+Heads heads_of(const Heads3& q, const Heads3& k, const Heads3& v, const std::vector<const Heads3*>& others,
+               const Numbers& logs, int window, float scale) {
+    auto same = [&q](const Heads3& a) {
+        return a.shape(0) == q.shape(0) && a.shape(1) == q.shape(1) && a.shape(2) == q.shape(2);
+    };
+    bool fit = same(k) && same(v) && logs.shape(0) == q.shape(0) && logs.shape(1) == q.shape(1);
+    for (const Heads3* other : others) fit = fit && same(*other);
+    if (!fit || window < 0) throw nb::value_error("the shapes do not fit");
+    return {q.data(), k.data(), v.data(), q.shape(0), q.shape(1), q.shape(2), size_t(window), scale};
+}
+
+void attend(Attention& attention, Heads3 q, Heads3 k, Heads3 v, int window, float scale, Heads3 out, Numbers logs) {
+    Heads heads = heads_of(q, k, v, {&out}, logs, window, scale);
+    nb::gil_scoped_release release;
+    attention.forward(heads, out.data(), logs.data());
+}
+
+void attend_back(Attention& attention, Heads3 q, Heads3 k, Heads3 v, int window, float scale, Numbers logs, Heads3 grad,
+                 Heads3 by_q, Heads3 by_k, Heads3 by_v) {
+    Heads heads = heads_of(q, k, v, {&grad, &by_q, &by_k, &by_v}, logs, window, scale);
+    nb::gil_scoped_release release;
+    attention.backward(heads, logs.data(), grad.data(), by_q.data(), by_k.data(), by_v.data());
+}
+
 // Bytes per second at which memory is read, by several threads, each its own part; the best of some seconds' tries.
 double read_speed(int megabytes, int threads) {
     auto& levels = usable();
@@ -221,6 +263,25 @@ NB_MODULE(_native, m) {
         },
         "level"_a, "matrix"_a, "x"_a, "y"_a,
         "y (rows, outputs) = x (rows, inputs) times a matrix, on one thread: for tests.");
+
+    nb::class_<Head>(m, "Head")
+        .def(
+            "__init__",
+            [](Head* self, const std::string& level, int threads) { new (self) Head(kernels_of(level), threads); },
+            "level"_a, "threads"_a)
+        .def("loss", head_loss, "h"_a, "w"_a, "targets"_a, "cap"_a, "by_h"_a, "by_w"_a,
+             "The sum of the cross-entropies; its gradients are written to by_h and by_w.");
+
+    nb::class_<Attention>(m, "Attention")
+        .def(
+            "__init__",
+            [](Attention* self, const std::string& level, int threads) {
+                new (self) Attention(kernels_of(level), threads);
+            },
+            "level"_a, "threads"_a)
+        .def("forward", attend, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "out"_a, "logs"_a)
+        .def("backward", attend_back, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "logs"_a, "grad"_a, "by_q"_a,
+             "by_k"_a, "by_v"_a);
 
     nb::class_<Model>(m, "Model")
         .def(

@@ -6,8 +6,9 @@ import os
 from typing import TYPE_CHECKING
 
 from nanochat.console import UserError
-from nanochat.inference.native import DTYPES, NativeRunner, level, native
+from nanochat.inference.native_runner import DTYPES, NativeRunner
 from nanochat.inference.torch_runner import TorchRunner
+from nanochat.native import level, native
 
 if TYPE_CHECKING:
     from nanochat.inference.quantize import Quantize

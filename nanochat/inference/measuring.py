@@ -16,11 +16,11 @@ import torch
 from nanochat import gpus, scale
 from nanochat.console import UserError
 from nanochat.inference.engine import Engine
-from nanochat.inference.native import native
 from nanochat.inference.quantize import Quantize, ready
 from nanochat.inference.request import Request
 from nanochat.machine import Machine, peak_flops, ranks
 from nanochat.model import GPT, ModelConfig
+from nanochat.native import native
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 READ = 256  # megabytes to read: far more than caches hold

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from nanochat.console import UserError
-from nanochat.inference.native import native
 from nanochat.inference.request import Likely
+from nanochat.native import native
 
 SCORED = 128  # rows at once, since double precision takes much memory
 _LARGEST = torch.finfo(torch.float32).max

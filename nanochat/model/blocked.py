@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat.native import has_native, native_worker
+
 BLOCK = 256  # queries at a time: 3x as fast as scaled_dot_product_attention at T 512 on 2 cores, forward and backward
 Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, Tensor]]]
 
@@ -15,14 +17,18 @@ Parts = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., tuple[Tensor, 
 def blocked(
     q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK, parts: Parts | None = None
 ) -> Tensor:
-    """Matrix products of `block` queries at a time with the keys they can see: no (T, T) mask, half the work."""
+    """Matrix products of `block` queries at a time with the keys they can see: no (T, T) mask, half the work.
+
+    block: 0 for native code, where there is one for this.
+    """
     k, v = for_all_heads(q, k, v)
     window = min(window, q.size(2))
-    flat = _Blocked.apply(
-        *(x.flatten(0, 1) for x in (q, k, v)), window, scale, block, parts or (softmax, softmax_slopes)
-    )
-    y: Tensor = flat.unflatten(0, q.shape[:2])
-    return y
+    flat = [x.flatten(0, 1) for x in (q, k, v)]
+    if not block and has_native(q.dtype, q.device):
+        y: Tensor = _Native.apply(*flat, window, scale)
+    else:
+        y = _Blocked.apply(*flat, window, scale, block or BLOCK, parts or (softmax, softmax_slopes))
+    return y.unflatten(0, q.shape[:2])
 
 
 def forward_only(q: Tensor, k: Tensor, v: Tensor, window: int, scale: float, block: int = BLOCK // 2) -> Tensor:
@@ -106,6 +112,30 @@ class _Blocked(torch.autograd.Function):
             grad_k[:, keys] += slope.mT @ near_q
             grad_v[:, keys] += p.mT @ near_grad
         return grad_q, grad_k, grad_v, None, None, None, None
+
+
+class _Native(torch.autograd.Function):
+    """The same in native code (csrc/native/attention.cpp)."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, window: int, scale: float) -> Tensor:
+        q, k, v = (x.detach().contiguous() for x in (q, k, v))
+        out, logs = torch.empty_like(q), q.new_empty(q.shape[:2])
+        native_worker("Attention").forward(*_numpy(q, k, v), window, scale, *_numpy(out, logs))
+        ctx.save_for_backward(q, k, v, logs)
+        ctx.given = window, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, logs = ctx.saved_tensors
+        found = [torch.empty_like(x) for x in (q, k, v)]
+        native_worker("Attention").backward(*_numpy(q, k, v), *ctx.given, *_numpy(logs, grads[0].contiguous(), *found))
+        return *found, None, None
+
+
+def _numpy(*tensors: Tensor) -> list[Any]:
+    return [x.numpy() for x in tensors]
 
 
 def _spans(T: int, window: int, block: int) -> list[tuple[slice, slice]]:

@@ -241,6 +241,7 @@ class GPT(nn.Module):
             self.bigram_lambdas = nn.Parameter(torch.empty(c.depth))
         self._slopes = slopes
         self._float8: list[Linear] = []
+        self.native_loss = False  # in training, where the native code has it
         self.loss_chunk = 0  # positions whose logits exist at once in training; 0: as many as suit the device
         self._lookup: Callable[[Any, Tensor], Tensor] = _look_up
         self.checkpoint_activations = False  # keep only the layers' inputs, and recompute the rest in the backward pass
@@ -440,7 +441,7 @@ class GPT(nn.Module):
             return token_losses(h, self.head.weight, targets.flatten(), self.config.softcap).view_as(targets)
         total = linear_cross_entropy(
             h, self.head.weight, targets.flatten(), self.config.softcap, self._slopes, self.loss_chunk,
-            self.head.rounded if self.head.float8 and torch.is_grad_enabled() else None,
+            self.head.rounded if self.head.float8 and torch.is_grad_enabled() else None, self.native_loss,
         )  # fmt: skip
         if reduction == "sum":
             return total

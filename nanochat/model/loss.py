@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanochat.model.float8 import ACTIVATION, GRADIENT, MULTIPLE, product, to_float8
+from nanochat.native import has_native, native_worker
 
 CHUNK_ELEMENTS = 1 << 21  # logits held at once: 4 MiB in bfloat16
 # On a GPU 256 MiB: its products need thousands of rows, and a compiled loss has separate code for every chunk.
@@ -100,6 +101,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return grad_h * scale.to(grad_h.dtype), grad_w.mul_(scale).to(ctx.weight_dtype), *none
 
 
+class _NativeCrossEntropy(torch.autograd.Function):
+    """The same in native code (csrc/native/head.cpp)."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
+        grad_h, grad_w = torch.empty_like(h), torch.empty_like(weight)
+        inputs = [x.detach().contiguous().numpy() for x in (h, weight, targets)]
+        total = native_worker("Head").loss(*inputs, cap, grad_h.numpy(), grad_w.numpy())
+        ctx.save_for_backward(grad_h, grad_w)
+        ctx.weight_dtype = weight.dtype
+        return h.new_tensor(total)
+
+    backward = _LinearCrossEntropy.backward
+
+
 def _in_float8(
     ctx: Any,
     h: Tensor,
@@ -150,12 +166,16 @@ def linear_cross_entropy(
     slopes: Callable[..., tuple[Tensor, Tensor]] = slopes,
     chunk: int = 0,
     rounded: tuple[Tensor, Tensor, Tensor] | None = None,
+    in_native: bool = False,
 ) -> Tensor:
     """Sum over targets >= 0 of the cross-entropy in nats; h (N, width), weight (vocab, width), targets (N,).
 
     slopes: the function above, or a compiled one. chunk: positions whose logits exist at once; 0: as many as suit the
-    device. rounded: the weight in float8 (`model/float8.py`), to use that.
+    device. rounded: the weight in float8 (`model/float8.py`), to use that. in_native: in native code, where
+    there is one for this.
     """
+    if in_native and rounded is None and not torch.compiler.is_compiling() and has_native(h.dtype, h.device):
+        return _NativeCrossEntropy.apply(h, weight.to(h.dtype), targets, cap)
     size = chunk or chunk_rows(weight.size(0), h.device)
     if rounded is None:
         return _LinearCrossEntropy.apply(h, weight, targets, cap, slopes, size)

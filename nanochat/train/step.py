@@ -27,9 +27,9 @@ from nanochat.optim import Optimizer, Schedule
 NO_MEMORY = re.compile("can't allocate memory|out of memory", re.IGNORECASE)  # errors of CPUs and Apple's GPUs
 
 
-def no_memory(error: RuntimeError) -> bool:
+def no_memory(error: Exception) -> bool:
     """Whether memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(NO_MEMORY.search(str(error)))
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or bool(NO_MEMORY.search(str(error)))
 
 
 class NotFiniteError(ArithmeticError):
@@ -182,7 +182,7 @@ class Stepper:
                     total += loss.detach().float()
                     self.on_piece()
                 return total
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not no_memory(error):
                     raise
                 rows = self.rows or max(len(batch.ids) for batch in step.micro)

@@ -20,6 +20,7 @@ from nanochat.model import GPT
 from nanochat.model.attention import LONGEST
 from nanochat.model.blocked import BLOCK, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
+from nanochat.native import has_native, level
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
 from nanochat.train.fitting import choose_rows, fit_rows
@@ -29,28 +30,32 @@ from nanochat.train.step import no_memory
 TRIES = 3  # of each size, in turns; the least time counts
 FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
 SLOW = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
+FAST = ("avx2",)  # instructions whose native loss was faster than torch's wherever it was measured
 WORTH = 1000  # passes that a training must have for all this to pay off: trying takes as long as some 15
 MOST = 1 << 31  # of a kept size: a file may say anything
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """rows: sequences in a forward pass. chunk: positions whose logits exist at once. block: queries whose attention
-    is computed at once."""
+    """rows: sequences in a forward pass. chunk: positions whose logits exist at once. block: queries whose attention is
+    computed at once. A chunk or a block of 0: in native code, which has its own."""
 
     rows: int
     chunk: int
     block: int
 
     def apply(self, model: GPT) -> None:
-        model.loss_chunk = self.chunk
+        model.loss_chunk, model.native_loss = self.chunk, not self.chunk
         for layer in model.layers:
             layer.attn.block = self.block
 
 
 def usual_sizes(model: GPT, rows: int) -> Sizes:
     """Where nothing is tried. rows: sequences in a forward pass."""
-    return Sizes(rows, chunk_rows(model.config.vocab_size, model.head.weight.device), BLOCK)
+    device = model.head.weight.device
+    if has_native(model.dtype, device) and level() in FAST:
+        return Sizes(rows, 0, 0)
+    return Sizes(rows, chunk_rows(model.config.vocab_size, device), BLOCK)
 
 
 def suited(
@@ -73,7 +78,9 @@ def suited(
         return plan, rows
     sizes = usual_sizes(model, rows)
     if plan.sizes:
-        kept = {name: min(max(1, size), MOST) for name, size in plan.sizes.items() if name in asdict(sizes)}
+        kept = {
+            name: min(max(name == "rows", size), MOST) for name, size in plan.sizes.items() if name in asdict(sizes)
+        }
         sizes = replace(sizes, **kept)
     elif may_try(plan, total_rows // rows, config, machine):
         most = rows if given else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
@@ -104,15 +111,17 @@ def fastest_sizes(
     c, draw = model.config, torch.Generator().manual_seed(0)
     positions = most_rows * c.seq_len
     attention = [layer.attn for layer in model.layers]
-    chunks = [sizes.chunk] + [n for n in (2 * sizes.chunk, 4 * sizes.chunk) if n < 2 * positions]
-    half = sizes.block // 2
-    in_blocks = attention[0].backend in (None, "blocked") and half < c.seq_len <= LONGEST
-    blocks = [sizes.block] + [half] * in_blocks
+    native = [0] * has_native(model.dtype, model.head.weight.device)
+    small = chunk_rows(c.vocab_size, model.head.weight.device)
+    larger = [n for n in (2 * small, 4 * small) if n < 2 * positions]
+    chunks = list(dict.fromkeys([sizes.chunk, *native, small, *larger]))
+    in_blocks = attention[0].backend in (None, "blocked") and BLOCK // 2 < c.seq_len <= LONGEST
+    blocks = list(dict.fromkeys([sizes.block] + [*native, BLOCK, BLOCK // 2] * in_blocks))
     passes = [sizes.rows] + [most_rows] * (most_rows > sizes.rows)
     tries = (1 + TRIES) * sum(len(each) for each in (chunks, blocks, passes) if len(each) > 1)
     if not tries:
         return sizes
-    n = min(positions, chunks[-1])
+    n = min(positions, max(chunks))
     h = torch.randn((n, c.width), generator=draw).to(model.dtype)
     targets = torch.randint(0, c.vocab_size, (n,), generator=draw)
     ids = torch.randint(0, c.vocab_size, (most_rows, c.seq_len), generator=draw)
@@ -121,7 +130,7 @@ def fastest_sizes(
 
     @torch.no_grad()
     def head(chunk: int) -> None:
-        linear_cross_entropy(h, model.head.weight, targets, c.softcap, model._slopes, chunk)
+        linear_cross_entropy(h, model.head.weight, targets, c.softcap, model._slopes, chunk, in_native=not chunk)
 
     def attend(block: int) -> None:
         for layer in attention[:4]:  # the default pattern of windows is as long
@@ -144,7 +153,7 @@ def fastest_sizes(
                 take(sizes.rows)
                 if time.perf_counter() - began < SLOW:
                     found = replace(found, rows=fastest(passes, take, bar, weight=lambda rows: rows))
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         if not no_memory(error):
             raise
         clear()
@@ -152,7 +161,7 @@ def fastest_sizes(
         return sizes
     say(
         f"sizes for this processor: {found.rows} x {c.seq_len} tokens in a pass, "
-        f"logits of {found.chunk:,} at once, attention of {found.block}"
+        f"logits of {found.chunk or 'native code'}, attention of {found.block or 'native code'}"
     )
     return found
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import generate
 from nanochat.console import UserError
-from nanochat.inference.native import level
+from nanochat.native import level
 
 ROOT = Path(__file__).parents[2]
 

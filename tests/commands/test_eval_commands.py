@@ -14,7 +14,7 @@ import pytest
 
 from nanochat.commands import base_eval, base_loss, bench, chat_cli, chat_eval, report
 from nanochat.console import UserError
-from nanochat.inference.native import level
+from nanochat.native import level
 
 CPU = {"device": "cpu", "dtype": "float32"}
 

@@ -12,10 +12,11 @@ import pytest
 from nanochat.commands import base_eval, chat_cli, chat_eval
 from nanochat.inference import engine as engine_module
 from nanochat.inference.choosing import runner_for
-from nanochat.inference.native import NativeRunner, level
+from nanochat.inference.native_runner import NativeRunner
 from nanochat.inference.runner import Runner
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import GPT
+from nanochat.native import level
 from nanochat.pipeline.farewell import farewell
 from nanochat.train import RLConfig, train_rl
 

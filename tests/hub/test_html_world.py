@@ -10,8 +10,8 @@ import torch
 
 from nanochat import checkpoint, machine
 from nanochat.inference import Engine, Request, fit_conversation, rounded
-from nanochat.inference.native import level
 from nanochat.model import load
+from nanochat.native import level
 from nanochat.tokenizer import Tokenizer
 from tests.hub.html_browser import Probe
 

@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from nanochat.console import UserError
 from nanochat.inference import native as native_module
 from nanochat.inference.choosing import runner_for
-from nanochat.inference.native import LEVELS, NativeRunner, level, native
+from nanochat.inference.native_runner import NativeRunner
 from nanochat.inference.quantize import quantize_rows, rounded
 from nanochat.inference.runner import Chunk
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import GPT, ModelConfig
+from nanochat.native import LEVELS, level, native
 
 FOUND: list[str] = sorted(native().levels()) if native() else []  # type: ignore[union-attr]
 pytestmark = pytest.mark.skipif(not FOUND, reason="no native kernels for this machine")

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nanochat.console import UserError
-from nanochat.inference.native import native
 from nanochat.inference.sampling import Choice, Draw, choose, choose_by_torch, generator
+from nanochat.native import native
 from tests.inference.test_torch_runner import Reads
 
 Chooser = Callable[[Tensor, Sequence[Draw]], list[Choice]]

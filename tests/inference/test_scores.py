@@ -15,11 +15,11 @@ from nanochat.console import UserError
 from nanochat.eval.core_model import CachedGPT, Group
 from nanochat.inference import Completion, Engine, Request
 from nanochat.inference.batch import SCORED
-from nanochat.inference.native import native
 from nanochat.inference.runner import Chunk
 from nanochat.inference.sampling import score
 from nanochat.inference.torch_runner import TorchRunner
 from nanochat.model import GPT
+from nanochat.native import native
 from tests.inference.conftest import random_model
 from tests.inference.fakes import Hashed, Model, hashed
 

@@ -77,7 +77,7 @@ def test_both_answer_and_one_is_gone_on_from(screen: Page, of_run: OfRun, served
         one.get_by_text("first token after").wait_for()
     left, right = sft.bounding_box(), base.bounding_box()
     assert left and right
-    if page.viewport_size and page.viewport_size["width"] > 1000:
+    if page.viewport_size and page.viewport_size["width"] > 960:
         assert left["y"] == right["y"] and left["x"] + left["width"] < right["x"]
     else:
         assert left["x"] == right["x"] and left["y"] + left["height"] < right["y"]

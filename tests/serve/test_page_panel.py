@@ -143,12 +143,14 @@ def test_the_card(screen: Page, of_run: OfRun, served: Served) -> None:
     open_panel(page)
     card.get_by_role("heading", name="base/d1, step 8").wait_for()
     card.get_by_role("heading", name="sft/d1, step 4").wait_for()
+    # A card that arrives moves what is below it, and a click that has been aimed already misses.
+    page.wait_for_function("() => !document.body.innerText.includes('Its card is being read')")
     panel(page).get_by_role("link", name="Watch it learn").click()
     page.wait_for_url("**/train")
 
 
 def test_opening_and_closing(screen: Page, of_run: OfRun, served: Served) -> None:
-    page, wide = screen, screen.viewport_size is not None and screen.viewport_size["width"] > 1000
+    page, wide = screen, screen.viewport_size is not None and screen.viewport_size["width"] > 960
     opener = page.get_by_role("button", name="Figures")
     page.goto(served(of_run("sft")))
     page.get_by_label("Which model answers:").wait_for()

@@ -10,6 +10,7 @@ import torch
 
 from nanochat.machine import Machine, Ranks
 from nanochat.model import GPT, ModelConfig
+from nanochat.native import LEVELS, has_native
 from nanochat.optim import Optimizer
 from nanochat.scale import Rates
 from nanochat.train import BaseConfig, suited, tuning
@@ -43,8 +44,22 @@ def test_only_a_clear_gain_moves_it_from_the_usual(times: dict[int, float], monk
     assert len(runs) == (0 if len(times) == 1 else len(times) * (1 + tuning.TRIES))
 
 
-def test_what_is_tried_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of all sizes is taken, and each was run."""
+@pytest.fixture
+def torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without native code."""
+    monkeypatch.setenv("NANOCHAT_CPU", "torch")
+
+
+@pytest.mark.parametrize("fast", [(), tuple(LEVELS)])
+@pytest.mark.parametrize("code", ["", "torch"])
+def test_what_is_tried_and_nothing_is_left_behind(
+    code: str, fast: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of all sizes is taken, and each was run. fast: levels whose native code is usual."""
+    monkeypatch.setenv("NANOCHAT_CPU", code)
+    monkeypatch.setattr(tuning, "FAST", fast)
+    monkeypatch.setattr(tuning, "chunk_rows", lambda vocab, device: 8)
+    monkeypatch.setattr(tuning, "BLOCK", 16)
     tried: list[list[int]] = []
 
     def last(sizes: list[int], run: Callable[[int], object], *more: object, **how: object) -> int:
@@ -59,16 +74,24 @@ def test_what_is_tried_and_nothing_is_left_behind(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    found = fastest_sizes(model, model.loss, optimizer.clear, Sizes(2, 8, 16), 4)
-    assert tried == [[8, 16, 32], [16, 8], [2, 4]]
+    found = fastest_sizes(model, model.loss, optimizer.clear, usual_sizes(model, 2), 4)
+    if not has_native(torch.float32, CPU.device):
+        assert tried == [[8, 16, 32], [16, 8], [2, 4]]
+    elif fast:
+        assert tried == [[0, 8, 16, 32], [0, 16, 8], [2, 4]]
+    else:
+        assert tried == [[8, 0, 16, 32], [16, 0, 8], [2, 4]]
     assert found == Sizes(4, 32, 8)
     assert torch.equal(torch.rand(3), expected), "a run's random numbers are its own"
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name])
         assert p.grad is None or not p.grad.any(), name
-    assert (model.loss_chunk, {layer.attn.block for layer in model.layers}) == (32, {8})
+    assert (model.loss_chunk, model.native_loss, {layer.attn.block for layer in model.layers}) == (32, False, {8})
+    Sizes(4, 0, 0).apply(model)
+    assert (model.native_loss, {layer.attn.block for layer in model.layers}) == (True, {0})
 
 
+@pytest.mark.usefixtures("torchs")
 def test_nothing_is_tried_where_all_is_small() -> None:
     model, optimizer = made()
     usual = replace(usual_sizes(model, 4), block=16)
@@ -80,7 +103,7 @@ def test_nothing_is_tried_where_all_is_small() -> None:
 def test_the_sizes_change_only_the_rounding(compiled: bool) -> None:
     found = []
     ids = torch.randint(0, 50, (4, 17), generator=torch.Generator().manual_seed(0))
-    for sizes in (Sizes(4, 1000, 256), Sizes(4, 8, 8), Sizes(4, 24, 4)):
+    for sizes in (Sizes(4, 1000, 256), Sizes(4, 8, 8), Sizes(4, 24, 4), Sizes(4, 0, 0)):
         model, _ = made()
         if compiled:
             model.compile_parts()
@@ -124,7 +147,7 @@ def test_when_it_is_tried(
     model, optimizer = made()
     usual = suited(replace(plan, step=1, sizes={}), model, model.loss, optimizer, 64, BaseConfig(), machine)[1]
     after, rows = suited(plan, model, model.loss, optimizer, 64, config, machine)
-    sum(len(part) for part in torch.arange(9).split(model.loss_chunk))  # a size that torch can take
+    sum(len(part) for part in torch.arange(9).split(model.loss_chunk or 1))  # a size that torch can take
     assert rows == (expected or usual)
     assert bool(asked) == (plan.step == 0 and expected > 0)
     assert after.sizes == ({"rows": 2, "chunk": 8, "block": 8} if asked else plan.sizes)

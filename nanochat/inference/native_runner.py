@@ -6,55 +6,21 @@ nor on how its prompt was cut into chunks.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from nanochat.console import UserError
 from nanochat.inference.quantize import quantize_rows
 from nanochat.inference.runner import Chunk
+from nanochat.native import native
 
 if TYPE_CHECKING:
     from nanochat.model import GPT
 
-LEVELS = ("avx512_bf16", "avx512", "avx2")
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-@cache
-def native() -> ModuleType | None:
-    """The native module; None where it was not built."""
-    try:
-        from nanochat.inference import _native
-    except ImportError:
-        return None
-    module: ModuleType = _native
-    return module
-
-
-def level() -> str | None:
-    """The set of instructions to use: NANOCHAT_CPU's, or else the best that there is; None: torch's products."""
-    module = native()
-    found: list[str] = module.levels() if module else []
-    asked = os.environ.get("NANOCHAT_CPU", "")
-    if not asked:
-        return found[0] if found else None
-    plain = asked.lower().replace("-", "").replace("_", "")
-    known = {name.replace("_", ""): name for name in LEVELS}
-    if plain == "torch":
-        return None
-    if plain not in known:
-        raise UserError(f"NANOCHAT_CPU is {asked!r}", f"Set it to {', '.join(LEVELS)} or torch, or to nothing")
-    if known[plain] not in found:
-        why = "this processor or this installation lacks its instructions" if module else "no compiler was there"
-        here = f"Set it to {' or '.join([*found, 'torch'])}, or to nothing"
-        raise UserError(f"NANOCHAT_CPU is {asked}, which cannot be used here: {why}", here)
-    return known[plain]
 
 
 class NativeRunner:
