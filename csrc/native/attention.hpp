@@ -27,7 +27,7 @@ public:
     void backward(const Heads& heads, const float* logs, const float* grad, float* by_q, float* by_k, float* by_v);
 
 private:
-    static constexpr size_t BLOCK = 48;  // queries at once
+    static constexpr size_t BLOCK = 72;  // queries at once
 
     struct Rooms {  // of a thread
         Room keys_across, keys_along, values_across, values_along, scores, slopes, out, by_keys, by_values;

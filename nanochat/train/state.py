@@ -52,7 +52,7 @@ class TrainState:
     loss_scale: float = 2.0**16  # of float16
     good_steps: int = 0  # since the loss scale changed
     short: int = 0  # steps at the beginning whose sequences have half the length
-    sizes: dict[str, int] = field(default_factory=dict)  # that suit a CPU, as `tuning.Sizes`; empty: the usual ones
+    sizes: dict[str, int] = field(default_factory=dict)  # on a CPU, as `tuning.Sizes`; empty: none were noted
     steady: int = 0  # the last step with a checkpoint before the warm-down; 0: none
     wandb: str = ""  # the run's id there
     version: int = VERSION

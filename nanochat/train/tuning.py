@@ -52,10 +52,14 @@ class Sizes:
 
 def usual_sizes(model: GPT, rows: int) -> Sizes:
     """Where nothing is tried. rows: sequences in a forward pass."""
-    device = model.head.weight.device
-    if has_native(model.dtype, device) and level() in FAST:
+    if has_native(model.dtype, model.head.weight.device) and level() in FAST:
         return Sizes(rows, 0, 0)
-    return Sizes(rows, chunk_rows(model.config.vocab_size, device), BLOCK)
+    return torchs_sizes(model, rows)
+
+
+def torchs_sizes(model: GPT, rows: int) -> Sizes:
+    """Without native code."""
+    return Sizes(rows, chunk_rows(model.config.vocab_size, model.head.weight.device), BLOCK)
 
 
 def suited(
@@ -76,27 +80,29 @@ def suited(
     rows, given = fit_rows(model, total_rows, config, machine), config.device_batch_size
     if machine.device.type != "cpu":
         return plan, rows
-    sizes = usual_sizes(model, rows)
-    if plan.sizes:
-        kept = {
-            name: min(max(name == "rows", size), MOST) for name, size in plan.sizes.items() if name in asdict(sizes)
-        }
+    if plan.step or plan.sizes:
+        sizes = torchs_sizes(model, rows)  # of runs that were begun before any were noted
+        least = {"rows": 1, "chunk": 0, "block": 0}
+        kept = {name: min(max(low, plan.sizes[name]), MOST) for name, low in least.items() if name in plan.sizes}
         sizes = replace(sizes, **kept)
-    elif may_try(plan, total_rows // rows, config, machine):
-        most = rows if given else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
-        began = time.monotonic()
-        sizes = fastest_sizes(model, loss, optimizer.clear, sizes, most)
-        # Rows that were asked for are not the run's for ever.
-        kept = {name: size for name, size in asdict(sizes).items() if name != "rows" or not given}
-        plan = replace(plan, sizes=kept, seconds=plan.seconds + time.monotonic() - began)
+    else:
+        sizes = usual_sizes(model, rows)
+        noted = {"chunk", "block"}
+        if may_try(plan, total_rows // rows, config, machine):
+            most = rows if given else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
+            began = time.monotonic()
+            sizes = fastest_sizes(model, loss, optimizer.clear, sizes, most)
+            plan = replace(plan, seconds=plan.seconds + time.monotonic() - began)
+            if not given:  # what was asked for is not the run's for ever
+                noted.add("rows")
+        plan = replace(plan, sizes={name: size for name, size in asdict(sizes).items() if name in noted})
     sizes.apply(model)
     return plan, choose_rows(total_rows, model.config.shape, given or sizes.rows, machine)
 
 
 def may_try(plan: TrainState, passes: int, config: TrainConfig, machine: Machine) -> bool:
-    """passes: of a step. A run that was begun without trying goes on without."""
-    long = plan.steps * passes >= WORTH
-    return plan.step == 0 and long and machine.ranks.world == 1 and not config.deterministic
+    """passes: of a step."""
+    return plan.steps * passes >= WORTH and machine.ranks.world == 1 and not config.deterministic
 
 
 def fastest_sizes(
