@@ -64,4 +64,5 @@ def _worker(kind: str, level: str, threads: int) -> Any:
     return getattr(native(), kind)(level, threads)
 
 
-atexit.register(_worker.cache_clear)  # or nanobind complains of forgotten objects
+forget_workers = _worker.cache_clear
+atexit.register(forget_workers)  # or nanobind complains of forgotten objects

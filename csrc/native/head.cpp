@@ -7,6 +7,7 @@
 namespace nanochat {
 
 namespace {
+constexpr size_t SLOPES = 1 << 26;  // that exist at once, if they are those of more than a piece: 256 MB
 constexpr size_t BLOCK = 256;  // of the vocabulary: its slopes stay in the second cache for their second product
 }  // namespace
 
@@ -15,9 +16,14 @@ double Head::loss(const float* given, size_t rows, size_t inputs, const float* w
     std::lock_guard<std::mutex> lock(one);
     h = given, n = rows, width = inputs, w = weights, vocab = outputs, targets = wanted, cap = softcap;
     grad_h = by_h, grad_w = by_w;
-    size_t columns = k.columns, pieces = std::max(4, 2 * pool.size);
+    if (!n) {
+        std::fill(by_w, by_w + vocab * width, 0.0f);
+        return 0;
+    }
+    size_t columns = k.columns;
     strips = whole(vocab, columns), padded = whole(width, columns) * columns;
-    chunk_rows = std::min(n, pieces * PIECE);
+    size_t most = std::max<size_t>(1, SLOPES / (strips * columns * PIECE));
+    chunk_rows = std::min(n, std::min<size_t>(std::max(4, 2 * pool.size), most) * PIECE);
     across.reserve(strips * width * columns);
     along.reserve(whole(vocab, BLOCK) * BLOCK * padded);
     grads.reserve(strips * width * columns);

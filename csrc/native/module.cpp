@@ -269,7 +269,7 @@ NB_MODULE(_native, m) {
             "__init__",
             [](Head* self, const std::string& level, int threads) { new (self) Head(kernels_of(level), threads); },
             "level"_a, "threads"_a)
-        .def("loss", head_loss, "h"_a, "w"_a, "targets"_a, "cap"_a, "by_h"_a, "by_w"_a,
+        .def("loss", head_loss, "h"_a, "w"_a, "targets"_a, "cap"_a, "by_h"_a.noconvert(), "by_w"_a.noconvert(),
              "The sum of the cross-entropies; its gradients are written to by_h and by_w.");
 
     nb::class_<Attention>(m, "Attention")
@@ -279,9 +279,10 @@ NB_MODULE(_native, m) {
                 new (self) Attention(kernels_of(level), threads);
             },
             "level"_a, "threads"_a)
-        .def("forward", attend, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "out"_a, "logs"_a)
-        .def("backward", attend_back, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "logs"_a, "grad"_a, "by_q"_a,
-             "by_k"_a, "by_v"_a);
+        .def("forward", attend, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a,
+             "out"_a.noconvert(), "logs"_a.noconvert())
+        .def("backward", attend_back, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "logs"_a, "grad"_a,
+             "by_q"_a.noconvert(), "by_k"_a.noconvert(), "by_v"_a.noconvert());
 
     nb::class_<Model>(m, "Model")
         .def(

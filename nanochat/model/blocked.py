@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nanochat.native import has_native, native_worker
 
@@ -127,6 +128,7 @@ class _Native(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, logs = ctx.saved_tensors
         found = [torch.empty_like(x) for x in (q, k, v)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from nanochat.model.float8 import ACTIVATION, GRADIENT, MULTIPLE, product, to_float8
 from nanochat.native import has_native, native_worker
@@ -106,14 +107,17 @@ class _NativeCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, h: Tensor, weight: Tensor, targets: Tensor, cap: float) -> Tensor:
-        grad_h, grad_w = torch.empty_like(h), torch.empty_like(weight)
+        grad_h, grad_w = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (h, weight))
         inputs = [x.detach().contiguous().numpy() for x in (h, weight, targets)]
         total = native_worker("Head").loss(*inputs, cap, grad_h.numpy(), grad_w.numpy())
         ctx.save_for_backward(grad_h, grad_w)
         ctx.weight_dtype = weight.dtype
         return h.new_tensor(total)
 
-    backward = _LinearCrossEntropy.backward
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _LinearCrossEntropy.backward(ctx, *grads)
 
 
 def _in_float8(
@@ -174,7 +178,9 @@ def linear_cross_entropy(
     device. rounded: the weight in float8 (`model/float8.py`), to use that. in_native: in native code, where
     there is one for this.
     """
-    if in_native and rounded is None and not torch.compiler.is_compiling() and has_native(h.dtype, h.device):
+    # It has no e^z that is infinite. With larger caps a float32 may be, and has to be noticed.
+    fits = rounded is None and cap <= 80 and has_native(h.dtype, h.device)
+    if in_native and fits and not torch.compiler.is_compiling():
         return _NativeCrossEntropy.apply(h, weight.to(h.dtype), targets, cap)
     size = chunk or chunk_rows(weight.size(0), h.device)
     if rounded is None:

@@ -20,7 +20,7 @@ from nanochat.model import GPT
 from nanochat.model.attention import LONGEST
 from nanochat.model.blocked import BLOCK, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
-from nanochat.native import has_native, level
+from nanochat.native import forget_workers, has_native, level
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
 from nanochat.train.fitting import choose_rows, fit_rows
@@ -165,6 +165,8 @@ def fastest_sizes(
         clear()
         say("memory ran out while sizes were tried: the usual ones")
         return sizes
+    if found.chunk or found.block:
+        forget_workers()  # whose memory may be used no more
     say(
         f"sizes for this processor: {found.rows} x {c.seq_len} tokens in a pass, "
         f"logits of {found.chunk or 'native code'}, attention of {found.block or 'native code'}"
