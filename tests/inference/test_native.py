@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nanochat import native as native_module
 from nanochat.console import UserError
-from nanochat.inference import native as native_module
 from nanochat.inference.choosing import runner_for
 from nanochat.inference.native_runner import NativeRunner
 from nanochat.inference.quantize import quantize_rows, rounded
