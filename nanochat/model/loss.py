@@ -179,8 +179,8 @@ def linear_cross_entropy(
     there is one for this.
     """
     # It has no e^z that is infinite. With larger caps a float32 may be, and has to be noticed.
-    fits = rounded is None and cap <= 80 and has_native(h.dtype, h.device)
-    if in_native and fits and not torch.compiler.is_compiling():
+    fits = in_native and rounded is None and cap <= 80 and not torch.compiler.is_compiling()
+    if fits and has_native(h.dtype, h.device):
         return _NativeCrossEntropy.apply(h, weight.to(h.dtype), targets, cap)
     size = chunk or chunk_rows(weight.size(0), h.device)
     if rounded is None:
