@@ -7,12 +7,11 @@ import os
 from functools import cache
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from nanochat.console import UserError
-
-if TYPE_CHECKING:
-    import torch
 
 LEVELS = ("avx512_bf16", "avx512", "avx2")
 
@@ -48,14 +47,12 @@ def level() -> str | None:
 
 def has_native(dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the native code can compute a training's loss and attention."""
-    return device.type == "cpu" and str(dtype) == "torch.float32" and level() is not None
+    return device.type == "cpu" and dtype == torch.float32 and level() is not None
 
 
 def native_worker(kind: str) -> Any:
     """The native module's "Head" or "Attention", with torch's number of threads."""
-    from torch import get_num_threads
-
-    return _worker(kind, level() or "", get_num_threads())
+    return _worker(kind, level() or "", torch.get_num_threads())
 
 
 @cache

@@ -21,7 +21,7 @@ void Attention::scores(const float* queries, const Block& b, const float* across
 
 // out (rows, dim rounded up) = the scores times what lies along.
 void Attention::weigh(const float* scores, const Block& b, const float* along, const Heads& h, float* out) const {
-    size_t columns = k.columns, padded = whole(h.dim, columns) * columns, positions = whole(h.T, columns) * columns;
+    size_t columns = k.columns, padded = padded_to(h.dim), positions = padded_to(h.T);
     Factor rows{scores, k.tall * columns, columns, int(columns), 1, b.rows * columns};
     for (size_t q = 0; q < padded; q += columns)
         k.strip(rows, along + q * positions + b.first * columns * columns, int(b.rows), int(b.strips * columns),
@@ -30,7 +30,7 @@ void Attention::weigh(const float* scores, const Block& b, const float* along, c
 
 void Attention::forward(const Heads& h, float* out, float* logs) {
     std::lock_guard<std::mutex> lock(one);
-    size_t columns = k.columns, positions = whole(h.T, columns) * columns, padded = whole(h.dim, columns) * columns;
+    size_t columns = k.columns, positions = padded_to(h.T), padded = padded_to(h.dim);
     for (auto& room : rooms) {
         room.keys_across.reserve(positions * h.dim);
         room.values_along.reserve(positions * padded);
@@ -58,7 +58,7 @@ void Attention::forward(const Heads& h, float* out, float* logs) {
 
 void Attention::backward(const Heads& h, const float* logs, const float* grad, float* by_q, float* by_k, float* by_v) {
     std::lock_guard<std::mutex> lock(one);
-    size_t columns = k.columns, positions = whole(h.T, columns) * columns, padded = whole(h.dim, columns) * columns;
+    size_t columns = k.columns, positions = padded_to(h.T), padded = padded_to(h.dim);
     for (auto& room : rooms) {
         for (Room* each : {&room.keys_across, &room.values_across, &room.by_keys, &room.by_values})
             each->reserve(positions * h.dim);

@@ -38,6 +38,7 @@ private:
         Seen seen;
     };
 
+    size_t padded_to(size_t n) const { return whole(n, k.columns) * k.columns; }  // whole strips
     Block block_at(const Heads& heads, size_t begin) const;
     void scores(const float* queries, const Block& block, const float* keys_across, size_t dim, float* scores) const;
     void weigh(const float* scores, const Block& block, const float* along, const Heads& heads, float* out) const;

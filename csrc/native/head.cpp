@@ -37,17 +37,18 @@ double Head::loss(const float* given, size_t rows, size_t inputs, const float* w
         if (targets[i] >= 0) ordered.push_back({size_t(targets[i]), i});
     std::sort(ordered.begin(), ordered.end());
 
+    auto by_strips = [this](auto work) {
+        share(pool, whole(strips, STRIPS), [&](size_t group, int) {
+            for (size_t s = group * STRIPS; s < std::min(strips, (group + 1) * STRIPS); s++) work(s);
+        });
+    };
     share(pool, whole(vocab, BLOCK), [this](size_t block, int) { pack(block); });
     for (first = 0; first < n; first += chunk_rows) {
         chunk_rows = std::min(chunk_rows, n - first);
         share(pool, whole(chunk_rows, PIECE), [this](size_t piece, int thread) { take(piece * PIECE, thread); });
-        share(pool, whole(strips, STRIPS), [this](size_t group, int) {
-            for (size_t s = group * STRIPS; s < std::min(strips, (group + 1) * STRIPS); s++) add_gradient(s);
-        });
+        by_strips([this](size_t strip) { add_gradient(strip); });
     }
-    share(pool, whole(strips, STRIPS), [this](size_t group, int) {
-        for (size_t s = group * STRIPS; s < std::min(strips, (group + 1) * STRIPS); s++) unpack(s);
-    });
+    by_strips([this](size_t strip) { unpack(strip); });
     double total = 0;
     for (auto& target : at_target) total += target.loss;
     return total;

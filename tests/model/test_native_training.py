@@ -18,13 +18,10 @@ from nanochat.native import has_native, native, native_worker
 from tests.model.test_attention import plain
 from tests.model.test_loss import reference
 
-FOUND: list[str] = sorted(native().levels()) if native() else []  # type: ignore[union-attr]
+MODULE = native()
+FOUND: list[str] = sorted(MODULE.levels()) if MODULE else []
 pytestmark = pytest.mark.skipif(not FOUND, reason="no native code for this processor")
 CPU = torch.device("cpu")
-
-
-def level(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NANOCHAT_CPU", name)
 
 
 def losses(h: torch.Tensor, w: torch.Tensor, targets: torch.Tensor, cap: float, **how: Any) -> list[torch.Tensor]:
@@ -46,7 +43,7 @@ def test_the_loss_and_its_gradients(
     name: str, n: int, vocab: int, width: int, cap: float, seed: int, size: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        level(name, patch)
+        patch.setenv("NANOCHAT_CPU", name)
         g = torch.Generator().manual_seed(seed)
         h, w = torch.randn(n, width, generator=g) * size, torch.randn(vocab, width, generator=g) * width**-0.5
         targets = torch.randint(-1, vocab, (n,), generator=g)
@@ -72,7 +69,7 @@ def test_attention_and_its_gradients(
     name: str, T: int, dim: int, window: int, groups: tuple[int, int], seed: int, size: float
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        level(name, patch)
+        patch.setenv("NANOCHAT_CPU", name)
         g = torch.Generator().manual_seed(seed)
         shapes = [(2, heads, T, dim) for heads in (groups[0], groups[1], groups[1])]
         given = [(torch.randn(shape, generator=g) * size).requires_grad_() for shape in shapes]
@@ -92,7 +89,7 @@ def test_attention_and_its_gradients(
 @pytest.mark.parametrize("name", FOUND)
 def test_a_confident_token_is_as_exact_as_any(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Near p = 1 the gradient is p - 1, which rounding would lose."""
-    level(name, monkeypatch)
+    monkeypatch.setenv("NANOCHAT_CPU", name)
     h = torch.eye(8) * 12
     w, targets = 2 * torch.eye(8) - 1, torch.arange(8)
     exact = [x.double().requires_grad_() for x in (h, w)]
@@ -103,8 +100,7 @@ def test_a_confident_token_is_as_exact_as_any(name: str, monkeypatch: pytest.Mon
 
 
 def test_numbers_do_not_depend_on_the_threads() -> None:
-    module = native()
-    assert module
+    assert MODULE
     g = torch.Generator().manual_seed(0)
     h, w = torch.randn(700, 40, generator=g), torch.randn(600, 40, generator=g)
     targets = torch.randint(-1, 600, (700,), generator=g)
@@ -114,10 +110,10 @@ def test_numbers_do_not_depend_on_the_threads() -> None:
         for threads in (1, 2, 5):
             grads = torch.full_like(h, 9), torch.full_like(w, 9)
             numbers = [x.numpy() for x in (h, w, targets)]
-            head = module.Head(name, threads)
+            head = MODULE.Head(name, threads)
             total = head.loss(*numbers, 15.0, *(x.numpy() for x in grads))
             assert head.loss(*numbers, 15.0, *(x.numpy() for x in grads)) == total, "memory that was used before"
-            attention = module.Attention(name, threads)
+            attention = MODULE.Attention(name, threads)
             out, logs, *back = (torch.full_like(x, 9) for x in (q, q[..., 0], q, k, v))
             heads = [x.numpy() for x in (q, k, v)]
             attention.forward(*heads, 30, 0.2, out.numpy(), logs.numpy())
