@@ -22,6 +22,14 @@ def test_the_seeds_d20_has_its_known_size() -> None:
     assert s.matrix_params + 2 * s.vocab_size * s.width == 560_988_160  # "561M parameters"
 
 
+@pytest.mark.parametrize(
+    ("depth", "vocab", "rows"),
+    [(4, 2048, 10_241), (9, 4096, 40_921), (2, 8192, 163_681), (4, 32768, 163_841), (4, 65536, 327_681), (10, 8192, 0)],
+)
+def test_the_table_of_pairs_grows_with_the_pairs_there_can_be(depth: int, vocab: int, rows: int) -> None:
+    assert scale.shape(depth, vocab, 512).bigram == rows
+
+
 def test_a_long_run_takes_the_reference_batch_and_a_short_one_keeps_its_steps() -> None:
     d12 = scale.shape(12, 32768, 2048)
     assert scale.batch_tokens(d12, scale.tokens(d12, 12), 12) == 2**19
