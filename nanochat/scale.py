@@ -15,7 +15,7 @@ REFERENCE_DEPTH, REFERENCE_VOCAB, REFERENCE_BATCH = 12, 32768, 2**19
 BATCH_EXPONENT = 0.383  # best batch ~ tokens^0.383 (https://arxiv.org/abs/2505.13738)
 EFFICIENCY = 0.5  # share of the matmul peak that training reaches, for plans made before it is measured
 SHORTEST = 64  # tokens of a sequence in the first half of a run
-MOST_PAIRS = 20 * 2**13  # rows of the table of token pairs, where 5 a token of the vocabulary are not more
+PAIR_WEIGHTS = 40 * 2**20  # the most of the table of token pairs, 168 MB, unless 5 rows a token are more
 SMALL_DEPTH = 10  # below it, models have a table of token pairs, narrow heads and a short context
 MIN_STEPS, MIN_BATCH = 2500, 4096  # a short run gets a smaller batch before it gets fewer updates
 # A d34 learnt 4 to 6 times less from a token in batches of 2^21 (upstream's runs). With 8 tokens per parameter a d18
@@ -53,11 +53,14 @@ class Shape:
     def bigram(self) -> int:
         """Rows of the hashed table of token pairs, which cost memory but no FLOPs. At depth 4, 1.2 M tokens of English,
         5 rows a token of the vocabulary: 1.859 bits per byte instead of 1.895; upstream saw the gain of such a table
-        vanish at depth 25. More pairs occur in text of a larger vocabulary, and those that share a row disturb each
-        other: at depth 2, vocabulary 8,192, 2.4 M tokens, 20 rows a token gave 1.722 instead of 1.740."""
+        vanish at depth 25. The larger the vocabulary, the more pairs occur, and those that share a row disturb each
+        other. At depth 2, vocabulary 8,192, 2.4 M tokens, 20 rows a token gave 1.725 instead of 1.740.
+
+        So there is a row for every 410 possible pairs (20 a token at 8,192), at least 5 a token, as far as memory may
+        go."""
         if self.depth >= SMALL_DEPTH:
             return 0
-        return max(5 * self.vocab_size, min(self.vocab_size**2 // 410, MOST_PAIRS)) + 1
+        return max(5 * self.vocab_size, min(self.vocab_size**2 // 410, PAIR_WEIGHTS // self.width)) + 1
 
     @property
     def dense_flops_per_token(self) -> int:
@@ -148,11 +151,16 @@ def default_vocab(depth: int) -> int:
 
 
 def depth_for_flops(flops: float, per_param: float, vocab_size: int = 0, seq_len: int = 0) -> int:
-    """The depth whose compute-optimal run costs closest to `flops` (on a log scale)."""
+    """The depth whose compute-optimal run costs closest to `flops` (on a log scale).
+
+    A head with more weights than the matrices counts as much as they do: else the smallest models would get far too
+    many tokens. Measured: docs/pretraining.md, "Which depth for how long".
+    """
 
     def distance(depth: int) -> float:
         s = shape(depth, vocab_size or default_vocab(depth), seq_len or default_seq_len(depth))
-        return abs(math.log(tokens(s, per_param) * s.dense_flops_per_token / flops))
+        weights = s.matrix_params + min(s.matrix_params, s.vocab_size * s.width)
+        return abs(math.log(per_param * weights * s.dense_flops_per_token / flops))
 
     return min(range(1, 65), key=distance)
 

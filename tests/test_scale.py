@@ -24,7 +24,8 @@ def test_the_seeds_d20_has_its_known_size() -> None:
 
 @pytest.mark.parametrize(
     ("depth", "vocab", "rows"),
-    [(4, 2048, 10_241), (9, 4096, 40_921), (2, 8192, 163_681), (4, 32768, 163_841), (4, 65536, 327_681), (10, 8192, 0)],
+    [(4, 2048, 10_241), (4, 4096, 40_921), (2, 8192, 163_681), (4, 8192, 163_681), (8, 8192, 81_921), (9, 8192, 72_818),
+     (4, 65536, 327_681), (10, 8192, 0)],  # fmt: skip
 )
 def test_the_table_of_pairs_grows_with_the_pairs_there_can_be(depth: int, vocab: int, rows: int) -> None:
     assert scale.shape(depth, vocab, 512).bigram == rows
@@ -53,3 +54,5 @@ def test_more_flops_never_mean_a_smaller_model() -> None:
         s = scale.shape(depth, scale.default_vocab(depth), scale.default_seq_len(depth))
         assert scale.depth_for_flops(scale.tokens(s, 12) * s.dense_flops_per_token, 12) == depth
     assert scale.depth_for_flops(1.0, 12) == 1
+    # A head that outweighs the matrices does not keep small models from being chosen.
+    assert [scale.depth_for_flops(flops, 12, 8192, 512) for flops in (8e12, 4e13, 1e14, 5e14)] == [1, 2, 2, 3]
