@@ -24,8 +24,16 @@ def test_the_seeds_d20_has_its_known_size() -> None:
 
 @pytest.mark.parametrize(
     ("depth", "vocab", "rows"),
-    [(4, 2048, 10_241), (4, 4096, 40_921), (2, 8192, 163_681), (4, 8192, 163_681), (8, 8192, 81_921), (9, 8192, 72_818),
-     (4, 65536, 327_681), (10, 8192, 0)],  # fmt: skip
+    [
+        (4, 2048, 10_241),
+        (4, 4096, 40_921),
+        (2, 8192, 163_681),
+        (4, 8192, 163_681),
+        (8, 8192, 81_921),
+        (9, 8192, 72_818),
+        (4, 65536, 327_681),
+        (10, 8192, 0),
+    ],
 )
 def test_the_table_of_pairs_grows_with_the_pairs_there_can_be(depth: int, vocab: int, rows: int) -> None:
     assert scale.shape(depth, vocab, 512).bigram == rows

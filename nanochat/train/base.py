@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import islice
+from typing import Any
 
 from nanochat import scale
 from nanochat.console import UserError, is_main_rank, say, warn
@@ -39,7 +40,10 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
     require_one_folder(checkpoints_dir("base"), machine.ranks)
     corpus = states.shared(lambda: load_info(config.dataset))
     tokenizer = Tokenizer.load(tokenizer_dir())
-    depth = config.depth or states.shared(lambda: _depth(config, tokenizer.vocab_size, machine, budget))
+    # The same flags with another text or tokenizer make another run.
+    settings = {**fingerprint(config), "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size}
+    del settings["depth"]
+    depth = config.depth or states.shared(lambda: _depth(config, settings, tokenizer.vocab_size, machine, budget))
     seq_len = config.max_seq_len or scale.default_seq_len(depth)
     model_config = ModelConfig.from_depth(
         depth, tokenizer.vocab_size, seq_len, config.arch, config.window_pattern.upper(), config.bigram
@@ -50,13 +54,12 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
     val = Shards.of(corpus, "val")
     len(val)  # waits for its last shard now, before training, not in the first validation
     plan = states.shared(lambda: make_plan(config, model_config, machine, budget))
-    # The same flags with another text or tokenizer make another run.
     plan = replace(
         plan,
         tag=tag,
         dataset=config.dataset,
         world_seed=corpus.settings.get("world_seed"),
-        settings={**fingerprint(config), "depth": depth, "tokenizer": tokenizer.hash, "train_bytes": corpus.train_size},
+        settings={**settings, "depth": depth},
     )
     with states.alone("base", tag):
         resumed = states.find_resumable(plan, config)
@@ -129,12 +132,15 @@ def _warn_of_repetition(corpus: CorpusInfo, tokenizer: Tokenizer, plan: TrainSta
         )
 
 
-def _depth(config: BaseConfig, vocab_size: int, machine: Machine, budget: float) -> int:
-    """Depth when none is given: one whose best run fits the FLOPs or the time."""
-    flops = config.target_flops if config.target_flops > 0 else budget * scale.EFFICIENCY * peak_flops(machine)
-    if flops <= 0:
+def _depth(config: BaseConfig, settings: dict[str, Any], vocab_size: int, machine: Machine, budget: float) -> int:
+    """Depth when none is given: one whose best run fits the FLOPs or the time. A run that was begun keeps its own."""
+    if config.target_flops <= 0 and not budget:
         return DEPTH
-    flops *= 1 if config.target_flops > 0 else machine.ranks.world
+    if begun := states.begun_depth(settings, config):
+        return begun
+    flops = config.target_flops
+    if flops <= 0:
+        flops = budget * scale.EFFICIENCY * peak_flops(machine) * machine.ranks.world
     return scale.depth_for_flops(flops, config.target_param_data_ratio, vocab_size, config.max_seq_len)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from nanochat.machine import host_group
 from nanochat.metrics import last, read_metrics, training_file
 from nanochat.optim import Optimizer, Saved, Schedule
 from nanochat.reading import MB, fits, read_json, shown
-from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, parse_duration
+from nanochat.train.config import BaseConfig, TrainConfig, changed_settings, horizon, parse_duration
 from nanochat.train.tracking import another_run
 
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
@@ -141,6 +141,32 @@ def find_resumable(wanted: TrainState, config: TrainConfig) -> Path | None:
     what it was before its warm-down.
     """
     return shared(lambda: _decide(wanted, config))
+
+
+def begun_depth(settings: Mapping[str, Any], config: BaseConfig) -> int:
+    """Layers of the run that this command goes on with, the newest if there are several; 0: there is none.
+
+    settings: a new run's, but for its depth. Today the dial might choose another depth: it measures the machine, and
+    other versions have other rules.
+    """
+    asked = config.resume or config.extend
+    for tag in [] if config.fresh else [config.model_tag] if config.model_tag else checkpoint.tags("base"):
+        for folder in reversed(checkpoint.steps("base", tag).values()):
+            try:
+                old = read(folder)
+            except UserError:  # damaged: there may be an earlier one
+                continue
+            depth = old.settings.get("depth")
+            same_length = not changed_settings(old.horizon, horizon(config), config)
+            if (
+                isinstance(depth, int)
+                and tag == (config.model_tag or f"d{depth}")
+                and not changed_settings(old.settings, settings, config)
+                and (asked or (same_length and not _is_finished(old)))
+            ):
+                return depth
+            break
+    return 0
 
 
 def _decide(wanted: TrainState, config: TrainConfig) -> Path | None:

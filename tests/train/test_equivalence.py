@@ -563,3 +563,17 @@ def test_a_model_without_a_table_of_pairs(base: Path) -> None:
 def test_depth_follows_the_flops(base: Path) -> None:
     state = train_base(BaseConfig(**{**BASE, "depth": 0, "num_iterations": -1, "target_flops": 1e10, "model_tag": ""}))
     assert state.tag == "d1"
+
+
+def test_a_run_that_was_begun_keeps_its_depth(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the dial would choose today, on a machine that seems faster or by another version's rule."""
+    values = {**BASE, "depth": 0, "num_iterations": -1, "target_flops": 2e10, "bigram": 7}
+    with pytest.raises(UserError, match="max_hours=1e-09 is reached at step 1"):
+        train_base(BaseConfig(**values, max_hours=1e-9))
+    monkeypatch.setattr("nanochat.scale.depth_for_flops", lambda *given: 2)
+    assert train_base(BaseConfig(**{**values, "target_flops": 1e10})).tag == "d2"  # of another length: another run
+    ended = train_base(BaseConfig(**values))
+    assert ended.tag == "d1" and ended.settings["depth"] == 1
+    assert train_base(BaseConfig(**values)).tag == "d2"  # what is finished was not begun
+    assert train_base(BaseConfig(**{**values, "target_flops": 3e10}, resume=True)).tag == "d2"  # the newest one
+    assert train_base(BaseConfig(**values, model_tag="d1", resume=True)).step == ended.step
