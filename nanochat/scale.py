@@ -6,6 +6,7 @@ Figures are upstream nanochat's (tuned there at depth 12 with batches of 2^19 to
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -151,16 +152,27 @@ def default_vocab(depth: int) -> int:
 
 
 def depth_for_flops(flops: float, per_param: float, vocab_size: int = 0, seq_len: int = 0) -> int:
-    """The depth whose compute-optimal run costs closest to `flops` (on a log scale).
+    """The depth whose run of so many tokens per parameter costs closest to `flops` (on a log scale)."""
+    return _closest(flops, vocab_size, seq_len, lambda s: per_param * s.scaling_params)
 
-    A head with more weights than the matrices counts as much as they do: else the smallest models would get far too
-    many tokens. Measured: docs/pretraining.md, "Which depth for how long".
+
+def depth_for_budget(flops: float, per_param: float, vocab_size: int = 0, seq_len: int = 0) -> int:
+    """The depth that learns most from about `flops`, however many tokens that makes.
+
+    As `depth_for_flops`, but a head with more weights than the matrices counts as much as they do: else the smallest
+    models would get far too many tokens. Measured: docs/pretraining.md, "Which depth for how long".
     """
 
+    def counted(s: Shape) -> float:
+        return per_param * (s.matrix_params + min(s.matrix_params, s.vocab_size * s.width))
+
+    return _closest(flops, vocab_size, seq_len, counted)
+
+
+def _closest(flops: float, vocab_size: int, seq_len: int, n_tokens: Callable[[Shape], float]) -> int:
     def distance(depth: int) -> float:
         s = shape(depth, vocab_size or default_vocab(depth), seq_len or default_seq_len(depth))
-        weights = s.matrix_params + min(s.matrix_params, s.vocab_size * s.width)
-        return abs(math.log(per_param * weights * s.dense_flops_per_token / flops))
+        return abs(math.log(n_tokens(s) * s.dense_flops_per_token / flops))
 
     return min(range(1, 65), key=distance)
 

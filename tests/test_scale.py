@@ -62,5 +62,7 @@ def test_more_flops_never_mean_a_smaller_model() -> None:
         s = scale.shape(depth, scale.default_vocab(depth), scale.default_seq_len(depth))
         assert scale.depth_for_flops(scale.tokens(s, 12) * s.dense_flops_per_token, 12) == depth
     assert scale.depth_for_flops(1.0, 12) == 1
-    # A head that outweighs the matrices does not keep small models from being chosen.
-    assert [scale.depth_for_flops(flops, 12, 8192, 512) for flops in (8e12, 4e13, 1e14, 5e14)] == [1, 2, 2, 3]
+    # Among the smallest, what learns most from a budget is deeper than the one with 12 tokens per parameter.
+    budgets = (8e12, 4e13, 1e14, 5e14, 2e15)
+    assert [scale.depth_for_budget(flops, 12, 8192, 512) for flops in budgets] == [1, 2, 2, 3, 4]
+    assert [scale.depth_for_flops(flops, 12, 8192, 512) for flops in budgets] == [1, 1, 2, 3, 4]

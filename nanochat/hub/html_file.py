@@ -123,9 +123,9 @@ def _too_large(config: ModelConfig, size: float, max_mb: int) -> UserError:
     for depth in range(1, config.depth):
         smaller = ModelConfig.from_depth(depth, config.vocab_size, config.seq_len, config.arch)
         if _parameters(smaller) * BYTES_A_NUMBER > max_mb * 1e6:
-            break
+            continue  # a deeper one may be smaller: from depth 10 on there is no table of token pairs
         fitting = depth
-    fits = f"Export one of depth {fitting} or less" if fitting else "Export one with fewer tokens"
+    fits = f"Export one of depth {fitting}" if fitting else "Export one with fewer tokens"
     allow = f"Allow --max-mb={round(size / 1e6 * 1.1) + 1}" if size / 1e6 * 1.1 + 1 <= LARGEST_MB else ""
     return UserError(f"{what}, more than the {max_mb} that --max-mb allows", *filter(None, (fits, allow)))
 

@@ -218,7 +218,9 @@ def _choose_depth(
         peak = cards.peak if cards.pretended else peak_flops(setup())
         ready = (budget or DEFAULT_BUDGET) * scale.EFFICIENCY * peak * max(1, cards.count)
         vocab = config.vocab_size or (recipe.vocab_size if recipe else 0)
-        choices[question] = scale.depth_for_flops(ready, recipe.ratio if recipe else RATIO, vocab)
+        # Without a budget the run has so many tokens per parameter, and should take about the default one.
+        choose = scale.depth_for_budget if budget else scale.depth_for_flops
+        choices[question] = choose(ready, recipe.ratio if recipe else RATIO, vocab)
     return choices[question]
 
 

@@ -60,6 +60,7 @@ def train_base(config: BaseConfig, begun: Callable[[TrainState], None] = lambda 
         dataset=config.dataset,
         world_seed=corpus.settings.get("world_seed"),
         settings={**settings, "depth": depth},
+        dialled=not config.depth,
     )
     with states.alone("base", tag):
         resumed = states.find_resumable(plan, config)
@@ -141,7 +142,7 @@ def _depth(config: BaseConfig, settings: dict[str, Any], vocab_size: int, machin
     flops = config.target_flops
     if flops <= 0:
         flops = budget * scale.EFFICIENCY * peak_flops(machine) * machine.ranks.world
-    return scale.depth_for_flops(flops, config.target_param_data_ratio, vocab_size, config.max_seq_len)
+    return scale.depth_for_budget(flops, config.target_param_data_ratio, vocab_size, config.max_seq_len)
 
 
 def make_plan(config: BaseConfig, model: ModelConfig, machine: Machine, budget: float) -> TrainState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from nanochat.train.tracking import another_run
 VERSION = 2  # 1 had no `steady` and `wandb`, and one rank's optimiser only
 LONGEST = 8 * MB  # of train_state.json, which lists the documents that wait to be packed
 COUNTS = ("step", "steps", "tokens", "seconds", "batch_tokens", "loss_scale", "good_steps", "short")
+DIALLED = re.compile(r"d[1-9][0-9]*")  # tags of runs whose depth and tag nobody gave
 PATIENCE = 60.0  # seconds that a run which was told to stop may take to save
 T = TypeVar("T")
 
@@ -55,6 +57,7 @@ class TrainState:
     sizes: dict[str, int] = field(default_factory=dict)  # on a CPU, as `tuning.Sizes`; empty: none were noted
     steady: int = 0  # the last step with a checkpoint before the warm-down; 0: none
     wandb: str = ""  # the run's id there
+    dialled: bool = True  # whether the dial chose the depth, as far as is known
     version: int = VERSION
 
 
@@ -144,27 +147,28 @@ def find_resumable(wanted: TrainState, config: TrainConfig) -> Path | None:
 
 
 def begun_depth(settings: Mapping[str, Any], config: BaseConfig) -> int:
-    """Layers of the run that this command goes on with, the newest if there are several; 0: there is none.
+    """Layers of the last run that this command began, if it is to go on; else 0.
 
     settings: a new run's, but for its depth. Today the dial might choose another depth: it measures the machine, and
-    other versions have other rules.
+    other versions have other rules. With --model_tag, --resume and --extend go on with a run of another length, too.
     """
     asked = config.resume or config.extend
-    for tag in [] if config.fresh else [config.model_tag] if config.model_tag else checkpoint.tags("base"):
+    tags = [config.model_tag] if config.model_tag else [t for t in checkpoint.tags("base") if DIALLED.fullmatch(t)]
+    for tag in [] if config.fresh else tags:
         for folder in reversed(checkpoint.steps("base", tag).values()):
             try:
+                _require_own_state(folder, checkpoint.verify(folder, hashes=False))
                 old = read(folder)
             except UserError:  # damaged: there may be an earlier one
                 continue
-            depth = old.settings.get("depth")
-            same_length = not changed_settings(old.horizon, horizon(config), config)
+            depth, of_any_length = old.settings.get("depth"), bool(asked and config.model_tag)
             if (
-                isinstance(depth, int)
-                and tag == (config.model_tag or f"d{depth}")
+                old.dialled
+                and type(depth) is int
                 and not changed_settings(old.settings, settings, config)
-                and (asked or (same_length and not _is_finished(old)))
+                and (of_any_length or not changed_settings(old.horizon, horizon(config), config))
             ):
-                return depth
+                return depth if asked or not _is_finished(old) else 0
             break
     return 0
 

@@ -240,7 +240,7 @@ def test_a_model_that_is_too_large(base: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(html_file.model, "read_config", lambda folder: large)
     with pytest.raises(UserError) as raised:
         export_html("sft", base / "bot.html")
-    fitting = re.search(r"Export one of depth (\d+) or less", raised.value.remedy)
+    fitting = re.search(r"Export one of depth (\d+)", raised.value.remedy)
     assert fitting and "depth 24 with 32,768 tokens" in raised.value.problem and "--max-mb" in raised.value.problem
     assert int(fitting[1]) >= 4
     with pytest.raises(UserError) as raised:

@@ -91,4 +91,4 @@ def _affordable(budget: float, gpus: int, gpu: str, ratio: float, vocab_size: in
     assert card
     half = os.environ.get("NANOCHAT_DTYPE") not in (None, "", "float32")
     peak = card.peak if half else card.training_peak
-    return scale.depth_for_flops(budget * scale.EFFICIENCY * peak * gpus, ratio, vocab_size)
+    return scale.depth_for_budget(budget * scale.EFFICIENCY * peak * gpus, ratio, vocab_size)

@@ -148,7 +148,8 @@ def plan_cpu(config: PlanConfig, goal: Goal) -> CPUPlan:
         flops = goal.value
         if goal.name != "flops":
             flops = (limit or settings.DEFAULT_BUDGET) * scale.EFFICIENCY * peak_flops(machine)
-        depth = int(goal.value) if goal.name == "depth" else scale.depth_for_flops(flops, settings.RATIO)
+        choose = scale.depth_for_budget if limit or goal.name == "flops" else scale.depth_for_flops  # as speedrun does
+        depth = int(goal.value) if goal.name == "depth" else choose(flops, settings.RATIO)
         model = ModelConfig.from_depth(depth, scale.default_vocab(depth), scale.default_seq_len(depth))
         tokens = scale.tokens(model.shape, settings.RATIO)
         batch = scale.batch_tokens(model.shape, tokens, settings.RATIO)
