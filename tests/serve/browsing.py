@@ -54,6 +54,7 @@ def looked_at(browser: Browser, size: tuple[int, int], *expected: str, **setting
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
     page.on("dialog", lambda dialog: problems.append(f"a dialog: {dialog.message}"))
     yield page
+    page.unroute_all(behavior="ignoreErrors")  # of a request that is just under way
     wide = page.evaluate("document.documentElement.scrollWidth")
     context.close()
     problems = [problem for problem in problems if not any(words in problem for words in expected)]

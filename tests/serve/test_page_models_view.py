@@ -148,21 +148,21 @@ def test_a_model_that_vanished(screen: Page, of_run: OfRun, served: Served) -> N
     assert kept(page) == {"chosen": None, "second": "mid/d1/4", "panel": False}
 
     # one that goes while the page is open is told with the answer that it does not give
-    page.evaluate("""localStorage.setItem("nanochat-choice", '{"chosen": "mid/d1/3"}')""")
+    page.evaluate("""localStorage.setItem("nanochat-choice", '{"chosen": "mid/d1/4"}')""")
     page.reload()
-    page.get_by_label(f"{FIRST} mid/d1, step 3").wait_for()
+    page.get_by_label(f"{FIRST} mid/d1, step 4").wait_for()
     models = {"models": [], "picker": True}
 
     def without(route: Route) -> None:
         told = route.fetch().json()
-        models["models"] = [one for one in told["models"] if one["id"] != "mid/d1/3"]
+        models["models"] = [one for one in told["models"] if one["id"] != "mid/d1/4"]
         route.fulfill(json=models)
 
     page.route("**/page/models", without)
     page.route("**/page/answers", lambda route: route.fulfill(status=404, json={"detail": "there is no checkpoint"}))
     send(page, "Hello?")
     page.get_by_text("there is no checkpoint").wait_for()
-    page.get_by_text("mid/d1, step 3 is not to be had here any more. sft/d1, step 4 answers now.").wait_for()
+    page.get_by_text("mid/d1, step 4 is not to be had here any more. sft/d1, step 4 answers now.").wait_for()
     page.unroute("**/page/answers")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("button", name="Later version").wait_for()
