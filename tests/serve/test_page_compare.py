@@ -269,7 +269,7 @@ def test_models_change_places(screen: Page, of_run: OfRun, served: Served) -> No
     page.get_by_label(SECOND).click()
     names = page.get_by_role("option").all_inner_texts()
     assert not [name for name in names if name.startswith("mid/d1, step 4")]
-    (earlier,) = [found[0] for name in names if (found := re.match(r"mid/d1, step \d", name))]  # 3, or 2 by the clock
+    (earlier,) = [found[0] for name in names if (found := re.match(r"mid/d1, step \d", name))]  # 3, or 2 on a slow disk
     page.get_by_role("option").filter(has_text=earlier).click()
     page.get_by_label(f"{SECOND} {earlier}").wait_for()
     assert column(page, "sft/d1, step 4").is_visible()  # what was answered stays as it was answered
