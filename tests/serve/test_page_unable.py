@@ -17,8 +17,9 @@ Served = Callable[[FastAPI], str]
 WORDS = "your browser cannot run it: JavaScript must be allowed"
 # The animation that hides the words is stopped in its first frame, however long a busy machine then takes to look.
 STOPPED = """addEventListener("animationstart", ({ target }) => {
-  for (const animation of target.getAnimations()) animation.pause();
-  window.stopped = target.id === "starting";
+  if (target.id !== "starting") return;
+  target.getAnimations()[0].pause();
+  window.stopped = true;
 });"""
 
 
