@@ -143,6 +143,7 @@ class Progress:
         self.fields: dict[str, str] = {}
         self._began = self._last = time.monotonic()
         self._pace: tuple[float, float] | None = None  # (time, done) from which the speed is taken
+        self._told: float | None = None  # done, in the last line of a log
         self._bar: Any = None
 
     def __enter__(self) -> Progress:
@@ -179,7 +180,12 @@ class Progress:
         self._last = time.monotonic()
         if self._bar is not None:
             self._draw()
-        elif is_main_rank():
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = self.done
+        if is_main_rank():
             _print(self._line(), sys.stdout)
 
     def _draw(self) -> None:
@@ -201,6 +207,8 @@ class Progress:
         if self._bar is not None:
             self._draw()
             self._bar.stop()
+        elif kind is None and self._told is not None and self._told < self.done:
+            self._tell()  # or a log would end at 98%
 
 
 def run_command(

@@ -91,9 +91,20 @@ def test_progress_in_a_log_is_a_line_now_and_then(
             clock[0] += 100 if i == 0 else 2  # the first step compiles
             bar.advance(10, loss="2.0")
     lines = capsys.readouterr().out.splitlines()
-    assert 3 <= len(lines) <= 5
+    assert 4 <= len(lines) <= 6
     assert lines[0] == "base  10%  10/100 tokens  1m40s eta ?  loss 2.0"
     assert lines[1] == "base  40%  40/100 tokens  1m46s eta 12s  loss 2.0"
+    assert lines[-1] == "base 100%  100/100 tokens  1m58s eta 0s  loss 2.0" and lines.count(lines[-1]) == 1
+
+
+def test_a_short_or_failed_piece_of_work_says_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(3, "base", "tokens") as bar:
+        bar.advance(3)
+    with pytest.raises(KeyError), Progress(3, "base", "tokens") as bar:
+        bar._tell()
+        bar.advance(1)
+        raise KeyError
+    assert capsys.readouterr().out == "base   0%  0/3 tokens  0s eta ?\n"
 
 
 def test_a_reader_that_has_gone_does_not_stop_the_work() -> None:

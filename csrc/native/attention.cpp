@@ -11,21 +11,33 @@ Attention::Block Attention::block_at(const Heads& h, size_t begin) const {
             {int(begin), int(first * columns), int(std::min(h.window, h.T))}};
 }
 
-// (strips, rows, columns), of strips of what is multiplied with the queries.
+// The first queries of a block, which see nothing of a strip of keys: whole tiles of them.
+size_t Attention::blind(const Block& b, size_t strip) const {
+    size_t key = (b.first + strip) * k.columns;
+    return key > b.begin ? (key - b.begin) / k.tall * k.tall : 0;
+}
+
+// (strips, rows, columns), of strips of what is multiplied with the queries; 0 for the blind.
 void Attention::scores(const float* queries, const Block& b, const float* across, size_t dim, float* scores) const {
-    Factor rows{queries + b.begin * dim, k.tall * dim, dim, int(dim), 1, 0};
-    for (size_t s = 0; s < b.strips; s++)
-        k.strip(rows, across + (b.first + s) * dim * k.columns, int(b.rows), int(dim), scores + s * b.rows * k.columns,
-                k.columns, false);
+    for (size_t s = 0; s < b.strips; s++, scores += b.rows * k.columns) {
+        size_t from = blind(b, s);
+        std::fill(scores, scores + from * k.columns, 0.0f);
+        Factor rows{queries + (b.begin + from) * dim, k.tall * dim, dim, int(dim), 1, 0};
+        k.strip(rows, across + (b.first + s) * dim * k.columns, int(b.rows - from), int(dim),
+                scores + from * k.columns, k.columns, false);
+    }
 }
 
 // out (rows, dim rounded up) = the scores times what lies along.
 void Attention::weigh(const float* scores, const Block& b, const float* along, const Heads& h, float* out) const {
     size_t columns = k.columns, padded = padded_to(h.dim), positions = padded_to(h.T);
-    Factor rows{scores, k.tall * columns, columns, int(columns), 1, b.rows * columns};
-    for (size_t q = 0; q < padded; q += columns)
-        k.strip(rows, along + q * positions + b.first * columns * columns, int(b.rows), int(b.strips * columns),
-                out + q, padded, false);
+    for (size_t row = 0; row < b.rows; row += GROUP) {
+        size_t end = std::min(row + GROUP, b.rows), strips = whole(b.begin + end, columns) - b.first;
+        Factor rows{scores + row * columns, k.tall * columns, columns, int(columns), 1, b.rows * columns};
+        for (size_t q = 0; q < padded; q += columns)
+            k.strip(rows, along + q * positions + b.first * columns * columns, int(end - row), int(strips * columns),
+                    out + row * padded + q, padded, false);
+    }
 }
 
 void Attention::forward(const Heads& h, float* out, float* logs) {
@@ -85,10 +97,12 @@ void Attention::backward(const Heads& h, const float* logs, const float* grad, f
                 std::copy_n(r.out.get() + i * padded, h.dim, by_q + at + (begin + i) * h.dim);
             // By keys and values as they lie across: rows of these products are the vectors' elements.
             auto add = [&](const float* rows, const float* slopes, float* sums) {
-                Factor elements{rows + at + begin * h.dim, size_t(k.tall), 1, int(b.rows), h.dim, 0};
-                for (size_t s = 0; s < b.strips; s++)
-                    k.strip(elements, slopes + s * b.rows * columns, int(h.dim), int(b.rows),
+                for (size_t s = 0; s < b.strips; s++) {
+                    size_t from = blind(b, s), left = b.rows - from;
+                    Factor elements{rows + at + (begin + from) * h.dim, size_t(k.tall), 1, int(left), h.dim, 0};
+                    k.strip(elements, slopes + (s * b.rows + from) * columns, int(h.dim), int(left),
                             sums + (b.first + s) * h.dim * columns, columns, true);
+                }
             };
             add(h.q, r.slopes.get(), r.by_keys.get());
             add(grad, r.scores.get(), r.by_values.get());

@@ -28,6 +28,7 @@ public:
 
 private:
     static constexpr size_t BLOCK = 72;  // queries at once
+    static constexpr size_t GROUP = 24;  // of them whose keys end together
 
     struct Rooms {  // of a thread
         Room keys_across, keys_along, values_across, values_along, scores, slopes, out, by_keys, by_values;
@@ -40,6 +41,7 @@ private:
 
     size_t padded_to(size_t n) const { return whole(n, k.columns) * k.columns; }  // whole strips
     Block block_at(const Heads& heads, size_t begin) const;
+    size_t blind(const Block& block, size_t strip) const;
     void scores(const float* queries, const Block& block, const float* keys_across, size_t dim, float* scores) const;
     void weigh(const float* scores, const Block& block, const float* along, const Heads& heads, float* out) const;
 

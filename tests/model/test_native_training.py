@@ -133,6 +133,15 @@ def test_what_is_no_number_is_not_hidden(bad: float) -> None:
     assert blocked(q.requires_grad_(), q, q, 9, 1.0, 0).isnan().any()
 
 
+def test_what_is_no_number_is_not_left_behind() -> None:
+    """In memory that the next call uses."""
+    for size in (float("nan"), 1.0):
+        q = (torch.randn(2, 3, 200, 24) * size).requires_grad_()
+        y = blocked(q, q, q, 300, 0.2, 0)
+        (grad,) = torch.autograd.grad(y, q, torch.ones_like(y))
+    assert y.isfinite().all() and grad.isfinite().all()
+
+
 def test_how_its_inputs_lie_does_not_matter() -> None:
     h, w, targets = torch.randn(8, 50), torch.randn(8, 70), torch.arange(50)
     losses(torch.randn(9, 8), torch.randn(70, 8), torch.arange(9), 15.0, in_native=True)  # leaves its numbers behind
