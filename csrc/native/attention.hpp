@@ -28,7 +28,7 @@ public:
 
 private:
     static constexpr size_t BLOCK = 72;  // queries at once
-    static constexpr size_t GROUP = 24;  // of them whose keys end together
+    static constexpr size_t GROUP = 24;  // of them whose keys end together: whole tiles
 
     struct Rooms {  // of a thread
         Room keys_across, keys_along, values_across, values_along, scores, slopes, out, by_keys, by_values;
