@@ -46,12 +46,12 @@ def level() -> str | None:
 
 
 def has_native(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the native code can compute a training's loss and attention."""
+    """Whether the native code can compute a training's loss, attention and products."""
     return device.type == "cpu" and dtype == torch.float32 and level() is not None
 
 
 def native_worker(kind: str) -> Any:
-    """The native module's "Head" or "Attention", with torch's number of threads."""
+    """The native module's "Head", "Attention" or "Product", with torch's number of threads."""
     return _worker(kind, level() or "", torch.get_num_threads())
 
 

@@ -52,7 +52,7 @@ void Attention::forward(const Heads& h, float* out, float* logs) {
     share(pool, h.n, [&](size_t head, int thread) {
         Rooms& r = rooms[thread];
         size_t at = head * h.T * h.dim;
-        pack_across(h.k + at, h.T, h.dim, columns, r.keys_across.get());
+        k.bands(h.k + at, h.dim, false, int(h.T), int(h.dim), true, r.keys_across.get());
         pack_along(h.v + at, h.T, h.dim, columns, r.values_along.get());
         for (size_t begin = 0; begin < h.T; begin += BLOCK) {
             Block b = block_at(h, begin);
@@ -81,8 +81,8 @@ void Attention::backward(const Heads& h, const float* logs, const float* grad, f
     share(pool, h.n, [&](size_t head, int thread) {
         Rooms& r = rooms[thread];
         size_t at = head * h.T * h.dim;
-        pack_across(h.k + at, h.T, h.dim, columns, r.keys_across.get());
-        pack_across(h.v + at, h.T, h.dim, columns, r.values_across.get());
+        k.bands(h.k + at, h.dim, false, int(h.T), int(h.dim), true, r.keys_across.get());
+        k.bands(h.v + at, h.dim, false, int(h.T), int(h.dim), true, r.values_across.get());
         pack_along(h.k + at, h.T, h.dim, columns, r.keys_along.get());
         std::fill(r.by_keys.get(), r.by_keys.get() + positions * h.dim, 0.0f);
         std::fill(r.by_values.get(), r.by_values.get() + positions * h.dim, 0.0f);

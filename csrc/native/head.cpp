@@ -29,6 +29,7 @@ double Head::loss(const float* given, size_t rows, size_t inputs, const float* w
     grads.reserve(strips * width * columns);
     slopes.reserve(strips * chunk_rows * columns);
     scaled.reserve(whole(width, k.tall) * k.tall * chunk_rows);
+    states.reserve(size_t(pool.size) * whole(PIECE, k.tall) * k.tall * width);
     sums.reserve(size_t(pool.size) * PIECE * LANES);
     out.reserve(size_t(pool.size) * PIECE * padded);
     at_target.resize(n);
@@ -59,7 +60,7 @@ void Head::pack(size_t block) {
     size_t columns = k.columns, from = block * BLOCK, to = std::min(from + BLOCK, strips * columns);
     size_t rows = std::min(to, vocab) - from;
     pack_along(w + from * width, rows, width, columns, along.get() + from * padded);
-    pack_across(w + from * width, rows, width, columns, across.get() + from * width);
+    k.bands(w + from * width, width, false, int(rows), int(width), true, across.get() + from * width);
 }
 
 // Rows of the chunk from `begin` on: their losses, slopes, and gradients by h.
@@ -72,13 +73,15 @@ void Head::take(size_t begin, int thread) {
     for (size_t i = row; i < row + rows; i++)
         if (targets[i] >= 0) here[count++] = {size_t(targets[i]), i};
     std::sort(here, here + count);
-    Factor states{h + row * width, k.tall * width, width, int(width), 1, 0};
+    float* tiles = states.get() + size_t(thread) * whole(PIECE, k.tall) * k.tall * width;
+    k.bands(h + row * width, width, false, int(rows), int(width), false, tiles);
+    Factor factor{tiles, k.tall * width, 1, int(width), size_t(k.tall), 0};
     for (size_t from = 0; from < vocab; from += BLOCK) {
         size_t to = std::min(from + BLOCK, strips * columns);
         float* slope = slopes.get() + from * chunk_rows + begin * columns;
         for (size_t v = from; v < to; v += columns) {
             float* logits = slope + (v - from) * chunk_rows;
-            k.strip(states, across.get() + v * width, int(rows), int(width), logits, columns, false);
+            k.strip(factor, across.get() + v * width, int(rows), int(width), logits, columns, false);
             for (; next < count && here[next].id < v + columns; next++) {
                 float& logit = logits[(here[next].row - row) * columns + here[next].id - v];
                 at_target[here[next].row].logit = logit;
@@ -117,8 +120,8 @@ void Head::take(size_t begin, int thread) {
 }
 
 void Head::add_gradient(size_t strip) {
-    Factor states{scaled.get(), chunk_rows * k.tall, 1, int(chunk_rows), size_t(k.tall), 0};
-    k.strip(states, slopes.get() + strip * chunk_rows * k.columns, int(width), int(chunk_rows),
+    Factor factor{scaled.get(), chunk_rows * k.tall, 1, int(chunk_rows), size_t(k.tall), 0};
+    k.strip(factor, slopes.get() + strip * chunk_rows * k.columns, int(width), int(chunk_rows),
             grads.get() + strip * width * k.columns, k.columns, first > 0);
 }
 

@@ -51,8 +51,8 @@ private:
     std::vector<AtTarget> at_target;
     std::vector<Target> ordered;
 
-    // across: strips of w^T, (width, columns) each; along: of blocks of w; grads: as across.
-    Room across, along, grads, slopes, scaled, sums, out;
+    // across: strips of w^T, (width, columns) each; along: of blocks of w; grads: as across; states: h in tiles.
+    Room across, along, grads, slopes, states, scaled, sums, out;
 
     Pool pool;  // last, so that its threads end before what they read
 };

@@ -17,6 +17,7 @@
 #include "attention.hpp"
 #include "decoder.hpp"
 #include "head.hpp"
+#include "product.hpp"
 
 namespace nb = nanobind;
 using namespace nanochat;
@@ -197,6 +198,14 @@ void attend_back(Attention& attention, Heads3 q, Heads3 k, Heads3 v, int window,
     attention.backward(heads, logs.data(), grad.data(), by_q.data(), by_k.data(), by_v.data());
 }
 
+void multiply(Product& product, Numbers a, bool turn_a, Numbers b, bool turn_b, Numbers out) {
+    size_t n = a.shape(turn_a), inputs = a.shape(!turn_a), m = b.shape(!turn_b);
+    if (b.shape(turn_b) != inputs || out.shape(0) != n || out.shape(1) != m)
+        throw nb::value_error("the shapes do not fit");
+    nb::gil_scoped_release release;
+    product.multiply({a.data(), a.shape(1), turn_a}, n, {b.data(), b.shape(1), !turn_b}, m, inputs, out.data());
+}
+
 // Bytes per second at which memory is read, by several threads, each its own part; the best of some seconds' tries.
 double read_speed(int megabytes, int threads) {
     auto& levels = usable();
@@ -283,6 +292,13 @@ NB_MODULE(_native, m) {
              "out"_a.noconvert(), "logs"_a.noconvert())
         .def("backward", attend_back, "q"_a, "k"_a, "v"_a, "window"_a, "scale"_a, "logs"_a, "grad"_a,
              "by_q"_a.noconvert(), "by_k"_a.noconvert(), "by_v"_a.noconvert());
+
+    nb::class_<Product>(m, "Product")
+        .def(
+            "__init__",
+            [](Product* self, const std::string& level, int threads) { new (self) Product(kernels_of(level), threads); },
+            "level"_a, "threads"_a)
+        .def("multiply", multiply, "a"_a, "turn_a"_a, "b"_a, "turn_b"_a, "out"_a.noconvert());
 
     nb::class_<Model>(m, "Model")
         .def(

@@ -33,18 +33,7 @@ void share(Pool& pool, size_t count, Work work) {
     pool.settle();
 }
 
-// Strips of rows^T: for each `columns` rows, (width, columns). rows (n, width); zeros follow the last row.
-inline void pack_across(const float* rows, size_t n, size_t width, size_t columns, float* strips) {
-    for (size_t from = 0; from < n; from += columns, rows += columns * width, strips += width * columns) {
-        size_t here = std::min(columns, n - from);
-        if (here < columns) std::fill(strips, strips + width * columns, 0.0f);
-        for (size_t i = 0; i < width; i += 16)  // a cache line of every row
-            for (size_t j = 0; j < here; j++)
-                for (size_t e = i; e < std::min(width, i + 16); e++) strips[e * columns + j] = rows[j * width + e];
-    }
-}
-
-// The other way.
+// Rows of what lies in strips across, (width, columns) for each `columns` of them.
 inline void unpack_across(const float* strips, size_t n, size_t width, size_t columns, float* rows) {
     for (size_t from = 0; from < n; from += columns, rows += columns * width, strips += width * columns)
         for (size_t i = 0; i < width; i += 16)

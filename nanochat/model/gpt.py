@@ -25,6 +25,7 @@ from nanochat.model.cache import Past
 from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import Rounded, float8_linear, round_weights, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
+from nanochat.model.product import SMALL, native_linear
 
 QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
 
@@ -44,9 +45,10 @@ class Linear(nn.Linear):
     def __init__(self, n_in: int, n_out: int):
         super().__init__(n_in, n_out, bias=False)
         self.float8 = False  # True: float8 in training; evaluation uses the weights as saved
+        self.native = False  # in training, where the native code has it
 
     def use_float8(self) -> None:
-        self.float8 = True
+        self.float8, self.native = True, False
         names = ("by_rows", "by_columns", "scale")
         for name, tensor in zip(names, Rounded(self.weight).tensors, strict=True):
             self.register_buffer(name, tensor, persistent=False)
@@ -58,6 +60,8 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.float8 and torch.is_grad_enabled():
             return float8_linear(x, self.weight, self.rounded)
+        if self.native and torch.is_grad_enabled():
+            return native_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 
@@ -131,7 +135,15 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, width) -> queries (B, H, T, D), keys and values (B, G, T, D), in memory as attention reads them."""
-        q, k, v = (matrix(x).unflatten(-1, (-1, self.config.head_dim)) for matrix in (self.q, self.k, self.v))
+        matrices = self.q, self.k, self.v
+        if (
+            all(matrix.native for matrix in matrices) and torch.is_grad_enabled()
+        ):  # three small products would wake the threads three times
+            weights = [matrix.weight for matrix in matrices]
+            results = native_linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+        else:
+            results = tuple(matrix(x) for matrix in matrices)
+        q, k, v = (result.unflatten(-1, (-1, self.config.head_dim)) for result in results)
         if self.backend in BY_TOKEN:
             cos, sin = cos.transpose(1, 2), sin.transpose(1, 2)
             q, k = norm(rotate(q, cos, sin), self.eps), norm(rotate(k, cos, sin), self.eps)
@@ -271,6 +283,13 @@ class GPT(nn.Module):
         """Decide now: compiled code cannot try what works."""
         for block in self.layers:
             block.attn.backend = backend
+
+    def use_native_products(self, native: bool) -> None:
+        """Train the layers' matrices in native code, where it has them, or in torch."""
+        for block in self.layers:
+            for matrix in block.modules():
+                if isinstance(matrix, Linear):
+                    matrix.native = native and not matrix.float8 and min(matrix.weight.shape) >= SMALL
 
     def use_float8(self) -> None:
         """Train the large matrices, the head too, with float8 products. `round_weights` is then due in every step."""

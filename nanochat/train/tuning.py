@@ -20,6 +20,7 @@ from nanochat.model import GPT
 from nanochat.model.attention import LONGEST
 from nanochat.model.blocked import BLOCK, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
+from nanochat.model.product import product, torchs_product
 from nanochat.native import forget_workers, has_native, level
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
@@ -30,7 +31,7 @@ from nanochat.train.step import no_memory
 TRIES = 3  # of each size, in turns; the least time counts
 FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
 SLOW = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
-FAST = ("avx2",)  # instructions whose native loss and attention were faster than torch's wherever measured
+FAST = ("avx2",)  # instructions whose native code was faster than torch's wherever measured
 WORTH = 1000  # passes that a training must have for all this to pay off: trying takes as long as some 15
 MOST = 1 << 31  # of a kept size: a file may say anything
 
@@ -38,14 +39,17 @@ MOST = 1 << 31  # of a kept size: a file may say anything
 @dataclass(frozen=True)
 class Sizes:
     """rows: sequences in a forward pass. chunk: positions whose logits exist at once. block: queries whose attention is
-    computed at once. A chunk or a block of 0: in native code, which has its own."""
+    computed at once. products: 1 for torch's products of matrices. Of the last three, 0: in native code, which has its
+    own."""
 
     rows: int
     chunk: int
     block: int
+    products: int
 
     def apply(self, model: GPT) -> None:
         model.loss_chunk, model.native_loss = self.chunk, not self.chunk
+        model.use_native_products(not self.products and has_native(model.dtype, model.device))
         for layer in model.layers:
             layer.attn.block = self.block
 
@@ -53,13 +57,13 @@ class Sizes:
 def usual_sizes(model: GPT, rows: int) -> Sizes:
     """Where nothing is tried. rows: sequences in a forward pass."""
     if has_native(model.dtype, model.head.weight.device) and level() in FAST:
-        return Sizes(rows, 0, 0)
+        return Sizes(rows, 0, 0, 0)
     return torchs_sizes(model, rows)
 
 
 def torchs_sizes(model: GPT, rows: int) -> Sizes:
     """Without native code."""
-    return Sizes(rows, chunk_rows(model.config.vocab_size, model.head.weight.device), BLOCK)
+    return Sizes(rows, chunk_rows(model.config.vocab_size, model.head.weight.device), BLOCK, 1)
 
 
 def suited(
@@ -82,12 +86,12 @@ def suited(
         return plan, rows
     if plan.step or plan.sizes:
         sizes = torchs_sizes(model, rows)  # of runs that were begun before any were noted
-        least = {"rows": 1, "chunk": 0, "block": 0}
+        least = {"rows": 1, "chunk": 0, "block": 0, "products": 0}
         kept = {name: min(max(low, plan.sizes[name]), MOST) for name, low in least.items() if name in plan.sizes}
         sizes = replace(sizes, **kept)
     else:
         sizes = usual_sizes(model, rows)
-        noted = {"chunk", "block"}
+        noted = {"chunk", "block", "products"}
         if may_try(plan, total_rows // rows, config, machine):
             most = rows if given else choose_rows(total_rows, model.config.shape, 2 * rows, machine)
             began = time.monotonic()
@@ -111,8 +115,8 @@ def fastest_sizes(
     """Sizes that are faster than the given ones here, of the few that may be; the given ones otherwise, or when memory
     runs out.
 
-    clear: zeroes the gradients. most_rows: sequences in a forward pass, at most. Logits and attention are tried by
-    themselves, since they are a small part of a pass, and then whole passes.
+    clear: zeroes the gradients. most_rows: sequences in a forward pass, at most. Logits, attention and products are
+    tried by themselves, since each is a small part of a pass, and then whole passes.
     """
     c, draw = model.config, torch.Generator().manual_seed(0)
     positions = most_rows * c.seq_len
@@ -123,8 +127,9 @@ def fastest_sizes(
     chunks = list(dict.fromkeys([sizes.chunk, *native, small, *larger]))
     in_blocks = attention[0].backend in (None, "blocked") and BLOCK // 2 < c.seq_len <= LONGEST
     blocks = list(dict.fromkeys([sizes.block] + [*native, BLOCK, BLOCK // 2] * in_blocks))
+    products = list(dict.fromkeys([sizes.products, *native, 1]))
     passes = [sizes.rows] + [most_rows] * (most_rows > sizes.rows)
-    tries = (1 + TRIES) * sum(len(each) for each in (chunks, blocks, passes) if len(each) > 1)
+    tries = (1 + TRIES) * sum(len(each) for each in (chunks, blocks, products, passes) if len(each) > 1)
     if not tries:
         return sizes
     n = min(positions, max(chunks))
@@ -143,6 +148,17 @@ def fastest_sizes(
             y = blocked(q, k, v, layer.window, layer.scale, block, layer.parts)
             torch.autograd.grad(y, (q, k, v), y.detach())
 
+    x = torch.randn((sizes.rows * c.seq_len, c.width), generator=draw).to(model.dtype)
+    up = model.layers[0].mlp.up.weight
+
+    @torch.no_grad()
+    def multiply(products: int) -> None:
+        """As the MLP does forward, and backward for both gradients."""
+        times = torchs_product if products else product
+        y = times(x, up, False, True)
+        times(y, up, False, False)
+        times(y, x, True, False)
+
     def take(rows: int) -> None:
         part = ids[:rows]
         loss(part, part, reduction="sum").backward()
@@ -151,7 +167,9 @@ def fastest_sizes(
     found = sizes
     try:
         with Progress(tries, "sizes", "tries") as bar:
-            found = Sizes(sizes.rows, fastest(chunks, head, bar), fastest(blocks, attend, bar))
+            found = Sizes(
+                sizes.rows, fastest(chunks, head, bar), fastest(blocks, attend, bar), fastest(products, multiply, bar)
+            )
             found.apply(model)
             if len(passes) > 1:
                 take(sizes.rows)  # compiles
@@ -165,11 +183,12 @@ def fastest_sizes(
         clear()
         say("memory ran out while sizes were tried: the usual ones")
         return sizes
-    if found.chunk or found.block:
+    if found.chunk or found.block or found.products:
         forget_workers()  # whose memory may be used no more
     say(
         f"sizes for this processor: {found.rows} x {c.seq_len} tokens in a pass, "
-        f"logits of {found.chunk or 'native code'}, attention of {found.block or 'native code'}"
+        f"logits of {found.chunk or 'native code'}, attention of {found.block or 'native code'}, "
+        f"products of {'torch' if found.products else 'native code'}"
     )
     return found
 

@@ -145,14 +145,14 @@ def test_a_run_goes_on_as_it_was_begun(base: Path, monkeypatch: pytest.MonkeyPat
     usual = train_base(BaseConfig(**settings, model_tag="usual"))
     with monkeypatch.context() as m:
         m.setattr("nanochat.train.tuning.WORTH", 1)
-        m.setattr("nanochat.train.tuning.fastest_sizes", lambda *given: Sizes(3, 40, 32))
+        m.setattr("nanochat.train.tuning.fastest_sizes", lambda *given: Sizes(3, 40, 32, 1))
         train_base(BaseConfig(**settings, model_tag="whole"))
         stop_after(m, 4)
         with pytest.raises(Interrupted):
             train_base(BaseConfig(**settings, model_tag="cut"))
     begun = json.loads((checkpoint.find("base", "cut") / "train_state.json").read_text())
-    assert (begun["short"], begun["sizes"]) == (5, {"rows": 3, "chunk": 40, "block": 32})
-    assert set(usual.sizes) == {"chunk", "block"}
+    assert (begun["short"], begun["sizes"]) == (5, {"rows": 3, "chunk": 40, "block": 32, "products": 1})
+    assert set(usual.sizes) == {"chunk", "block", "products"}
     assert 0 < furthest(weights("base", "whole"), weights("base", "usual")) < 1e-3
     with monkeypatch.context() as m:
         m.setattr("nanochat.scale.SMALL_DEPTH", 1)  # one head of 128 instead of one of 64

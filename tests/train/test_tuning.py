@@ -76,18 +76,20 @@ def test_what_is_tried_and_nothing_is_left_behind(
     torch.manual_seed(5)
     found = fastest_sizes(model, model.loss, optimizer.clear, usual_sizes(model, 2), 4)
     if not has_native(torch.float32, CPU.device):
-        assert tried == [[8, 16, 32], [16, 8], [2, 4]]
+        assert tried == [[8, 16, 32], [16, 8], [1], [2, 4]]
     elif fast:
-        assert tried == [[0, 8, 16, 32], [0, 16, 8], [2, 4]]
+        assert tried == [[0, 8, 16, 32], [0, 16, 8], [0, 1], [2, 4]]
     else:
-        assert tried == [[8, 0, 16, 32], [16, 0, 8], [2, 4]]
-    assert found == Sizes(4, 32, 8)
+        assert tried == [[8, 0, 16, 32], [16, 0, 8], [1, 0], [2, 4]]
+    assert found == Sizes(4, 32, 8, tried[2][-1])
     assert torch.equal(torch.rand(3), expected), "a run's random numbers are its own"
     for name, p in model.named_parameters():
         assert torch.equal(p, before[name])
         assert p.grad is None or not p.grad.any(), name
     assert (model.loss_chunk, model.native_loss, {layer.attn.block for layer in model.layers}) == (32, False, {8})
-    Sizes(4, 0, 0).apply(model)
+    assert model.layers[0].mlp.up.native == (has_native(torch.float32, CPU.device) and not fast)
+    Sizes(4, 0, 0, 0).apply(model)
+    assert model.layers[0].mlp.up.native == has_native(torch.float32, CPU.device)
     assert (model.native_loss, {layer.attn.block for layer in model.layers}) == (True, {0})
 
 
@@ -103,7 +105,7 @@ def test_nothing_is_tried_where_all_is_small() -> None:
 def test_the_sizes_change_only_the_rounding(compiled: bool) -> None:
     found = []
     ids = torch.randint(0, 50, (4, 17), generator=torch.Generator().manual_seed(0))
-    for sizes in (Sizes(4, 1000, 256), Sizes(4, 8, 8), Sizes(4, 24, 4), Sizes(4, 0, 0)):
+    for sizes in (Sizes(4, 1000, 256, 1), Sizes(4, 8, 8, 1), Sizes(4, 24, 4, 0), Sizes(4, 0, 0, 0)):
         model, _ = made()
         if compiled:
             model.compile_parts()
@@ -141,7 +143,7 @@ def test_when_it_is_tried(
 
     def answer(model: GPT, loss: object, clear: object, sizes: Sizes, most: int) -> Sizes:
         asked.append((sizes.rows, most))
-        return Sizes(2, 8, 8)
+        return Sizes(2, 8, 8, 1)
 
     monkeypatch.setattr(tuning, "fastest_sizes", answer)
     model, optimizer = made()
@@ -151,13 +153,13 @@ def test_when_it_is_tried(
     assert rows == (expected or usual)
     assert bool(asked) == (plan.step == 0 and expected > 0)
     if asked:
-        assert after.sizes == {"rows": 2, "chunk": 8, "block": 8} and after.seconds > 0
+        assert after.sizes == {"rows": 2, "chunk": 8, "block": 8, "products": 1} and after.seconds > 0
     elif plan.step:
         assert after == plan
         assert plan.sizes or not model.native_loss, "a run that was begun by an earlier version goes on as it was"
     else:
         noted = usual_sizes(model, 1)
-        assert after == replace(plan, sizes={"chunk": noted.chunk, "block": noted.block})
+        assert after == replace(plan, sizes={"chunk": noted.chunk, "block": noted.block, "products": noted.products})
         assert model.native_loss == (noted.chunk == 0)
 
 
@@ -167,7 +169,7 @@ def test_given_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     model, optimizer = made()
     plan = TrainState("base", "a", steps=1000)
     after, rows = suited(plan, model, model.loss, optimizer, 64, BaseConfig(device_batch_size=4), CPU)
-    assert (rows, "rows" in after.sizes, len(after.sizes)) == (4, False, 2)
+    assert (rows, after.sizes.keys()) == (4, {"chunk", "block", "products"})
     assert asked == [(usual_sizes(model, 4), 4)]
     kept = TrainState("base", "a", steps=1000, step=9, sizes={"rows": 32, "chunk": 8, "block": 8})
     assert suited(kept, model, model.loss, optimizer, 64, BaseConfig(device_batch_size=4), CPU)[1] == 4
@@ -177,10 +179,10 @@ def test_given_rows_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: 9 bytes"), torch.OutOfMemoryError("!")])
 def test_memory_that_runs_out_leaves_the_usual_sizes(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     model, optimizer = made()
-    assert fastest_sizes(model, raising(error), optimizer.clear, Sizes(2, 8, 16), 4) == Sizes(2, 8, 16)
+    assert fastest_sizes(model, raising(error), optimizer.clear, Sizes(2, 8, 16, 1), 4) == Sizes(2, 8, 16, 1)
     assert "memory ran out" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="another"):
-        fastest_sizes(model, raising(RuntimeError("another")), optimizer.clear, Sizes(2, 8, 16), 4)
+        fastest_sizes(model, raising(RuntimeError("another")), optimizer.clear, Sizes(2, 8, 16, 1), 4)
 
 
 def raising(error: Exception) -> Callable[..., torch.Tensor]:
