@@ -1,5 +1,5 @@
 """Who multiplies matrices fastest here, in float32 and in the shapes of a training step of depth 4: torch's
-own products, those of oneDNN, and numpy's library.
+own products, those of oneDNN, numpy's library, and our native code.
 
     python -m benchmarks.products            # about two minutes: a line for each product
     python -m benchmarks.products --json products.json
@@ -19,12 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from benchmarks.result import BenchmarkResult, median
 from nanochat.console import say
+from nanochat.native import has_native
 
-# (tokens, in, out): a layer's own products, its MLP's, and the head's on the loss's chunk
-SHAPES = ((1024, 256, 256), (1024, 256, 1024), (1024, 1024, 256), (512, 256, 8192))
-LIBRARIES = ("torch", "oneDNN", "numpy")
+# (tokens, in, out): a layer's own products, queries with keys and values, its MLP's, and the head's on the loss's chunk
+SHAPES = ((2048, 256, 256), (2048, 256, 768), (2048, 256, 1024), (2048, 1024, 256), (512, 256, 8192))
+LIBRARIES = ("torch", "oneDNN", "numpy", "native")
 
 
 def rate(multiply: Callable[[], object], flops: float, seconds: float) -> float:
@@ -39,9 +43,6 @@ def rate(multiply: Callable[[], object], flops: float, seconds: float) -> float:
 
 def products(library: str, x: Any, w: Any, grad: Any) -> dict[str, Callable[[], Any]]:
     """x (tokens, in), w (out, in) and grad (tokens, out), tensors -> a layer's three products, as a step has them."""
-    import numpy as np
-    import torch
-
     if library == "torch":
         return {"outputs": lambda: x @ w.t(), "to inputs": lambda: grad @ w, "to weights": lambda: grad.t() @ x}
     if library == "oneDNN":
@@ -55,6 +56,14 @@ def products(library: str, x: Any, w: Any, grad: Any) -> dict[str, Callable[[], 
             "to inputs": lambda: linear(grad, w.t()),
             "to weights": lambda: linear(grad.t(), x.t()),
         }
+    if library == "native":
+        from nanochat.model.product import product
+
+        return {
+            "outputs": lambda: product(x, w, turned=True),
+            "to inputs": lambda: product(grad, w),
+            "to weights": lambda: product(grad.t(), x),  # trainings leave this one to torch
+        }
     a, b, g = x.numpy(), w.numpy(), grad.numpy()
     out, to_a, to_b = (np.empty(shape, np.float32) for shape in (g.shape, a.shape, b.shape))
     return {
@@ -66,8 +75,6 @@ def products(library: str, x: Any, w: Any, grad: Any) -> dict[str, Callable[[], 
 
 def measure_one(library: str, seconds: float, shapes: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
     """GFLOP/s and the largest error of every product, by name."""
-    import torch
-
     rates, errors = {}, {}
     for tokens, n_in, n_out in shapes:
         draw = torch.Generator().manual_seed(0)
@@ -84,7 +91,9 @@ def measure_one(library: str, seconds: float, shapes: Sequence[tuple[int, int, i
 
 def measure(turns: int, seconds: float, shapes: Sequence[tuple[int, int, int]] = SHAPES) -> BenchmarkResult:
     """ratio: how many times faster than the other torch's own products are."""
-    found: dict[str, list[dict[str, Any]]] = {library: [] for library in LIBRARIES}
+    here = has_native(torch.float32, torch.device("cpu"))
+    libraries = [library for library in LIBRARIES if here or library != "native"]
+    found: dict[str, list[dict[str, Any]]] = {library: [] for library in libraries}
     for _ in range(turns):
         for library, runs in found.items():
             call = f"measure_one({library!r}, {seconds}, {shapes})"
@@ -97,7 +106,7 @@ def measure(turns: int, seconds: float, shapes: Sequence[tuple[int, int, int]] =
         for library, runs in found.items()
     }
     for name in names:
-        say(f"  {name:>31}: " + ", ".join(f"{who} {rates[who][name]:.0f}" for who in LIBRARIES) + " GFLOP/s")
+        say(f"  {name:>31}: " + ", ".join(f"{who} {rates[who][name]:.0f}" for who in libraries) + " GFLOP/s")
     ours = rates.pop("torch")
     ratio = {library: {name: ours[name] / other[name] for name in names} for library, other in rates.items()}
     checks = {

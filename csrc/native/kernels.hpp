@@ -75,8 +75,8 @@ struct Kernels {
     // y (rows, ldy) = x times a strip, or that is added to y.
     void (*strip)(const Factor& x, const float* strip, int rows, int inputs, float* y, size_t ldy, bool adds);
 
-    // Lay out x (rows, inputs), or with `turned` its transpose, as factors are read: (inputs, unit) for each `unit` of
-    // its rows, which is `columns` for strips and `tall` for tiles. Zeros follow the last row.
+    // Lay out x as factors are read: (inputs, unit) for each `unit` of its rows, which is `columns` for strips and
+    // `tall` for tiles. Zeros follow the last row. Input i of row r is at r * ld + i, or at i * ld + r if `turned`.
     void (*bands)(const float* x, size_t ld, bool turned, int rows, int inputs, bool strips, float* out);
 
     // Logits (rows, columns) become the slopes e^z * dz/dlogit of z = cap * tanh(logit / cap), 0 from `count` columns

@@ -1,4 +1,4 @@
-// The Python module nanochat._native: computing tokens on a CPU, and the loss of a training.
+// The Python module nanochat._native: computing tokens on a CPU, and what takes long in a training.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -198,12 +198,12 @@ void attend_back(Attention& attention, Heads3 q, Heads3 k, Heads3 v, int window,
     attention.backward(heads, logs.data(), grad.data(), by_q.data(), by_k.data(), by_v.data());
 }
 
-void multiply(Product& product, Numbers a, bool turn_a, Numbers b, bool turn_b, Numbers out) {
-    size_t n = a.shape(turn_a), inputs = a.shape(!turn_a), m = b.shape(!turn_b);
-    if (b.shape(turn_b) != inputs || out.shape(0) != n || out.shape(1) != m)
+void multiply(Product& product, Numbers a, Numbers b, bool turned, Numbers out) {
+    size_t n = a.shape(0), inputs = a.shape(1), m = b.shape(!turned);
+    if (b.shape(turned) != inputs || out.shape(0) != n || out.shape(1) != m)
         throw nb::value_error("the shapes do not fit");
     nb::gil_scoped_release release;
-    product.multiply({a.data(), a.shape(1), turn_a}, n, {b.data(), b.shape(1), !turn_b}, m, inputs, out.data());
+    product.multiply(a.data(), b.data(), turned, n, inputs, m, out.data());
 }
 
 // Bytes per second at which memory is read, by several threads, each its own part; the best of some seconds' tries.
@@ -298,7 +298,7 @@ NB_MODULE(_native, m) {
             "__init__",
             [](Product* self, const std::string& level, int threads) { new (self) Product(kernels_of(level), threads); },
             "level"_a, "threads"_a)
-        .def("multiply", multiply, "a"_a, "turn_a"_a, "b"_a, "turn_b"_a, "out"_a.noconvert());
+        .def("multiply", multiply, "a"_a, "b"_a, "turned"_a, "out"_a.noconvert());
 
     nb::class_<Model>(m, "Model")
         .def(

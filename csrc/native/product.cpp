@@ -2,51 +2,47 @@
 
 namespace nanochat {
 
-void Product::multiply(const Side& a, size_t n, const Side& b, size_t m, size_t inputs, float* out) {
+void Product::multiply(const float* a, const float* b, bool turned, size_t n, size_t inputs, size_t m, float* out) {
     std::lock_guard<std::mutex> lock(one);
     if (!inputs) std::fill(out, out + n * m, 0.0f);
     if (!n || !m || !inputs) return;
-    // The longer side is laid out by the pieces that it is cut into, which threads take; the shorter one before.
-    size_t tall = k.tall, columns = k.columns;
-    bool by_rows = n >= m;
-    const Side &longer = by_rows ? a : b, &shorter = by_rows ? b : a;
-    size_t length = by_rows ? n : m, unit = by_rows ? tall : columns;
-    size_t width = by_rows ? m : n, other = by_rows ? columns : tall;
-    size_t padded = whole(width, other) * other, groups = whole(width, 4 * other);
-    size_t units = whole(length, unit), pieces = std::max(whole(length, PIECE), std::min(units, 4 * rooms.size()));
-    size_t most = whole(units, pieces) * unit;  // of a piece
-    whole_side.reserve(padded * inputs);
-    for (auto& room : rooms) room.piece.reserve(most * BLOCK), room.sums.reserve(most * (by_rows ? padded : n));
+    size_t tall = k.tall, columns = k.columns, padded = whole(m, columns) * columns, group = STRIPS * columns;
+    size_t tiles = whole(n, tall), count = std::max(whole(n, MOST), std::min(tiles, EACH * pieces.size()));
+    size_t most = whole(tiles, count) * tall;  // rows of a piece
+    strips.reserve(padded * inputs);
+    for (auto& piece : pieces) piece.tiles.reserve(most * BLOCK), piece.sums.reserve(most * padded);
 
     std::function<void(Pool::Turn&)> job = [&](Pool::Turn& turn) {
-        turn.share(int(groups), [&](int group) {
-            size_t begin = group * 4 * other, count = std::min(4 * other, width - begin);
+        turn.share(int(whole(m, group)), [&](int index) {
+            size_t begin = index * group, rows = std::min(group, m - begin);
             for (size_t from = 0; from < inputs; from += BLOCK) {
                 size_t here = std::min(BLOCK, inputs - from);
-                k.bands(shorter.at(begin, from), shorter.ld, shorter.turned, int(count), int(here), by_rows,
-                        whole_side.get() + from * padded + begin * here);
+                const float* part = turned ? b + begin * inputs + from : b + from * m + begin;
+                k.bands(part, turned ? inputs : m, !turned, int(rows), int(here), true,
+                        strips.get() + from * padded + begin * here);
             }
         });
-        turn.share(int(pieces), [&](int index) {
-            Rooms& room = rooms[turn.thread];
-            size_t begin = index * units / pieces * unit, end = (index + 1) * units / pieces * unit;
-            size_t count = std::min(end, length) - begin;
+        turn.share(int(count), [&](int index) {
+            Piece& piece = pieces[turn.thread];
+            size_t begin = index * tiles / count * tall, end = (index + 1) * tiles / count * tall;
+            size_t rows = std::min(end, n) - begin;
             for (size_t from = 0; from < inputs; from += BLOCK) {
                 size_t here = std::min(BLOCK, inputs - from);
-                k.bands(longer.at(begin, from), longer.ld, longer.turned, int(count), int(here), !by_rows,
-                        room.piece.get());
-                const float* there = whole_side.get() + from * padded;
-                const float *rows = by_rows ? room.piece.get() : there, *strips = by_rows ? there : room.piece.get();
-                size_t height = by_rows ? count : n, wide = by_rows ? m : count;
-                float* y = by_rows ? out + begin * m : out + begin;
-                Factor factor{rows, tall * here, 1, int(here), tall, 0};
-                for (size_t c = 0; c < wide; c += columns) {
-                    bool apart = inputs > BLOCK || c + columns > wide;
-                    float* sums = apart ? room.sums.get() + c * height : y + c;
-                    k.strip(factor, strips + c * here, int(height), int(here), sums, apart ? columns : m, from > 0);
-                    if (!apart || from + here < inputs) continue;
-                    for (size_t i = 0, left = std::min(columns, wide - c); i < height; i++)
-                        std::copy_n(sums + i * columns, left, y + i * m + c);
+                k.bands(a + begin * inputs + from, inputs, false, int(rows), int(here), false, piece.tiles.get());
+                Factor factor{piece.tiles.get(), tall * here, 1, int(here), tall, 0};
+                for (size_t c = 0; c < m; c += columns) {
+                    const float* strip = strips.get() + from * padded + c * here;
+                    float* y = out + begin * m + c;
+                    if (inputs <= BLOCK && c + columns <= m) {
+                        k.strip(factor, strip, int(rows), int(here), y, m, false);
+                        continue;
+                    }
+                    // Sums that are added to lie together: rows of `out` may keep each other out of the cache.
+                    float* sums = piece.sums.get() + c * rows;
+                    k.strip(factor, strip, int(rows), int(here), sums, columns, from > 0);
+                    if (from + here < inputs) continue;
+                    size_t left = std::min(columns, m - c);
+                    for (size_t i = 0; i < rows; i++) std::copy_n(sums + i * columns, left, y + i * m);
                 }
             }
         });

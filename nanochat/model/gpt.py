@@ -26,6 +26,7 @@ from nanochat.model.config import GATE_CHANNELS, SMEAR_CHANNELS, ModelConfig
 from nanochat.model.float8 import Rounded, float8_linear, round_weights, suits_float8
 from nanochat.model.loss import linear_cross_entropy, slopes, softcap_logits, token_losses
 from nanochat.model.product import SMALL, native_linear
+from nanochat.native import has_native
 
 QK_SCALE = 1.2  # on both queries and keys of the modern model: sharper attention than QK norm alone allows
 
@@ -136,11 +137,11 @@ class Attention(nn.Module):
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, width) -> queries (B, H, T, D), keys and values (B, G, T, D), in memory as attention reads them."""
         matrices = self.q, self.k, self.v
-        if (
-            all(matrix.native for matrix in matrices) and torch.is_grad_enabled()
-        ):  # three small products would wake the threads three times
+        results: tuple[Tensor, ...]
+        # Three small products would wake the threads three times.
+        if all(matrix.native for matrix in matrices) and torch.is_grad_enabled():
             weights = [matrix.weight for matrix in matrices]
-            results = native_linear(x, torch.cat(weights)).split([len(weight) for weight in weights], -1)
+            results = native_linear(x, *weights).split([len(weight) for weight in weights], -1)
         else:
             results = tuple(matrix(x) for matrix in matrices)
         q, k, v = (result.unflatten(-1, (-1, self.config.head_dim)) for result in results)
@@ -285,7 +286,8 @@ class GPT(nn.Module):
             block.attn.backend = backend
 
     def use_native_products(self, native: bool) -> None:
-        """Train the layers' matrices in native code, where it has them, or in torch."""
+        """Train the layers' matrices in native code, where there is one for them, or in torch."""
+        native = native and has_native(self.dtype, self.device)
         for block in self.layers:
             for matrix in block.modules():
                 if isinstance(matrix, Linear):

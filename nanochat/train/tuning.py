@@ -20,7 +20,7 @@ from nanochat.model import GPT
 from nanochat.model.attention import LONGEST
 from nanochat.model.blocked import BLOCK, blocked
 from nanochat.model.loss import chunk_rows, linear_cross_entropy
-from nanochat.model.product import product, torchs_product
+from nanochat.model.product import product
 from nanochat.native import forget_workers, has_native, level
 from nanochat.optim import Optimizer
 from nanochat.train.config import TrainConfig
@@ -31,7 +31,7 @@ from nanochat.train.step import no_memory
 TRIES = 3  # of each size, in turns; the least time counts
 FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
 SLOW = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
-FAST = ("avx2",)  # instructions whose native code was faster than torch's wherever measured
+FAST = ("avx2",)  # instructions whose native code was faster than torch's wherever measured, on AMD's Zen 3
 WORTH = 1000  # passes that a training must have for all this to pay off: trying takes as long as some 15
 MOST = 1 << 31  # of a kept size: a file may say anything
 
@@ -39,8 +39,8 @@ MOST = 1 << 31  # of a kept size: a file may say anything
 @dataclass(frozen=True)
 class Sizes:
     """rows: sequences in a forward pass. chunk: positions whose logits exist at once. block: queries whose attention is
-    computed at once. products: 1 for torch's products of matrices. Of the last three, 0: in native code, which has its
-    own."""
+    computed at once. A chunk or a block of 0: in native code, which has its own. products: 0 if native code multiplies
+    the layers' matrices, 1 if torch does."""
 
     rows: int
     chunk: int
@@ -49,7 +49,7 @@ class Sizes:
 
     def apply(self, model: GPT) -> None:
         model.loss_chunk, model.native_loss = self.chunk, not self.chunk
-        model.use_native_products(not self.products and has_native(model.dtype, model.device))
+        model.use_native_products(not self.products)
         for layer in model.layers:
             layer.attn.block = self.block
 
@@ -153,11 +153,11 @@ def fastest_sizes(
 
     @torch.no_grad()
     def multiply(products: int) -> None:
-        """As the MLP does forward, and backward for both gradients."""
-        times = torchs_product if products else product
-        y = times(x, up, False, True)
-        times(y, up, False, False)
-        times(y, x, True, False)
+        """As the MLP does forward, and backward for the gradient by x."""
+        if products:
+            (x @ up.mT) @ up
+        else:
+            product(product(x, up, turned=True), up)
 
     def take(rows: int) -> None:
         part = ids[:rows]
