@@ -62,7 +62,7 @@ def products(library: str, x: Any, w: Any, grad: Any) -> dict[str, Callable[[], 
         return {
             "outputs": lambda: product(x, w, turned=True),
             "to inputs": lambda: product(grad, w),
-            "to weights": lambda: product(grad.t(), x),  # trainings leave this one to torch
+            "to weights": lambda: product(grad.t(), x),  # with a copy; trainings leave this one to torch
         }
     a, b, g = x.numpy(), w.numpy(), grad.numpy()
     out, to_a, to_b = (np.empty(shape, np.float32) for shape in (g.shape, a.shape, b.shape))
