@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,19 +37,23 @@ def product(a: Tensor, b: Tensor, turned: bool = False) -> Tensor:
     return y
 
 
+def _joined(weights: Sequence[Tensor]) -> Tensor:
+    return torch.cat(tuple(weights)) if len(weights) > 1 else weights[0]
+
+
 class _Linear(torch.autograd.Function):
-    """The weights' gradients are torch's: with thousands of inputs and few outputs, its product was the faster one."""
+    """The weights' gradients are torch's: its product of long and narrow matrices was the faster one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.save_for_backward(x, *weights)
-        return product(x, torch.cat(weights), turned=True)
+        return product(x, _joined(weights), turned=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         (grad,), (x, *weights) = grads, ctx.saved_tensors
         by_weights = (grad.mT @ x).split([len(weight) for weight in weights])
-        return product(grad, torch.cat(weights)), *by_weights
+        return product(grad, _joined(weights)), *by_weights
 
 
 def native_linear(x: Tensor, *weights: Tensor) -> Tensor:

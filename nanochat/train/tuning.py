@@ -31,7 +31,7 @@ from nanochat.train.step import no_memory
 TRIES = 3  # of each size, in turns; the least time counts
 FASTER = 0.97  # of the usual size's time, at most, for another one: less may be noise
 SLOW = 1.0  # seconds of a pass; where it takes longer, its products are large, and trying would take too long
-FAST = ("avx2",)  # instructions whose native code was faster than torch's wherever measured, on AMD's Zen 3
+FAST = ("avx2",)  # instructions with which native code is usual: on AMD's Zen 3, training steps were faster with it
 WORTH = 1000  # passes that a training must have for all this to pay off: trying takes as long as some 15
 MOST = 1 << 31  # of a kept size: a file may say anything
 
