@@ -1,7 +1,7 @@
 """Who multiplies matrices fastest here, in float32 and in the shapes of a training step of depth 4: torch's
 own products, those of oneDNN, numpy's library, and our native code.
 
-    python -m benchmarks.products            # about two minutes: a line for each product
+    python -m benchmarks.products            # about three minutes: a line for each product
     python -m benchmarks.products --json products.json
 
 Each library has processes of its own, in turns: for some time after a product its threads wait for the next one at
@@ -24,6 +24,7 @@ import torch
 
 from benchmarks.result import BenchmarkResult, median
 from nanochat.console import say
+from nanochat.model.product import product
 from nanochat.native import has_native
 
 # (tokens, in, out): a layer's own products, queries with keys and values, its MLP's, and the head's on the loss's chunk
@@ -57,8 +58,6 @@ def products(library: str, x: Any, w: Any, grad: Any) -> dict[str, Callable[[], 
             "to weights": lambda: linear(grad.t(), x.t()),
         }
     if library == "native":
-        from nanochat.model.product import product
-
         return {
             "outputs": lambda: product(x, w, turned=True),
             "to inputs": lambda: product(grad, w),

@@ -274,6 +274,6 @@ def test_a_model_trains_the_same(compiled: bool, again: bool) -> None:
 
 
 def test_nothing_is_said_of_what_is_left_at_the_end() -> None:
-    code = "from nanochat.native import native_worker; print(native_worker('Head'), native_worker('Product'))"
+    code = "from nanochat.native import native_worker as of; print(of('Head'), of('Attention'), of('Product'))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Head" in done.stdout and not done.stderr
