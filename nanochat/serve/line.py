@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
 import unicodedata
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
@@ -117,17 +119,48 @@ class Editor(Lines):
         self.session: PromptSession[str] = PromptSession(
             history=InMemoryHistory(self.history.questions), key_bindings=_bindings(), enable_suspend=True
         )
+        self._ended = False  # by SIGTERM
 
     def ask(self, prompt: str) -> str:
         """What the person typed until Enter; EOFError to leave, and KeyboardInterrupt for Ctrl-C without any text."""
         try:
-            return self.session.prompt(prompt, pre_run=self._take_typed_ahead)
+            with self._leaving_first():
+                return self.session.prompt(prompt, pre_run=self._begin)
         except OSError:  # the terminal is gone
             raise EOFError from None
 
     def remember(self, question: str) -> None:
         if self.history.add(question):
             self.session.history.append_string(question)
+
+    @contextmanager
+    def _leaving_first(self) -> Iterator[None]:
+        """SIGTERM ends the editor, and is handled after that: an exception amid one of the editor's tasks would leave
+        the terminal in the editor's mode, where nothing that is typed can be seen."""
+
+        def end(*_: object) -> None:
+            self._ended = True
+            if self.session.app.loop is not None:
+                self.session.app.loop.call_soon_threadsafe(self._leave)
+
+        before = signal.signal(signal.SIGTERM, end)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            if self._ended:
+                self._ended = False
+                signal.raise_signal(signal.SIGTERM)
+
+    def _begin(self) -> None:
+        self._take_typed_ahead()
+        if self._ended:  # before the editor could be told
+            self._leave()
+
+    def _leave(self) -> None:
+        app = self.session.app
+        if app.future is not None and not app.future.done():
+            app.exit(exception=EOFError())
 
     def _take_typed_ahead(self) -> None:
         """Mark the lines that were typed while the answer came: each is a question, unlike the lines of a paste."""

@@ -224,6 +224,32 @@ def run(config: int) -> None:
 
 run_command(int, run, argv=["0"])
 """
+SIGTERM_AMID = """
+import signal
+from asyncio import current_task
+from nanochat.serve.line import Editor
+
+def run(config: int) -> None:
+    editor = Editor()
+    session, tasks = editor.session, []
+    prompt, get_size = session.prompt, session.output.get_size
+
+    def asked_for_the_size() -> object:
+        tasks.append(current_task())
+        if arguments == ["a task"] and tasks[-1] is not tasks[0] and tasks.count(tasks[-1]) > 1:
+            signal.raise_signal(signal.SIGTERM)
+        return get_size()
+
+    def begin(*args: object, **kwargs: object) -> str:
+        if arguments == ["the start"]:
+            signal.raise_signal(signal.SIGTERM)
+        return prompt(*args, **kwargs)
+
+    session.prompt, session.output.get_size = begin, asked_for_the_size
+    editor.ask("you: ")
+
+run_command(int, run, argv=["0"])
+"""
 CONVERSATION = """
 import itertools, time
 from types import SimpleNamespace
@@ -383,6 +409,12 @@ def test_sigterm_leaves_the_terminal_as_it_was(text: str, start: Callable[..., C
     chat.until(text)
     chat.program.send_signal(signal.SIGTERM)
     assert chat.end() == 143
+
+
+@pytest.mark.parametrize("where", ["a task", "the start"])
+def test_sigterm_amid(where: str, start: Callable[..., Chat]) -> None:
+    """An exception in one of the editor's tasks would end the program with the terminal in the editor's mode."""
+    assert start(SIGTERM_AMID, where).end() == 143
 
 
 @pytest.mark.parametrize(
