@@ -41,7 +41,7 @@ class Garbage:
     `freeze` it looks through what is new only, when it is asked to."""
 
     def __enter__(self) -> Garbage:
-        self._was_enabled = gc.isenabled()
+        self._was_enabled, self._was_frozen = gc.isenabled(), gc.get_freeze_count() > 0
         return self
 
     def freeze(self) -> None:
@@ -54,6 +54,7 @@ class Garbage:
         gc.collect()
 
     def __exit__(self, *_: object) -> None:
-        gc.unfreeze()
+        if not self._was_frozen:
+            gc.unfreeze()
         if self._was_enabled:
             gc.enable()

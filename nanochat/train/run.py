@@ -246,8 +246,9 @@ class Run:
             self.updated()
             self.watch.stepped(took)
             taken_here += 1
-            if taken_here <= 2:  # this step compiled; where matrices take turns, so does the second
-                release_memory()
+            if taken_here <= 2:
+                if config.compile != "off":  # this step compiled; where matrices take turns, so does the second
+                    release_memory()
                 if taken_here == 2:
                     self.garbage.freeze()
             elif s.step % COLLECT_EVERY == 0 or not method.flops:  # a step that samples leaves much behind

@@ -175,7 +175,10 @@ def test_hosts_tell_each_other_without_the_gpus_group(free_port: int) -> None:
     del server
 
 
-def test_garbage_waits_until_it_is_asked_for() -> None:
+@pytest.mark.parametrize("frozen", [False, True])
+def test_garbage_waits_until_it_is_asked_for(frozen: bool) -> None:
+    """And what the caller had frozen stays so."""
+    gc.freeze() if frozen else gc.unfreeze()
     with Garbage() as garbage:
         garbage.freeze()
         assert not gc.isenabled() and gc.get_freeze_count() > 0
@@ -184,7 +187,7 @@ def test_garbage_waits_until_it_is_asked_for() -> None:
         del circle
         assert gc.collect() > 0
         garbage.collect()
-    assert gc.isenabled() and not gc.get_freeze_count()
+    assert gc.isenabled() and bool(gc.get_freeze_count()) == frozen
 
 
 @pytest.mark.parametrize("theirs", ["", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
