@@ -11,7 +11,6 @@ Needs Chromium and playwright, and reads the file from the disk, as whoever open
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from nanochat.inference import Engine
 
 NEAR = 0.02  # logits by which the twelve bits of token tables may move a random model's answer
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # The page keeps its worker to itself: this remembers it before the page's script runs.
 WATCH = """
 const Own = Worker;
@@ -100,13 +98,11 @@ def in_browser(path: Path, asked: list[list[int]], new: int) -> tuple[float, lis
     """Seconds from opening the file until the model is ready, and what its worker said to each prompt."""
     from playwright.sync_api import sync_playwright
 
-    from nanochat.console import Progress, UserError
+    from benchmarks.browser import chromium
+    from nanochat.console import Progress
 
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if chromium is None:
-        raise UserError("Chromium is not installed", "Install it, for example: apt-get install chromium")
     with sync_playwright() as playwright, Progress(len(asked), "in Chromium", "answers") as bar:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page()
         page.add_init_script(WATCH)
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,11 @@ def beside(left: Path, right: Path, to: Path) -> None:
 def take(states: Callable[[Any], Iterator[str]], folder: Path, say: Callable[[str], object] = print) -> None:
     from playwright.sync_api import sync_playwright
 
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from benchmarks.browser import chromium
+
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
         for name in states(page):
             path = folder / f"{name}.png"

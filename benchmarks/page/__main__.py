@@ -10,7 +10,6 @@ the one in which its letter stands, with and without such an answer being writte
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +33,12 @@ class Config:
 
 
 def run(config: Config) -> None:
+    from benchmarks.browser import chromium
     from nanochat.console import UserError
 
     if config.loads < 1 or config.keys < 1 or not config.seconds > 0:
         raise UserError("nothing can be measured so", "Give --loads and --keys of 1 or more, --seconds above 0")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        raise UserError("there is no Chromium", "Install it: apt-get install chromium")
+    program = chromium()
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -52,7 +50,7 @@ def run(config: Config) -> None:
 
     ours: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as base, Server(Path(base)) as server, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for name, path in (("chat", "/"), ("watch", "/train")):
             ours[name] = measures.loads(browser, server.address, path, config.loads)
             say(f"{name}: {_told(ours[name])}")
