@@ -4,6 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 EXTRAS="[dev]" . dev/setup.sh
+unset PYTHONDONTWRITEBYTECODE  # or every program that the tests start would compile the package anew
 marks=(-m "not slow" -n auto --maxprocesses=8)
 args=()
 for a in "$@"; do

@@ -251,6 +251,7 @@ std::vector<size_t> split(nb::handle item, int max_digits) {
 }  // namespace
 
 NB_MODULE(_bpe, module) {
+    nb::set_leak_warnings(false);  // commands end without looking for garbage
     nb::exception<SurrogateError>(module, "SurrogateError", PyExc_ValueError);
     module.attr("UNICODE_VERSION") = kUnicodeVersion;
     module.def("split", &split, nb::arg("text"), nb::arg("digits"));

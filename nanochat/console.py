@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import contextlib
+import gc
 import io
 import os
 import re
@@ -226,6 +228,10 @@ def run_command(
     with the same command, and the exit code says so.
     """
     wait_briefly()
+    # Torch loads half a million objects that stay. Python would look through them for garbage again and again while they
+    # come, and once more, for a second, when the command ends.
+    gc.set_threshold(50_000, 10, 10)
+    atexit.register(gc.freeze)
 
     def stop(number: int, frame: FrameType | None) -> None:
         # SIGTERM unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.

@@ -47,10 +47,6 @@ def _what_is_loaded_is_no_garbage() -> None:
         gc.freeze()
 
 
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or the native code would complain that its objects are never freed
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "browser" in getattr(item, "fixturenames", ()):  # seconds are not always enough on a busy machine

@@ -237,6 +237,7 @@ void bind_choose(nb::module_& module);  // in choose_binding.cpp
 }
 
 NB_MODULE(_native, m) {
+    nanobind::set_leak_warnings(false);  // commands end without looking for garbage
     nanochat::bind_choose(m);
     m.def(
         "levels",

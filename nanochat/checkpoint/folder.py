@@ -228,7 +228,7 @@ def find(stage: str, tag: str | None = None, step: int | None = None) -> Path:
         raise UserError(
             f"there is no {stage} checkpoint under {root}",
             f"Make one with python -m scripts.{make}, or {speedrun_command()}" if make else "Choose another stage",
-            "Or set NANOCHAT_BASE_DIR to the folder of a run that is kept elsewhere",
+            "Set NANOCHAT_BASE_DIR to the folder of a run that is kept elsewhere",
         )
     if tag is not None and not steps(stage, tag):
         raise UserError(f"there is no {stage} checkpoint with the tag {tag!r}", f"Choose one of: {', '.join(have)}")

@@ -259,7 +259,6 @@ def run(app: FastAPI, server: socket.socket, drain_seconds: float = 30.0) -> Non
     gc.collect()
     gc.freeze()  # what is loaded stays: to look through it for garbage takes 0.2 s, in which nobody gets a token
     server_of(app, drain_seconds).run(sockets=[server])
-    gc.unfreeze()  # or the native code would complain that its objects are never freed
 
 
 def server_of(app: FastAPI, drain_seconds: float) -> Server:

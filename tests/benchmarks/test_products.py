@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmarks import products
@@ -8,6 +9,7 @@ from nanochat.native import has_native
 KINDS = ("outputs", "to inputs", "to weights")
 
 
+@pytest.mark.slow
 def test_all_multiply_alike() -> None:
     found = products.measure(turns=1, seconds=0.001, shapes=[(8, 16, 32), (3, 5, 7)])
     names = {f"{shape} {what}" for shape in ("8 x 16 x 32", "3 x 5 x 7") for what in KINDS}

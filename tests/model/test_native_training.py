@@ -248,7 +248,9 @@ def test_other_dtypes_and_torch_itself_are_torchs(monkeypatch: pytest.MonkeyPatc
     assert all(x.dtype == torch.float64 for x in wide)
 
 
-@pytest.mark.parametrize(("compiled", "again"), [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("compiled", "again"), [(False, False), pytest.param(True, False, marks=pytest.mark.slow), (False, True)]
+)
 def test_a_model_trains_the_same(compiled: bool, again: bool) -> None:
     """again: what a layer computes is computed again in the backward pass."""
     config = ModelConfig(2, 64, 4, 2, 301, 64, "modern", 100000.0, bigram=31)

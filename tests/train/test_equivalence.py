@@ -567,15 +567,15 @@ def test_depth_follows_the_flops(base: Path) -> None:
 
 def test_a_run_that_was_begun_keeps_its_depth(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the dial would choose today, on a machine that seems faster or by another version's rule."""
-    values = {**BASE, "depth": 0, "num_iterations": -1, "target_flops": 2e10, "bigram": 7}
+    values = {**BASE, "depth": 0, "num_iterations": -1, "target_flops": 6e9, "bigram": 7}
     with pytest.raises(UserError, match="max_hours=1e-09 is reached at step 1"):
         train_base(BaseConfig(**values, max_hours=1e-9))
     monkeypatch.setattr("nanochat.scale.depth_for_budget", lambda *given: 2)
-    assert train_base(BaseConfig(**{**values, "target_flops": 1e10})).tag == "d2"  # of another length: another run
+    assert train_base(BaseConfig(**{**values, "target_flops": 3e9})).tag == "d2"  # of another length: another run
     ended = train_base(BaseConfig(**values))
     assert ended.tag == "d1" and ended.settings["depth"] == 1
     assert train_base(BaseConfig(**values)).tag == "d2"  # what is finished is not to go on
-    longer = train_base(BaseConfig(**{**values, "target_flops": 3e10}, model_tag="d1", resume=True))
+    longer = train_base(BaseConfig(**{**values, "target_flops": 2e10}, model_tag="d1", resume=True))
     assert (longer.tag, longer.settings["depth"]) == ("d1", 1) and longer.step > ended.step
 
 

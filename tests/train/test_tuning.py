@@ -101,7 +101,7 @@ def test_nothing_is_tried_where_all_is_small() -> None:
     assert usual.chunk >= 4 * CONFIG.seq_len
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_sizes_change_only_the_rounding(compiled: bool) -> None:
     found = []
     ids = torch.randint(0, 50, (4, 17), generator=torch.Generator().manual_seed(0))
