@@ -228,8 +228,8 @@ def run_command(
     with the same command, and the exit code says so.
     """
     wait_briefly()
-    # Torch loads many objects that stay. Python would look through them for garbage again and again while they come, and
-    # once more, for a second, when the command ends.
+    # Torch loads many objects that stay. Python would look through them for garbage again and again while they come,
+    # and once more, for a second, when the command ends.
     gc.set_threshold(50_000, 10, 10)
     atexit.register(gc.freeze)
 
