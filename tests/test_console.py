@@ -159,3 +159,12 @@ def test_the_command_that_goes_on_does_not_start_anew(
 def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["x", "--token", "hf_a", "--token=hf_b", "--data", "--token", "hf_c", "d"])
     assert console.typed() == ["--token", "TOKEN", "--token=TOKEN", "--data", "--token", "TOKEN", "d"]
+
+
+def test_nothing_looks_for_garbage_when_a_command_ends() -> None:
+    """After `import torch` that takes a second."""
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))"
+    code += "; from nanochat.console import run_command; run_command(int, print, argv=['7'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, frozen = done.stdout.split()
+    assert said == "7" and int(frozen) > 1000
