@@ -112,10 +112,10 @@ def take(states: Callable[[Any], Iterator[str]], folder: Path, say: Callable[[st
     from playwright.sync_api import sync_playwright
 
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from benchmarks.browser import chromium
+    from benchmarks.browser import found
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=found(), args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light", reduced_motion="reduce")
         for name in states(page):
             path = folder / f"{name}.png"

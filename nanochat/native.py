@@ -62,4 +62,4 @@ def _worker(kind: str, level: str, threads: int) -> Any:
 
 
 forget_workers = _worker.cache_clear
-atexit.register(forget_workers)  # or nanobind complains of forgotten objects
+atexit.register(forget_workers)  # their threads end before Python does

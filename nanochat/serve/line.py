@@ -138,12 +138,15 @@ class Editor(Lines):
         """SIGTERM ends the editor, and is handled after that: an exception amid one of the editor's tasks would leave
         the terminal in the editor's mode, where nothing that is typed can be seen."""
 
+        before = signal.getsignal(signal.SIGTERM)
+
         def end(*_: object) -> None:
+            signal.signal(signal.SIGTERM, before)  # a second one comes through, should the editor hang
             self._ended = True
             if self.session.app.loop is not None:
                 self.session.app.loop.call_soon_threadsafe(self._leave)
 
-        before = signal.signal(signal.SIGTERM, end)
+        signal.signal(signal.SIGTERM, end)
         try:
             yield
         finally:

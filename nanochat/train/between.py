@@ -38,7 +38,8 @@ class Carrier:
 
 class Garbage:
     """Python's search for garbage, which would begin at any moment and look through all that torch has loaded. After
-    `freeze` it looks through what is new only, when it is asked to."""
+    `freeze` it looks through what is new only, when it is asked to. At the end everything is looked through again,
+    unless the caller had frozen something: then this training's objects stay frozen, too."""
 
     def __enter__(self) -> Garbage:
         self._was_enabled, self._was_frozen = gc.isenabled(), gc.get_freeze_count() > 0

@@ -246,11 +246,11 @@ class Run:
             self.updated()
             self.watch.stepped(took)
             taken_here += 1
-            if taken_here <= 2:
-                if config.compile != "off":  # this step compiled; where matrices take turns, so does the second
-                    release_memory()
-                if taken_here == 2:
-                    self.garbage.freeze()
+            if taken_here == 1 and config.compile != "off":  # this step compiled
+                release_memory()
+            elif taken_here == 2:  # where matrices take turns, this one did, too
+                release_memory()
+                self.garbage.freeze()
             elif s.step % COLLECT_EVERY == 0 or not method.flops:  # a step that samples leaves much behind
                 self.garbage.collect()
             bar_fields = taken.shown or {"loss": f"{s.loss:.3f}"}

@@ -27,8 +27,9 @@ def found(**case: object) -> dict[str, int]:
     return {what: n for what, n in json.loads(done.stdout.splitlines()[-1]).items() if n}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("world", "arch"), [(8, "modern"), (1, "classic"), (8, "classic")])
+@pytest.mark.parametrize(
+    ("world", "arch"), [(8, "modern"), *(pytest.param(n, "classic", marks=pytest.mark.slow) for n in (1, 8))]
+)
 def test_a_step_waits_for_the_one_before_only(world: int, arch: str) -> None:
     """Two passes: their four tensors go to the device, and the outcome comes back, behind the host's back."""
     assert found(world=world, arch=arch, passes=2) == {"ahead": 5, "late": 1}

@@ -60,8 +60,11 @@ def test_compiled_pieces_train_like_the_plain_model(config: ModelConfig) -> None
             assert torch.allclose(a, b, atol=2e-4), (name, frugal)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("config", [CLASSIC, replace(MODERN, kv_heads=1, windows="SL")], ids=["classic", "modern"])
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(CLASSIC, marks=pytest.mark.slow), replace(MODERN, kv_heads=1, windows="SL")],
+    ids=["classic", "modern"],
+)
 def test_one_code_serves_all_sizes(config: ModelConfig) -> None:
     """Also those that are equal by chance when it is compiled: here T is the width, and the rows are the layers."""
     model = GPT(replace(config, seq_len=64)).init_weights(0)

@@ -176,7 +176,6 @@ def test_evaluation_is_not_in_float8() -> None:
     assert not torch.equal(model.loss(ids[:, :-1], ids[:, 1:]), plain.loss(ids[:, :-1], ids[:, 1:]))
 
 
-@pytest.mark.slow
 def test_the_whole_loss_in_one_graph() -> None:
     """As on a GPU: one graph, no new one after weights were rounded anew, and the gradients of the plain model."""
     plain, whole = small(), small()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -66,6 +64,7 @@ def test_the_loss_and_its_gradients(
     groups=st.sampled_from([(1, 1), (3, 3), (4, 2)]), seed=st.integers(0, 99), size=st.sampled_from([0.1, 1.0, 4.0]),
 )  # fmt: skip
 @example(T=300, dim=64, window=100, groups=(2, 1), seed=0, size=1.0)
+@example(T=1, dim=22, window=0, groups=(1, 1), seed=0, size=4.0)  # whose errors are the largest that were seen: 9e-5
 @example(T=97, dim=128, window=1 << 30, groups=(2, 2), seed=0, size=1.0)
 def test_attention_and_its_gradients(
     name: str, T: int, dim: int, window: int, groups: tuple[int, int], seed: int, size: float
@@ -273,9 +272,3 @@ def test_a_model_trains_the_same(compiled: bool, again: bool) -> None:
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
-
-
-def test_nothing_is_said_of_what_is_left_at_the_end() -> None:
-    code = "from nanochat.native import native_worker as of; print(of('Head'), of('Attention'), of('Product'))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Head" in done.stdout and not done.stderr
