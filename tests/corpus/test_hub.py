@@ -472,10 +472,13 @@ def test_what_is_there_of_a_file_needs_no_disk(
     server.faults = [Fault("drop", share=0.9), Fault("status", status=403)]
     with pytest.raises(UserError, match="403"):
         prepare("fineweb-edu", n_shards=1)
+    # A connection that is dropped may lose what was just sent.
+    there = sum(part.stat().st_size for part in data_dir("fineweb-edu").glob(".*.part"))
+    assert there > 0
     need: list[int] = []
     monkeypatch.setattr(hub, "require_disk", lambda folder, count, what: need.append(count))
     prepare("fineweb-edu", n_shards=1)
-    assert need == [len(shards[shard(0)]) + len(shards[VAL]) - int(len(shards[VAL]) * 0.9)]
+    assert need == [len(shards[shard(0)]) + len(shards[VAL]) - there]
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
