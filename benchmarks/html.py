@@ -101,8 +101,9 @@ def in_browser(path: Path, asked: list[list[int]], new: int) -> tuple[float, lis
     from benchmarks.browser import chromium
     from nanochat.console import Progress
 
+    program = chromium()
     with sync_playwright() as playwright, Progress(len(asked), "in Chromium", "answers") as bar:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page()
         page.add_init_script(WATCH)
         began = time.perf_counter()

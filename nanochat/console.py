@@ -228,10 +228,7 @@ def run_command(
     with the same command, and the exit code says so.
     """
     wait_briefly()
-    # Torch loads many objects that stay. Python would look through them for garbage again and again while they come,
-    # and once more, for a second, when the command ends.
-    gc.set_threshold(50_000, 10, 10)
-    atexit.register(gc.freeze)
+    atexit.register(gc.freeze)  # or Python looks for garbage in all that torch loaded: for a second, before it ends
 
     def stop(number: int, frame: FrameType | None) -> None:
         # SIGTERM unwinds like Ctrl-C, so that half-made folders are removed by the code that made them.

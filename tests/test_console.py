@@ -161,10 +161,10 @@ def test_a_token_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.typed() == ["--token", "TOKEN", "--token=TOKEN", "--data", "--token", "TOKEN", "d"]
 
 
-def test_little_looks_for_garbage_in_a_command_and_nothing_when_it_ends() -> None:
+def test_nothing_looks_for_garbage_when_a_command_ends() -> None:
     """After `import torch` that takes a second."""
-    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), *gc.get_threshold()))"
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count()))"
     code += "; from nanochat.console import run_command; run_command(int, print, argv=['7'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    said, frozen, most, *_ = done.stdout.split()
-    assert said == "7" and int(frozen) > 1000 and int(most) > 10_000
+    said, frozen = done.stdout.split()
+    assert said == "7" and int(frozen) > 1000

@@ -258,7 +258,6 @@ def run(app: FastAPI, server: socket.socket, drain_seconds: float = 30.0) -> Non
     """Serve on a listening socket until SIGTERM or Ctrl-C. The app's `state.answers` are drained first."""
     gc.collect()
     gc.freeze()  # what is loaded stays: to look through it for garbage takes 0.2 s, in which nobody gets a token
-    gc.set_threshold(700, 10, 10)  # Python's own, which `run_command` raised: the rest is little, and may hold much
     server_of(app, drain_seconds).run(sockets=[server])
 
 

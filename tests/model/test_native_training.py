@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -272,3 +274,11 @@ def test_a_model_trains_the_same(compiled: bool, again: bool) -> None:
         found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-4)
+
+
+def test_nothing_is_said_of_what_is_left_at_the_end() -> None:
+    """Not even of what nobody frees: commands end without looking for garbage."""
+    code = "import atexit, gc; atexit.register(gc.freeze); from nanochat.native import native_worker as of"
+    code += "; print(of('Head'), of('Attention'), of('Product')); left = [of('Head')]; left.append(left); del left"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Head" in done.stdout and not done.stderr
